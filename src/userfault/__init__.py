@@ -1,0 +1,89 @@
+"""Userfault: serve page faults from user space, for every memory type Linux has.
+
+>>> import userfault
+>>> with userfault.lazy(b"page" * 4096) as memory:
+...     bytes(memory[:4])
+b'page'
+
+The names below are loaded when first used: the pager's processes import this package too, and
+must start fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from userfault.api.lazy import LazyMemory, Statistics, lazy
+    from userfault.api.pager import Pager
+    from userfault.kernel.errors import (
+        FeatureMissing,
+        KernelError,
+        MemoryUnavailable,
+        OpenRefused,
+        PagerError,
+        SourceError,
+        SourceTypeError,
+        Unavailable,
+        UsageError,
+        UserfaultError,
+    )
+    from userfault.linux.probe import probe
+    from userfault.pager.core.policy import Policy
+    from userfault.source.spec import function, zero
+
+_HOMES = {
+    "FeatureMissing": "userfault.kernel.errors",
+    "KernelError": "userfault.kernel.errors",
+    "LazyMemory": "userfault.api.lazy",
+    "MemoryUnavailable": "userfault.kernel.errors",
+    "OpenRefused": "userfault.kernel.errors",
+    "Pager": "userfault.api.pager",
+    "PagerError": "userfault.kernel.errors",
+    "Policy": "userfault.pager.core.policy",
+    "SourceError": "userfault.kernel.errors",
+    "SourceTypeError": "userfault.kernel.errors",
+    "Statistics": "userfault.api.lazy",
+    "Unavailable": "userfault.kernel.errors",
+    "UsageError": "userfault.kernel.errors",
+    "UserfaultError": "userfault.kernel.errors",
+    "function": "userfault.source.spec",
+    "lazy": "userfault.api.lazy",
+    "probe": "userfault.linux.probe",
+    "zero": "userfault.source.spec",
+}
+
+__all__ = [
+    "FeatureMissing",
+    "KernelError",
+    "LazyMemory",
+    "MemoryUnavailable",
+    "OpenRefused",
+    "Pager",
+    "PagerError",
+    "Policy",
+    "SourceError",
+    "SourceTypeError",
+    "Statistics",
+    "Unavailable",
+    "UsageError",
+    "UserfaultError",
+    "function",
+    "lazy",
+    "probe",
+    "zero",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'userfault' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,190 @@
+"""The few libc functions that Python has no wrapper for, or whose wrapper does too much.
+
+`mmap.mmap` cannot map at an address, alias a range or tell where a mapping lies; `os` has no
+mincore.  Each function here is one system call: it returns its result or raises OSError.  ctypes
+releases the GIL around every call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+_munmap = _libc.munmap
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_mprotect = _libc.mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_mincore = _libc.mincore
+_mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+_mremap = _libc.mremap
+_mremap.restype = ctypes.c_void_p
+_mremap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_void_p,
+]
+_fallocate = _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def _fail(call: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{call}: {os.strerror(code)}")
+
+
+def mmap(  # noqa: PLR0917  # in the order of mmap(2)
+    address: int, length: int, protection: int, flags: int, fd: int, offset: int
+) -> int:
+    """mmap(2): the address of the new mapping."""
+    found: int | None = _mmap(address, length, protection, flags, fd, offset)
+    if found is None or found == _FAILED:
+        raise _fail("mmap")
+    return found
+
+
+def munmap(address: int, length: int) -> None:
+    """munmap(2)."""
+    if _munmap(address, length):
+        raise _fail("munmap")
+
+
+def mprotect(address: int, length: int, protection: int) -> None:
+    """mprotect(2)."""
+    if _mprotect(address, length, protection):
+        raise _fail("mprotect")
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """madvise(2)."""
+    if _madvise(address, length, advice):
+        raise _fail("madvise")
+
+
+def mremap(address: int, old_length: int, new_length: int, flags: int, new_address: int = 0) -> int:
+    """mremap(2): the new address; `new_address` counts with MREMAP_FIXED only."""
+    found: int | None = _mremap(address, old_length, new_length, flags, new_address)
+    if found is None or found == _FAILED:
+        raise _fail("mremap")
+    return found
+
+
+def mincore(address: int, length: int, page_size: int = 4096) -> bytes:
+    """mincore(2): one byte a page; bit 0 is set where the page is resident.
+
+    For a file mapping that is residency in the page cache, whether mapped here or not.
+    """
+    answer = ctypes.create_string_buffer(-(-length // page_size))
+    if _mincore(address, length, answer):
+        raise _fail("mincore")
+    return answer.raw
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), with its flags (`os.posix_fallocate` has none)."""
+    if _fallocate(fd, mode, offset, length):
+        raise _fail("fallocate")
+
+
+def syscall(number: int, *arguments: int) -> int:
+    """syscall(2) with integer arguments."""
+    result: int = _syscall(ctypes.c_long(number), *(ctypes.c_long(value) for value in arguments))
+    if result < 0:
+        raise _fail(f"syscall {number}")
+    return result
+
+
+def read_memory(address: int, length: int) -> bytes:
+    """Bytes of this process, copied by memmove without the GIL: another thread may serve the fault.
+
+    (`ctypes.string_at` and indexing would hold the GIL while the fault waits.)
+    """
+    answer = ctypes.create_string_buffer(length)
+    _memmove(ctypes.addressof(answer), address, length)
+    return answer.raw
+
+
+def write_memory(address: int, data: bytes) -> None:
+    """Write bytes of this process by memmove, without the GIL."""
+    _memmove(address, ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data))
+
+
+_memmove = _libc.memmove
+_memmove.restype = ctypes.c_void_p
+_memmove.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+
+class _PyBuffer(ctypes.Structure):
+    """CPython's Py_buffer (part of the stable ABI since 3.11)."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int]
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = [ctypes.POINTER(_PyBuffer)]
+_release_buffer.restype = None
+_PYBUF_SIMPLE = 0
+
+
+class Pinned:
+    """The address and length of any C-contiguous buffer, read-only ones too, without a copy.
+
+    While it is open the exporter keeps the memory in place.  Raises BufferError for a buffer that
+    is not contiguous, TypeError for an object that has none.
+
+    >>> with Pinned(b"page") as pinned:
+    ...     pinned.length
+    4
+    """
+
+    __slots__ = ("_view", "address", "length")
+
+    def __init__(self, exporter: Any) -> None:
+        self._view = _PyBuffer()
+        _get_buffer(exporter, ctypes.byref(self._view), _PYBUF_SIMPLE)
+        self.address: int = self._view.buf or 0
+        self.length: int = self._view.len
+
+    def __enter__(self) -> Pinned:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let the exporter move or free its memory again."""
+        _release_buffer(ctypes.byref(self._view))

@@ -1,0 +1,39 @@
+"""Descriptors of processes, and descriptors sent between processes.
+
+A pidfd names one process for ever (pidfd_open(2), 5.3): it polls readable when the process has
+ended, and a signal sent by it cannot hit a successor of the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+
+
+def ended(pidfd: int) -> bool:
+    """Whether the process has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def wait(pidfd: int, timeout_s: float) -> bool:
+    """Wait for the process to end; False when it still runs after `timeout_s` seconds."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def kill(pidfd: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal; a process that has ended already is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close each descriptor of the list that is one."""
+    for fd in descriptors:
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,1 @@
+"""The pager: `core` decides who fills which page when, `drivers` do it."""

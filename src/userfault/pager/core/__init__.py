@@ -1,0 +1,11 @@
+"""The decision core of the pager: events and results in, actions out, no I/O.
+
+* `states`: one byte a page, and the legal moves;
+* `segments`: which address shows which page, through mremap and munmap;
+* `window`: how many pages to fill around a fault;
+* `policy`: the knobs;
+* `actions`: what a driver is asked to do;
+* `core`: `MappingCore`, which ties them together.
+
+No sleep, clock, thread, socket or randomness lives here: times are arguments.
+"""

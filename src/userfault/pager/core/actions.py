@@ -1,0 +1,88 @@
+"""What the core asks a driver to do.
+
+A driver performs actions in the order given and answers each `Fill` by `MappingCore.done` or
+`failed`, each `Fetch` by `fetched` or `fetch_failed`.  The others need no answer.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+COPY = 0  # UFFDIO_COPY from the source (or from `data`)
+ZERO = 1  # zeros: UFFDIO_ZEROPAGE, or a copy of zeros where the memory type has none
+CONTINUE = 2  # UFFDIO_CONTINUE
+POISON = 3  # UFFDIO_POISON
+
+KINDS = ("copy", "zero", "continue", "poison")
+
+
+class Fill(msgspec.Struct, gc=False):
+    """Fill `count` pages from `page` on, shown at `address`; wake whoever waits there.
+
+    `data`: bytes fetched before (the page `data_page` is its first), None to take the source.
+    `demand`: a thread waits for it (background fills have False).
+    """
+
+    kind: int
+    page: int
+    count: int
+    address: int
+    demand: bool = True
+    data: memoryview | None = None
+    data_page: int = 0
+
+
+class Fetch(msgspec.Struct):
+    """Read pages [page, page + count) of the source, away from the fault path."""
+
+    number: int
+    page: int
+    count: int
+    demand: bool
+    deadline: float  # on the driver's clock
+    abandoned: bool = False
+
+
+class Abandon(msgspec.Struct, frozen=True):
+    """Fetch `number` has passed its deadline: stop it if possible, ignore its answer."""
+
+    number: int
+
+
+class Wake(msgspec.Struct, frozen=True, gc=False):
+    """Make every waiter in [start, start + length) fault again."""
+
+    start: int
+    length: int
+
+
+class Inspect(msgspec.Struct, frozen=True):
+    """Is `page`, at `address`, really mapped?  Answer by `MappingCore.inspected`."""
+
+    page: int
+    address: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Tell the client: page `page` was given up because of `cause`."""
+
+    page: int
+    cause: str
+    cure: str
+
+
+class EndClient(msgspec.Struct, frozen=True):
+    """End the client with this message: it must not read wrong bytes, and poison is not to be had."""
+
+    message: str
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """Every page is settled: unregister what is still mapped, and let go."""
+
+    segments: tuple[tuple[int, int], ...]  # (start, length)
+
+
+Action: TypeAlias = Fill | Fetch | Abandon | Wake | Inspect | Report | EndClient | Finish

@@ -1,0 +1,63 @@
+"""What a mapping is, as far as decisions depend on it, and what was counted while serving it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from userfault.pager.core.policy import Policy
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One mapping to be served.  `start`: its address; `page_size`: a power of two, in bytes.
+
+    `source_zero`: the source is all zeros.  `source_fetches`: every read of the source may block
+    (a function), so none is tried at once.  `exists_is_ambiguous`: see `kernel.memtypes.Traits`.
+    `has_poison`: the kernel has UFFDIO_POISON (6.6).
+    """
+
+    start: int
+    page_size: int
+    policy: Policy
+    source_zero: bool = False
+    source_fetches: bool = False
+    exists_is_ambiguous: bool = False
+    has_poison: bool = True
+
+    @property
+    def shift(self) -> int:
+        """log2 of the page size."""
+        return self.page_size.bit_length() - 1
+
+    @property
+    def window_pages(self) -> int:
+        """Largest fill around a fault, in pages."""
+        return max(self.policy.window_bytes // self.page_size, 1)
+
+    @property
+    def chunk_pages(self) -> int:
+        """Size of a background fill, in pages."""
+        return max(self.policy.chunk_bytes // self.page_size, 1)
+
+
+class Counters(msgspec.Struct):
+    """What happened, counted in pages where nothing else is said."""
+
+    faults: int = 0  # messages
+    minor: int = 0  # messages of minor faults
+    duplicates: int = 0  # messages whose page an earlier one of the batch had filled
+    dropped: int = 0  # messages on pages that the client had dropped
+    unowned: int = 0  # messages outside of what was given to us
+    copied: int = 0
+    zeroed: int = 0
+    continued: int = 0
+    poisoned: int = 0
+    around: int = 0  # filled around a fault, in hope
+    background: int = 0  # filled while nothing waited
+    foreign: int = 0  # in the page cache before we filled them: written by the client itself
+    removed: int = 0  # dropped by the client
+    fetches: int = 0  # reads of the source away from the fault path
+    source_failures: int = 0
+    deadlines: int = 0  # reads of the source that were not answered in time
+    again: int = 0  # fills that met EAGAIN
+    exists: int = 0  # fills that met EEXIST
+    partial: int = 0  # fills that stopped part-way

@@ -1,0 +1,101 @@
+"""Which address shows which page: the mapping's ranges through mremap and munmap.
+
+At first a mapping is one segment.  REMAP moves parts of it, UNMAP cuts parts out; a page then has
+another address, or none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """Addresses [start, end) show the pages from `page` on."""
+
+    start: int
+    end: int
+    page: int
+
+
+class Segments:
+    """The segments of one mapping.  Sizes are in bytes, pages in pages of `1 << shift` bytes."""
+
+    __slots__ = ("_held", "shift")
+
+    def __init__(self, start: int, pages: int, shift: int) -> None:
+        self.shift = shift
+        self._held = [Segment(start, start + (pages << shift), 0)]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def copy(self) -> Segments:
+        """An independent copy (for the child of a fork)."""
+        twin = Segments.__new__(Segments)
+        twin.shift = self.shift
+        twin._held = list(self._held)
+        return twin
+
+    def page_of(self, address: int) -> int:
+        """The page shown at `address`, or -1."""
+        for segment in self._held:
+            if segment.start <= address < segment.end:
+                return segment.page + ((address - segment.start) >> self.shift)
+        return -1
+
+    def address_of(self, page: int) -> int:
+        """Where `page` is shown, or -1."""
+        for segment in self._held:
+            address = segment.start + ((page - segment.page) << self.shift)
+            if segment.start <= address < segment.end and page >= segment.page:
+                return address
+        return -1
+
+    def reach(self, page: int) -> int:
+        """How many pages from `page` on lie at one stretch of addresses (0: not mapped)."""
+        address = self.address_of(page)
+        for segment in self._held:
+            if segment.start <= address < segment.end:
+                return (segment.end - address) >> self.shift
+        return 0
+
+    def pages_in(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The runs (first page, count) that addresses [start, end) show."""
+        found = []
+        for segment in self._held:
+            low, high = max(start, segment.start), min(end, segment.end)
+            if low < high:
+                page = segment.page + ((low - segment.start) >> self.shift)
+                found.append((page, (high - low) >> self.shift))
+        return found
+
+    def unmap(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Cut addresses [start, end) out; the runs of pages that were shown there."""
+        gone = self.pages_in(start, end)
+        held = []
+        for segment in self._held:
+            if segment.start < start:
+                held.append(Segment(segment.start, min(segment.end, start), segment.page))
+            if segment.end > end:
+                low = max(segment.start, end)
+                page = segment.page + ((low - segment.start) >> self.shift)
+                held.append(Segment(low, segment.end, page))
+            # a segment wholly inside [start, end) leaves nothing
+        self._held = [segment for segment in held if segment.start < segment.end]
+        return gone
+
+    def remap(self, old: int, new: int, length: int) -> None:
+        """Addresses [old, old + length) are now at `new`."""
+        moved = []
+        for segment in self._held:
+            low, high = max(old, segment.start), min(old + length, segment.end)
+            if low < high:
+                page = segment.page + ((low - segment.start) >> self.shift)
+                moved.append(Segment(low - old + new, high - old + new, page))
+        self.unmap(old, old + length)
+        # What was mapped at the new place before has gone without an event of its own.
+        self.unmap(new, new + length)
+        self._held = sorted(self._held + moved, key=lambda segment: segment.start)

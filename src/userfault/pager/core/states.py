@@ -1,0 +1,108 @@
+"""One byte of state a page, the legal moves between states, and counting.
+
+The bytes may lie in shared memory (the client reads its progress from them without asking); any
+object with slicing, `find` and item access of bytes does: `bytearray`, `mmap.mmap`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, overload
+
+MISSING = 0  # never filled: the source has its bytes
+FILLING = 1  # a fill or a fetch is under way
+PRESENT = 2  # complete, and mapped at least once
+REMOVED = 3  # the client dropped it: it reads zero from now on, never the source
+POISONED = 4  # given up: accesses raise SIGBUS
+CACHED = 5  # complete in the page cache, not yet mapped (shared memory prepared by others)
+
+NAMES = ("missing", "filling", "present", "removed", "poisoned", "cached")
+
+# Which state may follow which.  Everything else is a bug of the core, named by `Pages.move`.
+MOVES: dict[int, frozenset[int]] = {
+    MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED}),
+    FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED}),
+    CACHED: frozenset({PRESENT, REMOVED}),
+    PRESENT: frozenset({PRESENT, REMOVED}),
+    REMOVED: frozenset({PRESENT, REMOVED}),
+    POISONED: frozenset({POISONED, REMOVED}),
+}
+
+_ONE = [bytes([state]) for state in range(len(NAMES))]
+_UNSETTLED = (MISSING, FILLING, CACHED)
+_MAY_FOLLOW = [[new in MOVES[old] for new in range(len(NAMES))] for old in range(len(NAMES))]
+
+
+class StateBytes(Protocol):
+    """What holds the states."""
+
+    @overload
+    def __getitem__(self, at: int, /) -> int: ...
+    @overload
+    def __getitem__(self, at: slice, /) -> bytes | bytearray: ...
+    @overload
+    def __setitem__(self, at: int, value: int, /) -> None: ...
+    @overload
+    def __setitem__(self, at: slice, value: bytes, /) -> None: ...
+    def find(self, sub: bytes, start: int = ..., end: int = ..., /) -> int: ...
+
+
+class Pages:
+    """The states of `count` pages, and how many are not settled yet.
+
+    Shared memory that a fork shares has one `Pages` for all its mappings.
+    """
+
+    __slots__ = ("count", "states", "unsettled")
+
+    def __init__(self, states: StateBytes, count: int) -> None:
+        self.states = states
+        self.count = count
+        held = states[0:count]
+        self.unsettled = sum(held.count(_ONE[state]) for state in _UNSETTLED)
+
+    def move(self, page: int, count: int, new: int) -> None:
+        """Move pages to `new`; cost: O(count).  Raises AssertionError for an illegal move."""
+        states = self.states
+        if count == 1:  # the way of nearly every fault
+            old = states[page]
+            if not _MAY_FOLLOW[old][new]:
+                raise AssertionError(f"page {page}: {NAMES[old]} must not become {NAMES[new]}")
+            states[page] = new
+            self.unsettled += (new in _UNSETTLED) - (old in _UNSETTLED)
+            return
+        held = states[page : page + count]
+        for old in range(len(NAMES)):
+            met = held.count(_ONE[old])
+            if met:
+                if not _MAY_FOLLOW[old][new]:
+                    raise AssertionError(
+                        f"a page of [{page}, {page + count}): {NAMES[old]} must not become"
+                        f" {NAMES[new]}"
+                    )
+                self.unsettled += met * ((new in _UNSETTLED) - (old in _UNSETTLED))
+        states[page : page + count] = _ONE[new] * count
+
+    def run(self, page: int, limit: int, state: int) -> int:
+        """How many pages from `page` on are in `state`, at most `limit`."""
+        held = self.states[page : min(page + limit, self.count)]
+        return len(held) - len(held.lstrip(_ONE[state]))
+
+    def runs(self, page: int, count: int, state: int) -> list[tuple[int, int]]:
+        """The runs (first page, count) of pages in `state` within [page, page + count)."""
+        found = []
+        end = page + count
+        at = self.states.find(_ONE[state], page, end)
+        while at >= 0:
+            length = self.run(at, end - at, state)
+            found.append((at, length))
+            at = self.states.find(_ONE[state], at + length, end)
+        return found
+
+    def find(self, state: int, start: int = 0, end: int | None = None) -> int:
+        """The first page in `state` from `start` on (before `end`), or -1."""
+        return self.states.find(_ONE[state], start, self.count if end is None else end)
+
+    def counts(self) -> dict[str, int]:
+        """How many pages are in each state."""
+        held = self.states[0 : self.count]
+        return {name: held.count(_ONE[state]) for state, name in enumerate(NAMES)}

@@ -1,0 +1,1 @@
+"""One driver a kernel: it does the I/O that the core decides."""
