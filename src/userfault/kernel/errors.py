@@ -91,6 +91,8 @@ class KernelError(UserfaultError, OSError):
     from the kernel; the call at `resume` reveals the real error (measured on 6.1 to 7.3).
     """
 
+    errno: int
+
     def __init__(
         self,
         operation: str,

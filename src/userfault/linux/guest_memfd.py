@@ -27,7 +27,8 @@ def create(length: int) -> int:
     flags = kvm.GUEST_MEMFD_FLAG_MMAP | kvm.GUEST_MEMFD_FLAG_INIT_SHARED
     try:
         argument = kvm.kvm_create_guest_memfd.struct.pack(length, flags)
-        return fcntl.ioctl(machine, kvm.KVM_CREATE_GUEST_MEMFD, bytearray(argument))
+        created: int = fcntl.ioctl(machine, kvm.KVM_CREATE_GUEST_MEMFD, bytearray(argument))
+        return created
     except OSError as error:
         raise MemoryUnavailable(
             "cannot create a guest_memfd that can be mapped",

@@ -32,6 +32,15 @@ def kill(pidfd: int, number: int = signal.SIGKILL) -> None:
         signal.pidfd_send_signal(pidfd, number)
 
 
+def pid_of(pidfd: int) -> int:
+    """The process id behind a pidfd as seen here; -1 once it was reaped, 0 if not to be seen."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return 0
+
+
 def close_all(descriptors: list[int]) -> None:
     """Close each descriptor of the list that is one."""
     for fd in descriptors:

@@ -15,6 +15,7 @@ from typing import Any
 from userfault.kernel.errors import (
     FeatureMissing,
     KernelError,
+    OwnerGone,
     RegistrationRefused,
     UsageError,
 )
@@ -212,6 +213,20 @@ class LiveUserfaultfd:
     def wake(self, start: int, length: int) -> None:
         """UFFDIO_WAKE: every waiter in the range touches its page again."""
         self._range("UFFDIO_WAKE", abi.UFFDIO_WAKE, start, length)
+
+    def owner_gone(self) -> bool:
+        """Whether the process that this context belongs to has ended.
+
+        A fill of address 0, where nothing can be mapped, says ESRCH then, and ENOENT (or EAGAIN
+        while an event is pending) before.
+        """
+        try:
+            self.zeropage(0, 4096)
+        except OwnerGone:
+            return True
+        except KernelError:
+            pass
+        return False
 
     # --- protection ----------------------------------------------------------------------------
 

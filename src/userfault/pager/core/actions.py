@@ -43,6 +43,7 @@ class Fetch(msgspec.Struct):
     demand: bool
     deadline: float  # on the driver's clock
     abandoned: bool = False
+    owner: int = 0  # the driver's: which of its contexts asked
 
 
 class Abandon(msgspec.Struct, frozen=True):

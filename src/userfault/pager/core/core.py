@@ -488,10 +488,22 @@ class MappingCore:
         self.out.append(Wake(fill.address, 1 << self._shift))
         self._finish_if_settled()
 
-    def beyond_end(self, fill: Fill) -> None:
-        """The client cut the file behind the memory short: accesses there raise SIGBUS by themselves."""
-        for index in range(fill.count):
+    def beyond_end(self, fill: Fill, held: int) -> None:
+        """The client cut the file behind the memory to `held` pages: beyond, accesses raise SIGBUS."""
+        inside = max(min(held - fill.page, fill.count), 0)
+        if inside:
+            first = self._rest(fill, 0)
+            first.count = inside
+            self.out.appendleft(first)
+        for index in range(inside, fill.count):
             self._gone(self._single(fill, index), errno.EFAULT, 0.0)
+
+    def not_cached(self, fill: Fill) -> None:
+        """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
+        for page, count in self.pages.runs(fill.page, fill.count, CACHED):
+            self.pages.move(page, count, REMOVED)
+        self.out.append(Wake(fill.address, fill.count << self._shift))
+        self._finish_if_settled()
 
     def _single(self, fill: Fill, index: int) -> Fill:
         rest = self._rest(fill, index)

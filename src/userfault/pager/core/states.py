@@ -28,7 +28,7 @@ MOVES: dict[int, frozenset[int]] = {
 }
 
 _ONE = [bytes([state]) for state in range(len(NAMES))]
-_UNSETTLED = (MISSING, FILLING, CACHED)
+UNSETTLED = (MISSING, FILLING, CACHED)  # something is still to be done for these
 _MAY_FOLLOW = [[new in MOVES[old] for new in range(len(NAMES))] for old in range(len(NAMES))]
 
 
@@ -58,7 +58,7 @@ class Pages:
         self.states = states
         self.count = count
         held = states[0:count]
-        self.unsettled = sum(held.count(_ONE[state]) for state in _UNSETTLED)
+        self.unsettled = sum(held.count(_ONE[state]) for state in UNSETTLED)
 
     def move(self, page: int, count: int, new: int) -> None:
         """Move pages to `new`; cost: O(count).  Raises AssertionError for an illegal move."""
@@ -68,7 +68,7 @@ class Pages:
             if not _MAY_FOLLOW[old][new]:
                 raise AssertionError(f"page {page}: {NAMES[old]} must not become {NAMES[new]}")
             states[page] = new
-            self.unsettled += (new in _UNSETTLED) - (old in _UNSETTLED)
+            self.unsettled += (new in UNSETTLED) - (old in UNSETTLED)
             return
         held = states[page : page + count]
         for old in range(len(NAMES)):
@@ -79,7 +79,7 @@ class Pages:
                         f"a page of [{page}, {page + count}): {NAMES[old]} must not become"
                         f" {NAMES[new]}"
                     )
-                self.unsettled += met * ((new in _UNSETTLED) - (old in _UNSETTLED))
+                self.unsettled += met * ((new in UNSETTLED) - (old in UNSETTLED))
         states[page : page + count] = _ONE[new] * count
 
     def run(self, page: int, limit: int, state: int) -> int:

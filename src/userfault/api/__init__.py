@@ -1,0 +1,1 @@
+"""What `import userfault` exports, and the main programs of the pager's processes."""

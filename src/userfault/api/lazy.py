@@ -1,0 +1,491 @@
+"""`lazy()`: memory that fills itself on first touch."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from userfault.api.pager import Pager
+from userfault.kernel.errors import (
+    PagerError,
+    RegistrationRefused,
+    SourceError,
+    UsageError,
+)
+from userfault.kernel.memtypes import Memory, MemoryType, memory as named_memory, round_up
+from userfault.kernel.modes import Feature, Mode
+from userfault.linux import libc
+from userfault.linux.lifeline import LifeLine
+from userfault.linux.memory import Recipe, prepare, refusal
+from userfault.linux.probe import why_not
+from userfault.linux.uffd import LiveUserfaultfd
+from userfault.pager.core.plan import Counters
+from userfault.pager.core.policy import Policy
+from userfault.pager.core.states import NAMES, UNSETTLED
+from userfault.pager.drivers import messages
+from userfault.source.spec import FileSpec, Resolved, resolve
+from userfault.uapi import mman
+
+# Without these the pager would not learn what the client does to the memory.
+_NEEDED = Feature.EVENT_REMAP | Feature.EVENT_REMOVE | Feature.EVENT_UNMAP
+_PROGRESS_S = 0.1
+
+Progress = Callable[[int, int], None]
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """How a lazy memory stands.
+
+    `pages`: all of them, of `page_size` bytes.  `states`: how many pages are in each state.
+    `counters`: what the pager did (see `userfault.pager.core.plan.Counters`).  `copied_bytes`:
+    bytes of the source copied to hand it over (bytes-like sources only).  `failed`: pages given
+    up.  `finished`: everything is in and the pager has let go.  `user_mode_only`: system calls on
+    missing pages fail with EFAULT until then.  `pager_memory_kib`: the pager's largest memory.
+    """
+
+    memory: str
+    pages: int
+    page_size: int
+    states: dict[str, int]
+    counters: Counters
+    copied_bytes: int
+    failed: int
+    finished: bool
+    user_mode_only: bool
+    pager_pid: int
+    pager_memory_kib: int
+
+
+class LazyMemory(mmap.mmap):
+    """Memory filled on first touch: a `mmap.mmap`, so NumPy and memoryview use it without copies.
+
+    Made by `lazy()`.  `len()` is the source's length; the rest of the last page reads zero.
+    """
+
+    memory: Memory
+    address: int
+    page_size: int
+    user_mode_only: bool
+    _parts: _Parts
+
+    def complete(self, timeout: float | None = None, progress: Progress | None = None) -> None:
+        """Fill everything and wait for it; then the pager lets go of the memory.
+
+        `progress(pages_done, pages)` is called now and then.  Raises SourceError for pages that
+        were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died.
+        """
+        if not self._parts.finished:
+            self._parts.request(messages.Complete(self._parts.number))
+        if not self.wait(timeout, progress):
+            raise TimeoutError(f"not complete after {timeout} s")
+        self.check()
+
+    def wait(self, timeout: float | None = None, progress: Progress | None = None) -> bool:
+        """Wait until everything is in; False if it is not after `timeout` seconds.
+
+        Without background fill only touches and `prefetch` bring pages in.
+        """
+        return self._parts.wait(timeout, progress)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Ask for bytes [start, stop) soon; returns at once."""
+        if not 0 <= start < stop <= len(self):
+            raise UsageError(
+                f"prefetch({start}, {stop})",
+                cause=f"not a range within {len(self)} bytes",
+                cure="pass byte offsets with start < stop",
+            )
+        first = start // self.page_size
+        count = -(-stop // self.page_size) - first
+        if not self._parts.finished:
+            self._parts.request(messages.Prefetch(self._parts.number, first, count))
+
+    def check(self) -> None:
+        """Raise SourceError if pages were given up, PagerError if the pager died before its end."""
+        self._parts.check()
+
+    def statistics(self) -> Statistics:
+        """How it stands now."""
+        return self._parts.statistics(self.memory, self.user_mode_only)
+
+    def resize(self, newsize: int) -> None:
+        """Not to be had: the pager serves a fixed range."""
+        raise UsageError(
+            f"resize({newsize}) of lazily filled memory",
+            cause="its size is the source's",
+            cure="complete() it and copy it, or map anew",
+        )
+
+    def close(self) -> None:
+        """Let go of the memory: unfilled pages are dropped, or, while views of it live, filled
+        (or poisoned, by policy `on_exit`) first; the mapping then goes with its last view.
+        """
+        parts = self._parts
+        if parts.closed:
+            return
+        if not parts.pager.alive:
+            # Nobody reads events any more: munmap would wait for ever for one to be read.
+            parts.let_go()
+        try:
+            super().close()
+        except BufferError:
+            self._keep_for_views()
+        parts.close()
+
+    def __enter__(self) -> LazyMemory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _keep_for_views(self) -> None:
+        """Views live on: what they show must be right (or poison) for as long as they do."""
+        parts = self._parts
+        if parts.finished or not parts.pager.alive:
+            return
+        if parts.policy.on_exit == "poison":
+            parts.give_up("the memory was left with views alive (policy on_exit=poison)")
+            return
+        try:
+            parts.request(messages.Complete(parts.number))
+            if not parts.wait(parts.policy.patience_s, None):
+                parts.give_up(f"not complete after {parts.policy.patience_s} s of patience")
+        except BaseException:  # Ctrl-C included: never leave pages that nobody fills
+            parts.give_up("completing the memory was interrupted")
+            raise
+
+
+class _Parts:
+    """What a lazy memory holds besides the mapping: descriptors, the pager, the states."""
+
+    def __init__(self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe) -> None:
+        self.pager = pager
+        self.owned = owned  # the pager is this memory's alone
+        self.policy = policy
+        self.recipe = recipe
+        self.number = pager.number()
+        self.pages = 0
+        self.copied = 0
+        self.uffd: LiveUserfaultfd | None = None
+        self.lifeline: LifeLine | None = None
+        self.states: mmap.mmap | None = None
+        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.closed = False
+        self._failures: list[messages.Failure] = []
+        self._last: messages.Answer | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pager has said that everything is in."""
+        return self.closed or _readable(self.event, 0)
+
+    def request(self, message: messages.Request) -> messages.Done | messages.Answer:
+        return self.pager.request(message)
+
+    def wait(self, timeout: float | None, progress: Progress | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if progress is not None:
+                progress(self.settled(), self.pages)
+            if self.finished:
+                return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            step = min(_PROGRESS_S if progress else 60.0, 60.0 if left is None else left)
+            if not _readable(self.event, step) and not self.pager.alive and not self.finished:
+                self.check()
+
+    def settled(self) -> int:
+        """Pages that need nothing more."""
+        if self.states is None:
+            return self.pages
+        held = self.states[0 : self.pages]
+        return self.pages - sum(held.count(bytes([state])) for state in UNSETTLED)
+
+    def ask(self) -> messages.Answer | None:
+        """The pager's answer; its last one where it cannot answer any more."""
+        if not self.closed:
+            with contextlib.suppress(PagerError):
+                answer = self.request(messages.Ask(self.number))
+                if isinstance(answer, messages.Answer):
+                    self._last = answer
+        return self._last
+
+    def check(self) -> None:
+        answer = self.ask()
+        if not self.finished and not self.pager.alive:
+            raise PagerError(
+                f"the pager (process {self.pager.pid}) has died before all pages were in",
+                cause="it was killed, or failed",
+                cure="restore again: pages that were not filled are lost",
+            )
+        if answer is not None and answer.failed:
+            first = answer.failures[0]
+            raise SourceError(
+                f"{answer.failed} page{'s' * (answer.failed > 1)} given up, the first at offset"
+                f" {first.offset:#x}",
+                offset=first.offset,
+                cause=first.cause,
+                cure=first.cure,
+            )
+
+    def statistics(self, memory: Memory, user_mode_only: bool) -> Statistics:
+        answer = self.ask()
+        held = self.states[0 : self.pages] if self.states is not None else b""
+        return Statistics(
+            memory=str(memory),
+            pages=self.pages,
+            page_size=memory.page_size,
+            states={name: held.count(bytes([state])) for state, name in enumerate(NAMES)},
+            counters=answer.counters if answer else Counters(),
+            copied_bytes=self.copied,
+            failed=answer.failed if answer else 0,
+            finished=self.finished,
+            user_mode_only=user_mode_only,
+            pager_pid=self.pager.pid,
+            pager_memory_kib=answer.memory_kib if answer else 0,
+        )
+
+    def give_up(self, cause: str) -> None:
+        with contextlib.suppress(PagerError):
+            self.request(messages.GiveUp(self.number, cause))
+
+    def let_go(self) -> None:
+        """Close our duplicate of the userfaultfd and the life line, in peace."""
+        if self.lifeline is not None:
+            self.lifeline.disarm()
+            self.lifeline.close()
+            self.lifeline = None
+        if self.uffd is not None:
+            self.uffd.close()
+            self.uffd = None
+
+    def close(self) -> None:
+        """End what is left: the pager forgets the mapping; one of our own ends.  Idempotent."""
+        if self.closed:
+            return
+        self.ask()
+        self.closed = True
+        with contextlib.suppress(PagerError):
+            self.request(messages.Detach(self.number))
+        self.let_go()
+        if self.owned:
+            self.pager.close()
+        if self.states is not None:
+            self._final_states()
+        os.close(self.event)
+        self.recipe.close()
+
+    def _final_states(self) -> None:
+        states = self.states
+        assert states is not None
+        self.states = None
+        states.close()
+
+
+def lazy(
+    source: Any,
+    *,
+    memory: str | Memory = "anon",
+    page_size: int | None = None,
+    writable: bool = False,
+    length: int | None = None,
+    offset: int = 0,
+    policy: Policy | None = None,
+    pager: Pager | None = None,
+    fork: bool = False,
+    grow_pool: bool = False,
+    prepared: bool = False,
+    user_mode_only: bool | None = None,
+) -> LazyMemory:
+    """Memory that shows `source` and fills itself on first touch.
+
+    `source`: a path, an open file or memfd, bytes-like, `zero(length)`, or a function (a module's,
+    `"package.module:name"` with `length=`, or `function(...)`).  `memory`: `anon`, `shmem`,
+    `shmem-private`, `hugetlb`, `hugetlb-private` or `guest_memfd`; `page_size` in bytes.
+    `writable`: writes stay private to the memory.  `length`, `offset`: which bytes of the source.
+    `policy`: see `Policy`.  `pager`: a shared `Pager`; by default the memory has one of its own.
+    `fork`: forked children are served too (needs CAP_SYS_PTRACE); otherwise they do not inherit
+    the memory and get SIGSEGV.  `grow_pool`: enlarge the hugetlb pool as needed, and put it back
+    (root).  `prepared`: the source is a memfd that *is* the memory: its pages are mapped without
+    a copy (shmem only).  `user_mode_only`: see docs/privileges.md.
+
+    Raises UsageError, SourceTypeError or SourceError for the source, MemoryUnavailable,
+    OpenRefused or FeatureMissing for what this system lacks, PagerError for the pager.
+
+    >>> with lazy(b"0123456789" * 1000) as mapped:
+    ...     bytes(mapped[10:20])
+    b'0123456789'
+    """
+    chosen = named_memory(memory, page_size)
+    resolved = resolve(source, length=length, offset=offset)
+    with contextlib.ExitStack() as undo:
+        undo.callback(resolved.close)
+        options = _Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
+        return _build(resolved, options, policy or Policy(), pager, undo)
+
+
+class _Options(msgspec.Struct, frozen=True):
+    memory: Memory
+    writable: bool
+    fork: bool
+    grow_pool: bool
+    prepared: bool
+    user_mode_only: bool | None
+
+
+def _build(
+    resolved: Resolved,
+    options: _Options,
+    policy: Policy,
+    pager: Pager | None,
+    undo: contextlib.ExitStack,
+) -> LazyMemory:
+    """Open, map, register, hand over; `undo` takes it all back if any of it fails."""
+    spec = resolved.spec
+    uffd = _open(options)
+    undo.callback(uffd.close)
+    recipe = _recipe(options, resolved)
+    undo.callback(recipe.close)
+    mapped = _map(recipe, spec.length, options)
+    undo.callback(mmap.mmap.close, mapped)
+    mapped.user_mode_only = uffd.user_mode_only
+    if not options.fork:
+        libc.madvise(mapped.address, recipe.length, mman.MADV_DONTFORK)
+    _register(uffd, mapped, recipe)
+    owned = pager is None
+    serving = pager or Pager()
+    with contextlib.ExitStack() as undo_pager:
+        if owned:
+            undo_pager.callback(serving.close)
+        parts = _Parts(serving, owned, policy, recipe)
+        undo_pager.callback(os.close, parts.event)
+        _attach(parts, mapped, uffd, resolved, options)
+        undo_pager.pop_all()
+    mapped._parts = parts
+    weakref.finalize(mapped, parts.close)
+    undo.pop_all()
+    resolved.close()
+    return mapped
+
+
+def _open(options: _Options) -> LiveUserfaultfd:
+    needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
+    return LiveUserfaultfd.open(needed, user_mode_only=options.user_mode_only)
+
+
+def _recipe(options: _Options, resolved: Resolved) -> Recipe:
+    """How to map the memory; prepared memory is the source's own file."""
+    memory = options.memory
+    if not options.prepared:
+        return prepare(
+            memory, resolved.spec.length, grow_pool=options.grow_pool, name="userfault-memory"
+        )
+    spec = resolved.spec
+    if not isinstance(spec, FileSpec) or memory.type is not MemoryType.SHMEM or spec.offset:
+        raise UsageError(
+            "prepared memory",
+            cause="only a memfd, from its first byte on, can be its own memory",
+            cure='pass the memfd as source with memory="shmem" (or shmem-private)',
+        )
+    from userfault.linux.memory import FileBacking  # noqa: PLC0415
+
+    flags = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
+    whole = round_up(spec.length, memory.page_size)
+    return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
+
+
+def _map(recipe: Recipe, length: int, options: _Options) -> LazyMemory:
+    """Map it as a `mmap.mmap` of exactly `length` bytes (the kernel maps whole pages)."""
+    protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
+    try:
+        mapped = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
+    except OSError as error:
+        raise refusal(recipe.memory, recipe.length, error) from None
+    with libc.Pinned(mapped) as pinned:
+        mapped.address = pinned.address
+    mapped.memory = recipe.memory
+    mapped.page_size = recipe.memory.page_size
+    return mapped
+
+
+def _register(uffd: LiveUserfaultfd, mapped: LazyMemory, recipe: Recipe) -> None:
+    """MISSING, and MINOR too where a page can be cached and not mapped."""
+    mode = Mode.MISSING | (Mode.MINOR if recipe.memory.minor_faults else Mode(0))
+    try:
+        uffd.register(mapped.address, recipe.length, mode)
+    except RegistrationRefused as error:
+        known = why_not(recipe.memory, mode)
+        if not known:
+            raise
+        raise RegistrationRefused(
+            error.operation,
+            error.errno,
+            start=error.start,
+            length=error.length,
+            memory=str(recipe.memory),
+            cause=known,
+            cure="use another memory type (see `userfault probe`)",
+        ) from None
+
+
+def _attach(
+    parts: _Parts,
+    mapped: LazyMemory,
+    uffd: LiveUserfaultfd,
+    resolved: Resolved,
+    options: _Options,
+) -> None:
+    """Hand the descriptors to the pager; from its reply on, faults are served."""
+    recipe, traits = parts.recipe, parts.recipe.memory.traits
+    parts.pages = recipe.length // recipe.memory.page_size
+    parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
+    states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+    line = LifeLine.armed()
+    try:
+        os.ftruncate(states, parts.pages)
+        parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
+        fds = [uffd.fileno(), states, parts.event, line.read, line.write]
+        fds += [resolved.fd] if resolved.fd >= 0 else []
+        fds += [recipe.fd] if recipe.fd >= 0 else []
+        request = messages.Attach(
+            number=parts.number,
+            start=mapped.address,
+            pages=parts.pages,
+            page_size=recipe.memory.page_size,
+            shared=recipe.memory.shared,
+            zeropage=traits.zeropage,
+            exists_is_ambiguous=traits.exists_is_ambiguous,
+            has_poison=Feature.POISON in uffd.offered,
+            prepared=options.prepared,
+            fork=options.fork,
+            has_source=resolved.fd >= 0,
+            has_memory=recipe.fd >= 0,
+            source=resolved.spec,
+            policy=parts.policy,
+        )
+        parts.pager.request(request, fds)
+    except BaseException:
+        line.disarm()
+        line.close()
+        raise
+    finally:
+        os.close(states)
+    line.close_writer()
+    parts.lifeline = line
+    parts.uffd = uffd
+
+
+def _readable(fd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(timeout_s, 0) * 1000))

@@ -1,0 +1,53 @@
+"""A line between a pager and its client: if the pager is killed, the kernel ends the client.
+
+A thread that waits in a page fault cannot be told that its pager has died, and Python code cannot
+run while the waiting thread holds the GIL.  So the client makes a pipe whose read end sends it
+SIGBUS when the last writer is gone (fcntl(2): O_ASYNC, F_SETSIG, F_SETOWN; the flags belong to
+the open file, which both sides hold).  The pager holds the writer, and takes the signal off before
+it closes it in peace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+_F_SETSIG = 10  # asm-generic/fcntl.h; not in Python's fcntl module
+
+
+class LifeLine:
+    """Both ends of the pipe; which of them a process keeps is its side of the line."""
+
+    def __init__(self, read: int, write: int) -> None:
+        self.read = read
+        self.write = write
+
+    @classmethod
+    def armed(cls, number: int = signal.SIGBUS) -> LifeLine:
+        """A new line: this process gets signal `number` when every writer is closed."""
+        line = cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+        fcntl.fcntl(line.read, _F_SETSIG, number)
+        fcntl.fcntl(line.read, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(line.read, fcntl.F_GETFL)
+        fcntl.fcntl(line.read, fcntl.F_SETFL, flags | os.O_ASYNC)
+        return line
+
+    def disarm(self) -> None:
+        """No signal any more, whoever closes what."""
+        if self.read >= 0:
+            flags = fcntl.fcntl(self.read, fcntl.F_GETFL)
+            fcntl.fcntl(self.read, fcntl.F_SETFL, flags & ~os.O_ASYNC)
+
+    def close_writer(self) -> None:
+        """The client's side, once the pager holds the writer."""
+        if self.write >= 0:
+            os.close(self.write)
+            self.write = -1
+
+    def close(self) -> None:
+        """Close what is still open.  Disarm first, unless the signal is wanted."""
+        for fd in (self.read, self.write):
+            if fd >= 0:
+                os.close(fd)
+        self.read = self.write = -1

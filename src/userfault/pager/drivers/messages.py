@@ -1,0 +1,155 @@
+"""What a client and its pager say to each other, over one Unix socket of type SEQPACKET.
+
+One message a packet, msgpack; descriptors travel with the `Attach` that names them.  Every request
+gets one reply, in order.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TypeAlias
+
+import msgspec
+
+from userfault.kernel.errors import PagerError
+from userfault.pager.core.plan import Counters
+from userfault.pager.core.policy import Policy
+from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
+
+MAX_MESSAGE = 1 << 17
+MAX_DESCRIPTORS = 16
+
+
+class Attach(msgspec.Struct, tag="attach"):
+    """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
+    states, the eventfd that says "finished", both ends of the life line; then the source's, if
+    `has_source`, and the memory's, if `has_memory`.
+
+    `prepared`: the page cache behind the memory holds every page already.
+    """
+
+    number: int
+    start: int
+    pages: int
+    page_size: int
+    shared: bool
+    zeropage: bool
+    exists_is_ambiguous: bool
+    has_poison: bool
+    prepared: bool
+    fork: bool
+    has_source: bool
+    has_memory: bool
+    source: ZeroSpec | FileSpec | FunctionSpec
+    policy: Policy
+
+
+class Detach(msgspec.Struct, tag="detach"):
+    """The mapping is gone: forget it."""
+
+    number: int
+
+
+class Prefetch(msgspec.Struct, tag="prefetch"):
+    """Fill pages [page, page + count) soon."""
+
+    number: int
+    page: int
+    count: int
+
+
+class Complete(msgspec.Struct, tag="complete"):
+    """Fill everything."""
+
+    number: int
+
+
+class GiveUp(msgspec.Struct, tag="give_up"):
+    """Poison what is not filled."""
+
+    number: int
+    cause: str
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """How is it going?"""
+
+    number: int
+
+
+class Quit(msgspec.Struct, tag="quit"):
+    """Detach everything and end."""
+
+
+class Done(msgspec.Struct, tag="done"):
+    """The request was carried out."""
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """It was not, and why."""
+
+    what: str
+    cause: str
+    cure: str
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One page (or run of pages) given up: byte offset in the source, cause and cure."""
+
+    offset: int
+    cause: str
+    cure: str
+
+
+class Answer(msgspec.Struct, tag="answer"):
+    """The counters, and every failure so far (the first `MAX_FAILURES`)."""
+
+    counters: Counters
+    failures: list[Failure]
+    failed: int
+    finished: bool
+    contexts: int
+    memory_kib: int
+
+
+MAX_FAILURES = 64
+
+Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Quit
+Reply: TypeAlias = Done | Refused | Answer
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def send(channel: socket.socket, message: Request | Reply, fds: list[int] | None = None) -> None:
+    """Send one message with its descriptors."""
+    socket.send_fds(channel, [_encoder.encode(message)], fds or [])
+
+
+def receive_request(channel: socket.socket) -> tuple[Request | None, list[int]]:
+    """The next request and its descriptors; None at the end of the conversation.
+
+    Raises PagerError when descriptors were lost because this process may not hold more.
+    """
+    data, fds, flags, _ = socket.recv_fds(
+        channel, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+    )
+    if not data:
+        return None, fds
+    if flags & socket.MSG_CTRUNC:
+        from userfault.linux.pidfd import close_all  # noqa: PLC0415  (rare)
+
+        close_all(list(fds))
+        raise PagerError(
+            "the pager cannot take the mapping",
+            cause="it has no descriptor left",
+            cure="raise `ulimit -n`, or use another Pager()",
+        )
+    return _requests.decode(data), list(fds)
+
+
+def receive_reply(channel: socket.socket) -> Reply | None:
+    """The next reply; None when the pager is gone."""
+    data = channel.recv(MAX_MESSAGE)
+    return _replies.decode(data) if data else None

@@ -1,0 +1,60 @@
+"""Threads that read files, so that one slow page delays no other fault.
+
+A read releases the GIL while it waits.  A read that never returns (a dead network file system)
+cannot be stopped: its thread is left behind and replaced.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections import deque
+
+import msgspec
+
+from userfault.kernel.errors import SourceError
+from userfault.pager.core.actions import Fetch
+from userfault.source.file import FileSource
+
+
+class Answered(msgspec.Struct):
+    """A fetch with its bytes, or the reason why there are none."""
+
+    mapping: int
+    fetch: Fetch
+    data: memoryview | None
+    cause: str = ""
+
+
+class Readers:
+    """Reads of one file source: a thread each.  `bell`: an eventfd rung for every answer."""
+
+    def __init__(self, mapping: int, source: FileSource, bell: int) -> None:
+        self._mapping = mapping
+        self._source = source
+        self._bell = bell
+        self.answers: deque[Answered] = deque()  # append and popleft are atomic
+        self.running = 0
+
+    def start(self, fetch: Fetch, offset: int, length: int) -> None:
+        """Read [offset, offset + length) in a thread."""
+        self.running += 1
+        _thread.start_new_thread(self._read, (fetch, offset, length))
+
+    def stop(self, number: int) -> None:
+        """A fetch was abandoned; its thread cannot be ended, its answer will be ignored."""
+
+    def close(self) -> None:
+        """Nothing to end: threads end with their read."""
+
+    def _read(self, fetch: Fetch, offset: int, length: int) -> None:
+        data: memoryview | None = None
+        cause = ""
+        try:
+            data = memoryview(self._source.read(offset, length))
+        except SourceError as error:
+            cause = f"{error.what}: {error.cause}"
+        except Exception as error:  # a bug here must not leave a thread of the client waiting
+            cause = f"{type(error).__name__}: {error}"
+        self.answers.append(Answered(self._mapping, fetch, data, cause))
+        os.eventfd_write(self._bell, 1)

@@ -1,0 +1,66 @@
+"""Starting a Python process of ours: pager, worker.
+
+posix_spawn shares the caller's memory until exec, so no fork event is raised and no page table is
+copied, however large the client is.  The child gets one socket as descriptor 3, standard error,
+and nothing else; it runs in a session of its own, so Ctrl-C does not reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from userfault.kernel.errors import PagerError
+
+CHANNEL = 3
+
+
+def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean: bool) -> int:
+    """Run `module.entry(socket)` in a new interpreter; its process id.
+
+    `path`: entries for sys.path.  `lean`: isolated and without `site`, for a fast start.  Raises
+    PagerError when no interpreter can be started.
+    """
+    if not sys.executable:
+        raise PagerError(
+            "cannot start a process",
+            cause="sys.executable is empty (an embedded interpreter)",
+            cure="set sys.executable to a Python of the same version",
+        )
+    program = (
+        f"import sys; sys.path[:] = {path!r} + [p for p in sys.path if p not in {path!r}]\n"
+        f"import socket; from {module} import {entry}\n"
+        f"{entry}(socket.socket(fileno={CHANNEL}))"
+    )
+    # -u: what a function prints is not lost when its worker is killed
+    options = ["-I", "-S"] if lean else ["-u"]
+    null = os.devnull
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, *options, "-c", program],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, channel, CHANNEL),
+                (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+            ],
+            setsid=True,
+        )
+    except OSError as error:
+        raise PagerError(
+            f"cannot start {sys.executable}",
+            cause=os.strerror(error.errno or 0),
+            cure="check the limits on processes and descriptors",
+        ) from None
+
+
+def lean_path() -> list[str]:
+    """Where our package and its one dependency of the pager lie, for an interpreter without site."""
+    import msgspec  # noqa: PLC0415
+
+    import userfault  # noqa: PLC0415
+
+    found = [os.path.dirname(os.path.dirname(os.path.abspath(module.__file__ or "")))
+             for module in (userfault, msgspec)]  # fmt: skip
+    return list(dict.fromkeys(found))

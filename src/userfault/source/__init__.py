@@ -1,0 +1,10 @@
+"""Where pages come from.
+
+* `spec`: what a source is, as a value that can be sent to another process; and how whatever the
+  user hands over becomes one;
+* `file`: reading a file or memfd, and noticing that it changed;
+* `functions`: calling a function of the user's, in a worker.
+
+A source delivers exactly the bytes that were asked for, or raises `SourceError`.  Bytes beyond
+its length are zero.
+"""

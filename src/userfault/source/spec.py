@@ -1,0 +1,282 @@
+"""What a source is: a value that can be sent, made from whatever the user hands over.
+
+| the user hands over | it becomes |
+|---|---|
+| a path, an open file, a descriptor | `FileSpec`; the descriptor is passed on, nothing is copied |
+| bytes, bytearray, memoryview, mmap, array | `FileSpec` of a sealed memfd, written once |
+| `zero(length)` | `ZeroSpec` |
+| `function("module:name", length)`, or a function of a module | `FunctionSpec` |
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+import stat
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
+
+SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
+
+
+class ZeroSpec(msgspec.Struct, frozen=True, tag="zero"):
+    """`length` bytes of zeros."""
+
+    length: int
+
+
+class FileSpec(msgspec.Struct, frozen=True, tag="file"):
+    """`length` bytes at `offset` of an open file of `size` bytes, last changed at `mtime_ns`.
+
+    `copied`: bytes written to make it (a bytes-like source); `name` is for messages only.
+    """
+
+    length: int
+    offset: int
+    size: int
+    mtime_ns: int
+    name: str
+    copied: int = 0
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
+    """`length` bytes that `module:name` returns, called as `f(offset, length, *args, **kwargs)`.
+
+    `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.
+    """
+
+    length: int
+    target: str
+    arguments: bytes
+    path: tuple[str, ...]
+
+
+Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A source ready to be sent: its spec, and the descriptor that goes with it (-1 for none).
+
+    The descriptor belongs to whoever holds this.
+    """
+
+    spec: Spec
+    fd: int = -1
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+def zero(length: int) -> ZeroSpec:
+    """A source of `length` zero bytes."""
+    return ZeroSpec(_length(length, None, "the zero source"))
+
+
+def function(
+    target: str | Callable[..., Any], length: int, *args: Any, **kwargs: Any
+) -> FunctionSpec:
+    """A source of `length` bytes computed by a function in the pager's workers.
+
+    `target`: `"package.module:name"`, or a function defined at the top of a module.  It is called
+    as `f(offset, length, *args, **kwargs)` and returns exactly `length` bytes.  Raises
+    SourceTypeError for lambdas, closures and bound methods, which another process cannot find,
+    and for arguments that cannot be pickled.
+    """
+    name = target if isinstance(target, str) else _name_of(target)
+    if not _TARGET.fullmatch(name):
+        raise UsageError(
+            f"{name!r} names no function",
+            cause="it is not of the form package.module:name",
+            cure='write for example "mypackage.images:read_page"',
+        )
+    try:
+        arguments = pickle.dumps((args, kwargs))
+    except Exception as error:
+        raise SourceTypeError(
+            f"the arguments of {name} cannot be pickled",
+            cause=f"{type(error).__name__}: {error}",
+            cure="pass plain values: the function runs in another process",
+        ) from None
+    path = tuple(os.path.abspath(entry) for entry in sys.path)
+    return FunctionSpec(_length(length, None, name), name, arguments, path)
+
+
+def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resolved:
+    """Whatever the user handed over, as a spec with its descriptor.
+
+    `length`: bytes to take (default: all from `offset` on).  Raises UsageError for an empty
+    source, or one shorter than `length`; SourceError when a file cannot be opened;
+    SourceTypeError for an object that is none of the above.
+    """
+    if isinstance(source, ZeroSpec | FunctionSpec):
+        taken = _length(source.length, length, "the source")
+        return Resolved(msgspec.structs.replace(source, length=taken))
+    if isinstance(source, str) and _TARGET.fullmatch(source) and not os.path.exists(source):
+        return _function_of(source, length)
+    if isinstance(source, str | os.PathLike):
+        return _path(os.fspath(source), length, offset)
+    if isinstance(source, int) and not isinstance(source, bool):
+        return _descriptor(os.dup(source), f"descriptor {source}", length, offset)
+    if callable(getattr(source, "fileno", None)):
+        return _open_file(source, length, offset)
+    if callable(source):
+        return _function_of(_name_of(source), length)
+    return _buffer(source, length, offset)
+
+
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def _length(available: int, wanted: int | None, what: str) -> int:
+    """The length to serve: all there is, or what is wanted if there is as much."""
+    if available <= 0:
+        raise UsageError(
+            f"{what} is empty", cause="it has no bytes", cure="memory has at least one byte"
+        )
+    if wanted is None:
+        return available
+    if not 0 < wanted <= available:
+        raise UsageError(
+            f"length={wanted} of {what}",
+            cause=f"it has {available} bytes there",
+            cure="pass a length within it, or leave it out",
+        )
+    return wanted
+
+
+def _function_of(name: str, length: int | None) -> Resolved:
+    if length is None:
+        raise UsageError(
+            f"the source {name} has no length",
+            cause="a function does not say how many bytes it can deliver",
+            cure="pass length=, or userfault.function(target, length, ...)",
+        )
+    return Resolved(function(name, length))
+
+
+def _name_of(target: Callable[..., Any]) -> str:
+    """`module:name` of a function that another process can import; SourceTypeError for others."""
+    name = getattr(target, "__qualname__", "")
+    module = getattr(target, "__module__", None) or ""
+    why = ""
+    if getattr(target, "__self__", None) is not None and not isinstance(target, type):
+        why = "a bound method carries an object of this process"
+    elif "<lambda>" in name:
+        why = "a lambda has no name to import it by"
+    elif "<locals>" in name:
+        why = "a closure lives inside a call of this process"
+    elif not name or not module:
+        why = f"an object of type {type(target).__name__} has no name to import it by"
+    elif module == "__main__":
+        why = "the main program cannot be imported by another process"
+    if why:
+        raise SourceTypeError(
+            f"{name or target!r} cannot be a source",
+            cause=f"the function runs in the pager's workers, and {why}",
+            cure="define it at the top of a module, and pass what it needs as arguments of"
+            " userfault.function()",
+        )
+    return f"{module}:{name}"
+
+
+def _path(path: str | bytes, length: int | None, offset: int) -> Resolved:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(
+            f"cannot open the source {os.fsdecode(path)}",
+            cause=os.strerror(error.errno or 0),
+            cure="check the path and its permissions",
+        ) from None
+    return _descriptor(fd, os.fsdecode(path), length, offset)
+
+
+def _open_file(source: Any, length: int | None, offset: int) -> Resolved:
+    try:
+        fd = os.dup(source.fileno())
+    except (io.UnsupportedOperation, OSError, ValueError) as error:
+        if isinstance(source, io.BytesIO):
+            return _buffer(source.getbuffer(), length, offset)
+        raise SourceTypeError(
+            f"{source!r} cannot be a source",
+            cause=f"it has no descriptor ({error})",
+            cure="pass a file on disk, a memfd or bytes",
+        ) from None
+    return _descriptor(fd, str(getattr(source, "name", source)), length, offset)
+
+
+def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved:
+    """A FileSpec of an open file; takes the descriptor over."""
+    try:
+        held = os.fstat(fd)
+        if not stat.S_ISREG(held.st_mode) and not stat.S_ISBLK(held.st_mode):
+            raise SourceTypeError(
+                f"{name} cannot be a source",
+                cause="it is no regular file, memfd or block device: it cannot be read at an offset",
+                cure="copy it to a file first",
+            )
+        if offset < 0 or offset % SOURCE_ALIGNMENT:
+            raise UsageError(
+                f"offset={offset}",
+                cause=f"offsets into a source must be multiples of {SOURCE_ALIGNMENT}",
+                cure="round it down and skip the first bytes",
+            )
+        size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(held.st_mode) else held.st_size
+        taken = _length(size - offset, length, name)
+        os.pread(fd, 1, offset)  # a descriptor opened for writing only fails here, not in a fault
+        return Resolved(FileSpec(taken, offset, size, held.st_mtime_ns, name), fd)
+    except OSError as error:
+        os.close(fd)
+        raise SourceError(
+            f"cannot read the source {name}",
+            cause=os.strerror(error.errno or 0),
+            cure="open it for reading",
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _buffer(source: Any, length: int | None, offset: int) -> Resolved:
+    """Bytes become a sealed memfd: written once here, then shared with the pager."""
+    try:
+        view = memoryview(source).cast("B")
+    except TypeError as error:
+        raise SourceTypeError(
+            f"an object of type {type(source).__name__} cannot be a source",
+            cause=str(error),
+            cure="pass a path, an open file, contiguous bytes, userfault.zero(length) or a function",
+        ) from None
+    view = view[offset:]
+    taken = _length(len(view), length, "the buffer")
+    fd = os.memfd_create("userfault-source", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        written = 0
+        while written < taken:
+            written += os.pwrite(fd, view[written:taken], written)
+        _seal(fd)
+        mtime = os.fstat(fd).st_mtime_ns
+    except OSError as error:
+        os.close(fd)
+        raise SourceError(
+            "cannot copy the source into a memfd",
+            cause=os.strerror(error.errno or 0),
+            cure="free memory, or pass a file",
+        ) from None
+    return Resolved(FileSpec(taken, 0, taken, mtime, "bytes", copied=taken), fd)
+
+
+def _seal(fd: int) -> None:
+    import fcntl  # noqa: PLC0415  (only this way of making a source needs it)
+
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)

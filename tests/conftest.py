@@ -1,0 +1,31 @@
+"""Fixtures of every room: a world of live memory, taken down after each test.
+
+What may be absent on a machine is skipped through `helpers.skips`, which prints the reason and
+fails instead when USERFAULT_FORBID_SKIPS=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from helpers.leaks import nothing_left
+from helpers.world import World
+
+
+@pytest.fixture()
+def leaks_nothing() -> Iterator[None]:
+    """Fail the test where it leaves descriptors, threads or faulting tasks behind."""
+    with nothing_left():
+        yield
+
+
+@pytest.fixture()
+def world(leaks_nothing: None) -> Iterator[World]:  # noqa: ARG001  # taken down before it looks
+    """The live kernel and what the test makes on it."""
+    made = World()
+    try:
+        yield made
+    finally:
+        made.close()

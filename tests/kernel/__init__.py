@@ -1,0 +1,1 @@
+"""The vocabulary that both kernels share: errors, memory types, modes."""
