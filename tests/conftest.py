@@ -14,14 +14,14 @@ from helpers.leaks import nothing_left
 from helpers.world import World
 
 
-@pytest.fixture()
+@pytest.fixture
 def leaks_nothing() -> Iterator[None]:
     """Fail the test where it leaves descriptors, threads or faulting tasks behind."""
     with nothing_left():
         yield
 
 
-@pytest.fixture()
+@pytest.fixture
 def world(leaks_nothing: None) -> Iterator[World]:  # noqa: ARG001  # taken down before it looks
     """The live kernel and what the test makes on it."""
     made = World()

@@ -1,1 +1,1 @@
-"""What tests of several rooms share: pages that describe themselves, skips, leaks, other processes."""
+"""What tests of several rooms share: pages that describe themselves, skips, leaks, children."""

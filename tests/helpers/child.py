@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
+_MAIN = "from helpers.child import main; main()"
 _TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -27,8 +28,7 @@ def start(function: str, *arguments: Any, pass_fds: Sequence[int] = ()) -> subpr
     """Start it; the caller waits with `finish`."""
     path = os.pathsep.join([str(_TESTS), str(_TESTS.parent / "src")])
     return subprocess.Popen(
-        [sys.executable, "-c", "from helpers.child import main; main()", function]
-        + [json.dumps(arguments)],
+        [sys.executable, "-c", _MAIN, function, json.dumps(arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,7 +75,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
 def forbid_system_call(number: int, errno: int) -> None:
-    """Install a seccomp filter as container runtimes do: `number` fails with `errno` from now on."""
+    """Install a seccomp filter as container runtimes do: from now on `number` fails."""
     code = [
         (_LOAD, 0, 0, 0),  # the number of the call
         (_JUMP_EQUAL, 0, 1, number),

@@ -21,6 +21,10 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def _opened_since(before: dict[int, str]) -> dict[int, str]:
+    return {fd: what for fd, what in descriptors().items() if before.get(fd) != what}
+
+
 def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name != _MAY_STAY}
 
@@ -41,9 +45,10 @@ def nothing_left() -> Iterator[None]:
     """Fail where the body leaves descriptors, threads or faulting tasks behind."""
     before, threads = descriptors(), _threads()
     yield
-    gc.collect()
-    after = descriptors()
-    left = {fd: what for fd, what in after.items() if before.get(fd) != what}
+    left = _opened_since(before)
+    if left:
+        gc.collect()  # slow, and what goes with its object is no leak
+        left = _opened_since(before)
     assert not left, f"descriptors left open: {left}"
     more = [thread.name for thread in _threads() - threads]
     assert not more, f"threads left running: {more}"

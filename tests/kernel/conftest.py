@@ -6,5 +6,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _leaks_nothing(leaks_nothing: None) -> None:  # noqa: ARG001  # the fixture does the work
+def _leaks_nothing(leaks_nothing: None) -> None:  # the fixture does the work
     pass

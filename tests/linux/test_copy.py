@@ -128,9 +128,7 @@ def test_the_kernel_copies_from_the_buffer_itself(
     asked: list[int] = []
     real = LiveUserfaultfd.copy
 
-    def watched(
-        self: LiveUserfaultfd, dst: int, src: int | Any, length: int, **modes: bool
-    ) -> int:
+    def watched(self: LiveUserfaultfd, dst: int, src: int | Any, length: int, **modes: bool) -> int:
         if isinstance(src, int):
             asked.append(src)
         return real(self, dst, src, length, **modes)

@@ -196,7 +196,7 @@ class Client:
         self._process.communicate()
 
 
-@pytest.fixture()
+@pytest.fixture
 def clients(leaks_nothing: None) -> Iterator[list[Client]]:  # noqa: ARG001
     """Clients that are ended after the test."""
     made: list[Client] = []

@@ -19,7 +19,7 @@ SYSCALL = "userfaultfd(2)"
 USER_MODE = "userfaultfd(2) with UFFD_USER_MODE_ONLY"
 
 
-@pytest.fixture()
+@pytest.fixture
 def _default_sysctl() -> None:
     with open(opening.SYSCTL) as file:
         if file.read().strip() != "0":

@@ -1,4 +1,4 @@
-"""Whatever is present already, a loop that resumes from `.resume` fills the rest and nothing else."""
+"""Whatever is present already, a loop that goes on at `.resume` fills the rest, nothing else."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def fill_with_resume(uffd: LiveUserfaultfd, start: int, data: bytes) -> list[int
         try:
             at += uffd.copy(at, memoryview(data)[at - start :], end - at)
         except TryAgain as stopped:
-            assert stopped.done > 0  # without events there is nothing else to wait for
+            if not stopped.done:  # without events there is nothing else to wait for
+                raise
             at = stopped.resume
         except PageExists as exists:
-            assert exists.done == 0
             met.append((exists.resume - start) // PAGE)
             at = exists.resume + PAGE
     return met

@@ -107,12 +107,12 @@ def memory(name: str | Memory, page_size: int | None = None) -> Memory:
     """
     if isinstance(name, Memory):
         return name
-    base, _, kind = name.partition("-")
+    base, dash, kind = name.partition("-")
     try:
         kind_of = MemoryType(base)
     except ValueError:
         kind_of = None
-    if kind_of is None or kind not in ("", "private"):
+    if kind_of is None or (dash and kind != "private"):
         raise UsageError(
             f"no memory type is called {name!r}",
             cause="the name is not in the table",

@@ -14,10 +14,13 @@ import msgspec
 from userfault.kernel.errors import KernelError, UserfaultError
 from userfault.kernel.memtypes import TRAITS, Memory
 from userfault.kernel.modes import Feature, Ioctls, Mode, names
+from userfault.linux import reasons
 from userfault.linux.opening import open_userfaultfd
 from userfault.linux.process import LiveProcess
-from userfault.linux.reasons import why_not
 from userfault.linux.uffd import LiveUserfaultfd, offer
+
+# Why a registration of a memory in a mode is refused, where the reason is known.
+why_not = reasons.why_not
 
 MODES = (Mode.MISSING, Mode.MINOR, Mode.WP, Mode.RWP)
 

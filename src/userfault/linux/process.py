@@ -17,7 +17,7 @@ from collections.abc import Callable
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
-from userfault.kernel.protocol import Outcome, State
+from userfault.kernel.protocol import Backing, Outcome, State
 from userfault.linux import libc
 from userfault.linux.memory import FileBacking, Recipe, prepare, refusal
 from userfault.linux.uffd import LiveUserfaultfd
@@ -185,7 +185,7 @@ class LiveProcess:
         memory: Memory,
         length: int,
         *,
-        backing: FileBacking | None = None,
+        backing: Backing | None = None,
         offset: int = 0,
         writable: bool = True,
         grow_pool: bool = False,
@@ -208,7 +208,13 @@ class LiveProcess:
             else:
                 return LiveMapping(recipe, address)
 
-    def _alias(self, memory: Memory, length: int, backing: FileBacking) -> Recipe:
+    def _alias(self, memory: Memory, length: int, backing: Backing) -> Recipe:
+        if not isinstance(backing, FileBacking):
+            raise UsageError(
+                f"cannot map {type(backing).__name__} on the live kernel",
+                cause="it is not a descriptor of this kernel",
+                cure="pass the .backing of a live mapping",
+            )
         if length % memory.page_size:
             raise UsageError(
                 f"an alias of {length} bytes", cause="not whole pages", cure="round it up"

@@ -71,6 +71,7 @@ class MappingCore:
         self.finished = False
         self.background = plan.policy.background
         self._base = plan.start
+        self._straight = self.pages.count  # 0 once the mapping is not one segment any more
         self._shift = plan.shift
         self._window = Window(plan.window_pages)
         self._siblings: list[MappingCore] = [self]
@@ -82,6 +83,7 @@ class MappingCore:
         self._numbers = 0
         self._failures: dict[int, int] = {}  # page -> failed reads of the source
         self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
+        self.timed = False  # `next_time` has something to say
         self._refusals: dict[int, int] = {}  # page -> refusals for want of memory
 
     # --- events ----------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class MappingCore:
         """A thread waits at `address`."""
         self.counters.faults += 1
         page = (address - self._base) >> self._shift
-        if len(self.segments) != 1 or not 0 <= page < self.pages.count:
+        if not 0 <= page < self._straight:
             page = self.segments.page_of(address)
             if page < 0:
                 self._unowned(address)
@@ -125,14 +127,14 @@ class MappingCore:
     def unmap(self, start: int, end: int) -> None:
         """Addresses [start, end) are gone.  Shared pages stay for whoever else maps them."""
         gone = self.segments.unmap(start, end)
-        self._base = self._new_base()
+        self._straight = 0
         for page, count in gone:
             self._drop(page, count)
 
     def remap(self, old: int, new: int, length: int) -> None:
         """mremap moved addresses: fills under way for the old place are done anew at the new."""
         self.segments.remap(old, new, length)
-        self._base = self._new_base()
+        self._straight = 0
         for fill in self.deferred:
             self._abandon(fill)
         self.deferred.clear()
@@ -141,7 +143,7 @@ class MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
         child = MappingCore(self.plan, pages or self.pages, self.segments.copy())
         child.background = False
-        child._base = self._base
+        child._straight = self._straight
         if pages is None:
             child._siblings = self._siblings
             self._siblings.append(child)
@@ -193,12 +195,22 @@ class MappingCore:
 
     def done(self, fill: Fill) -> None:
         """The whole of `fill` succeeded; its waiters are awake."""
-        self._settle(fill.page, fill.count, POISONED if fill.kind == POISON else PRESENT)
-        self._count(fill, fill.count)
+        page, count, kind = fill.page, fill.count, fill.kind
+        counters = self.counters
+        if kind == COPY:
+            counters.copied += count
+        elif kind == ZERO:
+            counters.zeroed += count
+        elif kind == CONTINUE:
+            counters.continued += count
+        else:
+            counters.poisoned += count
         if fill.demand:
-            self._filled.append((fill.page, fill.page + fill.count))
-        if not self.pages.unsettled:
-            self._finish_if_settled()
+            self._filled.append((page, page + count))
+        else:
+            counters.background += count
+        if page >= 0:
+            self._settle(page, count, POISONED if kind == POISON else PRESENT)
 
     def failed(self, fill: Fill, code: int, done_bytes: int, now: float) -> None:
         """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
@@ -282,6 +294,7 @@ class MappingCore:
         """When `tick` must be called at the latest; None while nothing is timed."""
         times = [fetch.deadline for fetch in self._fetches.values()]
         times += [when for when, _ in self._pauses]
+        self.timed = bool(times)
         return min(times, default=None)
 
     def retry(self) -> None:
@@ -298,19 +311,26 @@ class MappingCore:
             self._start(page, 1, demand=True)
             return
         window = self._window.at(page)
-        count = window
-        expected = page + window
-        if window > 1:
-            count = self.pages.run(page, window, MISSING)
-            if count < window:  # behind the gap the stream goes on
-                expected = self.pages.find(MISSING, page + count, page + 8 * self._window.limit)
-                expected = page + count if expected < 0 else expected
-        elif expected < self.pages.count and self.pages.states[expected] != MISSING:
-            found = self.pages.find(MISSING, expected, page + 8 * self._window.limit)
-            expected = found if found >= 0 else expected
-        self._window.filled(expected, window)
-        self.counters.around += count - 1
+        count = 1
+        if window < 0:
+            count = self.pages.run_down(page, -window, MISSING)
+            self.counters.around += count - 1
+            page -= count - 1
+            self._window.ended(page, window)
+        else:
+            if window > 1:
+                count = self.pages.run(page, window, MISSING)
+                self.counters.around += count - 1
+            end = page + count
+            if end < self.pages.count and self.pages.states[end] != MISSING:
+                end = self._next_missing(end)
+            self._window.ended(end - 1, window)
         self._start(page, count, demand=True)
+
+    def _next_missing(self, page: int) -> int:
+        """Where a stream that came to `page` will fault next: what is filled raises no fault."""
+        found = self.pages.find(MISSING, page, page + 8 * self._window.limit)
+        return page if found < 0 else found
 
     def _start(self, page: int, count: int, *, demand: bool) -> None:
         """Fill MISSING pages from the source, at once or by a fetch."""
@@ -327,15 +347,25 @@ class MappingCore:
         """A fault on a page that is in the page cache and not mapped here."""
         self.counters.minor += 1
         if state == CACHED:
-            window = self._window.at(page)
-            count = self.pages.run(page, window, CACHED)
-            self._window.filled(page + count, window)
-            self._act(CONTINUE, page, count)
+            self._continue_around(page)
         elif state == POISONED:
             self._act(POISON, page, 1)
         elif state != FILLING:  # PRESENT is ours; MISSING or REMOVED: the client wrote it itself
             self.counters.foreign += state == MISSING
             self._act(CONTINUE, page, 1)
+
+    def _continue_around(self, page: int) -> None:
+        """A minor fault on prepared memory: map a window of pages that are complete."""
+        window = self._window.at(page)
+        if window < 0:
+            count = self.pages.run_down(page, -window, CACHED)
+            page -= count - 1
+            self._window.ended(page, window)
+        else:
+            count = self.pages.run(page, window, CACHED)
+            self._window.ended(page + count - 1, window)
+        self.counters.around += count - 1
+        self._act(CONTINUE, page, count)
 
     def _unowned(self, address: int) -> None:
         """A fault beyond what we were given: memory that mremap grew, which reads zero."""
@@ -378,7 +408,7 @@ class MappingCore:
 
     def _reachable(self, page: int, count: int) -> int:
         """`count`, cut where the pages stop being mapped at one stretch (never below 1)."""
-        if len(self.segments) == 1:
+        if self._straight:
             return count
         return max(min(count, self.segments.reach(page)), 1)
 
@@ -394,7 +424,7 @@ class MappingCore:
         data_page: int = 0,
     ) -> None:
         """Ask for a fill, cut into stretches of addresses where mremap or munmap split the mapping."""
-        if len(self.segments) == 1:
+        if self._straight:
             address = self._base + (page << self._shift)
             self.out.append(Fill(kind, page, count, address, demand, data, data_page))
             return
@@ -411,30 +441,18 @@ class MappingCore:
 
     def _settle(self, page: int, count: int, state: int) -> None:
         """Pages are complete: record it, and wake waiters of mappings that share them."""
-        if page < 0:
-            return
         # While our fill ran no event was applied, so the states are those the fill was made for.
         self.pages.move(page, count, state)
-        for sibling in self._siblings:
-            if sibling is not self:
-                sibling._wake(page, count)
+        if len(self._siblings) > 1:
+            for sibling in self._siblings:
+                if sibling is not self:
+                    sibling._wake(page, count)
         if self._failures or self._refusals:
             for settled in range(page, page + count):
                 self._failures.pop(settled, None)
                 self._refusals.pop(settled, None)
-
-    def _count(self, fill: Fill, count: int) -> None:
-        counters = self.counters
-        if fill.kind == COPY:
-            counters.copied += count
-        elif fill.kind == ZERO:
-            counters.zeroed += count
-        elif fill.kind == CONTINUE:
-            counters.continued += count
-        else:
-            counters.poisoned += count
-        if not fill.demand:
-            counters.background += count
+        if not self.pages.unsettled:
+            self._finish_if_settled()
 
     def _rest(self, fill: Fill, done: int) -> Fill:
         """What is left of `fill` after its first `done` pages."""
@@ -535,7 +553,7 @@ class MappingCore:
                 "raise the limit that is hit: memory cgroup, tmpfs size or hugetlb pool",
             )
         else:
-            self._pauses.append((now + _FIRST_PAUSE_S * 2**tries, fill.page))
+            self._pause(now + _FIRST_PAUSE_S * 2**tries, fill.page)
 
     def _refused(self, fill: Fill, code: int, now: float) -> None:
         """Any other errno: nothing we know of helps, so give the pages up with that cause."""
@@ -586,6 +604,7 @@ class MappingCore:
     def started(self, fetch: Fetch, now: float) -> None:
         """The driver has handed `fetch` to a worker: its deadline runs from here."""
         fetch.deadline = now + self.plan.policy.deadline_s
+        self.timed = True
 
     def _hurry(self, page: int) -> None:
         """A thread waits for a page whose fetch may still queue: let it be the next."""
@@ -602,6 +621,10 @@ class MappingCore:
     def _revert(self, page: int, count: int) -> None:
         for first, length in self.pages.runs(page, count, FILLING):
             self.pages.move(first, length, MISSING)
+
+    def _pause(self, until: float, page: int) -> None:
+        self._pauses.append((until, page))
+        self.timed = True
 
     def _suspect(self, page: int, count: int) -> None:
         """A read of several pages failed: which one is bad shows when each is read alone."""
@@ -620,7 +643,7 @@ class MappingCore:
             self._poison(page, 1, cause, "repair the source, then restore again")
         else:
             self.pages.move(page, 1, FILLING)
-            self._pauses.append((now + _FIRST_PAUSE_S * 4**failures, page))
+            self._pause(now + _FIRST_PAUSE_S * 4**failures, page)
 
     def _poison(
         self, page: int, count: int, cause: str, cure: str, *, report: bool = True
@@ -655,14 +678,6 @@ class MappingCore:
                 self.out.append(Wake(self.segments.address_of(page), reach << self._shift))
             reach = max(reach, 1)
             page, count = page + reach, count - reach
-
-    def _new_base(self) -> int:
-        """Where page 0 would be if the mapping is one segment still (-1 otherwise: never used)."""
-        for segment in self.segments:
-            if len(self.segments) == 1:
-                base: int = segment.start - (segment.page << self._shift)
-                return base
-        return -1
 
     def _finish_if_settled(self) -> None:
         if self.pages.unsettled or self.finished:

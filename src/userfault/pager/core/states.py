@@ -29,7 +29,13 @@ MOVES: dict[int, frozenset[int]] = {
 
 _ONE = [bytes([state]) for state in range(len(NAMES))]
 UNSETTLED = (MISSING, FILLING, CACHED)  # something is still to be done for these
-_MAY_FOLLOW = [[new in MOVES[old] for new in range(len(NAMES))] for old in range(len(NAMES))]
+
+def _step(old: int, new: int) -> int | None:
+    """What a move adds to the number of unsettled pages; None for an illegal move."""
+    return (new in UNSETTLED) - (old in UNSETTLED) if new in MOVES[old] else None
+
+
+_STEP = [[_step(old, new) for new in range(len(NAMES))] for old in range(len(NAMES))]
 
 
 class StateBytes(Protocol):
@@ -64,28 +70,36 @@ class Pages:
         """Move pages to `new`; cost: O(count).  Raises AssertionError for an illegal move."""
         states = self.states
         if count == 1:  # the way of nearly every fault
-            old = states[page]
-            if not _MAY_FOLLOW[old][new]:
-                raise AssertionError(f"page {page}: {NAMES[old]} must not become {NAMES[new]}")
+            step = _STEP[states[page]][new]
+            if step is None:
+                raise self._illegal(page, 1, states[page], new)
             states[page] = new
-            self.unsettled += (new in UNSETTLED) - (old in UNSETTLED)
+            self.unsettled += step
             return
         held = states[page : page + count]
         for old in range(len(NAMES)):
             met = held.count(_ONE[old])
             if met:
-                if not _MAY_FOLLOW[old][new]:
-                    raise AssertionError(
-                        f"a page of [{page}, {page + count}): {NAMES[old]} must not become"
-                        f" {NAMES[new]}"
-                    )
-                self.unsettled += met * ((new in UNSETTLED) - (old in UNSETTLED))
+                step = _STEP[old][new]
+                if step is None:
+                    raise self._illegal(page, count, old, new)
+                self.unsettled += met * step
         states[page : page + count] = _ONE[new] * count
+
+    @staticmethod
+    def _illegal(page: int, count: int, old: int, new: int) -> AssertionError:
+        where = f"page {page}" if count == 1 else f"a page of [{page}, {page + count})"
+        return AssertionError(f"{where}: {NAMES[old]} must not become {NAMES[new]}")
 
     def run(self, page: int, limit: int, state: int) -> int:
         """How many pages from `page` on are in `state`, at most `limit`."""
         held = self.states[page : min(page + limit, self.count)]
         return len(held) - len(held.lstrip(_ONE[state]))
+
+    def run_down(self, page: int, limit: int, state: int) -> int:
+        """The same downwards: the run that ends with `page`."""
+        held = self.states[max(page + 1 - limit, 0) : page + 1]
+        return len(held) - len(held.rstrip(_ONE[state]))
 
     def runs(self, page: int, count: int, state: int) -> list[tuple[int, int]]:
         """The runs (first page, count) of pages in `state` within [page, page + count)."""

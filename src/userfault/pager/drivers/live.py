@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import resource
 import select
@@ -67,6 +68,7 @@ class LiveDriver:
         self._served: dict[int, Served] = {}
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
+        self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -93,7 +95,7 @@ class LiveDriver:
                         handler()
                 if self._deferring:
                     self._retry(bool(ready))
-                elif not ready or self._busy:
+                elif not ready or self._busy or self._timed:
                     self._idle()
         finally:
             self._close_all()
@@ -102,25 +104,21 @@ class LiveDriver:
         """How long epoll may sleep, in seconds (-1: until something happens)."""
         if self._busy or self._deferring:
             return 0
-        times = [
-            when
-            for served in self._served.values()
-            for context in served.contexts
-            if (when := context.core.next_time()) is not None
-        ]
+        times = []
+        for context in list(self._timed):
+            when = context.core.next_time()
+            if when is None:
+                del self._timed[context]
+            else:
+                times.append(when)
         if not self._client_alive:
             times.append(_clock() + _ORPHAN_CHECK_S)
         return max(min(times) - _clock(), 0) if times else -1
 
     def _idle(self) -> None:
         """Nothing waits: timers, then one chunk of background work of whoever is next."""
-        now = _clock()
-        for served in list(self._served.values()):
-            for context in served.contexts:
-                when = context.core.next_time()
-                if when is not None and when <= now:
-                    context.core.tick(now)
-                    self._perform(context)
+        if self._timed:
+            self._tick(_clock())
         if not self._client_alive:
             self._check_orphans()
         for context in list(self._busy):
@@ -129,6 +127,13 @@ class LiveDriver:
                 self._busy[context] = None  # to the end of the queue: everybody gets a turn
                 self._perform(context)
                 break
+
+    def _tick(self, now: float) -> None:
+        for context in list(self._timed):
+            when = context.core.next_time()
+            if when is not None and when <= now:
+                context.core.tick(now)
+                self._perform(context)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         self._epoll.register(fd, select.EPOLLIN)
@@ -217,6 +222,8 @@ class LiveDriver:
                 _PERFORM[type(action)](self, context, action)
         if context.core.deferred:
             self._deferring[context] = None
+        if context.core.timed:
+            self._timed[context] = None
         if len(context.served.contexts) > 1:
             self._perform_siblings(context)
 
@@ -228,14 +235,24 @@ class LiveDriver:
     def _fill(self, context: Context, fill: Fill) -> None:
         """One ioctl; the core hears what became of it."""
         served = context.served
+        kind = fill.kind
         length = fill.count * served.page_size
         try:
-            if fill.kind == COPY:
-                if not self._copy(context, fill, length):
-                    return
-            elif fill.kind == ZERO:
+            if kind == COPY:
+                if fill.data is None:
+                    if _clock() > served.sound_until and not self._still_sound(context, fill):
+                        return
+                    source = served.origin.address(fill.page * served.page_size, length)
+                    if not source:
+                        context.core.not_ready(fill)
+                        return
+                    context.uffd.copy(fill.address, source, length)
+                else:
+                    start = (fill.page - fill.data_page) * served.page_size
+                    context.uffd.copy(fill.address, fill.data[start : start + length], length)
+            elif kind == ZERO:
                 self._zero(context, fill, length)
-            elif fill.kind == POISON:
+            elif kind == POISON:
                 context.uffd.poison(fill.address, length)
             else:
                 context.uffd.continue_(fill.address, length)
@@ -244,33 +261,16 @@ class LiveDriver:
         else:
             context.core.done(fill)
 
-    def _copy(self, context: Context, fill: Fill, length: int) -> bool:
-        """COPY from what was fetched, or from the mapped source; False if it must be fetched first."""
-        if fill.data is not None:
-            start = (fill.page - fill.data_page) * context.served.page_size
-            context.uffd.copy(fill.address, fill.data[start : start + length], length)
-            return True
-        served = context.served
-        residency = served.origin.residency
-        now = _clock()
-        if now - served.source_checked > _SOURCE_CHECK_S and not self._source_sound(context, fill):
-            return False
-        offset = fill.page * served.page_size
-        source = residency.address(offset, length, now) if residency else 0
-        if not source:
-            context.core.not_ready(fill)
-            return False
-        context.uffd.copy(fill.address, source, length)
-        return True
-
-    def _source_sound(self, context: Context, fill: Fill) -> bool:
+    def _still_sound(self, context: Context, fill: Fill) -> bool:
         """Look every now and then whether the source is what it was; if not, `fill` has failed."""
         served = context.served
+        now = _clock()
         changed = served.origin.changed()
         if changed:
-            context.core.source_failed(fill, changed, _clock())
+            context.core.source_failed(fill, changed, now)
             return False
-        served.source_checked = _clock()
+        served.origin.forget(now)
+        served.sound_until = now + _SOURCE_CHECK_S
         return True
 
     def _zero(self, context: Context, fill: Fill, length: int) -> None:
@@ -401,7 +401,7 @@ class LiveDriver:
         while workers.fresh:
             worker = workers.fresh.pop()
             self._watch(
-                worker.channel.fileno(), lambda held=worker: self._worker(served, workers, held)
+                worker.channel.fileno(), functools.partial(self._worker, served, workers, worker)
             )
 
     def _worker(self, served: Served, workers: Workers, worker: Worker) -> None:
@@ -465,7 +465,7 @@ class LiveDriver:
         self._reply(messages.Done())
 
     def _watch_context(self, context: Context) -> None:
-        self._watch(context.fd, lambda: self._readable(context))
+        self._watch(context.fd, functools.partial(self._readable, context))
         if context.core.background:
             self._busy[context] = None
 
@@ -534,6 +534,7 @@ class LiveDriver:
         self._forget(context.fd)
         self._busy.pop(context, None)
         self._deferring.pop(context, None)
+        self._timed.pop(context, None)
         context.core.leave()
         context.uffd.close()
 

@@ -28,25 +28,29 @@ class Residency:
 
     def __init__(self, source: FileSource) -> None:
         self._pinned = Pinned(source.view) if source.view is not None else None
+        self._base = self._pinned.address if self._pinned else 0
         self.length = source.mapped_bytes
         self._known = bytearray((self.length >> _BLOCK_SHIFT) + 1)
         self._since = 0.0
 
-    def address(self, offset: int, length: int, now: float) -> int:
-        """Where [offset, offset + length) can be copied from at once, or 0.
-
-        `now`: seconds on any clock; what is known is forgotten after a while.
-        """
+    def address(self, offset: int, length: int) -> int:
+        """Where [offset, offset + length) can be copied from at once, or 0."""
         end = offset + length
-        if self._pinned is None or end > self.length:
+        first, last = offset >> _BLOCK_SHIFT, (end - 1) >> _BLOCK_SHIFT
+        if end > self.length:
             return 0
+        if first == last and self._known[first]:
+            return self._base + offset
+        for block in range(first, last + 1):
+            if not self._known[block] and not self._look(block):
+                return self._part(offset, length)
+        return self._base + offset
+
+    def forget(self, now: float) -> None:
+        """Called now and then with any clock's seconds: old knowledge is dropped."""
         if now - self._since > _VALID_S:
             self._known = bytearray(len(self._known))
             self._since = now
-        for block in range(offset >> _BLOCK_SHIFT, ((end - 1) >> _BLOCK_SHIFT) + 1):
-            if not self._known[block] and not self._look(block):
-                return self._part(offset, length)
-        return self._pinned.address + offset
 
     def close(self) -> None:
         """Release the mapping, so that the source can be closed."""
@@ -64,13 +68,12 @@ class Residency:
     def _part(self, offset: int, length: int) -> int:
         """A block is not resident as a whole; perhaps what is wanted of it is."""
         start = offset // _PAGE * _PAGE
-        if self._pinned is not None and self._resident(start, offset + length - start):
-            return self._pinned.address + offset
+        if self._resident(start, offset + length - start):
+            return self._base + offset
         return 0
 
     def _resident(self, start: int, length: int) -> bool:
-        assert self._pinned is not None
-        address = self._pinned.address + start
+        address = self._base + start
         try:
             found = mincore(address, length, _PAGE)
             if any(not byte & 1 for byte in found):

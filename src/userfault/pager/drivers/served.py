@@ -72,6 +72,15 @@ class Origin:
             slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
             self.fetcher = Workers(attach.number, spec, slot, policy.fetches)
 
+    def address(self, offset: int, length: int) -> int:
+        """Where bytes of the source can be copied from at once, or 0."""
+        return self.residency.address(offset, length) if self.residency else 0
+
+    def forget(self, now: float) -> None:
+        """What is known of the page cache does not hold for ever."""
+        if self.residency:
+            self.residency.forget(now)
+
     def changed(self) -> str:
         """Why the source is not what it was; empty when all is well."""
         return self.file.changed() if self.file else ""
@@ -115,7 +124,7 @@ class Served:
         self.contexts: list[Context] = [Context(self, core, LiveUserfaultfd.adopt(fds.uffd))]
         self.failures: list[Failure] = []
         self.failed = 0
-        self.source_checked = 0.0
+        self.sound_until = 0.0  # when the source must be looked at again
 
     @property
     def main(self) -> Context:
