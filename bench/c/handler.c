@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum { CHANNEL = 3, MESSAGES = 16 };
-enum operation { SERVE = 1, FILL = 2, FORGET = 3 };
+enum operation { ASK, SERVE, FILL, FORGET };
 
 struct request {
 	uint64_t operation;
@@ -175,7 +175,7 @@ static void answer_request(void)
 		serve(&request, fds, count);
 	else if (request.operation == FILL)
 		reply.ns = fill_all(request.size);
-	else
+	else if (request.operation == FORGET)
 		forget();
 	reply.faults = served.faults;
 	if (write(CHANNEL, &reply, sizeof(reply)) != sizeof(reply))

@@ -54,7 +54,7 @@ class PoolLock:
     def release(self) -> None:
         after = pool_sizes()
         os.close(self._file)
-        assert after == self.before, "the hugetlb pools are not as they were"
+        assert after == self.before, f"the hugetlb pools were {self.before}, are {after}"
 
 
 class World:

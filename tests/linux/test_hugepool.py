@@ -106,7 +106,7 @@ def test_more_than_the_machine_has_is_refused_and_nothing_stays(
 
 def test_two_programs_that_grow_at_once_both_get_their_pages_and_leave_none() -> None:
     before = read_pool(HUGE)
-    programs = [child.start("linux.children:grow_and_shrink", 25, 2) for _ in range(2)]
+    programs = [child.start("linux.children:grow_and_shrink", 100, 2) for _ in range(2)]
 
     assert [child.finish(program) for program in programs] == [HUGE, HUGE]
 

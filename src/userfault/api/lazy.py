@@ -138,6 +138,8 @@ class LazyMemory(mmap.mmap):
             super().close()
         except BufferError:
             self._keep_for_views()
+        else:
+            parts.unmap()
         parts.close()
 
     def __enter__(self) -> LazyMemory:
@@ -179,7 +181,7 @@ class _Parts:
         self.states: mmap.mmap | None = None
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.closed = False
-        self._failures: list[messages.Failure] = []
+        self.unmap: Callable[[], object] = _nothing  # what mmap.close() leaves mapped
         self._last: messages.Answer | None = None
 
     @property
@@ -373,6 +375,8 @@ def _build(
         undo_pager.pop_all()
     mapped._parts = parts
     weakref.finalize(mapped, parts.close)
+    if spec.length % recipe.memory.page_size:
+        parts.unmap = weakref.finalize(mapped, _unmap_whole, mapped.address, recipe)
     undo.pop_all()
     resolved.close()
     return mapped
@@ -483,6 +487,21 @@ def _attach(
     line.close_writer()
     parts.lifeline = line
     parts.uffd = uffd
+
+
+def _unmap_whole(address: int, recipe: Recipe) -> None:
+    """Unmap huge pages whose last one is not full.
+
+    `mmap.mmap` unmaps its length, which the kernel refuses for a part of a huge page (EINVAL), so
+    the range is mapped still.  For small pages it has gone, and perhaps to somebody else.
+    """
+    if recipe.memory.page_size > mmap.PAGESIZE:
+        with contextlib.suppress(OSError):
+            libc.munmap(address, recipe.length)
+
+
+def _nothing() -> None:
+    """There is nothing to unmap."""
 
 
 def _readable(fd: int, timeout_s: float) -> bool:

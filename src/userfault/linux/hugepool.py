@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -42,18 +43,28 @@ class Pool(msgspec.Struct, frozen=True):
 
 def read_pool(page_size: int) -> Pool:
     """The pool now; raises MemoryUnavailable where the kernel has no pages of this size."""
-    numbers = {}
+    try:
+        # The numbers come one by one: read until they are the same twice, else what another
+        # program frees in between looks like pages that somebody set.
+        before: list[int] = []
+        numbers = _numbers(page_size)
+        while numbers != before:
+            before, numbers = numbers, _numbers(page_size)
+    except OSError:
+        raise MemoryUnavailable(
+            f"no hugetlb pages of {size_name(page_size)}",
+            cause=f"the kernel has no pool under {_ROOT} for that size",
+            cure="use another page size, or a kernel and processor that have it",
+        ) from None
+    return Pool(page_size, *numbers)
+
+
+def _numbers(page_size: int) -> list[int]:
+    found = []
     for what in ("nr", "free", "resv", "surplus"):
-        try:
-            with open(_path(page_size, what), encoding="ascii") as file:
-                numbers[what] = int(file.read())
-        except OSError:
-            raise MemoryUnavailable(
-                f"no hugetlb pages of {size_name(page_size)}",
-                cause=f"the kernel has no pool under {_ROOT} for that size",
-                cure="use another page size, or a kernel and processor that have it",
-            ) from None
-    return Pool(page_size, *numbers.values())
+        with open(_path(page_size, what), encoding="ascii") as file:
+            found.append(int(file.read()))
+    return found
 
 
 class PoolShare:
@@ -119,11 +130,47 @@ class PoolShare:
         )
 
     def close(self) -> None:
-        """Give the added pages back (after the mapping that used them is gone).  Idempotent."""
+        """Give the added pages back; those in use go when they are freed.  Idempotent.
+
+        Best called before the mapping is gone: its pages then become surplus and never look free
+        to a program that is about to grow the pool.
+        """
         added, self.added = self.added, 0
         if added:
-            with contextlib.suppress(OSError), _locked(self.page_size) as file:
+            with (
+                contextlib.suppress(OSError),
+                growing(self.page_size),
+                _locked(self.page_size) as file,
+            ):
                 _write(file, max(read_pool(self.page_size).persistent - added, 0))
+
+
+_held = threading.local()
+
+
+@contextlib.contextmanager
+def growing(page_size: int) -> Iterator[None]:
+    """From growing the pool to mapping the pages, and while giving back: one program at a time.
+
+    Added pages are free, so they belong to whoever maps first, and a pool that shrinks loses free
+    pages before those in use: two programs would take them from each other.  A thread may nest it.
+    """
+    sizes: set[int] = _held.__dict__.setdefault("sizes", set())
+    if page_size in sizes:
+        yield
+        return
+    try:
+        file = os.open(_path(page_size, "free"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # no such pool: growing it will say so
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sizes.add(page_size)
+        yield
+    finally:
+        sizes.discard(page_size)
+        os.close(file)
 
 
 def _path(page_size: int, what: str) -> str:

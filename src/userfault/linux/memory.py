@@ -10,18 +10,22 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from userfault.kernel.errors import MemoryUnavailable, UsageError
 from userfault.kernel.memtypes import GIB, MIB, Memory, MemoryType, round_up, size_name
 from userfault.linux import guest_memfd
-from userfault.linux.hugepool import PoolShare
+from userfault.linux.hugepool import PoolShare, growing
 from userfault.linux.libc import fallocate, mincore, mmap, munmap, read_memory, write_memory
 from userfault.uapi import mman
 
 # What pread and pwrite say where the file has no such operation.
 _NO_FILE_IO = (errno.EINVAL, errno.ESPIPE)
+T = TypeVar("T")
+
+_GROW_TRIES = 3
 _HUGE_MAP = {2 * MIB: mman.MAP_HUGE_2MB, GIB: mman.MAP_HUGE_1GB}
 
 
@@ -110,11 +114,11 @@ class Recipe(msgspec.Struct, frozen=True):
         return self.backing.fileno() if self.backing else -1
 
     def close(self) -> None:
-        """Close the descriptor and give pool pages back (mappings must be gone for the latter)."""
-        if self.backing:
-            self.backing.close()
+        """Give pool pages back and close the descriptor; mappings stay."""
         if self.share:
             self.share.close()
+        if self.backing:
+            self.backing.close()
 
 
 def prepare(memory: Memory, length: int, *, grow_pool: bool = False, name: str = "") -> Recipe:
@@ -132,6 +136,35 @@ def prepare(memory: Memory, length: int, *, grow_pool: bool = False, name: str =
         return _MAKERS[memory.type](memory, whole, grow_pool, name or "userfault")
     except OSError as error:
         raise refusal(memory, whole, error) from None
+
+
+def mapped(
+    memory: Memory,
+    length: int,
+    map_it: Callable[[Recipe], T],
+    *,
+    grow_pool: bool = False,
+    name: str = "",
+) -> tuple[Recipe, T]:
+    """`prepare`, and what `map_it` made of the recipe (it calls mmap, and may raise OSError).
+
+    With `grow_pool` the two are one step: pages that were added to a pool are ours only once they
+    are mapped.  A program that does not ask `growing` can still be quicker: then try again.
+    """
+    tries = _GROW_TRIES if grow_pool and memory.type is MemoryType.HUGETLB else 1
+    while True:
+        with growing(memory.page_size) if tries > 1 else contextlib.nullcontext():
+            recipe = prepare(memory, length, grow_pool=grow_pool, name=name)
+            try:
+                return recipe, map_it(recipe)
+            except OSError as error:
+                recipe.close()
+                tries -= 1
+                if not tries or error.errno != errno.ENOMEM:
+                    raise refusal(memory, recipe.length, error) from None
+            except BaseException:
+                recipe.close()
+                raise
 
 
 def refusal(memory: Memory, length: int, error: OSError) -> MemoryUnavailable:

@@ -7,7 +7,6 @@ other; a client that wants to see the signal as an outcome forks first.
 
 from __future__ import annotations
 
-import errno
 import os
 import queue
 import threading
@@ -19,12 +18,11 @@ from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
 from userfault.kernel.protocol import Backing, Outcome, State
 from userfault.linux import libc
-from userfault.linux.memory import FileBacking, Recipe, prepare, refusal
+from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.uapi import mman
 
 _NONE = Feature(0)
-_GROW_TRIES = 10
 
 # /proc/PID/task/TID/wchan of a waiter, measured on 6.1 to 7.3
 _WAITS = {"handle_userfault": "fault", "userfaultfd_event_wait_completion": "event"}
@@ -55,10 +53,10 @@ class LiveMapping:
         return self._recipe.backing
 
     def close(self) -> None:
+        self._recipe.close()
         if self._mapped:
             self._mapped = False
             libc.munmap(self._address, self.length)
-        self._recipe.close()
 
 
 class LivePending:
@@ -192,21 +190,18 @@ class LiveProcess:
     ) -> LiveMapping:
         """Map fresh memory, or with `backing` an alias of [offset, offset + length) of it."""
         protection = mman.PROT_READ | (mman.PROT_WRITE if writable else 0)
-        # Pages that were added to a pool are ours only once they are mapped: another program may
-        # be quicker, then they are added again.
-        tries = _GROW_TRIES if grow_pool and not backing else 1
-        while True:
-            recipe = self._alias(memory, length, backing) if backing else None
-            recipe = recipe or prepare(memory, length, grow_pool=grow_pool)
-            try:
-                address = libc.mmap(0, recipe.length, protection, recipe.flags, recipe.fd, offset)
-            except OSError as error:
-                recipe.close()
-                tries -= 1
-                if not tries or recipe.share is None or error.errno != errno.ENOMEM:
-                    raise refusal(memory, recipe.length, error) from None
-            else:
-                return LiveMapping(recipe, address)
+
+        def map_it(recipe: Recipe) -> int:
+            return libc.mmap(0, recipe.length, protection, recipe.flags, recipe.fd, offset)
+
+        if backing is None:
+            return LiveMapping(*mapped(memory, length, map_it, grow_pool=grow_pool))
+        recipe = self._alias(memory, length, backing)
+        try:
+            return LiveMapping(recipe, map_it(recipe))
+        except OSError as error:
+            recipe.close()
+            raise refusal(memory, recipe.length, error) from None
 
     def _alias(self, memory: Memory, length: int, backing: Backing) -> Recipe:
         if not isinstance(backing, FileBacking):

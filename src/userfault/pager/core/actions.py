@@ -81,9 +81,10 @@ class EndClient(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """Every page is settled: unregister what is still mapped, and let go."""
+    """Every page is settled: unregister what is still mapped.  `owner_gone`: the process ended."""
 
     segments: tuple[tuple[int, int], ...]  # (start, length)
+    owner_gone: bool = False
 
 
 Action: TypeAlias = Fill | Fetch | Abandon | Wake | Inspect | Report | EndClient | Finish

@@ -533,7 +533,7 @@ class MappingCore:
         self.finished = True
         self.out.clear()
         self.deferred.clear()
-        self.out.append(Finish(()))
+        self.out.append(Finish((), owner_gone=True))
 
     def _no_memory(self, fill: Fill, code: int, now: float) -> None:
         """ENOMEM: try again a little later, a bounded number of times."""

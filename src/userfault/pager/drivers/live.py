@@ -349,15 +349,22 @@ class LiveDriver:
             _say("more pages were given up; they are counted, not listed")
 
     def _finish(self, context: Context, action: actions.Finish) -> None:
-        """Everything is in: check the source a last time, unregister, let go."""
+        """Everything is in: check the source a last time, then let go of the memory.
+
+        The context stays and its events are read on: a thread may have raised one just before
+        its range was unregistered, and it sleeps until somebody reads it.
+        """
+        if action.owner_gone:
+            self._drop_context(context)
+            return
         served = context.served
-        changed = served.origin.changed() if action.segments else ""
+        changed = served.origin.changed()
         if changed:
             self._report(context, actions.Report(0, changed, "restore again from an intact copy"))
         for start, length in action.segments:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
-        self._drop_context(context)
+        self._busy.pop(context, None)
         if context is served.main:
             served.finish()
 

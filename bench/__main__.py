@@ -1,0 +1,80 @@
+"""The entry: `python -m bench NAME...|all [--tiny] [--rounds N] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from bench import bulk, latency, patterns, start
+from bench.machine import describe, unbind
+from bench.measure import Differ
+from bench.native import CompilerMissing
+from bench.report import Report, markdown, show
+from bench.run import Run
+
+BENCHMARKS: dict[str, ModuleType] = {
+    "latency": latency,
+    "bulk": bulk,
+    "patterns": patterns,
+    "start": start,
+}
+
+
+def main() -> int:
+    """Run what was asked for; 0 when it ran through, whatever the figures are."""
+    options = _parser().parse_args()
+    names = list(BENCHMARKS) if "all" in options.names else list(dict.fromkeys(options.names))
+    machine = describe()
+    for key, value in machine.items():
+        print(f"{key}: {value}")
+    with tempfile.TemporaryDirectory(prefix="userfault-bench-", dir=options.directory) as scratch:
+        try:
+            run = Run(Path(scratch), tiny=options.tiny, rounds=options.rounds or _rounds(options))
+            for name in names:
+                _one(run, name)
+        except (CompilerMissing, Differ) as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        finally:
+            unbind()
+    for line in run.left_out:
+        print(f"left out: {line}")
+    report = Report(machine, options.tiny, run.rows, run.checks.held, run.left_out)
+    if options.json:
+        report.save(options.json)
+    if options.table:
+        print(markdown(run.rows))
+    return 0
+
+
+def _rounds(options: argparse.Namespace) -> int:
+    return 2 if options.tiny else 7
+
+
+def _one(run: Run, name: str) -> None:
+    module = BENCHMARKS[name]
+    print(f"\n{inspect.getdoc(module)}\n", flush=True)
+    shown = len(run.rows)
+    module.run(run)
+    for row in run.rows[shown:]:
+        print(show(row), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="NAME",
+                        help=f"one of {', '.join(BENCHMARKS)}; or all")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="small sizes: does it work at all")
+    parser.add_argument("--rounds", type=int, default=0, help="counted rounds (default 7)")
+    parser.add_argument("--json", type=Path, help="write the report to this file")
+    parser.add_argument("--table", action="store_true", help="print a table in Markdown, too")
+    parser.add_argument("--directory", type=Path, help="where images lie while it runs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

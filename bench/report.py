@@ -1,0 +1,65 @@
+"""What a run found, as text, as JSON and as a table for the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bench.measure import Check, Row
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A whole run."""
+
+    machine: dict[str, str]
+    tiny: bool
+    rows: list[Row]
+    checks: list[Check]
+    left_out: list[str]
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+
+
+HEAD = ("benchmark", "case", "unit", "ours", "C", "ratio", "lowest-highest", "target", "met")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row of the table, as text."""
+    return (
+        row.benchmark,
+        row.case,
+        row.unit,
+        _figure(row.ours),
+        _figure(row.rival) if row.rival else "",
+        f"{row.ratio:.2f}" if row.ratio else "",
+        f"{row.spread[0]:.2f}-{row.spread[1]:.2f}" if row.ratio else "",
+        f"{'ratio' if row.ratio else 'ours'} {row.target}" if row.target else "",
+        {True: "yes", False: "NO", None: ""}[row.met],
+    )
+
+
+def show(row: Row) -> str:
+    """One row for the terminal: two lines."""
+    _, case, unit, ours, rival, ratio, spread, target, met = cells(row)
+    line = f"    ours {ours} {unit}"
+    if rival:
+        line += f", C {rival}"
+    if ratio:
+        line += f"; {row.ratio_of} {ratio} ({spread}, {row.rounds} rounds)"
+    if target:
+        line += f"; target: {target}: {'met' if row.met else 'MISSED'}"
+    return f"  {case}\n{line}" + (f"; {row.note}" if row.note else "") + ("" if met else "")
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table for docs/performance.md."""
+    lines = [HEAD, ("---",) * len(HEAD), *(cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

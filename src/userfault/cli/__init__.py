@@ -1,0 +1,1 @@
+"""The command `userfault`: thin, one file a subcommand."""

@@ -1,0 +1,21 @@
+"""Exit codes, and how an error looks on the terminal."""
+
+from __future__ import annotations
+
+import click
+
+from userfault.kernel.errors import UserfaultError
+
+FAILED = 1  # the job ran and found a failure
+USAGE = 2  # as click has it
+LACKING = 3  # this system lacks what is needed
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def show(error: UserfaultError) -> None:
+    """What failed, why and what to do, a line each, on standard error."""
+    click.echo(f"userfault: {error.what}", err=True)
+    if error.cause:
+        click.echo(f"  cause: {error.cause}", err=True)
+    if error.cure:
+        click.echo(f"  cure:  {error.cure}", err=True)

@@ -1,0 +1,80 @@
+"""The command `userfault`: its subcommands, and what their errors become."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from userfault import __version__
+from userfault.cli import errors
+from userfault.cli.demo import demo
+from userfault.cli.probe import probe
+from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
+
+_EPILOG = (
+    "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
+    " lacks what it needs; 130 Ctrl-C."
+)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="userfault")
+def userfault() -> None:
+    """Serve page faults from user space, for every memory type that Linux has."""
+
+
+userfault.add_command(probe)
+userfault.add_command(demo)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    _unwind_on_signals()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command line; its exit code."""
+    try:
+        # Not standalone: click would turn Ctrl-C into exit code 1.
+        returned = userfault.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("userfault: interrupted", err=True)
+        return errors.INTERRUPTED
+    except Unavailable as error:
+        errors.show(error)
+        return errors.LACKING
+    except UserfaultError as error:
+        errors.show(error)
+        return errors.USAGE if isinstance(error, UsageError) else errors.FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): say nothing, also not when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.FAILED
+    return returned if isinstance(returned, int) else 0
+
+
+def _unwind_on_signals() -> None:
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: so it stays
+            signal.signal(number, leave)
+
+
+if __name__ == "__main__":
+    main()
