@@ -19,6 +19,7 @@ from userfault.kernel.errors import (
     RegistrationRefused,
     SourceError,
     UsageError,
+    UserfaultError,
 )
 from userfault.kernel.memtypes import Memory, MemoryType, memory as named_memory, round_up
 from userfault.kernel.modes import Feature, Mode
@@ -333,7 +334,12 @@ def lazy(
     with contextlib.ExitStack() as undo:
         undo.callback(resolved.close)
         options = _Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
-        return _build(resolved, options, policy or Policy(), pager, undo)
+        try:
+            return _build(resolved, options, policy or Policy(), pager, undo)
+        except UserfaultError:
+            raise
+        except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
+            raise refusal(chosen, resolved.spec.length, error) from error
 
 
 class _Options(msgspec.Struct, frozen=True):
@@ -360,6 +366,9 @@ def _build(
     undo.callback(recipe.close)
     mapped = _map(recipe, spec.length, options)
     undo.callback(mmap.mmap.close, mapped)
+    # Once more, to be undone before the mapping: munmap of registered memory waits until its
+    # event is read, and nobody reads it yet.
+    undo.callback(uffd.close)
     mapped.user_mode_only = uffd.user_mode_only
     if not options.fork:
         libc.madvise(mapped.address, recipe.length, mman.MADV_DONTFORK)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import weakref
-
-import msgspec
 
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
@@ -30,39 +29,23 @@ class Pager:
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        us = -1
-        try:
-            us = os.pidfd_open(os.getpid())
-            self.pid = spawn_python(
-                "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
-            )
+        with contextlib.ExitStack() as undo:
             try:
-                self._pidfd = os.pidfd_open(self.pid)
-                socket.send_fds(ours, [b"client"], [us])
-            except BaseException:
-                os.kill(self.pid, 9)
-                os.waitpid(self.pid, 0)
+                self._channel, self._pidfd, self.pid = _start(undo)
+            except PagerError:
                 raise
-        except OSError as error:
-            ours.close()
-            raise PagerError(
-                "cannot start a pager",
-                cause=os.strerror(error.errno or 0),
-                cure="check the limits on processes and descriptors",
-            ) from None
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            pidfd.close_all([us])
-        self._channel = ours
+            except OSError as error:
+                raise PagerError(
+                    "cannot start a pager",
+                    cause=os.strerror(error.errno or 0),
+                    cure="check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
+                ) from None
+            undo.pop_all()
         self._lock = threading.Lock()
         self._numbers = 0
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(
-            self, _end, ours, self._pidfd, self.pid, self._owner
+            self, _end, self._channel, self._pidfd, self.pid, self._owner
         )
 
     @property
@@ -122,11 +105,26 @@ class Pager:
         self.close()
 
 
-class PagerInfo(msgspec.Struct, frozen=True):
-    """What a pager is to others: its process id and its largest memory so far, in KiB."""
-
-    pid: int
-    memory_kib: int
+def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
+    """Start the process: our end of the channel, its pidfd, its process id."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    undo.callback(ours.close)
+    with theirs:
+        client = os.pidfd_open(os.getpid())
+        try:
+            # Sent before there is anybody to read it, so that nothing can fail once it runs.
+            socket.send_fds(ours, [b"client"], [client])
+        finally:
+            os.close(client)
+        pid = spawn_python(
+            "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
+        )
+    try:
+        return ours, os.pidfd_open(pid), pid
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _end(channel: socket.socket, process: int, pid: int, owner: int) -> None:

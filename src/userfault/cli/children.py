@@ -41,7 +41,15 @@ def python_child(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, kill it if it does not, reap it."""
+    """Ask it to end, kill it if it does not, reap it; a second Ctrl-C does not hurry that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _terminate(child)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _terminate(child: subprocess.Popen[bytes]) -> None:
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
@@ -51,7 +59,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         os.kill(child.pid, signal.SIGCONT)  # a stopped process gets no SIGTERM
         try:
             child.wait(_END_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        except subprocess.TimeoutExpired:
             child.kill()
     child.wait()
 

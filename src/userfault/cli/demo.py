@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import shutil
 import tempfile
 import time
 from array import array
@@ -36,7 +35,7 @@ _DEFAULT = (
 )  # fmt: skip
 
 
-class MemoryName(click.ParamType):
+class MemoryName(click.ParamType[Memory]):
     """`NAME` or `NAME:SIZE`, as `hugetlb:1G`."""
 
     name = "NAME[:SIZE]"
@@ -64,8 +63,8 @@ def _svg(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
             ctx,
             param,
         )
-    if not value.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory {value.parent}", ctx, param)
+    if not os.access(value.absolute().parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"cannot write into {value.absolute().parent}", ctx, param)
     return value
 
 
@@ -185,6 +184,7 @@ def _captured(
         stored=captured.stored * BASE_PAGE,
         pages=captured.length // BASE_PAGE,
         zero_pages=captured.zero,
+        unreadable_pages=captured.unreadable,
         digest=digest,
         build_s=built - begun,
         capture_s=seconds,
@@ -193,17 +193,26 @@ def _captured(
 
 
 def _keep(image: int, captured: demo_capture.Image, keep: Path) -> None:
-    """Copy the image, holes and all, with its mappings beside it."""
-    with keep.open("wb") as copy:
-        copy.truncate(captured.length)
-        at = 0
-        while (data := _data_at(image, at)) is not None:
-            start, end = data
-            while start < end:
-                start += os.copy_file_range(image, copy.fileno(), end - start, start, start)
-            at = end
-    maps = msgspec.json.format(msgspec.json.encode(captured.mappings), indent=1)
-    keep.with_name(keep.name + ".maps.json").write_bytes(maps)
+    """Copy the image, holes and all, with its mappings beside it; all of it or nothing."""
+    try:
+        with keep.open("wb") as copy:
+            copy.truncate(captured.length)
+            _copy(image, copy.fileno())
+        maps = msgspec.json.format(msgspec.json.encode(captured.mappings), indent=1)
+        keep.with_name(keep.name + ".maps.json").write_bytes(maps)
+    except BaseException:
+        keep.unlink(missing_ok=True)
+        raise
+
+
+def _copy(image: int, copy: int) -> None:
+    """Copy what is no hole."""
+    at = 0
+    while (data := _data_at(image, at)) is not None:
+        at, end = data
+        os.lseek(copy, at, os.SEEK_SET)
+        while at < end:
+            at += os.sendfile(copy, image, at, end - at)
 
 
 def _data_at(file: int, offset: int) -> tuple[int, int] | None:
@@ -233,6 +242,8 @@ def _runs(
                     progress.update(task, description=f"restoring into {chosen}, {fill}")
                     runs.append(_run(image, target, chosen, background, order))
                     progress.advance(task)
+                    if runs[-1].refused:
+                        break
         except Unavailable as error:
             refused = demo_client.Refused(error.what, error.cause, error.cure)
             runs.append(Run(chosen, False, refused, target.digest))
@@ -270,9 +281,7 @@ def _warm(fd: int, flags: int, length: int) -> None:
         libc.munmap(address, length)
 
 
-def _run(
-    image: int, target: Target, chosen: Memory, background: bool, order: array[int]
-) -> Run:
+def _run(image: int, target: Target, chosen: Memory, background: bool, order: array[int]) -> Run:
     """One restore in a process of its own."""
     job = demo_client.Job(image, target.length, chosen.name, chosen.page_size, background)
     with python_child(
@@ -282,16 +291,16 @@ def _run(
     if child.returncode:
         failure = f"the client ended with {child.returncode}: what it said is above"
         return Run(chosen, background, None, target.digest, failure)
-    outcome = msgspec.json.decode(said, type=demo_client.Outcome)  # type: ignore[arg-type]
+    outcome = msgspec.json.decode(said, type=demo_client.Outcome)
     return Run(chosen, background, outcome, target.digest)
 
 
 def _print(report: Demo, as_json: bool) -> None:
     if as_json:
         encoded = msgspec.json.encode(demo_report.to_json(report))
-        click.echo(msgspec.json.format(encoded, indent=2))
+        click.echo(msgspec.json.format(encoded, indent=2).decode())
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     target = report.target
     console.print(
         f"captured {target.length / MIB:.0f} MiB of a live process ({target.mappings} mappings,"
@@ -303,6 +312,5 @@ def _print(report: Demo, as_json: bool) -> None:
     for note in demo_report.notes(report):
         console.print(note, style="yellow")
     console.print()
-    shutil.get_terminal_size()
     console.print(f"picture: {report.picture}", soft_wrap=True)
     console.print(f"took {report.seconds:.1f} s on Linux {report.kernel}")

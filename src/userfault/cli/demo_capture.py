@@ -41,7 +41,7 @@ class Mapping(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """What was captured.  `stored` and `zero` pages make up `length`; `unreadable` count as zero."""
+    """What was captured: pages `stored`, and those left as holes, `zero` or `unreadable`."""
 
     length: int
     stored: int
@@ -85,7 +85,7 @@ def capture(pid: int, image: BinaryIO, progress: Progress | None = None) -> Imag
                 if progress is not None:
                     progress(mapping.offset + at + size, length)
     pages = length // BASE_PAGE
-    return Image(length, stored, pages - stored, unreadable, mappings)
+    return Image(length, stored, pages - stored - unreadable, unreadable, mappings)
 
 
 @contextlib.contextmanager

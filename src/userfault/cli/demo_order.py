@@ -72,11 +72,7 @@ def _pointers(
     held = words[start : start + _WORDS : _WORDS // _WORDS_LOOKED_AT].tolist()
     get = page_of.get
     found = [
-        other
-        for word in held
-        if (other := get(word >> _SHIFT)) is not None and not seen[other]
+        other for word in held if (other := get(word >> _SHIFT)) is not None and not seen[other]
     ]
     found.reverse()
     return found
-
-

@@ -23,6 +23,7 @@ class Target(msgspec.Struct, frozen=True):
     stored: int
     pages: int
     zero_pages: int
+    unreadable_pages: int
     digest: str
     build_s: float
     capture_s: float
@@ -133,7 +134,7 @@ def table(demo: Demo) -> Table:
     shown = Table(header_style="bold", padding=(0, 1, 0, 0), box=None)
     for name in ("memory", "page", "mode", "filled by"):
         shown.add_column(name, no_wrap=True)
-    for name in ("pages", "faults", "p50", "p99", "all in", "MiB/s", "verified"):
+    for name in ("pages", "faults", "p50", "p99", "MiB/s", "verified"):
         shown.add_column(name, justify="right", no_wrap=True)
     for memory in dict.fromkeys(run.memory for run in demo.runs):
         _add(shown, demo, [run for run in demo.runs if run.memory == memory])
@@ -146,7 +147,7 @@ def _add(shown: Table, demo: Demo, runs: list[Run]) -> None:
     modes = next((run.restored.mode for run in runs if run.restored), "-").replace("|", "|\n")
     columns = [_cells(demo, run) for run in runs if not run.refused]
     if not columns:
-        shown.add_row(*label, "-", "-", *["-"] * 6, Text("not here", "yellow"))
+        shown.add_row(*label, "-", "-", *["-"] * 5, Text("not here", "yellow"))
         return
     joined = [Text("\n").join(cells) for cells in zip(*columns, strict=True)]
     shown.add_row(*label, modes, *joined)
@@ -157,7 +158,7 @@ def _cells(demo: Demo, run: Run) -> list[Text]:
     fill = Text(FILLS[run.background])
     found = run.restored
     if found is None:
-        return [fill, *[Text("-")] * 6, verdict]
+        return [fill, *[Text("-")] * 5, verdict]
     latency = found.latency
     return [
         fill,
@@ -165,7 +166,6 @@ def _cells(demo: Demo, run: Run) -> list[Text]:
         Text(str(found.counters.faults)),
         Text(_percentile(latency, "p50")),
         Text(_percentile(latency, "p99")),
-        Text(time_name(found.complete_s * 1e6)),
         Text(f"{_throughput(demo, found):.0f}"),
         verdict,
     ]

@@ -77,11 +77,15 @@ def _accounts(rng: random.Random) -> Iterator[Any]:
 
 def _documents(rng: random.Random) -> Iterator[Any]:
     """JSON documents, each parsed, with its text beside it."""
-    words = "page fault memory kernel restore snapshot lazy pager mapping touch folio".split()
+    words = ["page", "fault", "memory", "kernel", "restore", "snapshot", "lazy", "pager", "folio"]
     while True:
         text = json.dumps(
             [
-                {"id": rng.getrandbits(48), "tags": rng.choices(words, k=4), "title": " ".join(words)}
+                {
+                    "id": rng.getrandbits(48),
+                    "tags": rng.choices(words, k=4),
+                    "title": " ".join(words),
+                }
                 for _ in range(800)
             ]
         )

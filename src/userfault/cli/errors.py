@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.kernel.errors import UserfaultError
+from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
 
 FAILED = 1  # the job ran and found a failure
 USAGE = 2  # as click has it
@@ -12,10 +12,20 @@ LACKING = 3  # this system lacks what is needed
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def show(error: UserfaultError) -> None:
+def show(error: UserfaultError | OSError) -> None:
     """What failed, why and what to do, a line each, on standard error."""
+    if not isinstance(error, UserfaultError):
+        click.echo(f"userfault: {error}", err=True)
+        return
     click.echo(f"userfault: {error.what}", err=True)
     if error.cause:
         click.echo(f"  cause: {error.cause}", err=True)
     if error.cure:
         click.echo(f"  cure:  {error.cure}", err=True)
+
+
+def code(error: UserfaultError | OSError) -> int:
+    """The exit code of a command that ended with it."""
+    if isinstance(error, Unavailable):
+        return LACKING
+    return USAGE if isinstance(error, UsageError) else FAILED

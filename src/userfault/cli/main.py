@@ -14,7 +14,7 @@ from userfault import __version__
 from userfault.cli import errors
 from userfault.cli.demo import demo
 from userfault.cli.probe import probe
-from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
+from userfault.kernel.errors import UserfaultError
 
 _EPILOG = (
     "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
@@ -50,16 +50,13 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("userfault: interrupted", err=True)
         return errors.INTERRUPTED
-    except Unavailable as error:
-        errors.show(error)
-        return errors.LACKING
-    except UserfaultError as error:
-        errors.show(error)
-        return errors.USAGE if isinstance(error, UsageError) else errors.FAILED
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`): say nothing, also not when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
+    except (UserfaultError, OSError) as error:
+        errors.show(error)
+        return errors.code(error)
     return returned if isinstance(returned, int) else 0
 
 

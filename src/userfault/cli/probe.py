@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from userfault.kernel.memtypes import size_name
-from userfault.linux.probe import Cell, Report, probe as probed
+from userfault.kernel.memtypes import MemoryType, size_name
+from userfault.linux import probe as probing
+from userfault.linux.probe import Cell, Report
 
 SCHEMA = "userfault.probe/1"
 
@@ -30,13 +31,18 @@ def probe(as_json: bool, grow_pool: bool) -> None:
     Every memory type is mapped, in each of its page sizes, and registered in each mode: the ioctls
     are what the kernel answered, a no says why.
     """
-    report = probed(grow_pool=grow_pool)
+    report = probing.probe(grow_pool=grow_pool)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(to_json(report)), indent=2))
+        encoded = msgspec.json.encode(to_json(report))
+        click.echo(msgspec.json.format(encoded, indent=2).decode())
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(_summary(report))
     console.print(_table(report))
+    if not grow_pool and any(_lacks_pages(cell) for cell in report.cells):
+        console.print(
+            "A hugetlb pool is empty: `userfault probe --grow-pool` fills it for a moment."
+        )
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -44,20 +50,18 @@ def to_json(report: Report) -> dict[str, Any]:
     return {"schema": SCHEMA, **msgspec.to_builtins(report)}
 
 
-def _summary(report: Report) -> Text:
-    limits = "faults of user mode only" if report.user_mode_only else "all faults"
-    lines = [
-        ("kernel", f"Linux {report.kernel}"),
-        ("opened by", report.opened_by),
-        ("serves", limits),
-        ("features", " ".join(report.features) or "none"),
-        ("missing", " ".join(report.missing_features) or "none"),
-    ]
-    text = Text()
-    for name, value in lines:
-        text.append(f"{name:<10} ", "bold")
-        text.append(f"{value}\n")
-    return text
+def _summary(report: Report) -> Table:
+    limits = "faults of user mode only: system calls on missing pages fail with EFAULT"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("kernel", f"Linux {report.kernel}")
+    table.add_row("opened by", report.opened_by)
+    table.add_row("serves", limits if report.user_mode_only else "all faults")
+    table.add_row("features", " ".join(report.features) or "none")
+    table.add_row("missing", " ".join(report.missing_features) or "none")
+    table.add_row()
+    return table
 
 
 def _table(report: Report) -> Table:
@@ -65,7 +69,7 @@ def _table(report: Report) -> Table:
     table.add_column("memory", no_wrap=True)
     table.add_column("page", no_wrap=True)
     table.add_column("mode", no_wrap=True)
-    table.add_column("ioctls that work on it, or why there are none")
+    table.add_column("ioctls that work on it, or why there are none", overflow="fold")
     for (name, page_size), row in itertools.groupby(
         report.cells, lambda cell: (cell.memory, cell.page_size)
     ):
@@ -84,6 +88,10 @@ def _merged(cells: list[Cell]) -> list[tuple[str, Cell]]:
         same = list(group)
         merged.append(("\n".join(cell.mode for cell in same), same[0]))
     return merged
+
+
+def _lacks_pages(cell: Cell) -> bool:
+    return not cell.works and cell.memory.startswith(MemoryType.HUGETLB.value)
 
 
 def _answer(cell: Cell) -> Text:

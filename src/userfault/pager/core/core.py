@@ -85,6 +85,8 @@ class MappingCore:
         self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
         self.timed = False  # `next_time` has something to say
         self._refusals: dict[int, int] = {}  # page -> refusals for want of memory
+        # A fork shares the states: pages may be POISONED whose marker this mapping lacks.
+        self._unmarked = False
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class MappingCore:
         if not 0 <= page < self._straight:
             page = self.segments.page_of(address)
             if page < 0:
-                self._unowned(address)
+                self._unowned(address, flags)
                 return
         for start, end in self._filled:
             if start <= page < end:
@@ -128,8 +130,9 @@ class MappingCore:
         """Addresses [start, end) are gone.  Shared pages stay for whoever else maps them."""
         gone = self.segments.unmap(start, end)
         self._straight = 0
+        self.out.append(Wake(start, end - start))  # who waits there: no fill will come by any more
         for page, count in gone:
-            self._drop(page, count)
+            self._forsake(page, count)
 
     def remap(self, old: int, new: int, length: int) -> None:
         """mremap moved addresses: fills under way for the old place are done anew at the new."""
@@ -138,25 +141,34 @@ class MappingCore:
         for fill in self.deferred:
             self._abandon(fill)
         self.deferred.clear()
+        self.out.append(Wake(old, length))  # who waits there: bytes under way go to the new place
 
     def fork(self, pages: Pages | None = None) -> MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
         child = MappingCore(self.plan, pages or self.pages, self.segments.copy())
         child.background = False
         child._straight = self._straight
+        child._unmarked = True
         if pages is None:
             child._siblings = self._siblings
             self._siblings.append(child)
+            self._unmarked = True
         else:
             for page, count in pages.runs(0, pages.count, FILLING):
                 pages.move(page, count, MISSING)  # our fetch will not reach the child
             child._failures = dict.fromkeys(self._failures, 0)
+        child._finish_if_settled()
         return child
 
     def leave(self) -> None:
         """This mapping is served no more (its process has ended)."""
-        if self in self._siblings:
-            self._siblings.remove(self)
+        if self not in self._siblings:
+            return
+        self._siblings.remove(self)
+        if self._siblings:  # what we had under way for them will not come: they ask again
+            for page, count in self.pages.runs(0, self.pages.count, FILLING):
+                self.pages.move(page, count, MISSING)
+                self._wake(page, count)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -173,9 +185,31 @@ class MappingCore:
         """Poison every page that is not filled (or end the client, where there is no poison)."""
         self.background = False
         self._wanted.clear()
+        for core in self._siblings:
+            core._stop_filling()
         for state in (MISSING, FILLING):
             for page, count in self.pages.runs(0, self.pages.count, state):
                 self._poison(page, count, cause, cure, report=False)
+
+    def _stop_filling(self) -> None:
+        """Forget whatever is under way to pages that are FILLING: they will be poisoned instead."""
+        for fetch in self._fetches.values():
+            fetch.abandoned = True
+            self.out.append(Abandon(fetch.number))
+        self._fetches.clear()
+        self._waiting.clear()
+        self._pauses.clear()
+        deferred, self.deferred = self.deferred, deque()
+        for fill in deferred:
+            if fill.page >= 0 and self.pages.find(FILLING, fill.page, fill.page + fill.count) >= 0:
+                self.out.append(Wake(fill.address, fill.count << self._shift))
+            else:
+                self.deferred.append(fill)
+
+    @property
+    def eager(self) -> bool:
+        """Whether `idle_work` may find something to do."""
+        return not self.finished and (self.background or bool(self._wanted))
 
     def idle_work(self) -> bool:
         """One chunk of background work into `out`; False when there is none to do now."""
@@ -249,6 +283,8 @@ class MappingCore:
             self._settle(page, 1, PRESENT)
             self._wake(page, 1)
         else:
+            # Not mapped, but perhaps cached: then the client wrote it through another mapping.
+            self._act(CONTINUE, page, 1)
             address = self.segments.address_of(page)
             self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
 
@@ -350,8 +386,8 @@ class MappingCore:
             self._continue_around(page)
         elif state == POISONED:
             self._act(POISON, page, 1)
-        elif state != FILLING:  # PRESENT is ours; MISSING or REMOVED: the client wrote it itself
-            self.counters.foreign += state == MISSING
+        else:  # PRESENT is ours; else the client wrote it itself, through another mapping
+            self.counters.foreign += state in (MISSING, FILLING)
             self._act(CONTINUE, page, 1)
 
     def _continue_around(self, page: int) -> None:
@@ -367,11 +403,14 @@ class MappingCore:
         self.counters.around += count - 1
         self._act(CONTINUE, page, count)
 
-    def _unowned(self, address: int) -> None:
-        """A fault beyond what we were given: memory that mremap grew, which reads zero."""
+    def _unowned(self, address: int, flags: int) -> None:
+        """A fault beyond what we were given: memory that mremap grew, which reads zero.
+
+        (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page.)
+        """
         self.counters.unowned += 1
         start = address >> self._shift << self._shift
-        self.out.append(Fill(ZERO, -1, 1, start))
+        self.out.append(Fill(CONTINUE if flags & _MINOR else ZERO, -1, 1, start))
 
     def _next_wanted(self) -> tuple[int, int] | None:
         while self._wanted:
@@ -429,15 +468,23 @@ class MappingCore:
             self.out.append(Fill(kind, page, count, address, demand, data, data_page))
             return
         while count > 0:
-            reach = min(self.segments.reach(page), count)
-            if reach:
-                address = self.segments.address_of(page)
-                self.out.append(Fill(kind, page, reach, address, demand, data, data_page))
+            core = self if self.segments.reach(page) else self._other_with(page)
+            reach = min(core.segments.reach(page), count) if core else 0
+            if core and reach:
+                address = core.segments.address_of(page)
+                core.out.append(Fill(kind, page, reach, address, demand, data, data_page))
             else:  # mapped nowhere any more: nobody can wait for it
                 reach = 1
                 if self.pages.states[page] in (FILLING, CACHED):
                     self._settle(page, 1, REMOVED)
             page, count = page + reach, count - reach
+
+    def _other_with(self, page: int) -> MappingCore | None:
+        """Another mapping that shares the pages and shows `page`."""
+        for core in self._siblings:
+            if core.segments.reach(page):
+                return core
+        return None
 
     def _settle(self, page: int, count: int, state: int) -> None:
         """Pages are complete: record it, and wake waiters of mappings that share them."""
@@ -446,7 +493,7 @@ class MappingCore:
         if len(self._siblings) > 1:
             for sibling in self._siblings:
                 if sibling is not self:
-                    sibling._wake(page, count)
+                    sibling._wake_here(page, count)
         if self._failures or self._refusals:
             for settled in range(page, page + count):
                 self._failures.pop(settled, None)
@@ -477,7 +524,8 @@ class MappingCore:
         """EEXIST: the first page is there.  Wake its waiters and go on behind it."""
         self.counters.exists += 1
         page = fill.page
-        if self.plan.exists_is_ambiguous and fill.kind == COPY and page >= 0:
+        filling = page >= 0 and self.pages.states[page] == FILLING
+        if filling and self.plan.exists_is_ambiguous and fill.kind in (COPY, ZERO):
             self.out.append(Inspect(page, fill.address))
         else:
             if page >= 0 and self.pages.states[page] in (FILLING, CACHED):
@@ -497,7 +545,11 @@ class MappingCore:
             self.out.appendleft(rest)
             self.out.appendleft(fill)
             return
-        self._gone(fill, code, now)
+        self.segments.unmap(fill.address, fill.address + (1 << self._shift))
+        self._straight = 0
+        self.out.append(Wake(fill.address, 1 << self._shift))
+        if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
+            self._forsake(fill.page, 1)
 
     def _gone(self, fill: Fill, code: int, now: float) -> None:
         """The page is no longer there to be filled; whoever waits learns it from the kernel."""
@@ -518,8 +570,9 @@ class MappingCore:
 
     def not_cached(self, fill: Fill) -> None:
         """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
-        for page, count in self.pages.runs(fill.page, fill.count, CACHED):
-            self.pages.move(page, count, REMOVED)
+        for state in (CACHED, MISSING) if fill.page >= 0 else ():  # MISSING: the client's own page
+            for page, count in self.pages.runs(fill.page, fill.count, state):
+                self.pages.move(page, count, REMOVED)
         self.out.append(Wake(fill.address, fill.count << self._shift))
         self._finish_if_settled()
 
@@ -533,7 +586,7 @@ class MappingCore:
         self.finished = True
         self.out.clear()
         self.deferred.clear()
-        self.out.append(Finish((), owner_gone=True))
+        self.out.append(Finish((), owner_gone=True))  # in place of any other
 
     def _no_memory(self, fill: Fill, code: int, now: float) -> None:
         """ENOMEM: try again a little later, a bounded number of times."""
@@ -557,6 +610,9 @@ class MappingCore:
 
     def _refused(self, fill: Fill, code: int, now: float) -> None:
         """Any other errno: nothing we know of helps, so give the pages up with that cause."""
+        if fill.page < 0 and code == errno.EFAULT:  # the file ends before it, or it was dropped
+            self.out.append(Wake(fill.address, 1 << self._shift))
+            return
         if fill.kind == POISON or fill.page < 0:
             self.out.append(EndClient(f"{errno.errorcode.get(code, code)} while giving up a page"))
             return
@@ -564,16 +620,19 @@ class MappingCore:
         self._poison(fill.page, fill.count, f"the kernel refused to fill it: {name}", "report this")
 
     def _again(self, fill: Fill) -> None:
-        """Repeat a deferred fill, as far as its pages still wait for it (dropped ones were woken)."""
-        settled = fill.page < 0 or self.pages.states[fill.page] not in (FILLING, CACHED)
+        """Repeat a deferred fill as far as its pages still wait for it; wake who waits at others."""
+        page, states = fill.page, self.pages.states
+        settled = page < 0 or states[page] not in (FILLING, CACHED)
         if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
             self.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
             return
-        for page, count in self.pages.runs(fill.page, fill.count, FILLING):
-            self._act(fill.kind, page, count, fill.demand, fill.data, fill.data_page)
-        if fill.kind == CONTINUE:
-            for page, count in self.pages.runs(fill.page, fill.count, CACHED):
-                self._act(CONTINUE, page, count, fill.demand)
+        left = fill.count
+        for state in _REPEATED[fill.kind]:
+            for first, count in self.pages.runs(page, fill.count, state):
+                self._act(fill.kind, first, count, fill.demand, fill.data, fill.data_page)
+                left -= count
+        if left:
+            self.out.append(Wake(fill.address, fill.count << self._shift))
 
     def _abandon(self, fill: Fill) -> None:
         """Forget a fill; its pages are the source's again, its waiters fault again."""
@@ -671,7 +730,21 @@ class MappingCore:
             self._wake(page, count)
         self._finish_if_settled()
 
+    def _forsake(self, page: int, count: int) -> None:
+        """Pages that this mapping shows no more: dropped, unless another mapping shares them."""
+        if len(self._siblings) == 1:
+            self._drop(page, count)
+            return
+        for each in range(page, page + count):
+            if self._other_with(each) is None:
+                self._drop(each, 1)
+
     def _wake(self, page: int, count: int) -> None:
+        """Make whoever waits for these pages fault again, in every mapping that shares them."""
+        for core in self._siblings:
+            core._wake_here(page, count)
+
+    def _wake_here(self, page: int, count: int) -> None:
         while count > 0:
             reach = min(self.segments.reach(page), count)
             if reach:
@@ -680,14 +753,33 @@ class MappingCore:
             page, count = page + reach, count - reach
 
     def _finish_if_settled(self) -> None:
-        if self.pages.unsettled or self.finished:
+        if self.pages.unsettled:
             return
         for core in self._siblings:
             if not core.finished:
-                core.finished = True
-                ranges = tuple((held.start, held.end - held.start) for held in core.segments)
-                core.out.append(Finish(ranges))
+                core._finish()
 
+    def _finish(self) -> None:
+        """Let go, once no page is left whose marker of poison is still to be set."""
+        if self._unmarked:
+            self._unmarked = False
+            for page, count in self.pages.runs(0, self.pages.count, POISONED):
+                self._act(POISON, page, count, demand=False)
+        for action in (*self.out, *self.deferred):
+            if type(action) is Fill and action.kind == POISON:
+                return  # without its marker the page would read zero; its end leads here again
+        self.finished = True
+        ranges = tuple((held.start, held.end - held.start) for held in self.segments)
+        self.out.append(Finish(ranges))
+
+
+# Which pages of a fill that met EAGAIN still want it.
+_REPEATED = {
+    COPY: (FILLING,),
+    ZERO: (FILLING,),
+    CONTINUE: (FILLING, CACHED),
+    POISON: (FILLING, POISONED),
+}
 
 _REFUSALS = {
     errno.EAGAIN: MappingCore._event_pending,

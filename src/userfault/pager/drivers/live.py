@@ -163,8 +163,6 @@ class LiveDriver:
             self._perform(context)
         else:
             self._batch(context, count)
-        if core.background and context not in self._busy:
-            self._busy[context] = None
 
     def _batch(self, context: Context, count: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""
@@ -220,10 +218,13 @@ class LiveDriver:
                 self._fill(context, action)
             else:
                 _PERFORM[type(action)](self, context, action)
-        if context.core.deferred:
+        core = context.core
+        if core.deferred:
             self._deferring[context] = None
-        if context.core.timed:
+        if core.timed:
             self._timed[context] = None
+        if core.eager and not context.closed:
+            self._busy[context] = None
         if len(context.served.contexts) > 1:
             self._perform_siblings(context)
 
@@ -429,8 +430,6 @@ class LiveDriver:
             else:
                 context.core.fetch_failed(answer.fetch, answer.cause, _clock())
             self._perform(context)
-            if context.core.background and not context.closed:
-                self._busy[context] = None
 
     # --- the client ------------------------------------------------------------------------------
 
@@ -473,7 +472,7 @@ class LiveDriver:
 
     def _watch_context(self, context: Context) -> None:
         self._watch(context.fd, functools.partial(self._readable, context))
-        if context.core.background:
+        if context.core.eager:
             self._busy[context] = None
 
     def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
@@ -483,14 +482,11 @@ class LiveDriver:
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
         served.main.core.want(request.page, request.count)
-        self._busy[served.main] = None
         return messages.Done()
 
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
         served.main.core.complete()
-        if not served.main.core.finished:
-            self._busy[served.main] = None
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:

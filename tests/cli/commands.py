@@ -1,0 +1,35 @@
+"""Running the command `userfault` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This one, with the package under test importable and a width that tables are checked at."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", **more}
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-m", "userfault", *arguments]
+
+
+def userfault(
+    *arguments: str, cwd: Path | None = None, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

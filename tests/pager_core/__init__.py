@@ -1,0 +1,1 @@
+"""The pager's decision core: unit tests, and a simulated kernel and client around it."""

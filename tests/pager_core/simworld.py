@@ -1,0 +1,682 @@
+"""A driver for the simulated kernel, and programs that drive client and pager step by step.
+
+A program is a list of steps (name, a, b); the numbers choose among what is there at that moment,
+so that every program means something and a shorter one still does.  The driver does what the
+driver for Linux does, one action of the core at a time, so that steps of the client come between
+any two of them.  `check` is run after every step, `finale` at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pager_core.simkernel import (
+    ANON,
+    KINDS,
+    SHIFT,
+    ZEROS,
+    Call,
+    Event,
+    Fault,
+    Kernel,
+    Kind,
+    Mm,
+    Thread,
+    Violation,
+    source,
+)
+from userfault.pager.core import actions
+from userfault.pager.core.actions import COPY, ZERO, Abandon, EndClient, Fetch, Fill, Finish
+from userfault.pager.core.core import MEMORY_RETRIES, MappingCore
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.policy import Policy
+from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
+
+PAGE = 1 << SHIFT
+CALM = 20_000  # steps within which everything must have come to rest
+
+
+class Step(NamedTuple):
+    """One step of a program."""
+
+    name: str
+    a: int = 0
+    b: int = 0
+
+
+class Config(NamedTuple):
+    """One mapping and its pager.  `origin`: file, function or zero.  `bad`: unreadable pages."""
+
+    kind: Kind = ANON
+    pages: int = 8
+    origin: str = "file"
+    prepared: bool = False
+    background: bool = True
+    retries: int = 1
+    window: int = 4
+    chunk: int = 3
+    fetches: int = 2
+    has_poison: bool = True
+    on_failure: str = "poison"
+    bad: frozenset[int] = frozenset()
+
+
+@dataclass(eq=False)
+class Context:
+    """One address space and the core that serves it."""
+
+    core: MappingCore
+    mm: Mm
+    closed: bool = False
+    finishes: int = 0
+
+
+class World:
+    """Kernel, client and pager.  `applies_events_first`, `reads_on`: what a driver must do."""
+
+    applies_events_first = True
+    reads_on = True  # after Finish: events may be queued still, and memory that grew may fault
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.kernel = Kernel(
+            config.kind, config.pages, prepared=config.prepared, zero=config.origin == "zero"
+        )
+        self.kernel.memory_retries = MEMORY_RETRIES
+        policy = Policy(
+            background=config.background,
+            window_bytes=config.window * PAGE,
+            chunk_bytes=config.chunk * PAGE,
+            retries=config.retries,
+            deadline_s=1.0,
+            fetches=config.fetches,
+            on_failure=config.on_failure,
+        )
+        plan = Plan(
+            start=self.kernel.start * PAGE,
+            page_size=PAGE,
+            policy=policy,
+            source_zero=config.origin == "zero",
+            source_fetches=config.origin == "function",
+            exists_is_ambiguous=config.kind.ambiguous,
+            has_poison=config.has_poison,
+        )
+        states = bytes([CACHED if config.prepared else MISSING]) * config.pages
+        core = MappingCore(plan, Pages(bytearray(states), config.pages))
+        self.contexts = [Context(core, self.kernel.mms[0])]
+        self.batch: deque[tuple[Context, Fault | Event]] = deque()
+        self.flights: list[tuple[Context, Fetch]] = []
+        self.now = 0.0
+        self.limit = 64
+        self.over = False  # the client was ended
+
+    # --- the pager: one micro-step ---------------------------------------------------------------
+
+    def step(self, odd: str = "", at: int = 0) -> bool:
+        """Whatever a driver would do next; False when there is nothing.  `odd`: how it goes wrong."""
+        for context in self.contexts:
+            if context.core.out:
+                self._perform(context, odd, at)
+                return True
+        if self.batch:
+            self._message(*self.batch.popleft())
+            return True
+        for context in self.contexts:
+            if context.mm.readable and not context.closed:
+                self._read(context)
+                return True
+        return self.retry() or self.tick() or self.idle()
+
+    def drained(self) -> None:
+        """Perform everything that was asked for: drivers do before they tell the core more."""
+        while self.batch or any(context.core.out for context in self.contexts):
+            self.step()
+
+    def retry(self) -> bool:
+        self.drained()
+        deferring = [context for context in self.contexts if context.core.deferred]
+        for context in deferring:
+            context.core.retry()
+        return bool(deferring)
+
+    def tick(self) -> bool:
+        self.drained()
+        for context in self.contexts:
+            when = context.core.next_time()
+            if not context.closed and when is not None and when <= self.now:
+                self._count_late(context)
+                context.core.tick(self.now)
+                return True
+        return False
+
+    def idle(self) -> bool:
+        self.drained()
+        return any(
+            context.core.idle_work() for context in self.contexts if not context.closed
+        )
+
+    def _read(self, context: Context) -> None:
+        messages = self.kernel.read(context.mm, self.limit)
+        if self.applies_events_first:
+            messages.sort(key=lambda message: isinstance(message, Fault))
+        context.core.batch()
+        self.batch.extend((context, message) for message in messages)
+
+    def _message(self, context: Context, message: Fault | Event) -> None:
+        core = context.core
+        if isinstance(message, Fault):
+            core.fault(message.vpn * PAGE, message.flags)
+        elif message.kind == "remove":
+            core.remove(message.start * PAGE, message.end * PAGE)
+        elif message.kind == "unmap":
+            core.unmap(message.start * PAGE, message.end * PAGE)
+        elif message.kind == "remap":
+            length = (message.end - message.start) * PAGE
+            core.remap(message.start * PAGE, message.new * PAGE, length)
+        else:
+            assert message.child is not None
+            self._forked(context, message.child)
+
+    def _forked(self, context: Context, child: Mm) -> None:
+        pages = None
+        if not self.config.kind.shared:
+            held = context.core.pages
+            pages = Pages(bytearray(held.states[0 : held.count]), held.count)
+        self.contexts.append(Context(context.core.fork(pages), child))
+
+    # --- actions ---------------------------------------------------------------------------------
+
+    def _perform(self, context: Context, odd: str, at: int) -> None:
+        core = context.core
+        action = core.out.popleft()
+        if context.closed and not self.reads_on:
+            return
+        if isinstance(action, Fill):
+            self._fill(context, action, odd, at)
+        elif isinstance(action, Fetch):
+            core.started(action, self.now)
+            self.flights.append((context, action))
+        elif isinstance(action, actions.Wake):
+            self.kernel.wake(context.mm, action.start >> SHIFT, action.length >> SHIFT)
+        elif isinstance(action, actions.Inspect):
+            mapped = self.kernel.mapped(context.mm, action.address >> SHIFT)
+            core.inspected(action.page, mapped, self.now)
+        elif isinstance(action, actions.Report):
+            if not context.mm.truths[action.page].given_up:
+                raise Violation(f"page {action.page} reported as given up: {action.cause}")
+        elif isinstance(action, EndClient):
+            if not any(truth.given_up for truth in context.mm.truths):
+                raise Violation(f"the client is ended: {action.message}")
+            self.over = True
+        elif isinstance(action, Finish):
+            self._finish(context, action)
+        else:
+            assert isinstance(action, Abandon)  # whoever reads cannot be stopped: it answers late
+
+    def _fill(self, context: Context, fill: Fill, odd: str, at: int) -> None:
+        kernel, core, kind = self.kernel, context.core, actions.KINDS[fill.kind]
+        contents = [ZEROS] * fill.count
+        if fill.kind == ZERO and not self.config.kind.zeropage:
+            kind = "copy"
+        if fill.kind == COPY:
+            if fill.data is None and self._unreadable(context, fill, odd):
+                return
+            first = fill.page - fill.data_page
+            held = fill.data or bytes(range(self.config.pages))[fill.data_page :]
+            contents = [source(page) for page in held[first : first + fill.count]]
+        stop = at % fill.count if odd == "stop" else -1
+        code, done = kernel.fill(context.mm, kind, fill.address >> SHIFT, contents, stop)
+        if not code:
+            core.done(fill)
+        elif code != errno.EFAULT:
+            core.failed(fill, code, done * PAGE, self.now)
+        elif self.config.kind.shared and 0 <= kernel.file.size < fill.page + fill.count:
+            core.beyond_end(fill, kernel.file.size)
+        elif fill.kind == actions.CONTINUE:
+            core.not_cached(fill)
+        else:
+            core.failed(fill, code, 0, self.now)
+
+    def _unreadable(self, context: Context, fill: Fill, odd: str) -> bool:
+        """A file that is not in memory, or cannot be read."""
+        if odd == "not ready":
+            context.core.not_ready(fill)
+            return True
+        if odd != "unreadable" and not self.config.bad & set(range(fill.page, fill.page + fill.count)):
+            return False
+        self._count_failure(context, fill.page, fill.count)
+        context.core.source_failed(fill, "cannot be read", self.now)
+        return True
+
+    def _count_failure(self, context: Context, page: int, count: int) -> None:
+        if count == 1:
+            truth = context.mm.truths[page]
+            truth.failures += 1
+            truth.given_up |= truth.failures > self.config.retries
+
+    def _count_late(self, context: Context) -> None:
+        for owner, fetch in self.flights:
+            if owner is context and fetch.deadline <= self.now and not fetch.abandoned:
+                self._count_failure(context, fetch.page, fetch.count)
+
+    def _finish(self, context: Context, action: Finish) -> None:
+        if action.owner_gone:
+            self._left(context)
+            return
+        context.finishes += 1
+        for start, length in action.segments:
+            self.kernel.unregister(context.mm, start >> SHIFT, length >> SHIFT)
+        held = [slot for slot in context.mm.slots.values() if slot.registered]
+        if not context.mm.changing and any(slot.truth.page >= 0 for slot in held):
+            raise Violation("finished, and a page that was to be served is registered still")
+        context.closed = not self.reads_on
+
+    def answer(self, number: int, *, works: bool = True) -> bool:
+        """One fetch that is under way is answered."""
+        self.drained()
+        if not self.flights:
+            return False
+        context, fetch = self.flights.pop(number % len(self.flights))
+        if context.closed:
+            return True
+        pages = range(fetch.page, fetch.page + fetch.count)
+        if works and not self.config.bad & set(pages):
+            context.core.fetched(fetch, memoryview(bytes(pages)))
+        else:
+            if not fetch.abandoned:
+                self._count_failure(context, fetch.page, fetch.count)
+            context.core.fetch_failed(fetch, "the read failed", self.now)
+        return True
+
+    def reap(self) -> None:
+        """The driver notices processes that have ended."""
+        self.drained()
+        for context in self.contexts:
+            if not context.mm.alive and not context.closed:
+                self._left(context)
+
+    def _left(self, context: Context) -> None:
+        """A process has ended: its context is closed."""
+        context.core.leave()
+        context.core.out.clear()
+        context.core.deferred.clear()
+        context.closed = True
+
+    # --- judgement -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What holds after every step."""
+        for context in self.contexts:
+            pages = context.core.pages
+            held = bytes(pages.states[0 : pages.count])
+            if any(state >= len(NAMES) for state in held):
+                raise Violation(f"no such state: {held!r}")
+            unsettled = sum(held.count(bytes([state])) for state in UNSETTLED)
+            if unsettled != pages.unsettled:
+                raise Violation(f"{unsettled} pages are unsettled, {pages.unsettled} are counted")
+            if context.finishes > 1:
+                raise Violation(f"{context.mm.name} was finished {context.finishes} times")
+
+    def calm(self) -> None:
+        """Let everything that is under way come to its end."""
+        for _ in range(CALM):
+            if self.over or not self._progress():
+                break
+            self.check()
+        else:
+            raise Violation("it never comes to rest")
+
+    def _progress(self) -> bool:
+        kernel = self.kernel
+        for mm in kernel.mms:
+            for call in mm.calls:
+                if call.stage != "asleep":
+                    kernel.resume(call)
+                    return True
+            for thread in mm.threads:
+                if thread.state == "woken":
+                    kernel.run(thread)
+                    return True
+        if self.step() or self.answer(0):
+            return True
+        times = [c.core.next_time() for c in self.contexts if not c.closed]
+        waits = [when for when in times if when is not None]
+        if waits:
+            self.now = max(self.now, min(waits))
+        return self.tick()
+
+    def finale(self) -> None:
+        """Everything comes to rest; nobody waits; every page shows what it must."""
+        self.kernel.poor = 0
+        self.reap()
+        self.calm()
+        self._nobody_waits()
+        for mm in [mm for mm in self.kernel.mms if mm.alive]:
+            for vpn in sorted(mm.slots):
+                if self.over:
+                    return
+                self.kernel.touch(mm.threads[0], vpn)
+                self.calm()
+                self._nobody_waits()
+        for context in self.contexts:
+            self._finished_rightly(context)
+
+    def _nobody_waits(self) -> None:
+        if self.over:
+            return
+        for mm in self.kernel.mms:
+            for thread in mm.threads:
+                if thread.state != "idle":
+                    raise Violation(f"{thread.name} is {thread.state} at {thread.vpn:#x} for ever")
+            for call in mm.calls:
+                raise Violation(f"{call.name} of {mm.name} sleeps for ever")
+
+    def _finished_rightly(self, context: Context) -> None:
+        if self.over or not context.mm.alive:
+            return
+        core = context.core
+        held = core.pages.counts()
+        if core.background and core.pages.unsettled:
+            raise Violation(f"everything was to be filled, but there is {held}")
+        if core.pages.states.find(bytes([FILLING]), 0, core.pages.count) >= 0:
+            raise Violation(f"nothing is under way, but there is {held}")
+        if (core.pages.unsettled == 0) != (context.finishes == 1):
+            raise Violation(f"{held}, and finished {context.finishes} times")
+
+    # --- programs --------------------------------------------------------------------------------
+
+    def run(self, program: Sequence[Step]) -> None:
+        """Perform the steps, then the finale; raises Violation."""
+        for step in program:
+            if self.over:
+                return
+            STEPS[step.name](self, step.a, step.b)
+            self.check()
+        self.finale()
+
+    def threads(self, state: str) -> list[Thread]:
+        return [thread for mm in self.kernel.mms for thread in mm.threads if thread.state == state]
+
+    def ready(self) -> list[Call]:
+        return [call for mm in self.kernel.mms for call in mm.calls if call.stage != "asleep"]
+
+    def place(self, a: int, b: int, *, alone: bool = False) -> tuple[Mm, int, int] | None:
+        """A process, a page of it and a small number; None if its calls forbid another one."""
+        mms = [mm for mm in self.kernel.mms if mm.alive and mm.threads and mm.slots]
+        if not mms:
+            return None
+        mm = mms[a % len(mms)]
+        busy = bool(mm.calls) if alone else any(call.name == "mremap" for call in mm.calls)
+        if busy:  # moves of address space exclude other calls: their events have no order
+            return None
+        vpns = sorted(mm.slots)
+        return mm, vpns[b % len(vpns)], a // len(mms)
+
+
+Action = Callable[[World, int, int], object]
+
+
+def _touch(world: World, a: int, b: int, *, write: bool = False) -> None:
+    idle = world.threads("idle")
+    if idle:
+        thread = idle[a % len(idle)]
+        vpns = sorted(thread.mm.slots) or [world.kernel.start]
+        world.kernel.touch(thread, vpns[b % len(vpns)], write=write)
+
+
+def _write(world: World, a: int, b: int) -> None:
+    _touch(world, a, b, write=True)
+
+
+def _run(world: World, a: int, b: int) -> None:
+    woken = world.threads("woken")
+    if woken:
+        world.kernel.run(woken[a % len(woken)])
+
+
+def _signal(world: World, a: int, b: int) -> None:
+    waiting = world.threads("waiting")
+    if waiting:
+        world.kernel.signal(waiting[a % len(waiting)])
+
+
+def _resume(world: World, a: int, b: int) -> None:
+    ready = world.ready()
+    if ready:
+        world.kernel.resume(ready[a % len(ready)])
+
+
+def _dontneed(world: World, a: int, b: int) -> None:
+    if found := world.place(a, b):
+        mm, vpn, extra = found
+        world.kernel.dontneed(mm, vpn, 1 + extra % 4)
+
+
+def _remove(world: World, a: int, b: int) -> None:
+    if world.config.kind.shared and (found := world.place(a, b)):
+        mm, vpn, extra = found
+        world.kernel.remove(mm, vpn, 1 + extra % 4)
+
+
+def _punch(world: World, a: int, b: int) -> None:
+    if world.config.kind.shared:
+        world.kernel.punch(a % world.config.pages)
+
+
+def _alias(world: World, a: int, b: int) -> None:
+    if world.config.kind.shared:
+        world.kernel.alias(a % (world.config.pages + 1))
+
+
+def _truncate(world: World, a: int, b: int) -> None:
+    if world.config.kind.shared and not world.config.kind.ambiguous:
+        world.kernel.resize(a % (world.config.pages + 4))
+
+
+def _extend(world: World, a: int, b: int) -> None:
+    if world.config.kind.shared:
+        world.kernel.resize(max(world.kernel.file.size, world.config.pages + 4))
+
+
+def _munmap(world: World, a: int, b: int) -> None:
+    if found := world.place(a, b):
+        mm, vpn, extra = found
+        world.kernel.munmap(mm, vpn, 1 + extra % 3)
+
+
+def _mremap(world: World, a: int, b: int) -> None:
+    if not (found := world.place(a, b % 16, alone=True)):
+        return
+    mm, vpn, extra = found
+    how, count, kernel = b // 16, 1 + extra % 4, world.kernel
+    private = not kernel.kind.shared
+    if how == 0:
+        kernel.mremap(mm, vpn, count)
+    elif how == 1:
+        kernel.mremap(mm, vpn, count, change=-1 if not private or extra % 2 else 2)
+    elif how == 2 and private:
+        kernel.mremap(mm, vpn, count, keep=True)
+    else:  # onto pages of its own
+        kernel.mremap(mm, vpn, count, new=sorted(mm.slots)[extra % len(mm.slots)])
+
+
+def _grow(world: World, a: int, b: int) -> None:
+    if found := world.place(a, b, alone=True):
+        mm = found[0]
+        if not world.kernel.kind.shared or mm.slots[max(mm.slots)].index >= world.config.pages - 1:
+            world.kernel.grow(mm, 1 + b % 2)
+
+
+def _split(world: World, a: int, b: int) -> None:
+    if found := world.place(a, b):
+        world.kernel.split(found[0], found[1])
+
+
+def _fork(world: World, a: int, b: int) -> None:
+    found = world.place(a, b)
+    if found and len(world.kernel.mms) < 3:
+        world.kernel.fork(found[0])
+
+
+def _exit(world: World, a: int, b: int) -> None:
+    alive = [mm for mm in world.kernel.mms if mm.alive and mm.threads]
+    if len(alive) > 1:
+        mm = alive[a % len(alive)]
+        if not any(call.name == "fork" for call in mm.calls):
+            world.kernel.exit(mm)
+
+
+def _drive(world: World, a: int, b: int) -> None:
+    for _ in range(1 + a % 4):
+        world.step()
+
+
+def _odd(world: World, a: int, b: int) -> None:
+    world.step(("stop", "not ready", "unreadable", "stop")[a % 4], b)
+
+
+def _limit(world: World, a: int, b: int) -> None:
+    world.limit = (1, 2, 3, 64)[a % 4]
+
+
+def _tick(world: World, a: int, b: int) -> None:
+    world.now += (0.001, 0.02, 0.2, 1.5)[a % 4]
+    world.tick()
+
+
+def _poor(world: World, a: int, b: int) -> None:
+    world.kernel.poor = (0, 1, 2, 5, 30)[a % 5]
+
+
+def _want(world: World, a: int, b: int) -> None:
+    page = a % world.config.pages
+    world.contexts[0].core.want(page, min(1 + b % 5, world.config.pages - page))
+
+
+def _complete(world: World, a: int, b: int) -> None:
+    world.drained()
+    if not world.contexts[0].closed:
+        world.contexts[0].core.complete()
+
+
+def _give_up(world: World, a: int, b: int) -> None:
+    world.drained()
+    context = world.contexts[0]
+    if context.closed or b % 4:
+        return
+    for truth, state in zip(context.mm.truths, context.core.pages.states, strict=True):
+        truth.given_up |= state in (MISSING, FILLING)
+    context.core.give_up("asked to", "")
+
+
+STEPS: dict[str, Action] = {
+    "touch": _touch,
+    "write": _write,
+    "run": _run,
+    "signal": _signal,
+    "resume": _resume,
+    "dontneed": _dontneed,
+    "remove": _remove,
+    "punch": _punch,
+    "alias": _alias,
+    "truncate": _truncate,
+    "extend": _extend,
+    "munmap": _munmap,
+    "mremap": _mremap,
+    "grow": _grow,
+    "split": _split,
+    "fork": _fork,
+    "exit": _exit,
+    "reap": lambda world, a, b: world.reap(),
+    "drive": _drive,
+    "odd": _odd,
+    "limit": _limit,
+    "retry": lambda world, a, b: world.retry(),
+    "tick": _tick,
+    "idle": lambda world, a, b: world.idle(),
+    "answer": lambda world, a, b: world.answer(a),
+    "fail": lambda world, a, b: world.answer(a, works=False),
+    "poor": _poor,
+    "want": _want,
+    "complete": _complete,
+    "give up": _give_up,
+}
+
+# How often a step is drawn.
+WEIGHTS = {
+    "touch": 12, "write": 4, "run": 8, "signal": 1, "resume": 8, "dontneed": 5, "remove": 3,
+    "punch": 3, "alias": 3, "truncate": 1, "extend": 1, "munmap": 2, "mremap": 2, "grow": 1,
+    "split": 1, "fork": 2, "exit": 1, "reap": 1, "drive": 16, "odd": 6, "limit": 1, "retry": 3,
+    "tick": 3, "idle": 4, "answer": 8, "fail": 3, "poor": 2, "want": 1, "complete": 1, "give up": 1,
+}  # fmt: skip
+
+NAMES_DRAWN = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+
+
+def random_config(dice: random.Random) -> Config:
+    """Any mapping with any policy."""
+    kind = dice.choice(KINDS)
+    pages = dice.randint(1, 10)
+    prepared = kind.file and not kind.ambiguous and dice.random() < 0.3
+    return Config(
+        kind=kind,
+        pages=pages,
+        origin="file" if prepared else dice.choice(("file", "file", "function", "zero")),
+        prepared=prepared,
+        background=dice.random() < 0.6,
+        retries=dice.randint(0, 2),
+        window=dice.choice((1, 2, 4, 8)),
+        chunk=dice.choice((1, 3, 5)),
+        fetches=dice.randint(1, 3),
+        has_poison=dice.random() < 0.9,
+        on_failure="poison" if dice.random() < 0.9 else "kill",
+        bad=frozenset(page for page in range(pages) if dice.random() < 0.05),
+    )
+
+
+def random_program(dice: random.Random, length: int) -> list[Step]:
+    """As many steps, in the proportions of WEIGHTS."""
+    return [
+        Step(name, dice.randrange(64), dice.randrange(64))
+        for name in dice.choices(NAMES_DRAWN, k=length)
+    ]
+
+
+def minimal(config: Config, program: Sequence[Step], world: type[World] = World) -> list[Step]:
+    """The program without the steps that its failure does not need."""
+    steps = list(program)
+    what = _sort(failure(config, steps, world))
+    size = len(steps)
+    while size:
+        size, again = max(size // 2, 1), False
+        for at in _downwards(len(steps), size):
+            shorter = steps[:at] + steps[at + size :]
+            if _sort(failure(config, shorter, world)) == what:
+                steps, again = shorter, True
+        if size == 1 and not again:
+            break
+    return steps
+
+
+def _sort(text: str) -> str:
+    """What two failures of one cause have in common."""
+    return re.sub(r"[0-9]+", "", text)[:24]
+
+
+def _downwards(length: int, size: int) -> Iterator[int]:
+    return iter(range(max(length - size, 0), -1, -size))
+
+
+def failure(config: Config, program: Sequence[Step], world: type[World] = World) -> str:
+    """What goes wrong in a program; empty when all is well."""
+    try:
+        world(config).run(program)
+    except (AssertionError, IndexError, KeyError, ValueError) as wrong:
+        return f"{type(wrong).__name__}: {wrong}"
+    return ""

@@ -1,0 +1,46 @@
+"""Functions that tests use as sources; they run in the pager's workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from helpers.pages import PAGE, pages
+
+
+def numbered(offset: int, length: int) -> bytes:
+    """Page n holds n + 1, as in the image."""
+    return pages(offset // PAGE + 1, length // PAGE)
+
+
+def bad_page(offset: int, length: int, bad: int) -> bytes:
+    """Page `bad` cannot be read."""
+    if offset <= bad * PAGE < offset + length:
+        raise ValueError(f"page {bad} is broken")
+    return numbered(offset, length)
+
+
+def flaky(offset: int, length: int, mark: str) -> bytes:
+    """Fails the first time it is called at all."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        raise OSError("not yet")
+    return numbered(offset, length)
+
+
+def slow_page(offset: int, length: int, slow: int, seconds: float) -> bytes:
+    """Page `slow` takes its time."""
+    if offset <= slow * PAGE < offset + length:
+        time.sleep(seconds)
+    return numbered(offset, length)
+
+
+def crash(offset: int, length: int) -> bytes:
+    """The worker dies."""
+    os._exit(9)
+
+
+def short(offset: int, length: int) -> bytes:
+    """Returns less than was asked for."""
+    return numbered(offset, length)[:-1]

@@ -1,0 +1,272 @@
+"""What a test cannot do to its own process: scenes for `helpers.child`.
+
+Each returns what the test asserts on, or ends by a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import userfault
+from helpers.child import become_nobody
+from helpers.pages import PAGE, numbers
+from pager_live import functions
+from userfault import Policy, lazy
+from userfault.linux import pidfd
+
+DEMAND = Policy(background=False, retries=1)
+
+
+_CAP_DAC_READ_SEARCH = 2
+_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def become_nobody_who_may_search() -> None:
+    """Drop root, but keep the right to look into folders: the interpreter may lie in root's home.
+
+    That right opens no device for writing, so /dev/userfaultfd stays closed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    numbers = [ctypes.c_ulong(0)] * 3
+    assert not libc.prctl(_PR_SET_KEEPCAPS, ctypes.c_ulong(1), *numbers)
+    become_nobody()
+    bit = 1 << _CAP_DAC_READ_SEARCH
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    assert not libc.capset(header, struct.pack("=6I", bit, bit, bit, 0, 0, 0))
+    raised = [ctypes.c_ulong(_PR_CAP_AMBIENT_RAISE), ctypes.c_ulong(_CAP_DAC_READ_SEARCH)]
+    assert not libc.prctl(_PR_CAP_AMBIENT, *raised, *numbers[:2])
+
+
+def touch_in_child(mapped: userfault.LazyMemory, page: int) -> int:
+    """What becomes of a forked child that touches a page: its wait status."""
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.string_at(mapped.address + page * PAGE, 1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def poisoned_access() -> dict[str, Any]:
+    """A page whose source fails is poisoned: an access by a system call gets EFAULT, and is told."""
+    source = userfault.function(functions.bad_page, 64 * PAGE, bad=5)
+    with lazy(source, policy=DEMAND) as mapped:
+        good = numbers(mapped[4 * PAGE : 5 * PAGE])
+        read, write = os.pipe()
+        found = ""
+        try:
+            os.write(write, (ctypes.c_char * 8).from_address(mapped.address + 5 * PAGE))
+        except OSError as error:
+            found = str(error)
+        neighbour = numbers(mapped[6 * PAGE : 7 * PAGE])
+        try:
+            mapped.check()
+            told = ""
+        except userfault.SourceError as error:
+            told = str(error)
+        states = mapped.statistics().states
+    return {"good": good, "errno": found, "neighbour": neighbour, "told": told, "states": states}
+
+
+def touch_bad_page() -> None:
+    """Ends by SIGBUS."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    source = userfault.function(functions.bad_page, 64 * PAGE, bad=5)
+    with lazy(source, policy=DEMAND) as mapped:
+        mapped[5 * PAGE]
+
+
+def touch_bad_page_kill() -> None:
+    """Ends by SIGKILL: the policy says so."""
+    source = userfault.function(functions.bad_page, 64 * PAGE, bad=5)
+    with lazy(source, policy=Policy(background=False, retries=0, on_failure="kill")) as mapped:
+        mapped[5 * PAGE]
+
+
+def killed_with_faults_pending(report: str) -> None:
+    """A client whose threads wait for a source that hangs; the test kills it."""
+    source = userfault.function(functions.slow_page, 64 * PAGE, slow=5, seconds=600)
+    mapped = lazy(source, policy=DEMAND)
+    Path(report).write_text(str(mapped.statistics().pager_pid))
+    ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
+
+
+def fault_after_the_pagers_death(image: str) -> None:
+    """The life line ends a client whose pager was killed while it waited."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    mapped = lazy(image, policy=DEMAND)
+    os.kill(mapped.statistics().pager_pid, signal.SIGSTOP)
+    threading.Timer(0.3, os.kill, (mapped._parts.pager.pid, signal.SIGKILL)).start()
+    ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
+
+
+def forked_child_of_ordinary_memory(image: str) -> int:
+    """Without fork=True the child does not inherit the memory."""
+    with lazy(image, policy=DEMAND) as mapped:
+        mapped[0]
+        return touch_in_child(mapped, 0)
+
+
+def forked_children(image: str, memory: str) -> list[list[int]]:
+    """With fork=True a child reads the source, also pages that the parent never touched."""
+    found = []
+    with lazy(image, memory=memory, fork=True, writable=True, policy=DEMAND) as mapped:
+        assert numbers(mapped[:PAGE]) == [1]
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            seen = [numbers(mapped[n * PAGE : (n + 1) * PAGE])[0] for n in (0, 7, 1900)]
+            os.write(write, bytes(str(seen), "ascii"))
+            os._exit(0)
+        found.append(numbers(mapped[8 * PAGE : 9 * PAGE]))
+        os.waitpid(child, 0)
+        found.append([int(n) for n in os.read(read, 100).decode().strip("[]").split(",")])
+        found.append(numbers(mapped[7 * PAGE : 8 * PAGE]))
+    return found
+
+
+def as_nobody(image: str) -> dict[str, Any]:
+    """Without privilege: user-mode only; system calls on missing pages fail until complete()."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(image, "rb"))
+        become_nobody_who_may_search()
+        mapped = stack.enter_context(lazy(file, policy=DEMAND))
+        first = numbers(mapped[:PAGE])
+        read, write = os.pipe()
+        view = (ctypes.c_char * 8).from_address(mapped.address + 9 * PAGE)
+        try:
+            os.write(write, view)
+            before = ""
+        except OSError as error:
+            before = error.strerror or ""
+        mapped.complete()
+        after = os.write(write, view)
+        return {
+            "first": first,
+            "limited": mapped.statistics().user_mode_only,
+            "before": before,
+            "after": after,
+            "pid_gone": _ends(mapped),
+        }
+
+
+def _ends(mapped: userfault.LazyMemory) -> bool:
+    process = os.pidfd_open(mapped.statistics().pager_pid)
+    try:
+        mapped.close()
+        return pidfd.wait(process, 10)
+    finally:
+        os.close(process)
+
+
+def without_descriptors(image: str) -> dict[str, Any]:
+    """Descriptors run out at every step of lazy(): each time a clear error and nothing left."""
+    told: dict[str, int] = {}
+    with lazy(image) as mapped:  # everything imported, every lazy thing made
+        mapped.complete()
+    before = len(os.listdir("/proc/self/fd"))
+    hogs: list[int] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    with contextlib.suppress(OSError):
+        while True:
+            hogs.append(os.open("/dev/null", os.O_RDONLY))
+    leaked = 0
+    for _ in range(25):
+        free = len(hogs)
+        try:
+            with lazy(image) as mapped:
+                mapped.complete()
+                told["served"] = told.get("served", 0) + 1
+        except userfault.UserfaultError as error:
+            told[type(error).__name__] = told.get(type(error).__name__, 0) + 1
+            assert error.cause, error
+        leaked += len(hogs) - free
+        os.close(hogs.pop())
+    for fd in hogs:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return {"told": told, "leaked": len(os.listdir("/proc/self/fd")) - before}
+
+
+def interrupted(image: str, report: str) -> None:
+    """A program that the user interrupts by Ctrl-C inside the block, with a view alive."""
+    source = userfault.function(functions.slow_page, 64 * PAGE, slow=60, seconds=0.2)
+    del image
+    with lazy(source, policy=DEMAND) as mapped:
+        view = memoryview(mapped)
+        Path(report).write_text(str(mapped.statistics().pager_pid))
+        try:
+            time.sleep(60)
+        finally:
+            print(view.nbytes)
+
+
+def keeps_views(image: str, on_exit: str) -> dict[str, Any]:
+    """Leaving the block with a view alive: the view goes on showing the source, or poison."""
+    with lazy(image, policy=Policy(background=False, on_exit=on_exit)) as mapped:
+        view = memoryview(mapped)
+        mapped[3 * PAGE]
+        pager = mapped.statistics().pager_pid
+        address = mapped.address
+    right = None
+    if on_exit == "complete":
+        right = numbers(bytes(view[: 2048 * PAGE])) == list(range(1, 2049))
+        where = "right"
+    else:
+        read, write = os.pipe()
+        try:
+            os.write(write, (ctypes.c_char * 8).from_address(address + 9 * PAGE))
+            where = "readable"
+        except OSError as error:
+            where = error.strerror or ""
+        right = view[3 * PAGE] == 4
+    still_mapped = f"{address:x}-" in Path("/proc/self/maps").read_text()
+    del view, mapped
+    gone = f"{address:x}-" not in Path("/proc/self/maps").read_text()
+    return {
+        "right": right,
+        "where": where,
+        "still_mapped": still_mapped,
+        "gone": gone,
+        "pager_gone": not Path(f"/proc/{pager}").exists(),
+    }
+
+
+def multiprocessing_child_is_refused(image: str) -> int:
+    """What docs say of multiprocessing: a forked worker that touches the memory gets SIGSEGV."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    with lazy(image, policy=DEMAND) as mapped:
+        process = context.Process(target=_read_first, args=(mapped,))
+        process.start()
+        process.join()
+        return process.exitcode or 0
+
+
+def _read_first(mapped: mmap.mmap) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    mapped[0]
+
+
+def fork_as_nobody(image: str) -> str:
+    """fork=True takes a capability."""
+    with open(image, "rb") as file:
+        become_nobody()
+        try:
+            lazy(file, fork=True).close()
+        except userfault.UserfaultError as error:
+            return str(error)
+    return ""
