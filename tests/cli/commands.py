@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This one, with the package under test importable and a width that tables are checked at."""
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", **more}
+    """This one, with the package under test importable."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **more}
 
 
 def command(*arguments: str) -> list[str]:
@@ -21,13 +21,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def userfault(
-    *arguments: str, cwd: Path | None = None, timeout_s: float = 60
+    *arguments: str, cwd: Path | None = None, columns: int = 80, timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     return subprocess.run(
         command(*arguments),
         cwd=cwd,
-        env=environment(),
+        env=environment(COLUMNS=str(columns)),
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -153,7 +153,7 @@ def report(runs: list[Run]) -> Demo:
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        ({}, 0, " yes"),
+        ({}, 0, "yes"),
         ({"digest": "0" * 64}, 1, "digest " + "0" * 64),
         ({"wrong": 2}, 1, "2 touches read a wrong byte"),
     ],
@@ -177,16 +177,14 @@ def test_the_exit_code_tells_whether_it_is_verified(
 
     monkeypatch.setattr(demo_module, "_run", lying)
     picture = tmp_path / "picture.svg"
-    done = CliRunner(env={"COLUMNS": "80"}).invoke(
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(
         demo_module.demo,
         ["--size", "8", "--memory", "anon", "--output", str(picture)],
         standalone_mode=False,
     )
     assert done.exception is None
     assert done.return_value == code
-    assert said in " ".join(done.output.split()) or said.replace(" ", "") in done.output.replace(
-        "\n", ""
-    ).replace(" ", "")
+    assert said in done.output
     assert ("NOT VERIFIED" in picture.read_text()) is bool(code)
 
 

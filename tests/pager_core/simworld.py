@@ -106,6 +106,7 @@ class World:
             source_fetches=config.origin == "function",
             exists_is_ambiguous=config.kind.ambiguous,
             has_poison=config.has_poison,
+            shared=config.kind.shared,
         )
         states = bytes([CACHED if config.prepared else MISSING]) * config.pages
         core = MappingCore(plan, Pages(bytearray(states), config.pages))

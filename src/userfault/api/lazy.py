@@ -283,16 +283,18 @@ class _Parts:
         self.let_go()
         if self.owned:
             self.pager.close()
-        if self.states is not None:
-            self._final_states()
+        states, self.states = self.states, None
+        if states is not None:
+            states.close()
         os.close(self.event)
         self.recipe.close()
 
-    def _final_states(self) -> None:
-        states = self.states
-        assert states is not None
-        self.states = None
-        states.close()
+    def abandon(self) -> None:
+        """The pager never took the mapping: close what was made for it."""
+        self.closed = True
+        if self.states is not None:
+            self.states.close()
+        os.close(self.event)
 
 
 def lazy(
@@ -379,7 +381,7 @@ def _build(
         if owned:
             undo_pager.callback(serving.close)
         parts = _Parts(serving, owned, policy, recipe)
-        undo_pager.callback(os.close, parts.event)
+        undo_pager.callback(parts.abandon)
         _attach(parts, mapped, uffd, resolved, options)
         undo_pager.pop_all()
     mapped._parts = parts
@@ -459,43 +461,51 @@ def _attach(
     options: _Options,
 ) -> None:
     """Hand the descriptors to the pager; from its reply on, faults are served."""
-    recipe, traits = parts.recipe, parts.recipe.memory.traits
+    recipe = parts.recipe
     parts.pages = recipe.length // recipe.memory.page_size
     parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
-    states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
-    line = LifeLine.armed()
-    try:
-        os.ftruncate(states, parts.pages)
-        parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
-        fds = [uffd.fileno(), states, parts.event, line.read, line.write]
-        fds += [resolved.fd] if resolved.fd >= 0 else []
-        fds += [recipe.fd] if recipe.fd >= 0 else []
-        request = messages.Attach(
-            number=parts.number,
-            start=mapped.address,
-            pages=parts.pages,
-            page_size=recipe.memory.page_size,
-            shared=recipe.memory.shared,
-            zeropage=traits.zeropage,
-            exists_is_ambiguous=traits.exists_is_ambiguous,
-            has_poison=Feature.POISON in uffd.offered,
-            prepared=options.prepared,
-            fork=options.fork,
-            has_source=resolved.fd >= 0,
-            has_memory=recipe.fd >= 0,
-            source=resolved.spec,
-            policy=parts.policy,
-        )
-        parts.pager.request(request, fds)
-    except BaseException:
-        line.disarm()
-        line.close()
-        raise
-    finally:
-        os.close(states)
+    with contextlib.ExitStack() as undo:
+        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+        undo.callback(os.close, states)
+        line = LifeLine.armed()
+        with contextlib.ExitStack() as undo_line:
+            undo_line.callback(line.close)
+            undo_line.callback(line.disarm)
+            os.ftruncate(states, parts.pages)
+            parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
+            fds = [uffd.fileno(), states, parts.event, line.read, line.write]
+            fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
+            parts.pager.request(_attach_request(parts, mapped, uffd, resolved, options), fds)
+            undo_line.pop_all()
     line.close_writer()
     parts.lifeline = line
     parts.uffd = uffd
+
+
+def _attach_request(
+    parts: _Parts,
+    mapped: LazyMemory,
+    uffd: LiveUserfaultfd,
+    resolved: Resolved,
+    options: _Options,
+) -> messages.Attach:
+    memory = parts.recipe.memory
+    return messages.Attach(
+        number=parts.number,
+        start=mapped.address,
+        pages=parts.pages,
+        page_size=memory.page_size,
+        shared=memory.shared,
+        zeropage=memory.traits.zeropage,
+        exists_is_ambiguous=memory.traits.exists_is_ambiguous,
+        has_poison=Feature.POISON in uffd.offered,
+        prepared=options.prepared,
+        fork=options.fork,
+        has_source=resolved.fd >= 0,
+        has_memory=parts.recipe.fd >= 0,
+        source=resolved.spec,
+        policy=parts.policy,
+    )
 
 
 def _unmap_whole(address: int, recipe: Recipe) -> None:

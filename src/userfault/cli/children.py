@@ -50,10 +50,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _terminate(child: subprocess.Popen[bytes]) -> None:
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
     if child.poll() is None:
         child.terminate()
         os.kill(child.pid, signal.SIGCONT)  # a stopped process gets no SIGTERM
@@ -62,6 +58,10 @@ def _terminate(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
     child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what it did not read any more
+                pipe.close()
 
 
 def end_with_parent() -> None:

@@ -114,6 +114,7 @@ def main() -> None:
     except RegistrationRefused as error:
         what = f"{error.operation} failed with {errno.errorcode.get(error.errno, error.errno)}"
         outcome = Refused(what, error.cause, error.cure)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to put in order any more
     sys.stdout.buffer.write(msgspec.json.encode(outcome))
     sys.stdout.flush()
 

@@ -142,6 +142,7 @@ class MappingCore:
             self._abandon(fill)
         self.deferred.clear()
         self.out.append(Wake(old, length))  # who waits there: bytes under way go to the new place
+        self._finish_if_settled()
 
     def fork(self, pages: Pages | None = None) -> MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
@@ -283,8 +284,8 @@ class MappingCore:
             self._settle(page, 1, PRESENT)
             self._wake(page, 1)
         else:
-            # Not mapped, but perhaps cached: then the client wrote it through another mapping.
-            self._act(CONTINUE, page, 1)
+            if self.plan.shared:  # perhaps cached: the client wrote it through another mapping
+                self._act(CONTINUE, page, 1)
             address = self.segments.address_of(page)
             self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
 
@@ -338,6 +339,7 @@ class MappingCore:
         deferred, self.deferred = self.deferred, deque()
         for fill in deferred:
             self._again(fill)
+        self._finish_if_settled()
 
     # --- decisions -------------------------------------------------------------------------------
 
@@ -386,6 +388,9 @@ class MappingCore:
             self._continue_around(page)
         elif state == POISONED:
             self._act(POISON, page, 1)
+        elif state in (MISSING, FILLING) and not self.plan.shared:
+            # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
+            self._fill_around(page) if state == MISSING else self._hurry(page)
         else:  # PRESENT is ours; else the client wrote it itself, through another mapping
             self.counters.foreign += state in (MISSING, FILLING)
             self._act(CONTINUE, page, 1)

@@ -12,7 +12,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     `source_zero`: the source is all zeros.  `source_fetches`: every read of the source may block
     (a function), so none is tried at once.  `exists_is_ambiguous`: see `kernel.memtypes.Traits`.
-    `has_poison`: the kernel has UFFDIO_POISON (6.6).
+    `has_poison`: the kernel has UFFDIO_POISON (6.6).  `shared`: mapped MAP_SHARED.
     """
 
     start: int
@@ -22,6 +22,7 @@ class Plan(msgspec.Struct, frozen=True):
     source_fetches: bool = False
     exists_is_ambiguous: bool = False
     has_poison: bool = True
+    shared: bool = False
 
     @property
     def shift(self) -> int:
