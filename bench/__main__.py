@@ -12,6 +12,7 @@ from types import ModuleType
 from bench import bulk, latency, patterns, start
 from bench.machine import describe, unbind
 from bench.measure import Differ
+from bench.images import NotCached
 from bench.native import CompilerMissing
 from bench.report import Report, markdown, show
 from bench.run import Run
@@ -36,7 +37,7 @@ def main() -> int:
             run = Run(Path(scratch), tiny=options.tiny, rounds=options.rounds or _rounds(options))
             for name in names:
                 _one(run, name)
-        except (CompilerMissing, Differ) as error:
+        except (CompilerMissing, Differ, NotCached) as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1
         finally:

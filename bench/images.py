@@ -8,25 +8,40 @@ import tempfile
 from pathlib import Path
 
 from bench.native import Native
-from userfault.linux.libc import Pinned
+from userfault.linux.libc import Pinned, mincore
 
 PAGE = mmap.PAGESIZE
 
 
+class NotCached(Exception):
+    """Pages of an image have left the page cache: figures would be those of the disk."""
+
+
 class Image:
-    """An open file of `pages` pages, painted so that no two words are alike, all of it cached."""
+    """An open file of `pages` pages, painted so that no two words are alike, all of it cached.
+
+    It stays mapped here, with every page in our page table: a machine that drops cached pages
+    which nobody maps (by DAMON, for one) would have the disk take part in what is measured.
+    """
 
     def __init__(self, fd: int, pages: int, native: Native, seed: int) -> None:
         self.fd = fd
         self.pages = pages
         self.length = pages * PAGE
         os.ftruncate(fd, self.length)
-        with mmap.mmap(fd, self.length) as view, Pinned(view) as pinned:
-            native.paint(pinned.address, self.length, seed)
-            self.hash = native.hash(pinned.address, self.length)
+        self._view = mmap.mmap(fd, self.length)
+        self._pinned = Pinned(self._view)
+        native.paint(self._pinned.address, self.length, seed)
         # Written back before anything is timed: no disk works beside us, and the time of
         # modification stays what it is.
         os.fsync(fd)
+        self.hash = native.hash(self._pinned.address, self.length)
+
+    def check_cached(self) -> None:
+        """Raise NotCached unless every page is in the page cache."""
+        found = mincore(self._pinned.address, self.length)
+        if found.count(1) != self.pages:
+            raise NotCached(f"{self.pages - found.count(1)} of {self.pages} pages have gone")
 
     @classmethod
     def file(cls, directory: Path, pages: int, native: Native) -> Image:
@@ -44,4 +59,6 @@ class Image:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._pinned.release()
+        self._view.close()
         os.close(self.fd)

@@ -447,18 +447,14 @@ class Kernel:
         child = Mm(f"child {len(self.mms)}", truths)
         renamed = {id(old): new for old, new in zip(mm.truths, truths, strict=True)}
         vmas: dict[int, int] = {}
-        # Page tables that can be built again from the file are not copied.
-        copied = {
-            slot.vma for slot in mm.slots.values() if not self.kind.file or slot.entry == OWN
-        }
         for vpn, slot in mm.slots.items():
             truth = slot.truth
             if not self.kind.shared:
                 truth = renamed.get(id(truth)) or truth.copy()
             vma = vmas.setdefault(slot.vma, self._number())
             twin = Slot(truth, slot.index, vma, slot.registered, slot.entry, slot.content)
-            if slot.vma not in copied:
-                twin.entry = NONE
+            if self.kind.shared:
+                twin.entry = NONE  # page tables of shared memory are not copied, markers neither
             child.slots[vpn] = twin
         self.mms.append(child)
         call = Call(mm, "fork")
@@ -611,6 +607,8 @@ class Kernel:
 
     def unregister(self, mm: Mm, vpn: int, count: int) -> None:
         """UFFDIO_UNREGISTER: faults are the kernel's own from now on, and whoever waits is woken."""
+        self.split(mm, vpn)
+        self.split(mm, vpn + count)
         for at in range(vpn, vpn + count):
             if at in mm.slots:
                 mm.slots[at].registered = False

@@ -36,7 +36,7 @@ from userfault.pager.core.actions import COPY, ZERO, Abandon, EndClient, Fetch, 
 from userfault.pager.core.core import MEMORY_RETRIES, MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
+from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, POISONED, UNSETTLED, Pages
 
 PAGE = 1 << SHIFT
 CALM = 20_000  # steps within which everything must have come to rest
@@ -274,7 +274,9 @@ class World:
         for start, length in action.segments:
             self.kernel.unregister(context.mm, start >> SHIFT, length >> SHIFT)
         held = [slot for slot in context.mm.slots.values() if slot.registered]
-        if not context.mm.changing and any(slot.truth.page >= 0 for slot in held):
+        states = context.core.pages.states
+        kept = [slot for slot in held if slot.truth.page >= 0]
+        if any(states[slot.truth.page] != POISONED for slot in kept) and not context.mm.changing:
             raise Violation("finished, and a page that was to be served is registered still")
         context.closed = not self.reads_on
 

@@ -36,7 +36,7 @@ def slow_page(offset: int, length: int, slow: int, seconds: float) -> bytes:
     return numbered(offset, length)
 
 
-def crash(offset: int, length: int) -> bytes:
+def crash(_offset: int, _length: int) -> bytes:
     """The worker dies."""
     os._exit(9)
 

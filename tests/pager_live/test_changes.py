@@ -25,7 +25,9 @@ def at(address: int, page: int) -> int:
 
 @pytest.mark.parametrize("memory", ["anon", "shmem-private"])
 @pytest.mark.parametrize("filled_before", [True, False])
-def test_a_page_dropped_by_madvise_reads_zero(image: Path, memory: str, filled_before: bool) -> None:
+def test_a_page_dropped_by_madvise_reads_zero(
+    image: Path, memory: str, filled_before: bool
+) -> None:
     with lazy(image, memory=memory, policy=DEMAND) as mapped:
         if filled_before:
             assert at(mapped.address, 10) == 11

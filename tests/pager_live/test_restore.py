@@ -207,7 +207,7 @@ def test_prepared_memory_is_mapped_without_a_copy(memory: str) -> None:
 
 def test_the_object_is_a_mmap_with_its_address(image: Path) -> None:
     with lazy(image) as mapped:
-        assert isinstance(mapped, mmap.mmap)
         assert mapped.address % PAGE == 0
+        assert isinstance(mapped, mmap.mmap)
         with pytest.raises(userfault.UsageError, match="resize"):
             mapped.resize(PAGE)

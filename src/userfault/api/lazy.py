@@ -16,17 +16,16 @@ import msgspec
 from userfault.api.pager import Pager
 from userfault.kernel.errors import (
     PagerError,
-    RegistrationRefused,
     SourceError,
     UsageError,
     UserfaultError,
 )
-from userfault.kernel.memtypes import Memory, MemoryType, memory as named_memory, round_up
+from userfault.kernel.memtypes import Memory, MemoryType, round_up
+from userfault.kernel.memtypes import memory as named_memory
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
-from userfault.linux.memory import Recipe, prepare, refusal
-from userfault.linux.probe import why_not
+from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
@@ -364,17 +363,16 @@ def _build(
     spec = resolved.spec
     uffd = _open(options)
     undo.callback(uffd.close)
-    recipe = _recipe(options, resolved)
+    recipe, made = _map(options, resolved)
     undo.callback(recipe.close)
-    mapped = _map(recipe, spec.length, options)
-    undo.callback(mmap.mmap.close, mapped)
+    undo.callback(mmap.mmap.close, made)
     # Once more, to be undone before the mapping: munmap of registered memory waits until its
     # event is read, and nobody reads it yet.
     undo.callback(uffd.close)
-    mapped.user_mode_only = uffd.user_mode_only
+    made.user_mode_only = uffd.user_mode_only
     if not options.fork:
-        libc.madvise(mapped.address, recipe.length, mman.MADV_DONTFORK)
-    _register(uffd, mapped, recipe)
+        libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
+    _register(uffd, made, recipe)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
@@ -382,15 +380,15 @@ def _build(
             undo_pager.callback(serving.close)
         parts = _Parts(serving, owned, policy, recipe)
         undo_pager.callback(parts.abandon)
-        _attach(parts, mapped, uffd, resolved, options)
+        _attach(parts, made, uffd, resolved, options)
         undo_pager.pop_all()
-    mapped._parts = parts
-    weakref.finalize(mapped, parts.close)
+    made._parts = parts
+    weakref.finalize(made, parts.close)
     if spec.length % recipe.memory.page_size:
-        parts.unmap = weakref.finalize(mapped, _unmap_whole, mapped.address, recipe)
+        parts.unmap = weakref.finalize(made, _unmap_whole, made.address, recipe)
     undo.pop_all()
     resolved.close()
-    return mapped
+    return made
 
 
 def _open(options: _Options) -> LiveUserfaultfd:
@@ -398,13 +396,29 @@ def _open(options: _Options) -> LiveUserfaultfd:
     return LiveUserfaultfd.open(needed, user_mode_only=options.user_mode_only)
 
 
-def _recipe(options: _Options, resolved: Resolved) -> Recipe:
-    """How to map the memory; prepared memory is the source's own file."""
-    memory = options.memory
-    if not options.prepared:
-        return prepare(
-            memory, resolved.spec.length, grow_pool=options.grow_pool, name="userfault-memory"
-        )
+def _map(options: _Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
+    """Map it as a `mmap.mmap` of exactly the source's length (the kernel maps whole pages)."""
+    length = resolved.spec.length
+    protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
+
+    def map_it(recipe: Recipe) -> LazyMemory:
+        made = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
+        with libc.Pinned(made) as pinned:
+            made.address = pinned.address
+        made.memory = recipe.memory
+        made.page_size = recipe.memory.page_size
+        return made
+
+    if options.prepared:
+        recipe = _prepared(options.memory, resolved)
+        return recipe, map_it(recipe)
+    return mapped(
+        options.memory, length, map_it, grow_pool=options.grow_pool, name="userfault-memory"
+    )
+
+
+def _prepared(memory: Memory, resolved: Resolved) -> Recipe:
+    """Memory that is the source's own file."""
     spec = resolved.spec
     if not isinstance(spec, FileSpec) or memory.type is not MemoryType.SHMEM or spec.offset:
         raise UsageError(
@@ -412,50 +426,20 @@ def _recipe(options: _Options, resolved: Resolved) -> Recipe:
             cause="only a memfd, from its first byte on, can be its own memory",
             cure='pass the memfd as source with memory="shmem" (or shmem-private)',
         )
-    from userfault.linux.memory import FileBacking  # noqa: PLC0415
-
     flags = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
     whole = round_up(spec.length, memory.page_size)
     return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
 
 
-def _map(recipe: Recipe, length: int, options: _Options) -> LazyMemory:
-    """Map it as a `mmap.mmap` of exactly `length` bytes (the kernel maps whole pages)."""
-    protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
-    try:
-        mapped = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
-    except OSError as error:
-        raise refusal(recipe.memory, recipe.length, error) from None
-    with libc.Pinned(mapped) as pinned:
-        mapped.address = pinned.address
-    mapped.memory = recipe.memory
-    mapped.page_size = recipe.memory.page_size
-    return mapped
-
-
-def _register(uffd: LiveUserfaultfd, mapped: LazyMemory, recipe: Recipe) -> None:
+def _register(uffd: LiveUserfaultfd, made: LazyMemory, recipe: Recipe) -> None:
     """MISSING, and MINOR too where a page can be cached and not mapped."""
     mode = Mode.MISSING | (Mode.MINOR if recipe.memory.minor_faults else Mode(0))
-    try:
-        uffd.register(mapped.address, recipe.length, mode)
-    except RegistrationRefused as error:
-        known = why_not(recipe.memory, mode)
-        if not known:
-            raise
-        raise RegistrationRefused(
-            error.operation,
-            error.errno,
-            start=error.start,
-            length=error.length,
-            memory=str(recipe.memory),
-            cause=known,
-            cure="use another memory type (see `userfault probe`)",
-        ) from None
+    uffd.register(made.address, recipe.length, mode, memory=recipe.memory)
 
 
 def _attach(
     parts: _Parts,
-    mapped: LazyMemory,
+    made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
     options: _Options,
@@ -475,7 +459,7 @@ def _attach(
             parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
-            parts.pager.request(_attach_request(parts, mapped, uffd, resolved, options), fds)
+            parts.pager.request(_attach_request(parts, made, uffd, resolved, options), fds)
             undo_line.pop_all()
     line.close_writer()
     parts.lifeline = line
@@ -484,7 +468,7 @@ def _attach(
 
 def _attach_request(
     parts: _Parts,
-    mapped: LazyMemory,
+    made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
     options: _Options,
@@ -492,7 +476,7 @@ def _attach_request(
     memory = parts.recipe.memory
     return messages.Attach(
         number=parts.number,
-        start=mapped.address,
+        start=made.address,
         pages=parts.pages,
         page_size=memory.page_size,
         shared=memory.shared,

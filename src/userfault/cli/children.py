@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from userfault.cli import interrupts
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _END_S = 10.0  # a client gives its memory back in far less; a 1 GiB page takes seconds
 
@@ -26,30 +28,30 @@ def python_child(
     """
     # -P and the end of the path: neither the current directory nor our own one hides a module.
     root = str(Path(__file__).resolve().parents[2])
-    program = f"import sys; sys.path.append({root!r}); from {module} import main; main()"
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", program, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=pass_fds,
-        process_group=0,
+    program = (
+        f"import sys; sys.path.append({root!r})\n"
+        f"from {__name__} import end_with_parent; end_with_parent({os.getpid()})\n"
+        f"from {module} import main; main()"
     )
+    child = None
     try:
+        with interrupts.deferred():
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-c", program, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=pass_fds,
+                process_group=0,
+            )
         yield child
     finally:
-        _end(child)
+        if child is not None:
+            with interrupts.deferred():
+                _end(child)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, kill it if it does not, reap it; a second Ctrl-C does not hurry that."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        _terminate(child)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _terminate(child: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, kill it if it does not, reap it."""
     if child.poll() is None:
         child.terminate()
         os.kill(child.pid, signal.SIGCONT)  # a stopped process gets no SIGTERM
@@ -64,9 +66,8 @@ def _terminate(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def end_with_parent() -> None:
-    """In a child: be killed when the parent dies, even by SIGKILL (prctl(2))."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """In a child of `parent`: be killed when that dies, even by SIGKILL (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died in between
+    if os.getppid() != parent:  # it has died before
         os._exit(1)

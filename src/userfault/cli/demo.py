@@ -17,7 +17,15 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from userfault.cli import demo_capture, demo_client, demo_order, demo_picture, demo_report, errors
+from userfault.cli import (
+    demo_capture,
+    demo_client,
+    demo_order,
+    demo_picture,
+    demo_report,
+    errors,
+    interrupts,
+)
 from userfault.cli.children import python_child
 from userfault.cli.demo_report import Demo, Order, Run, Target
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
@@ -261,16 +269,17 @@ def _pool(chosen: Memory, length: int) -> Iterator[None]:
         yield
         return
     whole = round_up(length, chosen.page_size)
-    share = PoolShare(chosen.page_size, whole // chosen.page_size, grow=True)
+    share = None
     try:
-        recipe = prepare(chosen, whole)
-        try:
+        with interrupts.deferred():
+            share = PoolShare(chosen.page_size, whole // chosen.page_size, grow=True)
+        with contextlib.closing(prepare(chosen, whole)) as recipe:
             _warm(recipe.fd, recipe.flags, whole)
-        finally:
-            recipe.close()
         yield
     finally:
-        share.close()
+        if share is not None:
+            with interrupts.deferred():
+                share.close()
 
 
 def _warm(fd: int, flags: int, length: int) -> None:

@@ -19,7 +19,6 @@ import blake3
 import msgspec
 
 from userfault.api.lazy import LazyMemory, lazy
-from userfault.cli.children import end_with_parent
 from userfault.kernel.errors import RegistrationRefused, Unavailable
 from userfault.kernel.memtypes import BASE_PAGE
 from userfault.kernel.modes import Mode, names
@@ -102,7 +101,6 @@ Outcome = Restored | Refused
 
 def main() -> None:
     """Run the job in `argv[1]`."""
-    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the memory in good order
     job = msgspec.json.decode(sys.argv[1], type=Job)
     order = array("I", sys.stdin.buffer.read())

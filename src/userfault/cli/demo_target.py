@@ -15,15 +15,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from userfault.cli.children import end_with_parent
-
 MIB = 1 << 20
 _ROUND = 8 * MIB  # how much is built between two looks at the memory in use
 
 
 def main() -> None:
     """Build `argv[1]` MiB of data, say so, wait to be told to go."""
-    end_with_parent()
     gc.disable()  # nothing here is garbage: collections would only slow the building down
     held = build(int(sys.argv[1]) * MIB)
     print("ready", flush=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from userfault import __version__
-from userfault.cli import errors
+from userfault.cli import errors, interrupts
 from userfault.cli.demo import demo
 from userfault.cli.probe import probe
 from userfault.kernel.errors import UserfaultError
@@ -34,7 +32,7 @@ userfault.add_command(demo)
 
 def main() -> NoReturn:
     """The console script."""
-    _unwind_on_signals()
+    interrupts.unwind_on_signals()
     sys.exit(_run())
 
 
@@ -58,19 +56,6 @@ def _run() -> int:
         errors.show(error)
         return errors.code(error)
     return returned if isinstance(returned, int) else 0
-
-
-def _unwind_on_signals() -> None:
-    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        del frame
-        signal.signal(number, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: so it stays
-            signal.signal(number, leave)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ would come from the old file and part from the new one.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -27,11 +28,9 @@ class FileSource:
         self.spec = spec
         self._fd = fd
         self.view: mmap.mmap | None = None
-        try:
+        with contextlib.suppress(OSError, ValueError):  # a file system without mmap: pages are read
             self.view = mmap.mmap(fd, spec.length, mmap.MAP_SHARED, mmap.PROT_READ,
                                   offset=spec.offset)  # fmt: skip
-        except (OSError, ValueError):
-            pass  # a file system without mmap: every page is read
 
     @property
     def mapped_bytes(self) -> int:

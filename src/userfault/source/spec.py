@@ -221,7 +221,7 @@ def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved
         if not stat.S_ISREG(held.st_mode) and not stat.S_ISBLK(held.st_mode):
             raise SourceTypeError(
                 f"{name} cannot be a source",
-                cause="it is no regular file, memfd or block device: it cannot be read at an offset",
+                cause="no regular file, memfd or block device: it cannot be read at an offset",
                 cure="copy it to a file first",
             )
         if offset < 0 or offset % SOURCE_ALIGNMENT:
@@ -254,7 +254,7 @@ def _buffer(source: Any, length: int | None, offset: int) -> Resolved:
         raise SourceTypeError(
             f"an object of type {type(source).__name__} cannot be a source",
             cause=str(error),
-            cure="pass a path, an open file, contiguous bytes, userfault.zero(length) or a function",
+            cure="pass a path, an open file, bytes, userfault.zero(length) or a function",
         ) from None
     view = view[offset:]
     taken = _length(len(view), length, "the buffer")

@@ -75,7 +75,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class EndClient(msgspec.Struct, frozen=True):
-    """End the client with this message: it must not read wrong bytes, and poison is not to be had."""
+    """End the client with this message: poison is not to be had, and wrong bytes must not be."""
 
     message: str
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Iterator
 
 from userfault.pager.core.actions import (
     CONTINUE,
@@ -85,8 +86,6 @@ class MappingCore:
         self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
         self.timed = False  # `next_time` has something to say
         self._refusals: dict[int, int] = {}  # page -> refusals for want of memory
-        # A fork shares the states: pages may be POISONED whose marker this mapping lacks.
-        self._unmarked = False
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -149,11 +148,9 @@ class MappingCore:
         child = MappingCore(self.plan, pages or self.pages, self.segments.copy())
         child.background = False
         child._straight = self._straight
-        child._unmarked = True
         if pages is None:
             child._siblings = self._siblings
             self._siblings.append(child)
-            self._unmarked = True
         else:
             for page, count in pages.runs(0, pages.count, FILLING):
                 pages.move(page, count, MISSING)  # our fetch will not reach the child
@@ -188,7 +185,7 @@ class MappingCore:
         self._wanted.clear()
         for core in self._siblings:
             core._stop_filling()
-        for state in (MISSING, FILLING):
+        for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
             for page, count in self.pages.runs(0, self.pages.count, state):
                 self._poison(page, count, cause, cure, report=False)
 
@@ -391,8 +388,8 @@ class MappingCore:
         elif state in (MISSING, FILLING) and not self.plan.shared:
             # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
             self._fill_around(page) if state == MISSING else self._hurry(page)
-        else:  # PRESENT is ours; else the client wrote it itself, through another mapping
-            self.counters.foreign += state in (MISSING, FILLING)
+        elif state != FILLING:  # PRESENT is ours; else the client wrote it, by another mapping
+            self.counters.foreign += state == MISSING
             self._act(CONTINUE, page, 1)
 
     def _continue_around(self, page: int) -> None:
@@ -438,7 +435,9 @@ class MappingCore:
             start = self.pages.find(CACHED)
             if start < 0:
                 return None
-            return start, self._reachable(start, self.pages.run(start, self.plan.chunk_pages, CACHED))
+            return start, self._reachable(
+                start, self.pages.run(start, self.plan.chunk_pages, CACHED)
+            )
         length = self._chunk(start, self.pages.count)
         self._cursor = start + length
         return start, length
@@ -467,15 +466,15 @@ class MappingCore:
         data: memoryview | None = None,
         data_page: int = 0,
     ) -> None:
-        """Ask for a fill, cut into stretches of addresses where mremap or munmap split the mapping."""
+        """Ask for a fill, cut into stretches where mremap or munmap split the mapping."""
         if self._straight:
             address = self._base + (page << self._shift)
             self.out.append(Fill(kind, page, count, address, demand, data, data_page))
             return
         while count > 0:
             core = self if self.segments.reach(page) else self._other_with(page)
-            reach = min(core.segments.reach(page), count) if core else 0
-            if core and reach:
+            if core:
+                reach = min(core.segments.reach(page), count) if core is self else 1
                 address = core.segments.address_of(page)
                 core.out.append(Fill(kind, page, reach, address, demand, data, data_page))
             else:  # mapped nowhere any more: nobody can wait for it
@@ -520,12 +519,12 @@ class MappingCore:
 
     # --- refusals --------------------------------------------------------------------------------
 
-    def _event_pending(self, fill: Fill, code: int, now: float) -> None:
+    def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         self.counters.again += 1
         self.deferred.append(fill)
 
-    def _page_exists(self, fill: Fill, code: int, now: float) -> None:
+    def _page_exists(self, fill: Fill, _code: int, _now: float) -> None:
         """EEXIST: the first page is there.  Wake its waiters and go on behind it."""
         self.counters.exists += 1
         page = fill.page
@@ -541,7 +540,7 @@ class MappingCore:
             self.out.append(rest)
         self._finish_if_settled()
 
-    def _not_mapped(self, fill: Fill, code: int, now: float) -> None:
+    def _not_mapped(self, fill: Fill, _code: int, _now: float) -> None:
         """ENOENT: no one mapping holds the range: cut it, or the page is mapped no more."""
         if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
             half = fill.count // 2
@@ -556,7 +555,7 @@ class MappingCore:
         if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
             self._forsake(fill.page, 1)
 
-    def _gone(self, fill: Fill, code: int, now: float) -> None:
+    def _gone(self, fill: Fill, _code: int, _now: float) -> None:
         """The page is no longer there to be filled; whoever waits learns it from the kernel."""
         if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
             self._settle(fill.page, 1, REMOVED)
@@ -564,7 +563,7 @@ class MappingCore:
         self._finish_if_settled()
 
     def beyond_end(self, fill: Fill, held: int) -> None:
-        """The client cut the file behind the memory to `held` pages: beyond, accesses raise SIGBUS."""
+        """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
         inside = max(min(held - fill.page, fill.count), 0)
         if inside:
             first = self._rest(fill, 0)
@@ -586,7 +585,7 @@ class MappingCore:
         rest.count = 1
         return rest
 
-    def _owner_gone(self, fill: Fill, code: int, now: float) -> None:
+    def _owner_gone(self, _fill: Fill, _code: int, _now: float) -> None:
         """ESRCH: the process has ended; nobody waits any more."""
         self.finished = True
         self.out.clear()
@@ -613,7 +612,7 @@ class MappingCore:
         else:
             self._pause(now + _FIRST_PAUSE_S * 2**tries, fill.page)
 
-    def _refused(self, fill: Fill, code: int, now: float) -> None:
+    def _refused(self, fill: Fill, code: int, _now: float) -> None:
         """Any other errno: nothing we know of helps, so give the pages up with that cause."""
         if fill.page < 0 and code == errno.EFAULT:  # the file ends before it, or it was dropped
             self.out.append(Wake(fill.address, 1 << self._shift))
@@ -625,9 +624,9 @@ class MappingCore:
         self._poison(fill.page, fill.count, f"the kernel refused to fill it: {name}", "report this")
 
     def _again(self, fill: Fill) -> None:
-        """Repeat a deferred fill as far as its pages still wait for it; wake who waits at others."""
+        """Repeat a deferred fill as far as its pages still wait; wake who waits at others."""
         page, states = fill.page, self.pages.states
-        settled = page < 0 or states[page] not in (FILLING, CACHED)
+        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED)
         if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
             self.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
             return
@@ -646,7 +645,7 @@ class MappingCore:
             self._wake(fill.page, fill.count)
         self.out.append(Wake(fill.address, fill.count << self._shift))
 
-    # --- failures of the source --------------------------------------------------------------------
+    # --- failures of the source ------------------------------------------------------------------
 
     def _fetch(self, page: int, count: int, demand: bool) -> None:
         """Read pages away from the fault path, now or when a place is free."""
@@ -709,9 +708,7 @@ class MappingCore:
             self.pages.move(page, 1, FILLING)
             self._pause(now + _FIRST_PAUSE_S * 4**failures, page)
 
-    def _poison(
-        self, page: int, count: int, cause: str, cure: str, *, report: bool = True
-    ) -> None:
+    def _poison(self, page: int, count: int, cause: str, cure: str, *, report: bool = True) -> None:
         """Give pages up: their accesses raise SIGBUS from now on."""
         policy = self.plan.policy
         if report:
@@ -762,20 +759,27 @@ class MappingCore:
             return
         for core in self._siblings:
             if not core.finished:
-                core._finish()
+                core.finished = True
+                core.out.append(Finish(tuple(core._done_with())))
 
-    def _finish(self) -> None:
-        """Let go, once no page is left whose marker of poison is still to be set."""
-        if self._unmarked:
-            self._unmarked = False
-            for page, count in self.pages.runs(0, self.pages.count, POISONED):
-                self._act(POISON, page, count, demand=False)
-        for action in (*self.out, *self.deferred):
-            if type(action) is Fill and action.kind == POISON:
-                return  # without its marker the page would read zero; its end leads here again
-        self.finished = True
-        ranges = tuple((held.start, held.end - held.start) for held in self.segments)
-        self.out.append(Finish(ranges))
+    def _done_with(self) -> Iterator[tuple[int, int]]:
+        """What can be unregistered, as (start, length).
+
+        Poisoned pages of shared memory cannot: a child forked later would not inherit the marker
+        and read zeros, so its faults are still to be answered.
+        """
+        for held in self.segments:
+            start = held.start
+            count = (held.end - start) >> self._shift
+            for page, length in (
+                self.pages.runs(held.page, count, POISONED) if self.plan.shared else ()
+            ):
+                poisoned = held.start + ((page - held.page) << self._shift)
+                if start < poisoned:
+                    yield start, poisoned - start
+                start = poisoned + (length << self._shift)
+            if start < held.end:
+                yield start, held.end - start
 
 
 # Which pages of a fill that met EAGAIN still want it.

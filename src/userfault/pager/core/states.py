@@ -30,6 +30,7 @@ MOVES: dict[int, frozenset[int]] = {
 _ONE = [bytes([state]) for state in range(len(NAMES))]
 UNSETTLED = (MISSING, FILLING, CACHED)  # something is still to be done for these
 
+
 def _step(old: int, new: int) -> int | None:
     """What a move adds to the number of unsettled pages; None for an illegal move."""
     return (new in UNSETTLED) - (old in UNSETTLED) if new in MOVES[old] else None

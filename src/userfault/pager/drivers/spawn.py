@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+import msgspec
+
 from userfault.kernel.errors import PagerError
 
 CHANNEL = 3
@@ -56,11 +58,9 @@ def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean
 
 
 def lean_path() -> list[str]:
-    """Where our package and its one dependency of the pager lie, for an interpreter without site."""
-    import msgspec  # noqa: PLC0415
-
-    import userfault  # noqa: PLC0415
-
-    found = [os.path.dirname(os.path.dirname(os.path.abspath(module.__file__ or "")))
-             for module in (userfault, msgspec)]  # fmt: skip
-    return list(dict.fromkeys(found))
+    """Where our package and msgspec lie, for an interpreter that does not look for itself."""
+    ours = os.path.abspath(__file__)
+    for _ in range(4):  # userfault/pager/drivers/spawn.py
+        ours = os.path.dirname(ours)
+    theirs = os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__)))
+    return list(dict.fromkeys([ours, theirs]))

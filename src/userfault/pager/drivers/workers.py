@@ -7,12 +7,16 @@ and replaced.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import os
 import signal
 import socket
 import struct
 from collections import deque
+
+import msgspec
 
 from userfault.kernel.errors import SourceError
 from userfault.pager.core.actions import Fetch
@@ -24,6 +28,7 @@ from userfault.source.spec import FunctionSpec
 _REQUEST = struct.Struct("=QQQ")  # fetch number, offset, length
 _REPLY = struct.Struct("=Q?")  # fetch number, whether it worked; then the cause as text
 _MAX_TEXT = 4000
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Worker:
@@ -60,10 +65,8 @@ class Workers:
     """Fetches of one function source.  `watch`: called with a new worker's channel and handler."""
 
     def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int, limit: int) -> None:
-        import msgspec.msgpack as msgpack  # noqa: PLC0415
-
         self._mapping = mapping
-        self._spec = msgpack.encode(spec)
+        self._spec = msgspec.msgpack.encode(spec)
         self._path = spec.path
         self._slot_bytes = slot_bytes
         self._limit = limit
@@ -92,10 +95,8 @@ class Workers:
         """Take a worker's answer; False when it has died (the loop forgets its channel)."""
         fetch = worker.fetch
         data = b""
-        try:
+        with contextlib.suppress(OSError):  # reset by its death: the same as end of file
             data = worker.channel.recv(_REPLY.size + _MAX_TEXT)
-        except OSError:
-            pass  # reset by its death: the same as end of file
         if not data:
             self.drop(worker)
             if fetch is not None:
@@ -136,9 +137,11 @@ class Workers:
 
 
 def work(channel: socket.socket) -> None:
-    """The main program of a worker: answer requests until the pager is gone."""
-    import msgspec  # noqa: PLC0415
+    """The main program of a worker: answer requests until the pager is gone.
 
+    The kernel kills it with the pager, even in the middle of a function that never returns.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
     spec = msgspec.msgpack.decode(data, type=FunctionSpec)
     slot = mmap.mmap(fds[0], os.fstat(fds[0]).st_size)
