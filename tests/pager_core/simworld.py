@@ -172,7 +172,8 @@ class World:
     def _message(self, context: Context, message: Fault | Event) -> None:
         core = context.core
         if isinstance(message, Fault):
-            core.fault(message.vpn * PAGE, message.flags)
+            if not context.closed:
+                core.fault(message.vpn * PAGE, message.flags)
         elif message.kind == "remove":
             core.remove(message.start * PAGE, message.end * PAGE)
         elif message.kind == "unmap":

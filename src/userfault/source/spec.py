@@ -124,9 +124,7 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
         return _function_of(source, length)
     if isinstance(source, str | os.PathLike):
         return _path(os.fspath(source), length, offset)
-    if isinstance(source, int) and not isinstance(source, bool):
-        return _descriptor(os.dup(source), f"descriptor {source}", length, offset)
-    if callable(getattr(source, "fileno", None)):
+    if isinstance(source, int) or callable(getattr(source, "fileno", None)):
         return _open_file(source, length, offset)
     if callable(source):
         return _function_of(_name_of(source), length)
@@ -202,7 +200,7 @@ def _path(path: str | bytes, length: int | None, offset: int) -> Resolved:
 
 def _open_file(source: Any, length: int | None, offset: int) -> Resolved:
     try:
-        fd = os.dup(source.fileno())
+        fd = os.dup(source if isinstance(source, int) else source.fileno())
     except (io.UnsupportedOperation, OSError, ValueError) as error:
         if isinstance(source, io.BytesIO):
             return _buffer(source.getbuffer(), length, offset)

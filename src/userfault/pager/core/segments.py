@@ -6,6 +6,8 @@ another address, or none.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 
@@ -26,7 +28,7 @@ class Segments:
         self.shift = shift
         self._held = [Segment(start, start + (pages << shift), 0)]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Segment]:
         return iter(self._held)
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.linux import pidfd
 from userfault.linux.libc import madvise, mmap
 from userfault.linux.pagemap import Pagemap
-from userfault.linux.uffd import MESSAGE_SIZE, decode
+from userfault.linux.uffd import MESSAGE_SIZE, LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import COPY, POISON, ZERO, Fetch, Fill
 from userfault.pager.core.states import Pages
@@ -175,7 +175,9 @@ class LiveDriver:
             context.core.fault(fault.address, fault.flags)
             self._perform(context)
 
-    def _event(self, context: Context, event: Fork | Remap | Remove | Unmap) -> None:  # type: ignore[type-arg]
+    def _event(
+        self, context: Context, event: Fork[LiveUserfaultfd] | Remap | Remove | Unmap
+    ) -> None:
         core = context.core
         if isinstance(event, Remove):
             core.remove(event.start, event.end)
@@ -187,8 +189,8 @@ class LiveDriver:
             self._forked(context, event)
         self._perform(context)
 
-    def _forked(self, context: Context, event: Fork) -> None:  # type: ignore[type-arg]
-        """Serve the child: its private memory from a copy of the states, shared memory from ours."""
+    def _forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
+        """Serve the child: private memory from a copy of the states, shared memory from ours."""
         served = context.served
         pages = None
         if not served.attach.shared:

@@ -117,6 +117,7 @@ class Served:
             source_zero=isinstance(attach.source, ZeroSpec),
             source_fetches=isinstance(attach.source, FunctionSpec),
             exists_is_ambiguous=attach.exists_is_ambiguous,
+            shared=attach.shared,
             has_poison=attach.has_poison,
         )
         self.pages = Pages(self._states, attach.pages)
