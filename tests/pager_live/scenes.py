@@ -271,3 +271,17 @@ def fork_as_nobody(image: str) -> str:
         except userfault.UserfaultError as error:
             return str(error)
     return ""
+
+
+def many_children(image: str, count: int) -> int:
+    """How many contexts the pager serves some time after `count` children have come and gone."""
+    with lazy(image, fork=True, policy=DEMAND) as mapped:
+        for page in range(count):
+            assert os.WIFEXITED(touch_in_child(mapped, page))
+        deadline = time.monotonic() + 10
+        contexts = count
+        while contexts > 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            answer = mapped._parts.ask()
+            contexts = answer.contexts if answer else 0
+        return contexts

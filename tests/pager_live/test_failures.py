@@ -283,6 +283,11 @@ def test_with_fork_events_a_child_is_served_from_the_same_source(image: Path, me
     assert found == [[9], [1, 8, 1901], [8]]
 
 
+def test_children_that_have_ended_are_served_no_more(image: Path) -> None:
+    need_root()
+    assert child.run(SCENES + "many_children", str(image), 12) == 1
+
+
 def test_without_privilege_it_works_for_user_accesses(image: Path) -> None:
     need_root()
     found = child.run(SCENES + "as_nobody", str(image))

@@ -277,16 +277,17 @@ class _Parts:
             return
         self.ask()
         self.closed = True
-        with contextlib.suppress(PagerError):
-            self.request(messages.Detach(self.number))
-        self.let_go()
-        if self.owned:
-            self.pager.close()
-        states, self.states = self.states, None
-        if states is not None:
-            states.close()
-        os.close(self.event)
-        self.recipe.close()
+        with contextlib.ExitStack() as end:  # every step runs, also after a Ctrl-C in another
+            end.callback(self.recipe.close)
+            end.callback(os.close, self.event)
+            if self.states is not None:
+                end.callback(self.states.close)
+                self.states = None
+            if self.owned:
+                end.callback(self.pager.close)
+            end.callback(self.let_go)
+            with contextlib.suppress(PagerError):
+                self.request(messages.Detach(self.number))
 
     def abandon(self) -> None:
         """The pager never took the mapping: close what was made for it."""

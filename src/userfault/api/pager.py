@@ -43,6 +43,7 @@ class Pager:
             undo.pop_all()
         self._lock = threading.Lock()
         self._numbers = 0
+        self._serial = 0
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(
             self, _end, self._channel, self._pidfd, self.pid, self._owner
@@ -80,8 +81,9 @@ class Pager:
             )
         try:
             with self._lock:
-                messages.send(self._channel, message, fds)
-                reply = messages.receive_reply(self._channel)
+                self._serial += 1
+                messages.send(self._channel, self._serial, message, fds)
+                reply = messages.receive_reply(self._channel, self._serial)
         except OSError:
             reply = None
         if reply is None:
@@ -134,7 +136,7 @@ def _end(channel: socket.socket, process: int, pid: int, owner: int) -> None:
         os.close(process)
         return
     with contextlib.suppress(OSError):
-        messages.send(channel, messages.Quit())
+        messages.send(channel, 0, messages.Quit())
     channel.close()
     if not pidfd.wait(process, _END_S):
         pidfd.kill(process)

@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import msgspec
@@ -43,24 +43,25 @@ _DEFAULT = (
 )  # fmt: skip
 
 
-class MemoryName(click.ParamType[Memory]):
-    """`NAME` or `NAME:SIZE`, as `hugetlb:1G`."""
+def _memories(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[Memory, ...]:
+    """The memories called `NAME` or `NAME:SIZE`, as `hugetlb:1G`; a usage error for others."""
+    try:
+        return tuple(_memory(value) for value in values)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
-    name = "NAME[:SIZE]"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Memory:
-        """The memory, or a usage error."""
-        if isinstance(value, Memory):
-            return value
-        name, _, size = str(value).partition(":")
-        try:
-            return memory(name, int(size[:-1]) * _SIZES[size[-1].upper()] if size else None)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-        except (ValueError, KeyError):
-            self.fail(f"{size!r} is no page size: write 2M or 1G", param, ctx)
+def _memory(value: str) -> Memory:
+    name, _, size = value.partition(":")
+    if not size:
+        return memory(name)
+    if not size[:-1].isdecimal() or size[-1].upper() not in _SIZES:
+        raise UsageError(
+            f"{value!r} is no memory", cause=f"{size!r} is no page size", cure="write 2M or 1G"
+        )
+    return memory(name, int(size[:-1]) * _SIZES[size[-1].upper()])
 
 
 def _svg(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -88,9 +89,10 @@ def _svg(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @click.option(
     "--memory",
     "memories",
-    type=MemoryName(),
+    metavar="NAME[:SIZE]",
     multiple=True,
     default=_DEFAULT,
+    callback=_memories,
     help="Memory type to restore into, as anon, hugetlb-private or hugetlb:1G; may be repeated."
     "  [default: all]",
 )

@@ -6,7 +6,7 @@ A driver performs actions in the order given and answers each `Fill` by `Mapping
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Fetch(msgspec.Struct):
     demand: bool
     deadline: float  # on the driver's clock
     abandoned: bool = False
-    owner: int = 0  # the driver's: which of its contexts asked
+    owner: Any = None  # the driver's: which of its contexts asked
 
 
 class Abandon(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from userfault.kernel.errors import KernelError, PagerError
+from userfault.kernel.errors import KernelError
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.linux import pidfd
 from userfault.linux.libc import madvise, mmap
@@ -47,7 +47,7 @@ BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more com
 _FIRST_PAUSE_S = 20e-6
 _LONGEST_PAUSE_S = 1e-3
 _SOURCE_CHECK_S = 0.05
-_ORPHAN_CHECK_S = 1.0
+_CHILD_CHECK_S = 1.0
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
 _clock = time.monotonic
@@ -74,6 +74,9 @@ class LiveDriver:
         self._zeros = 0  # address of a page of zeros, for types without ZEROPAGE
         self._zeros_length = 0
         self._open = True
+        self._serial = 0  # of the request being answered
+        self._children: dict[Context, None] = {}  # contexts of forked children
+        self._children_checked = 0.0
         self._pagemap: Pagemap | None = None
         self._watch(channel.fileno(), self._request)
         self._watch(client, self._client_ended)
@@ -93,7 +96,7 @@ class LiveDriver:
                         handler()
                 if self._deferring:
                     self._retry(bool(ready))
-                elif not ready or self._busy or self._timed:
+                elif not ready or self._busy or self._timed or self._children:
                     self._idle()
         finally:
             self._close_all()
@@ -109,16 +112,16 @@ class LiveDriver:
                 del self._timed[context]
             else:
                 times.append(when)
-        if not self._client_alive:
-            times.append(_clock() + _ORPHAN_CHECK_S)
+        if self._children:
+            times.append(self._children_checked + _CHILD_CHECK_S)
         return max(min(times) - _clock(), 0) if times else -1
 
     def _idle(self) -> None:
         """Nothing waits: timers, then one chunk of background work of whoever is next."""
         if self._timed:
             self._tick(_clock())
-        if not self._client_alive:
-            self._check_orphans()
+        if self._children:
+            self._check_children(_clock())
         for context in list(self._busy):
             del self._busy[context]
             if context.core.idle_work():
@@ -198,6 +201,7 @@ class LiveDriver:
             pages = Pages(bytearray(held.states[0 : held.count]), held.count)
         child = Context(served, context.core.fork(pages), event.userfaultfd)
         served.contexts.append(child)
+        self._children[child] = None
         self._watch_context(child)
 
     def _unreadable(self, error: OSError) -> None:
@@ -317,12 +321,12 @@ class LiveDriver:
         fetcher = served.origin.fetcher
         assert fetcher is not None, "a source without a reader is never fetched from"
         context.core.started(fetch, _clock())
-        fetch.owner = served.contexts.index(context)
+        fetch.owner = context
         size = served.page_size
         fetcher.start(fetch, fetch.page * size, fetch.count * size)
         if isinstance(fetcher, Workers):
-            self._watch_workers(served, fetcher)
-            self._take_answers(served, fetcher)
+            self._watch_workers(fetcher)
+            self._take_answers(fetcher)
 
     def _abandon(self, context: Context, action: actions.Abandon) -> None:
         fetcher = context.served.origin.fetcher
@@ -409,28 +413,25 @@ class LiveDriver:
             os.eventfd_read(self._bell)
         for served in list(self._served.values()):
             if isinstance(served.origin.fetcher, Readers):
-                self._take_answers(served, served.origin.fetcher)
+                self._take_answers(served.origin.fetcher)
 
-    def _watch_workers(self, served: Served, workers: Workers) -> None:
+    def _watch_workers(self, workers: Workers) -> None:
         while workers.fresh:
             worker = workers.fresh.pop()
-            self._watch(
-                worker.channel.fileno(), functools.partial(self._worker, served, workers, worker)
-            )
+            self._watch(worker.channel.fileno(), functools.partial(self._worker, workers, worker))
 
-    def _worker(self, served: Served, workers: Workers, worker: Worker) -> None:
+    def _worker(self, workers: Workers, worker: Worker) -> None:
         fd = worker.channel.fileno()
         if not workers.readable(worker):
             self._handlers.pop(fd, None)  # closing it took it out of the epoll set
-        self._take_answers(served, workers)
+        self._take_answers(workers)
 
-    def _take_answers(self, served: Served, fetcher: Readers | Workers) -> None:
+    def _take_answers(self, fetcher: Readers | Workers) -> None:
         while fetcher.answers:
             answer: Answered = fetcher.answers.popleft()
-            owner = answer.fetch.owner
-            if owner >= len(served.contexts):
+            context = answer.fetch.owner
+            if context.closed:
                 continue
-            context = served.contexts[owner]
             if answer.data is not None:
                 context.core.fetched(answer.fetch, answer.data)
             else:
@@ -442,8 +443,9 @@ class LiveDriver:
     def _request(self) -> None:
         """One request, one reply."""
         try:
-            request, fds = messages.receive_request(self._channel)
-        except PagerError as error:
+            self._serial, request, fds = messages.receive_request(self._channel)
+        except messages.BadRequestError as error:
+            self._serial = error.serial
             self._reply(messages.Refused(error.what, error.cause, error.cure))
             return
         except OSError:
@@ -464,7 +466,7 @@ class LiveDriver:
 
     def _reply(self, reply: messages.Reply) -> None:
         with contextlib.suppress(OSError):  # the client has gone: its pidfd will tell
-            messages.send(self._channel, reply)
+            messages.send(self._channel, self._serial, reply)
 
     def _attach(self, request: messages.Attach, fds: list[int]) -> None:
         try:
@@ -525,17 +527,23 @@ class LiveDriver:
         self._open = False
         for served in list(self._served.values()):
             self._drop_context(served.main)
-            if len(served.contexts) == 1:
-                self._drop(served)
+            self._drop_if_deserted(served)
 
-    def _check_orphans(self) -> None:
+    def _check_children(self, now: float) -> None:
         """Children of forks have no pidfd here: ask whether their memory still exists."""
-        for served in list(self._served.values()):
-            for context in served.contexts[1:]:
-                if not context.closed and context.uffd.owner_gone():
-                    self._drop_context(context)
-            if all(context.closed for context in served.contexts):
-                self._drop(served)
+        if now - self._children_checked < _CHILD_CHECK_S:
+            return
+        self._children_checked = now
+        for context in list(self._children):
+            if context.uffd.owner_gone():
+                served = context.served
+                self._drop_context(context)
+                served.contexts.remove(context)
+                self._drop_if_deserted(served)
+
+    def _drop_if_deserted(self, served: Served) -> None:
+        if not self._client_alive and all(context.closed for context in served.contexts):
+            self._drop(served)
 
     def _drop_context(self, context: Context) -> None:
         if context.closed:
@@ -544,6 +552,7 @@ class LiveDriver:
         self._busy.pop(context, None)
         self._deferring.pop(context, None)
         self._timed.pop(context, None)
+        self._children.pop(context, None)
         context.core.leave()
         context.uffd.close()
 

@@ -1,17 +1,20 @@
 """What a client and its pager say to each other, over one Unix socket of type SEQPACKET.
 
-One message a packet, msgpack; descriptors travel with the `Attach` that names them.  Every request
-gets one reply, in order.
+One message a packet: a serial number, then msgpack; descriptors travel with the `Attach` that
+names them.  Every request gets one reply with its serial, so that a client whose wait was
+interrupted by Ctrl-C does not take a late reply for the next one's.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TypeAlias
 
 import msgspec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.pidfd import close_all
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
@@ -117,39 +120,58 @@ MAX_FAILURES = 64
 Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Quit
 Reply: TypeAlias = Done | Refused | Answer
 
+_SERIAL = struct.Struct("=Q")
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def send(channel: socket.socket, message: Request | Reply, fds: list[int] | None = None) -> None:
+def send(
+    channel: socket.socket, serial: int, message: Request | Reply, fds: list[int] | None = None
+) -> None:
     """Send one message with its descriptors."""
-    socket.send_fds(channel, [_encoder.encode(message)], fds or [])
+    socket.send_fds(channel, [_SERIAL.pack(serial), _encoder.encode(message)], fds or [])
 
 
-def receive_request(channel: socket.socket) -> tuple[Request | None, list[int]]:
-    """The next request and its descriptors; None at the end of the conversation.
+def receive_request(channel: socket.socket) -> tuple[int, Request | None, list[int]]:
+    """The next request with its serial and descriptors; None at the end of the conversation.
 
-    Raises PagerError when descriptors were lost because this process may not hold more.
+    Raises BadRequestError for one that makes no sense, or whose descriptors were lost because this
+    process may not hold more.
     """
-    data, fds, flags, _ = socket.recv_fds(
+    data, received, flags, _ = socket.recv_fds(
         channel, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
     )
+    fds = list(received)
     if not data:
-        return None, fds
+        return 0, None, fds
+    serial = 0
+    try:
+        (serial,) = _SERIAL.unpack_from(data)
+        request = _requests.decode(data[_SERIAL.size :])
+    except (struct.error, msgspec.MsgspecError) as error:
+        close_all(fds)
+        raise BadRequestError(serial, str(error), "use client and pager of one version") from None
     if flags & socket.MSG_CTRUNC:
-        from userfault.linux.pidfd import close_all  # noqa: PLC0415  (rare)
-
-        close_all(list(fds))
-        raise PagerError(
-            "the pager cannot take the mapping",
-            cause="it has no descriptor left",
-            cure="raise `ulimit -n`, or use another Pager()",
-        )
-    return _requests.decode(data), list(fds)
+        close_all(fds)
+        cure = "raise `ulimit -n`, or use another Pager()"
+        raise BadRequestError(serial, "it has no descriptor left", cure)
+    return serial, request, fds
 
 
-def receive_reply(channel: socket.socket) -> Reply | None:
-    """The next reply; None when the pager is gone."""
-    data = channel.recv(MAX_MESSAGE)
-    return _replies.decode(data) if data else None
+class BadRequestError(PagerError):
+    """A request that cannot be taken; `serial` is the one to reply to."""
+
+    def __init__(self, serial: int, cause: str, cure: str) -> None:
+        super().__init__("the pager cannot take the request", cause=cause, cure=cure)
+        self.serial = serial
+
+
+def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
+    """The reply to request `serial`; None when the pager is gone."""
+    while True:
+        data = channel.recv(MAX_MESSAGE)
+        if not data:
+            return None
+        if _SERIAL.unpack_from(data)[0] == serial:
+            return _replies.decode(data[_SERIAL.size :])
