@@ -71,7 +71,7 @@ class Ours:
     @contextmanager
     def mapped(self, image: Image) -> Iterator[Mapped]:
         """See `Side`."""
-        image.check_cached()
+        image.ensure_cached()
         kind = "shmem" if self._prepared else "anon"
         with userfault.lazy(
             image.fd,
@@ -129,7 +129,7 @@ class Rival:
     @contextmanager
     def mapped(self, image: Image) -> Iterator[Mapped]:
         """See `Side`."""
-        image.check_cached()
+        image.ensure_cached()
         shared = mmap.MAP_SHARED if self._prepared else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         fd = image.fd if self._prepared else -1
         with (

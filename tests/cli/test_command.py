@@ -16,7 +16,7 @@ from userfault import __version__
 def test_help_describes_every_command_and_option(arguments: tuple[str, ...]) -> None:
     done = userfault(*arguments, "--help")
     assert done.returncode == 0
-    assert done.stdout.startswith("Usage: ")
+    assert done.stdout.startswith("Usage: userfault ")
     assert not done.stderr
 
 

@@ -277,7 +277,8 @@ class World:
         held = [slot for slot in context.mm.slots.values() if slot.registered]
         states = context.core.pages.states
         kept = [slot for slot in held if slot.truth.page >= 0]
-        if any(states[slot.truth.page] != POISONED for slot in kept) and not context.mm.changing:
+        told = context.mm.alive and not context.mm.changing  # else an event is still to be read
+        if told and any(states[slot.truth.page] != POISONED for slot in kept):
             raise Violation("finished, and a page that was to be served is registered still")
         context.closed = not self.reads_on
 

@@ -40,7 +40,7 @@ def _run() -> int:
     """Run the command line; its exit code."""
     try:
         # Not standalone: click would turn Ctrl-C into exit code 1.
-        returned = userfault.main(standalone_mode=False)
+        returned = userfault.main(prog_name="userfault", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()

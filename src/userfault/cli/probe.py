@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from userfault.cli import interrupts
 from userfault.kernel.memtypes import MemoryType, size_name
 from userfault.linux import probe as probing
 from userfault.linux.probe import Cell, Report
@@ -31,7 +32,8 @@ def probe(as_json: bool, grow_pool: bool) -> None:
     Every memory type is mapped, in each of its page sizes, and registered in each mode: the ioctls
     are what the kernel answered, a no says why.
     """
-    report = probing.probe(grow_pool=grow_pool)
+    with interrupts.deferred():  # it is short, and gives back the pages it adds to a pool
+        report = probing.probe(grow_pool=grow_pool)
     if as_json:
         encoded = msgspec.json.encode(to_json(report))
         click.echo(msgspec.json.format(encoded, indent=2).decode())

@@ -164,9 +164,23 @@ class MappingCore:
             return
         self._siblings.remove(self)
         if self._siblings:  # what we had under way for them will not come: they ask again
-            for page, count in self.pages.runs(0, self.pages.count, FILLING):
-                self.pages.move(page, count, MISSING)
+            for page, count in self._under_way():
+                self._revert(page, count)
                 self._wake(page, count)
+
+    def _under_way(self) -> Iterator[tuple[int, int]]:
+        """The pages that are FILLING because of this mapping."""
+        for action in (*self.out, *self.deferred):
+            if isinstance(action, Fill) and action.page >= 0:
+                yield action.page, action.count
+            elif isinstance(action, Inspect):
+                yield action.page, 1
+        for fetch in self._fetches.values():
+            yield fetch.page, fetch.count
+        for page, count, _ in self._waiting:
+            yield page, count
+        for _, page in self._pauses:
+            yield page, 1
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -190,7 +204,7 @@ class MappingCore:
                 self._poison(page, count, cause, cure, report=False)
 
     def _stop_filling(self) -> None:
-        """Forget whatever is under way to pages that are FILLING: they will be poisoned instead."""
+        """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
         for fetch in self._fetches.values():
             fetch.abandoned = True
             self.out.append(Abandon(fetch.number))
@@ -199,7 +213,12 @@ class MappingCore:
         self._pauses.clear()
         deferred, self.deferred = self.deferred, deque()
         for fill in deferred:
-            if fill.page >= 0 and self.pages.find(FILLING, fill.page, fill.page + fill.count) >= 0:
+            unfilled = [
+                self.pages.find(state, fill.page, fill.page + fill.count)
+                for state in (MISSING, FILLING)
+                if fill.page >= 0
+            ]
+            if unfilled and max(unfilled) >= 0:
                 self.out.append(Wake(fill.address, fill.count << self._shift))
             else:
                 self.deferred.append(fill)
@@ -282,7 +301,7 @@ class MappingCore:
             self._wake(page, 1)
         else:
             if self.plan.shared:  # perhaps cached: the client wrote it through another mapping
-                self._act(CONTINUE, page, 1)
+                self._act(CONTINUE, page, 1, demand=False)
             address = self.segments.address_of(page)
             self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
 
@@ -574,7 +593,9 @@ class MappingCore:
 
     def not_cached(self, fill: Fill) -> None:
         """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
-        for state in (CACHED, MISSING) if fill.page >= 0 else ():  # MISSING: the client's own page
+        # A minor fault on a MISSING page said that the client had written it: so it dropped it too.
+        dropped = () if fill.page < 0 else (CACHED, MISSING) if fill.demand else (CACHED,)
+        for state in dropped:
             for page, count in self.pages.runs(fill.page, fill.count, state):
                 self.pages.move(page, count, REMOVED)
         self.out.append(Wake(fill.address, fill.count << self._shift))
@@ -585,9 +606,11 @@ class MappingCore:
         rest.count = 1
         return rest
 
-    def _owner_gone(self, _fill: Fill, _code: int, _now: float) -> None:
+    def _owner_gone(self, fill: Fill, _code: int, _now: float) -> None:
         """ESRCH: the process has ended; nobody waits any more."""
         self.finished = True
+        self.deferred.append(fill)
+        self.leave()
         self.out.clear()
         self.deferred.clear()
         self.out.append(Finish((), owner_gone=True))  # in place of any other
@@ -631,7 +654,7 @@ class MappingCore:
             self.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
             return
         left = fill.count
-        for state in _REPEATED[fill.kind]:
+        for state in _REPEATED[fill.kind, fill.demand]:
             for first, count in self.pages.runs(page, fill.count, state):
                 self._act(fill.kind, first, count, fill.demand, fill.data, fill.data_page)
                 left -= count
@@ -782,12 +805,17 @@ class MappingCore:
                 yield start, held.end - start
 
 
-# Which pages of a fill that met EAGAIN still want it.
+# Which pages of a fill that met EAGAIN still want it, by kind and demand.  (A CONTINUE that nobody
+# waits for asks whether a page that could not be filled is cached.)
 _REPEATED = {
-    COPY: (FILLING,),
-    ZERO: (FILLING,),
-    CONTINUE: (FILLING, CACHED),
-    POISON: (FILLING, POISONED),
+    (COPY, True): (FILLING,),
+    (COPY, False): (FILLING,),
+    (ZERO, True): (FILLING,),
+    (ZERO, False): (FILLING,),
+    (CONTINUE, True): (CACHED,),
+    (CONTINUE, False): (CACHED, FILLING),
+    (POISON, True): (FILLING, POISONED),
+    (POISON, False): (FILLING, POISONED),
 }
 
 _REFUSALS = {
