@@ -98,8 +98,7 @@ class _OurMapping:
         return time.perf_counter() - start
 
     def counts(self) -> tuple[int, int]:
-        states = self._memory._parts.states
-        present = states[:].count(PRESENT) if states is not None else 0  # before anything else
+        present = self._memory.page_states[:].count(PRESENT)  # before anything else
         return present, self._memory.statistics().counters.faults
 
 

@@ -61,6 +61,17 @@ def test_the_tail_of_the_last_page_reads_zero(image: Path, memory: str) -> None:
         assert ctypes.string_at(end - len(TAIL), len(TAIL) + rest) == TAIL + bytes(rest)
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_tail_of_a_part_of_a_file_reads_zero_too(image: Path, memory: str) -> None:
+    with restored(image, memory, offset=PAGE, length=3 * PAGE + 100, policy=DEMAND) as mapped:
+        held = ctypes.string_at(
+            mapped.address, -(-len(mapped) // mapped.page_size) * mapped.page_size
+        )
+        assert numbers(held[: 3 * PAGE]) == [2, 3, 4]
+        assert held[3 * PAGE : 3 * PAGE + 100] == pages(5, 1)[:100]
+        assert not any(held[3 * PAGE + 100 :])
+
+
 @pytest.mark.parametrize("memory", ["anon", "shmem", "shmem-private"])
 def test_only_touched_pages_are_filled_without_background(image: Path, memory: str) -> None:
     with restored(image, memory, policy=DEMAND) as mapped, Pagemap() as pagemap:

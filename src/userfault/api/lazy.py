@@ -112,6 +112,16 @@ class LazyMemory(mmap.mmap):
         """Raise SourceError if pages were given up, PagerError if the pager died before its end."""
         self._parts.check()
 
+    @property
+    def page_states(self) -> mmap.mmap:
+        """One byte a page, read-only and always current: `userfault.pager.core.states`.
+
+        Raises UsageError once the memory is closed.
+        """
+        if self._parts.states is None:
+            raise UsageError("page_states", cause="the memory is closed", cure="look before")
+        return self._parts.states
+
     def statistics(self) -> Statistics:
         """How it stands now."""
         return self._parts.statistics(self.memory, self.user_mode_only)
@@ -324,8 +334,9 @@ def lazy(
     (root).  `prepared`: the source is a memfd that *is* the memory: its pages are mapped without
     a copy (shmem only).  `user_mode_only`: see docs/privileges.md.
 
-    Raises UsageError, SourceTypeError or SourceError for the source, MemoryUnavailable,
-    OpenRefused or FeatureMissing for what this system lacks, PagerError for the pager.
+    Raises UsageError, SourceTypeError or SourceError for the source, Unavailable for what this
+    system lacks (OpenRefused, FeatureMissing, MemoryUnavailable, RegistrationRefused), PagerError
+    for the pager.
 
     >>> with lazy(b"0123456789" * 1000) as mapped:
     ...     bytes(mapped[10:20])

@@ -157,9 +157,7 @@ class Touching:
     def __init__(self, memory: LazyMemory) -> None:
         self._memory = memory
         self._shift = memory.page_size.bit_length() - 1
-        states = memory._parts.states
-        assert states is not None, "a memory that is open has states"
-        self._states = states
+        self._states = memory.page_states
         self._read = bytearray()
         self._faults: list[tuple[int, int, int]] = []  # (time, page, latency)
         self._looks: list[tuple[int, bytes]] = []

@@ -185,7 +185,7 @@ class OwnerGone(KernelError):
     """ESRCH: the process that owns the memory has exited."""
 
 
-class RegistrationRefused(KernelError):
+class RegistrationRefused(KernelError, Unavailable):
     """UFFDIO_REGISTER: this memory cannot have these modes on this kernel."""
 
 

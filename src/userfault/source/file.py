@@ -1,4 +1,4 @@
-"""Reading a file or memfd as a source: mapped for speed, read where a read may have to wait.
+"""Reading a file or memfd as a source, and noticing that it changed.
 
 A file that changes size or modification time while it is served is an error: part of the memory
 would come from the old file and part from the new one.
@@ -6,7 +6,6 @@ would come from the old file and part from the new one.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import stat
@@ -14,28 +13,29 @@ import stat
 from userfault.kernel.errors import SourceError
 from userfault.source.spec import FileSpec
 
-_PAGE = mmap.PAGESIZE
-
 
 class FileSource:
-    """An open file as a source; takes the descriptor over.
-
-    `view`: the file mapped read-only, from its first byte to the end of the last page (the tail
-    of which reads zero, mmap(2)); None where it cannot be mapped.
-    """
+    """An open file as a source; takes the descriptor over."""
 
     def __init__(self, spec: FileSpec, fd: int) -> None:
         self.spec = spec
         self._fd = fd
-        self.view: mmap.mmap | None = None
-        with contextlib.suppress(OSError, ValueError):  # a file system without mmap: pages are read
-            self.view = mmap.mmap(fd, spec.length, mmap.MAP_SHARED, mmap.PROT_READ,
-                                  offset=spec.offset)  # fmt: skip
+
+    def fileno(self) -> int:
+        """The descriptor, for whoever maps the file."""
+        return self._fd
 
     @property
-    def mapped_bytes(self) -> int:
-        """How many bytes of `view` can be touched: whole pages."""
-        return -(-self.spec.length // _PAGE) * _PAGE if self.view is not None else 0
+    def mappable(self) -> int:
+        """How many bytes a mapping of the file shows right: to the end, or whole pages.
+
+        Behind the end of a file its last page reads zero (mmap(2)); behind the end of a source that
+        takes a part of a file there is the rest of it.
+        """
+        spec = self.spec
+        if spec.offset + spec.length == spec.size:
+            return spec.length
+        return spec.length // mmap.PAGESIZE * mmap.PAGESIZE
 
     def read(self, offset: int, length: int) -> bytearray:
         """`length` bytes from `offset`, zeros beyond the end of the source.  May block."""
@@ -65,9 +65,7 @@ class FileSource:
         return ""
 
     def close(self) -> None:
-        """Unmap and close."""
-        if self.view is not None:
-            self.view.close()
+        """Close the file."""
         os.close(self._fd)
 
     def _error(self, offset: int, cause: str) -> SourceError:

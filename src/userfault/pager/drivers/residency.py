@@ -11,27 +11,56 @@ while costs one slow fault, never wrong bytes.
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 
-from userfault.linux.libc import Pinned, madvise, mincore
+from userfault.kernel.memtypes import BASE_PAGE, round_up
+from userfault.linux.libc import madvise, mincore, mmap, munmap
 from userfault.source.file import FileSource
-from userfault.uapi.mman import MADV_POPULATE_READ
+from userfault.uapi.mman import (
+    MADV_POPULATE_READ,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+)
 
 _BLOCK_SHIFT = 20  # 1 MiB: one mincore and one populate take about 20 µs
 _BLOCK = 1 << _BLOCK_SHIFT
-_PAGE = mmap.PAGESIZE
+_PAGE = BASE_PAGE
 _VALID_S = 10.0
 
 
 class Residency:
-    """The mapped bytes of a file source, and which blocks of them are known to be resident."""
+    """A file source mapped read-only, and which blocks of it are known to be resident.
 
-    def __init__(self, source: FileSource) -> None:
-        self._pinned = Pinned(source.view) if source.view is not None else None
-        self._base = self._pinned.address if self._pinned else 0
-        self.length = source.mapped_bytes
+    The mapping is as long as the memory that it fills (whole pages of `page_size` bytes): what
+    lies behind the file are zeros, so that its last huge page needs no copy of its own.
+    """
+
+    def __init__(self, source: FileSource, page_size: int) -> None:
+        self._base = 0
+        self._whole = round_up(source.spec.length, page_size)
+        self._file_end = round_up(source.mappable, _PAGE)
+        with contextlib.suppress(OSError):  # a file system without mmap: every page is read
+            self._base = self._map(source)
+        right = source.mappable == source.spec.length
+        self.length = (self._whole if right else source.mappable) if self._base else 0
         self._known = bytearray((self.length >> _BLOCK_SHIFT) + 1)
         self._since = 0.0
+
+    def _map(self, source: FileSource) -> int:
+        zeros = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        base = mmap(0, self._whole, PROT_READ, zeros, -1, 0)
+        try:
+            if self._file_end:
+                fixed = MAP_SHARED | MAP_FIXED
+                mmap(base, self._file_end, PROT_READ, fixed, source.fileno(), source.spec.offset)
+        except OSError:
+            munmap(base, self._whole)
+            raise
+        return base
 
     def address(self, offset: int, length: int) -> int:
         """Where [offset, offset + length) can be copied from at once, or 0."""
@@ -53,10 +82,10 @@ class Residency:
             self._since = now
 
     def close(self) -> None:
-        """Release the mapping, so that the source can be closed."""
-        if self._pinned is not None:
-            self._pinned.release()
-            self._pinned = None
+        """Unmap the source."""
+        if self._base:
+            munmap(self._base, self._whole)
+            self._base = self.length = 0
 
     def _look(self, block: int) -> bool:
         start = block << _BLOCK_SHIFT
@@ -74,9 +103,9 @@ class Residency:
 
     def _resident(self, start: int, length: int) -> bool:
         address = self._base + start
+        in_file = min(length, self._file_end - start)
         try:
-            found = mincore(address, length, _PAGE)
-            if any(not byte & 1 for byte in found):
+            if in_file > 0 and any(not byte & 1 for byte in mincore(address, in_file, _PAGE)):
                 return False
             madvise(address, length, MADV_POPULATE_READ)
         except OSError:

@@ -65,7 +65,7 @@ class Origin:
         self.fetcher: Readers | Workers | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
-            self.residency = Residency(self.file)
+            self.residency = Residency(self.file, attach.page_size)
             self.fetcher = Readers(attach.number, self.file, bell)
         elif isinstance(spec, FunctionSpec):
             policy = attach.policy
