@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 from bench import bulk, latency, patterns, start
+from bench.images import NotCachedError
 from bench.machine import describe, unbind
-from bench.measure import Differ
-from bench.images import NotCached
-from bench.native import CompilerMissing
-from bench.report import Report, markdown, show
+from bench.measure import DifferError
+from bench.native import CompilerMissingError
+from bench.report import Report, document, show
 from bench.run import Run
 
 BENCHMARKS: dict[str, ModuleType] = {
@@ -37,8 +37,8 @@ def main() -> int:
             run = Run(Path(scratch), tiny=options.tiny, rounds=options.rounds or _rounds(options))
             for name in names:
                 _one(run, name)
-        except (CompilerMissing, Differ, NotCached) as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        except (CompilerMissingError, DifferError, NotCachedError) as error:
+            print(f"the run has failed: {error}", file=sys.stderr)
             return 1
         finally:
             unbind()
@@ -47,8 +47,8 @@ def main() -> int:
     report = Report(machine, options.tiny, run.rows, run.checks.held, run.left_out)
     if options.json:
         report.save(options.json)
-    if options.table:
-        print(markdown(run.rows))
+    if options.document:
+        document(report, options.document)
     return 0
 
 
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_true", help="small sizes: does it work at all")
     parser.add_argument("--rounds", type=int, default=0, help="counted rounds (default 7)")
     parser.add_argument("--json", type=Path, help="write the report to this file")
-    parser.add_argument("--table", action="store_true", help="print a table in Markdown, too")
+    parser.add_argument("--document", type=Path, help="put machine and table into this document")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser
 

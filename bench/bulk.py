@@ -4,12 +4,12 @@ Two ways: UFFDIO_COPY from a file in the page cache to anonymous memory, and UFF
 shared memory whose pages are all there.  The time is that of the filling alone: ours from calling
 `complete()` until it returns (one request, the fill, one notice, one question), C's from before
 its first ioctl to after its last.  Every round maps afresh, and nothing is touched before.  C has
-its source mapped and populated before the clock runs; ours looks at the residency of each block
-and maps it on the way, as it must for a source that need not be cached.
+its source mapped and populated before the clock runs; ours looks on the way whether each block is
+in the page cache, as it must for a source that need not be.
 
 C is measured with one ioctl for the whole image, and with pieces of 2 MiB and 256 KiB; the
-ratio is against the one whose median is best.  Ours cuts to 256 KiB, so that a fault need not wait
-behind it.  Before every turn as much memory as the image takes is touched and freed: a host may
+ratio is against the one whose median is best.  Ours cuts the work by its policy, so that a fault
+need not wait behind it.  Before every turn as much memory as the image takes is touched and freed: a host may
 take free memory back within seconds (free page reporting), and getting it anew is slow.
 
 Not asked here: a source on a disk, faults meanwhile.  What `lazy()` costs before is a row of its
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 
 from bench.images import PAGE, Image
@@ -55,7 +54,9 @@ def _image(run: Run, image: Image, *, prepared: bool) -> None:
             sides[name] = stack.enter_context(closing(rival))
 
         def turn(name: str, number: int) -> float:
-            run.native.warm(image.length + image.length // 4)
+            image.ensure_cached()
+            if not prepared:  # else there is nothing to allocate but page tables
+                run.native.warm(image.length + image.length // 4)
             start = time.perf_counter()
             with sides[name].mapped(image) as memory:
                 if name == "ours" and number:
@@ -65,22 +66,14 @@ def _image(run: Run, image: Image, *, prepared: bool) -> None:
                     hashes[name] = run.native.hash(memory.address, image.length)
             return image.length / GIB / took
 
-        figures = alternate(run.rounds, _turns(turn, sides))
+        figures = alternate(run.rounds, sides, turn)
     what = "CONTINUE, shared memory" if prepared else "COPY, file to anonymous"
     case = f"{what}, {size_name(image.length)}"
     run.checks.same(f"bulk {case}", {**hashes, "source": image.hash})
     _report(run, case, figures, setups)
 
 
-def _turns(
-    turn: Callable[[str, int], float], names: Mapping[str, object]
-) -> dict[str, Callable[[int], float]]:
-    return {name: lambda number, name=name: turn(name, number) for name in names}
-
-
-def _report(
-    run: Run, case: str, figures: dict[str, list[float]], setups: list[float]
-) -> None:
+def _report(run: Run, case: str, figures: dict[str, list[float]], setups: list[float]) -> None:
     medians = {name: statistics.median(figures[name]) for name in _PIECES}
     best = figures[max(medians, key=lambda name: medians[name])]
     each = ", ".join(f"{name} {median:.2f}" for name, median in medians.items())

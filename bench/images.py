@@ -15,7 +15,7 @@ PAGE = mmap.PAGESIZE
 _TRIES = 4
 
 
-class NotCached(Exception):
+class NotCachedError(Exception):
     """Pages of an image have left the page cache: figures would be those of the disk."""
 
 
@@ -40,12 +40,12 @@ class Image:
         self.hash = native.hash(self._pinned.address, self.length)
 
     def ensure_cached(self) -> None:
-        """Read in again whatever has left the page cache; raises NotCached if it does not stay."""
+        """Read in again what has left the page cache; NotCachedError if it does not stay."""
         for _ in range(_TRIES):
             if mincore(self._pinned.address, self.length).count(1) == self.pages:
                 return
             madvise(self._pinned.address, self.length, mman.MADV_POPULATE_READ)
-        raise NotCached(f"pages of {self.pages} leave the page cache as fast as they come")
+        raise NotCachedError(f"pages of {self.pages} leave the page cache as fast as they come")
 
     @classmethod
     def file(cls, directory: Path, pages: int, native: Native) -> Image:

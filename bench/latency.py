@@ -49,6 +49,7 @@ def _placed(run: Run, image: Image, sides: dict[str, Side], placement: Placement
         order = _order(image.pages, number)
         side = sides[name]
         placement.put(side.pid)
+        image.ensure_cached()
         with side.mapped(image) as memory:
             hashes[name], took_ns = run.native.touch_timed(memory.address, order, PAGE)
             _, faults = memory.counts()
@@ -57,9 +58,7 @@ def _placed(run: Run, image: Image, sides: dict[str, Side], placement: Placement
         tails[name].append(percentile(list(took_ns), 0.99) / 1e3)
         return statistics.median(took_ns) / 1e3
 
-    figures = alternate(
-        run.rounds, {name: lambda number, name=name: turn(name, number) for name in sides}
-    )
+    figures = alternate(run.rounds, sides, turn)
     run.checks.same(f"latency {placement.name}", hashes)
     p99 = {name: statistics.median(tail[1:]) for name, tail in tails.items()}
     row = Row(

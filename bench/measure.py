@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -56,7 +56,7 @@ class Check(msgspec.Struct, frozen=True):
     hashes: dict[str, str]
 
 
-class Differ(Exception):
+class DifferError(Exception):
     """The sides did not read the same bytes."""
 
 
@@ -67,32 +67,30 @@ class Checks:
         self.held: list[Check] = []
 
     def same(self, case: str, hashes: Mapping[str, int]) -> None:
-        """Note the hashes; raises Differ unless they are all equal."""
+        """Note the hashes; raises DifferError unless they are all equal."""
         self.held.append(Check(case, {side: f"{value:016x}" for side, value in hashes.items()}))
         if len(set(hashes.values())) != 1:
-            raise Differ(f"{case}: {self.held[-1].hashes}")
+            raise DifferError(f"{case}: {self.held[-1].hashes}")
 
 
 def alternate(
-    rounds: int, sides: Mapping[str, Callable[[int], float]]
+    rounds: int, sides: Iterable[str], turn: Callable[[str, int], float]
 ) -> dict[str, list[float]]:
-    """Run each side once a round, whoever was first being last next time.
+    """Have each side its turn once a round, whoever was first being last next time.
 
-    A side gets the round's number; round 0 warms up and is not counted.
+    `turn(side, round)` gives its figure; round 0 warms up and is not counted.
     """
     names = list(sides)
     figures: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name in names if number % 2 else reversed(names):
-            figure = sides[name](number)
+            figure = turn(name, number)
             if number:
                 figures[name].append(figure)
     return figures
 
 
-def compare(
-    row: Row, ours: list[float], rival: list[float], *, inverse: bool = False
-) -> Row:
+def compare(row: Row, ours: list[float], rival: list[float], *, inverse: bool = False) -> Row:
     """`row` with its figures.  The ratio is ours by theirs, or theirs by ours if `inverse`."""
     pairs = zip(ours, rival, strict=True)
     ratios = [theirs / our if inverse else our / theirs for our, theirs in pairs]

@@ -12,7 +12,7 @@ _SOURCES = Path(__file__).parent / "c"
 _FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 
 
-class CompilerMissing(Exception):
+class CompilerMissingError(Exception):
     """There is no C compiler: the rival cannot be built."""
 
 
@@ -67,7 +67,7 @@ class Native:
 def _compile(source: str, output: Path, options: list[str]) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise CompilerMissing("no C compiler (cc, gcc, clang) was found")
+        raise CompilerMissingError("no C compiler (cc, gcc, clang) was found")
     subprocess.run(
         [compiler, *_FLAGS, *options, "-o", str(output), str(_SOURCES / source)], check=True
     )

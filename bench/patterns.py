@@ -93,6 +93,7 @@ def _pattern(
         order = array("I", pattern.order(image.pages, touches, random.Random(number)))
         side = sides[name]
         placement.put(side.pid)
+        image.ensure_cached()
         with side.mapped(image) as memory:
             start = time.perf_counter()
             hashes[name] = run.native.touch(memory.address, order, PAGE)
@@ -102,9 +103,7 @@ def _pattern(
         faults[name].append(met)
         return took * 1e3
 
-    figures = alternate(
-        run.rounds, {name: lambda number, name=name: turn(name, number) for name in sides}
-    )
+    figures = alternate(run.rounds, sides, turn)
     run.checks.same(f"patterns {pattern.says}, {placement.name}", hashes)
     for name, says in (("default", "default policy"), ("demand", "background=False")):
         row = Row(

@@ -24,7 +24,7 @@ class Report(msgspec.Struct, frozen=True):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
-HEAD = ("benchmark", "case", "unit", "ours", "C", "ratio", "lowest-highest", "target", "met")
+HEAD = ("", "case", "unit", "ours", "C", "ratio", "lowest-highest", "target", "met", "notes")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -37,28 +37,45 @@ def cells(row: Row) -> tuple[str, ...]:
         _figure(row.rival) if row.rival else "",
         f"{row.ratio:.2f}" if row.ratio else "",
         f"{row.spread[0]:.2f}-{row.spread[1]:.2f}" if row.ratio else "",
-        f"{'ratio' if row.ratio else 'ours'} {row.target}" if row.target else "",
+        f"{row.ratio_of or 'ours'} {row.target}" if row.target else "",
         {True: "yes", False: "NO", None: ""}[row.met],
+        row.note,
     )
 
 
 def show(row: Row) -> str:
     """One row for the terminal: two lines."""
-    _, case, unit, ours, rival, ratio, spread, target, met = cells(row)
+    _, case, unit, ours, rival, ratio, spread, target, _, note = cells(row)
     line = f"    ours {ours} {unit}"
     if rival:
         line += f", C {rival}"
     if ratio:
         line += f"; {row.ratio_of} {ratio} ({spread}, {row.rounds} rounds)"
     if target:
-        line += f"; target: {target}: {'met' if row.met else 'MISSED'}"
-    return f"  {case}\n{line}" + (f"; {row.note}" if row.note else "") + ("" if met else "")
+        line += f"; target {target}: {'met' if row.met else 'MISSED'}"
+    return f"  {case}\n{line}" + (f"; {note}" if note else "")
 
 
 def markdown(rows: list[Row]) -> str:
     """The rows as a table for docs/performance.md."""
     lines = [HEAD, ("---",) * len(HEAD), *(cells(row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def document(report: Report, path: Path) -> None:
+    """Put machine and table into a document, between its two marks."""
+    text = path.read_text()
+    before, _, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"{path} has no lines {_BEGIN} and {_END}")
+    machine = "\n".join(f"- {key}: {value}" for key, value in report.machine.items())
+    left_out = "".join(f"\nLeft out: {line}\n" for line in report.left_out)
+    body = f"{machine}\n\n{markdown(report.rows)}\n{left_out}"
+    path.write_text(f"{before}{_BEGIN}\n{body}{_END}{after}")
 
 
 def _figure(value: float) -> str:

@@ -13,13 +13,13 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import userfault
 from bench.images import Image
 from bench.native import Native
-from userfault.kernel.modes import Feature, Mode
+from userfault.kernel.modes import Mode
 from userfault.linux.libc import Pinned
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.states import PRESENT
@@ -42,16 +42,11 @@ class Side(Protocol):
 
     pid: int
 
-    def mapped(self, image: Image) -> _Context:
+    def mapped(self, image: Image) -> AbstractContextManager[Mapped]:
         """Memory that shows `image`, within a `with` block."""
 
     def close(self) -> None:
         """End the process."""
-
-
-class _Context(Protocol):
-    def __enter__(self) -> Mapped: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 # --- ours ----------------------------------------------------------------------------------------
@@ -71,7 +66,6 @@ class Ours:
     @contextmanager
     def mapped(self, image: Image) -> Iterator[Mapped]:
         """See `Side`."""
-        image.ensure_cached()
         kind = "shmem" if self._prepared else "anon"
         with userfault.lazy(
             image.fd,
@@ -128,7 +122,6 @@ class Rival:
     @contextmanager
     def mapped(self, image: Image) -> Iterator[Mapped]:
         """See `Side`."""
-        image.ensure_cached()
         shared = mmap.MAP_SHARED if self._prepared else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         fd = image.fd if self._prepared else -1
         with (
@@ -183,4 +176,3 @@ class _RivalMapping:
     def counts(self) -> tuple[int, int]:
         faults, _ = self._rival.ask(_ASK)
         return 0, faults
-

@@ -25,10 +25,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from userfault.uapi.userfaultfd import (
-    UFFD_PAGEFAULT_FLAG_MINOR as MINOR,
-    UFFD_PAGEFAULT_FLAG_WRITE as WRITE,
-)
+from userfault.uapi import userfaultfd as abi
+
+MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
+WRITE = abi.UFFD_PAGEFAULT_FLAG_WRITE
 
 SHIFT = 12
 ZEROS = "zeros"
@@ -39,7 +39,7 @@ def source(page: int) -> str:
     return f"source {page}"
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818  # it says what it is
     """The client saw, or would have seen, what it must not see."""
 
 
@@ -198,7 +198,7 @@ class Kernel:
         self.kind = kind
         self.pages = pages
         self.start = start = 0x100
-        self.unfilled = (lambda page: ZEROS) if zero else source
+        self._zero = zero
         self.poor = 0  # so many allocations of the pager will fail
         self.memory_retries = 1 << 30  # refusals after which giving a page up is right
         self._numbers = 0
@@ -212,6 +212,10 @@ class Kernel:
         main.slots = {start + page: Slot(truths[page], page, vma) for page in range(pages)}
         main.threads = [Thread(main, f"thread {number}") for number in range(3)]
         self.mms = [main]
+
+    def unfilled(self, page: int) -> str:
+        """What a page shows that nobody has touched."""
+        return ZEROS if self._zero else source(page)
 
     def _number(self) -> int:
         self._numbers += 1
@@ -418,7 +422,7 @@ class Kernel:
         return at
 
     def grow(self, mm: Mm, count: int) -> None:
-        """mremap that lengthens the last mapping in place: no event, registered as its neighbour."""
+        """mremap that lengthens the last mapping in place: no event, registered as the rest."""
         if not mm.slots:
             return
         top = max(mm.slots)
@@ -565,14 +569,20 @@ class Kernel:
             return errno.EEXIST if self.kind.ambiguous and kind == "copy" else errno.ENOMEM
         if slot.entry in (OWN, CACHE) or (slot.entry == POISON and kind != "copy"):
             return errno.EEXIST
-        if kind == "poison":
-            if not slot.truth.given_up:
-                raise Violation(f"page {slot.truth.page} is poisoned without a reason")
-            slot.entry = POISON
-            return 0
+        return self._mark(slot) if kind == "poison" else self._put(slot, content)
+
+    def _mark(self, slot: Slot) -> int:
+        """POISON where nothing is mapped."""
+        if not slot.truth.given_up:
+            raise Violation(f"page {slot.truth.page} is poisoned without a reason")
+        slot.entry = POISON
+        return 0
+
+    def _put(self, slot: Slot, content: str) -> int:
+        """COPY or ZEROPAGE where nothing is mapped."""
+        if self.kind.shared and slot.index in self.file.cache:
+            return errno.EEXIST
         if self.kind.shared:
-            if slot.index in self.file.cache:
-                return errno.EEXIST
             self.file.cache[slot.index] = content
             slot.entry = CACHE
         else:
@@ -606,7 +616,7 @@ class Kernel:
                 self._rouse(thread)
 
     def unregister(self, mm: Mm, vpn: int, count: int) -> None:
-        """UFFDIO_UNREGISTER: faults are the kernel's own from now on, and whoever waits is woken."""
+        """UFFDIO_UNREGISTER: faults are the kernel's own from now on; who waits is woken."""
         self.split(mm, vpn)
         self.split(mm, vpn + count)
         for at in range(vpn, vpn + count):

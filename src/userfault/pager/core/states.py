@@ -59,17 +59,20 @@ class Pages:
     Shared memory that a fork shares has one `Pages` for all its mappings.
     """
 
-    __slots__ = ("count", "states", "unsettled")
+    __slots__ = ("_from", "count", "states", "unsettled")
 
     def __init__(self, states: StateBytes, count: int) -> None:
         self.states = states
         self.count = count
         held = states[0:count]
         self.unsettled = sum(held.count(_ONE[state]) for state in UNSETTLED)
+        self._from = {MISSING: 0, CACHED: 0}  # no page before it is in that state
 
     def move(self, page: int, count: int, new: int) -> None:
         """Move pages to `new`; cost: O(count).  Raises AssertionError for an illegal move."""
         states = self.states
+        if new == MISSING:
+            self._from[MISSING] = min(self._from[MISSING], page)
         if count == 1:  # the way of nearly every fault
             step = _STEP[states[page]][new]
             if step is None:
@@ -78,8 +81,11 @@ class Pages:
             self.unsettled += step
             return
         held = states[page : page + count]
-        for old in range(len(NAMES)):
-            met = held.count(_ONE[old])
+        old = held[0]
+        # Nearly always all are in one state; counting each state in turn would take longer.
+        olds = (old,) if held.count(old) == count else range(len(NAMES))
+        for old in olds:
+            met = held.count(old)
             if met:
                 step = _STEP[old][new]
                 if step is None:
@@ -116,6 +122,12 @@ class Pages:
     def find(self, state: int, start: int = 0, end: int | None = None) -> int:
         """The first page in `state` from `start` on (before `end`), or -1."""
         return self.states.find(_ONE[state], start, self.count if end is None else end)
+
+    def first(self, state: int) -> int:
+        """The first page that is MISSING (or CACHED), or -1; walking all of them costs one pass."""
+        found = self.states.find(_ONE[state], self._from[state], self.count)
+        self._from[state] = self.count if found < 0 else found
+        return found
 
     def counts(self) -> dict[str, int]:
         """How many pages are in each state."""

@@ -66,6 +66,7 @@ class LiveDriver:
         self._served: dict[int, Served] = {}
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
+        self._ahead: dict[Served, None] = {}  # sources not yet looked at as a whole
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -103,7 +104,7 @@ class LiveDriver:
 
     def _timeout(self) -> float:
         """How long epoll may sleep, in seconds (-1: until something happens)."""
-        if self._busy or self._deferring:
+        if self._busy or self._deferring or self._ahead:
             return 0
         times = []
         for context in list(self._timed):
@@ -122,12 +123,17 @@ class LiveDriver:
             self._tick(_clock())
         if self._children:
             self._check_children(_clock())
-        for context in list(self._busy):
+        while self._busy:
+            context = next(iter(self._busy))
             del self._busy[context]
             if context.core.idle_work():
-                self._busy[context] = None  # to the end of the queue: everybody gets a turn
+                # `_perform` puts it to the end of the queue: everybody gets a turn.
                 self._perform(context)
-                break
+                return
+        for served in list(self._ahead):
+            if served.origin.look_ahead():
+                return
+            del self._ahead[served]
 
     def _tick(self, now: float) -> None:
         for context in list(self._timed):
@@ -475,6 +481,10 @@ class LiveDriver:
             self._reply(messages.Refused("the pager cannot take the mapping", str(error), ""))
             return
         self._served[request.number] = served
+        if request.policy.background:
+            served.origin.scout()
+        else:
+            self._ahead[served] = None
         self._watch_context(served.main)
         self._reply(messages.Done())
 
@@ -495,6 +505,7 @@ class LiveDriver:
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
         served.main.core.complete()
+        served.origin.scout()
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
@@ -565,6 +576,7 @@ class LiveDriver:
             for worker in fetcher.workers:
                 self._forget(worker.channel.fileno())
         self._served.pop(served.number, None)
+        self._ahead.pop(served, None)
         served.close()
 
     def _close_all(self) -> None:

@@ -65,7 +65,8 @@ class Origin:
         self.fetcher: Readers | Workers | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
-            self.residency = Residency(self.file, attach.page_size)
+            # Prepared memory is not copied from: nothing to map.
+            self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
             self.fetcher = Readers(attach.number, self.file, bell)
         elif isinstance(spec, FunctionSpec):
             policy = attach.policy
@@ -75,6 +76,15 @@ class Origin:
     def address(self, offset: int, length: int) -> int:
         """Where bytes of the source can be copied from at once, or 0."""
         return self.residency.address(offset, length) if self.residency else 0
+
+    def look_ahead(self) -> bool:
+        """Idle work: see what of the source is at hand; False when all was seen."""
+        return self.residency is not None and self.residency.look_ahead()
+
+    def scout(self) -> None:
+        """Everything is to be filled: look ahead in a thread."""
+        if self.residency is not None:
+            self.residency.scout()
 
     def forget(self, now: float) -> None:
         """What is known of the page cache does not hold for ever."""

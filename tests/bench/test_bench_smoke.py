@@ -1,0 +1,63 @@
+"""The benchmarks run through, and both sides read the same bytes.  No timing is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import userfault
+from helpers.skips import absent, need_features
+from userfault.kernel.modes import Feature
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = {"latency", "bulk", "patterns", "start"}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run of all benchmarks at small size wrote."""
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        absent("needs a C compiler")
+    need_features(Feature.MINOR_SHMEM)
+    written = tmp_path_factory.mktemp("bench") / "report.json"
+    source = Path(userfault.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--tiny", "all", "--json", str(written)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(written.read_bytes())
+    return found
+
+
+def test_every_benchmark_has_rows(report: dict[str, Any]) -> None:
+    assert {row["benchmark"] for row in report["rows"]} == BENCHMARKS
+    assert all(row["ours"] > 0 for row in report["rows"])
+    assert not report["left_out"]
+
+
+def test_both_sides_read_the_same_bytes(report: dict[str, Any]) -> None:
+    checks = report["checks"]
+
+    assert {check["case"].split()[0] for check in checks} == BENCHMARKS
+    for check in checks:
+        assert {"ours", "default"} & check["hashes"].keys()
+        assert any(side.startswith("C") for side in check["hashes"])
+        assert len(set(check["hashes"].values())) == 1, check
+
+
+def test_a_report_names_its_machine(report: dict[str, Any]) -> None:
+    assert report["tiny"] is True
+    assert report["machine"].keys() == {"kernel", "cpu", "memory", "python", "load"}
