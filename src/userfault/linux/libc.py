@@ -53,7 +53,7 @@ def _fail(call: str) -> OSError:
     return OSError(code, f"{call}: {os.strerror(code)}")
 
 
-def mmap(  # noqa: PLR0917  # in the order of mmap(2)
+def mmap(  # in the order of mmap(2)
     address: int, length: int, protection: int, flags: int, fd: int, offset: int
 ) -> int:
     """mmap(2): the address of the new mapping."""

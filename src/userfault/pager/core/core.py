@@ -594,10 +594,10 @@ class MappingCore:
         for state in dropped:
             for page, count in self.pages.runs(fill.page, fill.count, state):
                 self.pages.move(page, count, REMOVED)
-        if not fill.demand and self.pages.states[fill.page] == FILLING:  # see `inspected`
-            if self._refused_memory(fill.page) > MEMORY_RETRIES:
-                self._pauses = [(when, page) for when, page in self._pauses if page != fill.page]
-                self._no_memory_left(fill.page)
+        inspecting = not fill.demand and self.pages.states[fill.page] == FILLING
+        if inspecting and self._refused_memory(fill.page) > MEMORY_RETRIES:  # see `inspected`
+            self._pauses = [(when, page) for when, page in self._pauses if page != fill.page]
+            self._no_memory_left(fill.page)
         self.out.append(Wake(fill.address, fill.count << self._shift))
         self._finish_if_settled()
 
