@@ -9,8 +9,8 @@ in the page cache, as it must for a source that need not be.
 
 C is measured with one ioctl for the whole image, and with pieces of 2 MiB and 256 KiB; the
 ratio is against the one whose median is best.  Ours cuts the work by its policy, so that a fault
-need not wait behind it.  Before every turn as much memory as the image takes is touched and freed: a host may
-take free memory back within seconds (free page reporting), and getting it anew is slow.
+need not wait behind it.  Before every turn as much memory as the image takes is touched and freed:
+a host may take free memory back within seconds (free page reporting), and getting it anew is slow.
 
 Not asked here: a source on a disk, faults meanwhile.  What `lazy()` costs before is a row of its
 own, without a rival.

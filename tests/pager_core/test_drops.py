@@ -1,0 +1,335 @@
+"""Pages that the client drops: zeros from then on, whatever was under way, and nobody waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from pager_core.simkernel import ANON, HUGETLB, KINDS, SHMEM, SHMEM_PRIVATE, ZEROS, Kind, source
+from pager_core.simworld import Config, World
+from userfault.pager.core.states import MISSING, POISONED, PRESENT, REMOVED
+
+LAZY = Config(background=False, window=1)
+
+
+def lazy(**changes: object) -> World:
+    """Eight pages that are filled by touches alone."""
+    return World(LAZY._replace(**changes))  # type: ignore[arg-type]
+
+
+def touch(world: World, page: int, thread: int = 0, *, write: bool = False) -> None:
+    world.kernel.touch(world.kernel.mms[0].threads[thread], world.kernel.start + page, write=write)
+
+
+def seen(world: World, thread: int = 0) -> str:
+    """What that thread's last access came to."""
+    held = world.kernel.mms[0].threads[thread]
+    assert held.state == "idle"
+    return held.last
+
+
+def state(world: World, page: int) -> int:
+    return world.contexts[0].core.pages.states[page]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_fault_before_a_remove_and_read_before_it_shows_zeros(kind: Kind) -> None:
+    """fault read -> REMOVE raised -> fill: EAGAIN -> REMOVE read -> woken -> zeros."""
+    world = lazy(kind=kind)
+    kernel = world.kernel
+    touch(world, 3)
+    world.step()  # reads the fault
+    world.step()  # decides: fill from the source
+    call = kernel.dontneed(kernel.mms[0], kernel.start + 3, 1)
+    world.step()  # the fill meets EAGAIN
+
+    core = world.contexts[0].core
+    assert [fill.page for fill in core.deferred] == [3]
+    assert core.counters.again == 1
+
+    world.calm()
+    assert call is not None
+    assert seen(world) == ZEROS
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_fault_in_one_batch_with_a_remove_shows_zeros(kind: Kind) -> None:
+    world = lazy(kind=kind)
+    kernel = world.kernel
+    touch(world, 3)
+    kernel.dontneed(kernel.mms[0], kernel.start + 3, 1)
+    world.step()  # one read gives both, the fault first
+    world.step()  # applies REMOVE
+    assert state(world, 3) == REMOVED
+
+    world.calm()
+    assert seen(world) == ZEROS
+    assert world.contexts[0].core.counters.copied == 0
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_fault_served_before_a_remove_shows_the_source_and_then_zeros(kind: Kind) -> None:
+    world = lazy(kind=kind)
+    kernel = world.kernel
+    touch(world, 3)
+    world.calm()
+    assert seen(world) == source(3)
+
+    kernel.dontneed(kernel.mms[0], kernel.start + 3, 1)
+    world.calm()
+    touch(world, 3)
+    world.calm()
+
+    # Where a page cache is shared, MADV_DONTNEED leaves the page in it.
+    assert seen(world) == (source(3) if kind.shared else ZEROS)
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", [SHMEM, HUGETLB], ids=lambda kind: kind.name)
+def test_madv_remove_drops_shared_pages_from_the_file(kind: Kind) -> None:
+    world = lazy(kind=kind)
+    kernel = world.kernel
+    touch(world, 3)
+    world.calm()
+    kernel.remove(kernel.mms[0], kernel.start + 2, 3)
+    world.calm()
+    for page in (2, 3, 4):
+        touch(world, page)
+        world.calm()
+        assert seen(world) == ZEROS
+    world.finale()
+
+
+def test_a_write_after_the_drop_is_kept() -> None:
+    world = lazy()
+    kernel = world.kernel
+    kernel.dontneed(kernel.mms[0], kernel.start, 1)
+    touch(world, 0, write=True)
+    world.calm()
+    written = seen(world)
+    touch(world, 0, thread=1)
+    world.calm()
+
+    assert written.startswith("write")
+    assert seen(world, 1) == written
+    assert state(world, 0) == PRESENT
+
+
+def test_fills_work_a_moment_before_the_pages_go() -> None:
+    """The gate opens when madvise runs on; what is filled then goes with the rest."""
+    world = lazy()
+    kernel = world.kernel
+    call = kernel.dontneed(kernel.mms[0], kernel.start, 1)
+    assert call is not None
+    world.step()
+    world.step()  # REMOVE is applied
+    kernel.resume(call)
+    touch(world, 0, write=True)
+    for _ in range(3):
+        world.step()
+    kernel.run(kernel.mms[0].threads[0])
+    kernel.resume(call)  # the pages go, and with them what was just written
+
+    touch(world, 0, thread=1)
+    world.calm()
+    assert seen(world, 1) == ZEROS
+    assert world.contexts[0].core.counters.dropped == 2
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", [SHMEM, HUGETLB], ids=lambda kind: kind.name)
+def test_a_hole_punched_without_an_event_reads_zeros(kind: Kind) -> None:
+    world = lazy(kind=kind)
+    touch(world, 5)
+    world.calm()
+    world.kernel.punch(5)
+    touch(world, 5)
+    world.calm()
+
+    assert seen(world) == ZEROS
+    assert world.contexts[0].core.counters.dropped == 1
+    world.finale()
+
+
+def test_a_hole_punched_into_prepared_memory_reads_zeros() -> None:
+    world = lazy(kind=SHMEM, prepared=True)
+    world.kernel.punch(5)
+    touch(world, 5)
+    world.calm()
+    assert seen(world) == ZEROS
+
+    touch(world, 6)
+    world.calm()
+    assert seen(world) == source(6)
+    world.finale()
+
+
+def test_a_page_punched_between_its_minor_fault_and_the_answer_reads_zeros() -> None:
+    world = lazy(kind=SHMEM, prepared=True)
+    touch(world, 5)
+    world.step()
+    world.step()  # decides: map the cached page
+    world.kernel.punch(5)
+    world.calm()
+
+    assert seen(world) == ZEROS
+    world.finale()
+
+
+def test_a_page_that_the_client_wrote_and_punched_itself_reads_zeros() -> None:
+    """It was never filled; but its minor fault told that it was the client's."""
+    world = lazy(kind=SHMEM)
+    world.kernel.alias(5)
+    touch(world, 5)
+    world.step()
+    world.step()
+    world.kernel.punch(5)
+    world.calm()
+
+    assert seen(world) == ZEROS
+    assert state(world, 5) == PRESENT
+
+
+def test_a_poisoned_page_that_is_dropped_reads_zeros() -> None:
+    world = lazy(bad=frozenset({2}))
+    touch(world, 2)
+    world.calm()
+    assert seen(world) == "SIGBUS"
+    assert state(world, 2) == POISONED
+
+    world.kernel.dontneed(world.kernel.mms[0], world.kernel.start + 2, 1)
+    world.calm()
+    touch(world, 2)
+    world.calm()
+    assert seen(world) == ZEROS
+    world.finale()
+
+
+def test_bytes_that_arrive_for_a_dropped_page_are_not_used() -> None:
+    world = lazy(origin="function")
+    touch(world, 4)
+    for _ in range(3):
+        world.step()  # the fetch is under way
+    world.kernel.dontneed(world.kernel.mms[0], world.kernel.start + 4, 1)
+    world.step()
+    world.step()
+    world.answer(0)
+    world.calm()
+
+    assert seen(world) == ZEROS
+    assert world.contexts[0].core.counters.copied == 0
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", [ANON, SHMEM, SHMEM_PRIVATE], ids=lambda kind: kind.name)
+def test_who_waits_where_memory_is_unmapped_is_woken(kind: Kind) -> None:
+    """Nothing but our wake ends that wait: the kernel does not look at it on munmap."""
+    world = lazy(kind=kind, origin="function")
+    touch(world, 4)
+    for _ in range(3):
+        world.step()
+    world.kernel.munmap(world.kernel.mms[0], world.kernel.start + 4, 1)
+    while world.step():
+        pass
+    assert world.kernel.mms[0].threads[0].state == "woken"
+
+    world.calm()
+    assert seen(world) == "SIGSEGV"
+    assert state(world, 4) == REMOVED
+    world.finale()
+
+
+@pytest.mark.parametrize("kind", [ANON, SHMEM], ids=lambda kind: kind.name)
+def test_bytes_under_way_follow_a_mapping_that_moves(kind: Kind) -> None:
+    world = lazy(kind=kind, origin="function")
+    kernel, main = world.kernel, world.kernel.mms[0]
+    touch(world, 4)
+    for _ in range(3):
+        world.step()
+    kernel.mremap(main, kernel.start + 4, 2, new=0x900)
+    world.calm()
+    assert seen(world) == "SIGSEGV"  # it waited at the old place
+
+    assert state(world, 4) == PRESENT
+    kernel.touch(main.threads[1], 0x901)
+    world.calm()
+    assert seen(world, 1) == source(5)
+    world.finale()
+
+
+def test_what_met_eagain_is_done_anew_at_the_new_place() -> None:
+    world = lazy()
+    kernel, main = world.kernel, world.kernel.mms[0]
+    touch(world, 4)
+    world.step()
+    world.step()
+    kernel.mremap(main, kernel.start + 4, 1, new=0x900)
+    world.step()
+    assert world.contexts[0].core.deferred
+    world.calm()
+    assert state(world, 4) == MISSING
+
+    kernel.touch(main.threads[1], 0x900)
+    world.calm()
+    assert seen(world, 1) == source(4)
+    world.finale()
+
+
+def test_the_place_that_mremap_dontunmap_leaves_reads_zeros() -> None:
+    world = lazy()
+    kernel, main = world.kernel, world.kernel.mms[0]
+    kernel.mremap(main, kernel.start, 2, new=0x900, keep=True)
+    touch(world, 0)
+    world.calm()
+    assert seen(world) == ZEROS
+
+    kernel.touch(main.threads[1], 0x900)
+    world.calm()
+    assert seen(world, 1) == source(0)
+    assert world.contexts[0].core.counters.unowned == 1
+    world.finale()
+
+
+def test_the_old_place_of_prepared_private_memory_shows_the_file() -> None:
+    world = lazy(kind=SHMEM_PRIVATE, prepared=True)
+    kernel, main = world.kernel, world.kernel.mms[0]
+    kernel.mremap(main, kernel.start, 2, new=0x900, keep=True)
+    touch(world, 0)
+    world.calm()
+    assert seen(world) == source(0)
+
+
+@pytest.mark.parametrize("kind", [ANON, SHMEM, HUGETLB], ids=lambda kind: kind.name)
+def test_memory_that_mremap_grew_reads_zeros_also_after_the_finish(kind: Kind) -> None:
+    world = World(Config(kind=kind, background=True))
+    kernel, main = world.kernel, world.kernel.mms[0]
+    kernel.grow(main, 1)
+    world.calm()
+    assert world.contexts[0].finishes == 1
+
+    kernel.touch(main.threads[0], kernel.start + 8)
+    world.calm()
+    assert seen(world) == ZEROS
+
+
+def test_pages_beyond_the_end_of_a_truncated_file_raise_sigbus_and_the_rest_is_filled() -> None:
+    world = World(Config(kind=SHMEM, background=True, chunk=5))
+    world.kernel.resize(3)
+    world.calm()
+    assert world.contexts[0].finishes == 1
+    for page, expected in ((2, source(2)), (3, "SIGBUS")):
+        touch(world, page)
+        world.calm()
+        assert seen(world) == expected
+
+
+def test_a_window_of_cached_pages_is_mapped_up_to_the_end_of_a_truncated_file() -> None:
+    world = World(Config(kind=SHMEM, prepared=True, background=True, chunk=5))
+    world.kernel.punch(0)
+    world.kernel.resize(3)
+    world.calm()
+    touch(world, 2)
+    world.calm()
+    assert seen(world) == source(2)
+    world.finale()

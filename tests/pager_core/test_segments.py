@@ -1,0 +1,84 @@
+"""Which address shows which page, through any series of munmap and mremap."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userfault.pager.core.segments import Segments
+
+SHIFT = 12
+PAGE = 1 << SHIFT
+START = 64
+PAGES = 12
+
+
+class Naive:
+    """One dict entry a page: address, in pages -> page."""
+
+    def __init__(self) -> None:
+        self.held = {START + page: page for page in range(PAGES)}
+
+    def unmap(self, start: int, count: int) -> list[int]:
+        return [self.held.pop(at) for at in range(start, start + count) if at in self.held]
+
+    def remap(self, old: int, new: int, count: int) -> None:
+        moved = {new + at: self.held.pop(old + at) for at in range(count) if old + at in self.held}
+        self.unmap(new, count)
+        self.held |= moved
+
+
+def agree(segments: Segments, naive: Naive) -> None:
+    shown = {page: at for at, page in naive.held.items()}
+    for at in range(130):
+        assert segments.page_of(at * PAGE + 5) == naive.held.get(at, -1)
+    for page in range(PAGES):
+        at = shown.get(page, -1)
+        assert segments.address_of(page) == (at * PAGE if page in shown else -1)
+        reach = 0
+        while page in shown and naive.held.get(at + reach) == page + reach:
+            reach += 1
+        assert segments.reach(page) <= reach  # adjacent segments need not have been joined
+        assert bool(segments.reach(page)) == (page in shown)
+
+
+place = st.integers(START - 4, START + 40)
+length = st.integers(1, 9)
+call = st.one_of(
+    st.tuples(st.just("unmap"), place, length, place),
+    st.tuples(st.just("remap"), place, length, place),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(call, max_size=12))
+def test_segments_agree_with_one_entry_a_page(calls: list[tuple[str, int, int, int]]) -> None:
+    segments, naive = Segments(START * PAGE, PAGES, SHIFT), Naive()
+    for what, start, count, new in calls:
+        if what == "unmap":
+            runs = segments.unmap(start * PAGE, (start + count) * PAGE)
+            gone = [page for first, run in runs for page in range(first, first + run)]
+            assert sorted(gone) == sorted(naive.unmap(start, count))
+        elif abs(new - start) >= count:  # mremap refuses ranges that overlap
+            segments.remap(start * PAGE, new * PAGE, count * PAGE)
+            naive.remap(start, new, count)
+        agree(segments, naive)
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    segments = Segments(START * PAGE, PAGES, SHIFT)
+    twin = segments.copy()
+
+    segments.unmap(START * PAGE, (START + PAGES) * PAGE)
+
+    assert len(segments) == 0
+    assert twin.page_of(START * PAGE) == 0
+
+
+def test_pages_in_a_range_come_as_runs() -> None:
+    segments = Segments(START * PAGE, PAGES, SHIFT)
+    segments.remap((START + 4) * PAGE, (START + 50) * PAGE, 2 * PAGE)
+
+    assert segments.pages_in(0, 1 << 40) == [(0, 4), (6, 6), (4, 2)]
+    assert segments.pages_in((START + 3) * PAGE, (START + 7) * PAGE) == [(3, 1), (6, 1)]
+    assert segments.pages_in(0, PAGE) == []
