@@ -548,10 +548,10 @@ def test_touches_alone_finish_too() -> None:
 def test_complete_fills_the_rest_where_nothing_was_filled_in_the_background() -> None:
     world = World(LAZY)
     world.calm()
-    assert not world.contexts[0].finishes
+    assert [context.finishes for context in world.contexts] == [0]
     world.contexts[0].core.complete()
     world.calm()
-    assert world.contexts[0].finishes == 1
+    assert [context.finishes for context in world.contexts] == [1]
 
 
 def test_the_finish_names_what_is_still_mapped_and_where() -> None:

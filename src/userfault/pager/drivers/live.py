@@ -95,10 +95,15 @@ class LiveDriver:
                     handler = self._handlers.get(fd)
                     if handler is not None:
                         handler()
+                if self._timed or self._children:
+                    self._timers(_clock())
                 if self._deferring:
                     self._retry(bool(ready))
-                elif not ready or self._busy or self._timed or self._children:
+                elif not ready:
                     self._idle()
+                elif self._busy:
+                    # A client on this CPU goes first: it may fault again at once.
+                    os.sched_yield()
         finally:
             self._close_all()
 
@@ -118,11 +123,7 @@ class LiveDriver:
         return max(min(times) - _clock(), 0) if times else -1
 
     def _idle(self) -> None:
-        """Nothing waits: timers, then one chunk of background work of whoever is next."""
-        if self._timed:
-            self._tick(_clock())
-        if self._children:
-            self._check_children(_clock())
+        """Nothing waits: one chunk of background work of whoever is next."""
         while self._busy:
             context = next(iter(self._busy))
             del self._busy[context]
@@ -135,7 +136,10 @@ class LiveDriver:
                 return
             del self._ahead[served]
 
-    def _tick(self, now: float) -> None:
+    def _timers(self, now: float) -> None:
+        """Deadlines of fetches, pauses, children that may have ended."""
+        if self._children:
+            self._check_children(now)
         for context in list(self._timed):
             when = context.core.next_time()
             if when is not None and when <= now:
