@@ -53,6 +53,10 @@ from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
 # Refusals for want of memory are repeated this often, with growing pauses, before giving up.
 MEMORY_RETRIES = 8
 _FIRST_PAUSE_S = 0.005
+# After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
+# made larger: a fault that comes then waits up to 0.3 ms, once.
+_QUIET_CHUNKS = 64
+_QUIET_FACTOR = 4
 
 
 class MappingCore:
@@ -77,6 +81,7 @@ class MappingCore:
         self._window = Window(plan.window_pages)
         self._siblings: list[MappingCore] = [self]
         self._filled: list[tuple[int, int]] = []  # runs of pages filled since the batch was read
+        self._quiet = 0  # background fills since the last fault
         self._wanted: deque[tuple[int, int]] = deque()  # prefetch: runs of pages
         self._fetches: dict[int, Fetch] = {}
         self._waiting: deque[tuple[int, int, bool]] = deque()  # fetches beyond the limit
@@ -96,6 +101,7 @@ class MappingCore:
     def fault(self, address: int, flags: int) -> None:
         """A thread waits at `address`."""
         self.counters.faults += 1
+        self._quiet = 0
         page = (address - self._base) >> self._shift
         if not 0 <= page < self._straight:
             page = self.segments.page_of(address)
@@ -454,15 +460,21 @@ class MappingCore:
         if start < 0:
             return None
         # To map a page takes a quarter of the time that it takes to copy it.
-        limit = 4 * self.plan.chunk_pages
+        limit = 4 * self._chunk_limit()
         return start, self._reachable(start, self.pages.run(start, limit, CACHED))
 
     def _chunk(self, start: int, end: int) -> int:
         """How many MISSING pages from `start` make one background fill."""
         if start in self._failures:
             return 1
-        limit = min(self.plan.chunk_pages, end - start)
+        limit = min(self._chunk_limit(), end - start)
         return self._reachable(start, self.pages.run(start, limit, MISSING))
+
+    def _chunk_limit(self) -> int:
+        """Small pieces where faults may be waiting; larger ones after a long time without any."""
+        self._quiet += 1
+        quiet = self._quiet > _QUIET_CHUNKS and not self.plan.source_fetches
+        return self.plan.chunk_pages * (_QUIET_FACTOR if quiet else 1)
 
     def _reachable(self, page: int, count: int) -> int:
         """`count`, cut where the pages stop being mapped at one stretch (never below 1)."""

@@ -15,6 +15,7 @@ class Policy(msgspec.Struct, frozen=True):
     `window_bytes`: largest fill around a fault.  256 KiB is 71 µs of copying (measured on 6.18):
     beyond that a fault of another thread waits too long for too little gain.
     `chunk_bytes`: size of a background fill, for the same reason; the queue is read in between.
+    After 64 of them without a fault they are four times as large, until one comes.
     `retries`: how often a failed read of the source is repeated before the page is poisoned.
     `deadline_s`: how long one read of the source may take; then it counts as failed.
     `fetches`: reads of the source under way at once.

@@ -28,25 +28,20 @@ from collections.abc import Callable
 
 from userfault.kernel.errors import KernelError
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
-from userfault.linux import pidfd
-from userfault.linux.libc import madvise, mmap
-from userfault.linux.pagemap import Pagemap
 from userfault.linux.uffd import MESSAGE_SIZE, LiveUserfaultfd, decode
 from userfault.pager.core import actions
-from userfault.pager.core.actions import COPY, POISON, ZERO, Fetch, Fill
+from userfault.pager.core.actions import Fetch, Fill
 from userfault.pager.core.states import Pages
-from userfault.pager.drivers import messages
-from userfault.pager.drivers.messages import MAX_FAILURES, Failure
+from userfault.pager.drivers.conversation import Conversation
+from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.readers import Answered, Readers
-from userfault.pager.drivers.served import Context, Descriptors, Served
+from userfault.pager.drivers.served import Context, Served
 from userfault.pager.drivers.workers import Worker, Workers
-from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
 _FIRST_PAUSE_S = 20e-6
 _LONGEST_PAUSE_S = 1e-3
-_SOURCE_CHECK_S = 0.05
 _CHILD_CHECK_S = 1.0
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
@@ -63,25 +58,31 @@ class LiveDriver:
         self._channel = channel
         self._client = client
         self._client_alive = True
-        self._served: dict[int, Served] = {}
+        self.served: dict[int, Served] = {}
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
         self._ahead: dict[Served, None] = {}  # sources not yet looked at as a whole
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._zeros = 0  # address of a page of zeros, for types without ZEROPAGE
-        self._zeros_length = 0
         self._open = True
-        self._serial = 0  # of the request being answered
         self._children: dict[Context, None] = {}  # contexts of forked children
         self._children_checked = 0.0
-        self._pagemap: Pagemap | None = None
-        self._watch(channel.fileno(), self._request)
+        self._performer = Performer(client)
+        self._rare: dict[type, Callable[..., None]] = {
+            Fetch: self._fetch,
+            actions.Abandon: self._abandon,
+            actions.Wake: self._performer.wake,
+            actions.Inspect: self._performer.inspect,
+            actions.Report: self._performer.report,
+            actions.EndClient: self._performer.end,
+            actions.Finish: self._finish,
+        }
+        self._watch(channel.fileno(), Conversation(channel, self).request)
         self._watch(client, self._client_ended)
-        self._watch(self._bell, self._ring)
+        self._watch(self.bell, self._ring)
         _raise_descriptor_limit()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class LiveDriver:
     def run(self) -> None:
         """Serve until there is nobody left to serve."""
         try:
-            while self._open or self._served:
+            while self._open or self.served:
                 ready = self._epoll.poll(self._timeout())
                 for fd, _ in ready:
                     handler = self._handlers.get(fd)
@@ -217,9 +218,9 @@ class LiveDriver:
     def _unreadable(self, error: OSError) -> None:
         """A read failed: only a FORK event without a free descriptor is known to do that."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            self._end_client("the pager has no descriptor left for a forked child")
+            self._performer.end_client("the pager has no descriptor left for a forked child")
         else:
-            self._end_client(f"reading faults failed: {os.strerror(error.errno or 0)}")
+            self._performer.end_client(f"reading faults failed: {os.strerror(error.errno or 0)}")
 
     # --- actions ---------------------------------------------------------------------------------
 
@@ -229,9 +230,9 @@ class LiveDriver:
         while out:
             action = out.popleft()
             if type(action) is Fill:
-                self._fill(context, action)
+                self._performer.fill(context, action)
             else:
-                _PERFORM[type(action)](self, context, action)
+                self._rare[type(action)](context, action)
         core = context.core
         if core.deferred:
             self._deferring[context] = None
@@ -246,84 +247,6 @@ class LiveDriver:
         for sibling in context.served.contexts:
             if sibling is not context and sibling.core.out:
                 self._perform(sibling)
-
-    def _fill(self, context: Context, fill: Fill) -> None:
-        """One ioctl; the core hears what became of it."""
-        served = context.served
-        kind = fill.kind
-        length = fill.count * served.page_size
-        try:
-            if kind == COPY:
-                if fill.data is None:
-                    if _clock() > served.sound_until and not self._still_sound(context, fill):
-                        return
-                    source = served.origin.address(fill.page * served.page_size, length)
-                    if not source:
-                        context.core.not_ready(fill)
-                        return
-                    context.uffd.copy(fill.address, source, length)
-                else:
-                    start = (fill.page - fill.data_page) * served.page_size
-                    context.uffd.copy(fill.address, fill.data[start : start + length], length)
-            elif kind == ZERO:
-                self._zero(context, fill, length)
-            elif kind == POISON:
-                context.uffd.poison(fill.address, length)
-            else:
-                context.uffd.continue_(fill.address, length)
-        except KernelError as error:
-            self._refused(context, fill, error)
-        else:
-            context.core.done(fill)
-
-    def _still_sound(self, context: Context, fill: Fill) -> bool:
-        """Look every now and then whether the source is what it was; if not, `fill` has failed."""
-        served = context.served
-        now = _clock()
-        changed = served.origin.changed()
-        if changed:
-            context.core.source_failed(fill, changed, now)
-            return False
-        served.origin.forget(now)
-        served.sound_until = now + _SOURCE_CHECK_S
-        return True
-
-    def _zero(self, context: Context, fill: Fill, length: int) -> None:
-        if context.served.zeropage:
-            context.uffd.zeropage(fill.address, length)
-        else:
-            context.uffd.copy(fill.address, self._zeros_of(length), length)
-
-    def _zeros_of(self, length: int) -> int:
-        """The address of `length` zero bytes that cost no memory: pages never written.
-
-        They are mapped beforehand: a COPY whose source is not would need a second huge page
-        while it faults the source in (measured on 6.18 with 1 GiB pages).
-        """
-        if length > self._zeros_length:
-            flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
-            self._zeros = mmap(0, length, mman.PROT_READ, flags, -1, 0)
-            with contextlib.suppress(OSError):  # before 5.14: the copy does it
-                madvise(self._zeros, length, mman.MADV_POPULATE_READ)
-            self._zeros_length = length
-        return self._zeros
-
-    def _refused(self, context: Context, fill: Fill, error: KernelError) -> None:
-        """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
-        if error.errno != errno.EFAULT or error.done:
-            context.core.failed(fill, error.errno, error.done, _clock())
-            return
-        served = context.served
-        size = served.memory_size()
-        changed = served.origin.changed() if fill.kind == COPY and fill.data is None else ""
-        if changed:
-            context.core.source_failed(fill, changed, _clock())
-        elif 0 <= size < (fill.page + fill.count) * served.page_size:
-            context.core.beyond_end(fill, size // served.page_size)
-        elif fill.kind == actions.CONTINUE:
-            context.core.not_cached(fill)
-        else:
-            context.core.failed(fill, error.errno, 0, _clock())
 
     def _fetch(self, context: Context, fetch: Fetch) -> None:
         """Start a read away from the fault path."""
@@ -346,29 +269,6 @@ class LiveDriver:
                     self._forget(worker.channel.fileno())
             fetcher.stop(action.number)
 
-    def _wake(self, context: Context, action: actions.Wake) -> None:
-        with contextlib.suppress(KernelError):
-            context.uffd.wake(action.start, action.length)
-
-    def _inspect(self, context: Context, action: actions.Inspect) -> None:
-        """Ask the client's page tables; if they may not be read, believe EEXIST."""
-        mapped = True
-        with contextlib.suppress(OSError):
-            self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
-            mapped = self._pagemap.present(action.address)
-        context.core.inspected(action.page, mapped, _clock())
-
-    def _report(self, context: Context, action: actions.Report) -> None:
-        """Tell the client's standard error, and remember for `check()`."""
-        served = context.served
-        offset = action.page * served.page_size
-        served.failed += 1
-        if len(served.failures) < MAX_FAILURES:
-            served.failures.append(Failure(offset, action.cause, action.cure))
-            _say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
-        elif served.failed == MAX_FAILURES + 1:
-            _say("more pages were given up; they are counted, not listed")
-
     def _finish(self, context: Context, action: actions.Finish) -> None:
         """Everything is in: check the source a last time, then let go of the memory.
 
@@ -381,21 +281,15 @@ class LiveDriver:
         served = context.served
         changed = served.origin.changed()
         if changed:
-            self._report(context, actions.Report(0, changed, "restore again from an intact copy"))
+            self._performer.report(
+                context, actions.Report(0, changed, "restore again from an intact copy")
+            )
         for start, length in action.segments:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
         self._busy.pop(context, None)
         if context is served.main:
             served.finish()
-
-    def _end_client(self, message: str) -> None:
-        """Kill the client: it must not go on with memory that nobody can fill."""
-        _say(f"{message}; ending process {pidfd.pid_of(self._client)}")
-        pidfd.kill(self._client)
-
-    def _end(self, _context: Context, action: actions.EndClient) -> None:
-        self._end_client(action.message)
 
     # --- what met EAGAIN -------------------------------------------------------------------------
 
@@ -420,8 +314,8 @@ class LiveDriver:
     def _ring(self) -> None:
         """Reader threads have answered."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
-        for served in list(self._served.values()):
+            os.eventfd_read(self.bell)
+        for served in list(self.served.values()):
             if isinstance(served.origin.fetcher, Readers):
                 self._take_answers(served.origin.fetcher)
 
@@ -448,99 +342,40 @@ class LiveDriver:
                 context.core.fetch_failed(answer.fetch, answer.cause, _clock())
             self._perform(context)
 
-    # --- the client ------------------------------------------------------------------------------
+    # --- whom we serve ---------------------------------------------------------------------------
 
-    def _request(self) -> None:
-        """One request, one reply."""
-        try:
-            self._serial, request, fds = messages.receive_request(self._channel)
-        except messages.BadRequestError as error:
-            self._serial = error.serial
-            self._reply(messages.Refused(error.what, error.cause, error.cure))
-            return
-        except OSError:
-            request, fds = None, []
-        if request is None or isinstance(request, messages.Quit):
-            self._hang_up(quit_now=request is not None)
-            return
-        if isinstance(request, messages.Attach):
-            self._attach(request, fds)
-            return
-        served = self._served.get(request.number)
-        if served is None:
-            self._reply(messages.Done())
-            return
-        self._reply(_REQUESTS[type(request)](self, served, request))
-        if request.number in self._served:
-            self._perform(served.main)
-
-    def _reply(self, reply: messages.Reply) -> None:
-        with contextlib.suppress(OSError):  # the client has gone: its pidfd will tell
-            messages.send(self._channel, self._serial, reply)
-
-    def _attach(self, request: messages.Attach, fds: list[int]) -> None:
-        try:
-            served = Served(request, Descriptors.of(request, fds), self._bell)
-        except (OSError, ValueError) as error:
-            self._reply(messages.Refused("the pager cannot take the mapping", str(error), ""))
-            return
-        self._served[request.number] = served
-        if request.policy.background:
+    def take(self, served: Served) -> None:
+        """Serve a new mapping."""
+        self.served[served.number] = served
+        if served.attach.policy.background:
             served.origin.scout()
         else:
             self._ahead[served] = None
         self._watch_context(served.main)
-        self._reply(messages.Done())
 
     def _watch_context(self, context: Context) -> None:
         self._watch(context.fd, functools.partial(self._readable, context))
         if context.core.eager:
             self._busy[context] = None
 
-    def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
-        del request
-        self._drop(served)
-        return messages.Done()
+    def go_on(self, served: Served) -> None:
+        """Perform what a request made the core ask for."""
+        self._perform(served.main)
 
-    def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
-        served.main.core.want(request.page, request.count)
-        return messages.Done()
-
-    def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
-        del request
-        served.main.core.complete()
-        served.origin.scout()
-        return messages.Done()
-
-    def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
-        served.main.core.give_up(request.cause, "")
-        return messages.Done()
-
-    def _answer(self, served: Served, request: messages.Ask) -> messages.Reply:
-        del request
-        return messages.Answer(
-            counters=served.main.core.counters,
-            failures=served.failures,
-            failed=served.failed,
-            finished=served.main.core.finished,
-            contexts=len(served.contexts),
-            memory_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        )
-
-    def _hang_up(self, *, quit_now: bool) -> None:
+    def hang_up(self, *, quit_now: bool) -> None:
         """The client asked us to end, or closed its end: serve on while it still lives."""
         self._forget(self._channel.fileno())
         self._open = False
         if quit_now:
-            for served in list(self._served.values()):
-                self._drop(served)
+            for served in list(self.served.values()):
+                self.drop(served)
 
     def _client_ended(self) -> None:
         """The client is dead: only children that it forked may still need us."""
         self._forget(self._client)
         self._client_alive = False
         self._open = False
-        for served in list(self._served.values()):
+        for served in list(self.served.values()):
             self._drop_context(served.main)
             self._drop_if_deserted(served)
 
@@ -558,7 +393,7 @@ class LiveDriver:
 
     def _drop_if_deserted(self, served: Served) -> None:
         if not self._client_alive and all(context.closed for context in served.contexts):
-            self._drop(served)
+            self.drop(served)
 
     def _drop_context(self, context: Context) -> None:
         if context.closed:
@@ -571,7 +406,7 @@ class LiveDriver:
         context.core.leave()
         context.uffd.close()
 
-    def _drop(self, served: Served) -> None:
+    def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
         for context in served.contexts:
             self._drop_context(context)
@@ -579,42 +414,18 @@ class LiveDriver:
         if isinstance(fetcher, Workers):
             for worker in fetcher.workers:
                 self._forget(worker.channel.fileno())
-        self._served.pop(served.number, None)
+        self.served.pop(served.number, None)
         self._ahead.pop(served, None)
         served.close()
 
     def _close_all(self) -> None:
-        for served in list(self._served.values()):
-            self._drop(served)
+        for served in list(self.served.values()):
+            self.drop(served)
+        self._performer.close()
         self._epoll.close()
-        os.close(self._bell)
+        os.close(self.bell)
         os.close(self._client)
         self._channel.close()
-
-
-_PERFORM: dict[type, Callable[..., None]] = {
-    Fetch: LiveDriver._fetch,
-    actions.Abandon: LiveDriver._abandon,
-    actions.Wake: LiveDriver._wake,
-    actions.Inspect: LiveDriver._inspect,
-    actions.Report: LiveDriver._report,
-    actions.Finish: LiveDriver._finish,
-    actions.EndClient: LiveDriver._end,
-}
-
-_REQUESTS: dict[type, Callable[..., messages.Reply]] = {
-    messages.Detach: LiveDriver._detach,
-    messages.Prefetch: LiveDriver._prefetch,
-    messages.Complete: LiveDriver._complete,
-    messages.GiveUp: LiveDriver._give_up,
-    messages.Ask: LiveDriver._answer,
-}
-
-
-def _say(text: str) -> None:
-    """A line on the client's standard error, which this process inherited."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"userfault: {text}\n".encode())
 
 
 def _raise_descriptor_limit() -> None:

@@ -1,0 +1,161 @@
+"""Performing what the core asks for: one ioctl a fill, and what to tell when something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+
+from userfault.kernel.errors import KernelError
+from userfault.linux import pidfd
+from userfault.linux.libc import madvise, mmap
+from userfault.linux.pagemap import Pagemap
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    POISON,
+    ZERO,
+    EndClient,
+    Fill,
+    Inspect,
+    Report,
+    Wake,
+)
+from userfault.pager.drivers.messages import MAX_FAILURES, Failure
+from userfault.pager.drivers.served import Context
+from userfault.uapi import mman
+
+_SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
+
+_clock = time.monotonic
+
+
+class Performer:
+    """Fills pages, wakes, inspects and reports for one client (`client`: its pidfd)."""
+
+    def __init__(self, client: int) -> None:
+        self._client = client
+        self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
+        self._zeros_length = 0
+        self._pagemap: Pagemap | None = None
+
+    def fill(self, context: Context, fill: Fill) -> None:
+        """One ioctl; the core hears what became of it."""
+        served = context.served
+        kind = fill.kind
+        length = fill.count * served.page_size
+        try:
+            if kind == COPY:
+                if fill.data is None:
+                    if _clock() > served.sound_until and not self._still_sound(context, fill):
+                        return
+                    source = served.origin.address(fill.page * served.page_size, length)
+                    if not source:
+                        context.core.not_ready(fill)
+                        return
+                    context.uffd.copy(fill.address, source, length)
+                else:
+                    start = (fill.page - fill.data_page) * served.page_size
+                    context.uffd.copy(fill.address, fill.data[start : start + length], length)
+            elif kind == ZERO:
+                self._zero(context, fill, length)
+            elif kind == POISON:
+                context.uffd.poison(fill.address, length)
+            else:
+                context.uffd.continue_(fill.address, length)
+        except KernelError as error:
+            self._refused(context, fill, error)
+        else:
+            context.core.done(fill)
+
+    def _still_sound(self, context: Context, fill: Fill) -> bool:
+        """Look every now and then whether the source is what it was; if not, `fill` has failed."""
+        served = context.served
+        now = _clock()
+        changed = served.origin.changed()
+        if changed:
+            context.core.source_failed(fill, changed, now)
+            return False
+        served.origin.forget(now)
+        served.sound_until = now + _SOURCE_CHECK_S
+        return True
+
+    def _zero(self, context: Context, fill: Fill, length: int) -> None:
+        if context.served.zeropage:
+            context.uffd.zeropage(fill.address, length)
+        else:
+            context.uffd.copy(fill.address, self._zeros_of(length), length)
+
+    def _zeros_of(self, length: int) -> int:
+        """The address of `length` zero bytes that cost no memory: pages never written.
+
+        They are mapped beforehand: a COPY whose source is not would need a second huge page
+        while it faults the source in (measured on 6.18 with 1 GiB pages).
+        """
+        if length > self._zeros_length:
+            flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
+            self._zeros = mmap(0, length, mman.PROT_READ, flags, -1, 0)
+            with contextlib.suppress(OSError):  # before 5.14: the copy does it
+                madvise(self._zeros, length, mman.MADV_POPULATE_READ)
+            self._zeros_length = length
+        return self._zeros
+
+    def _refused(self, context: Context, fill: Fill, error: KernelError) -> None:
+        """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
+        if error.errno != errno.EFAULT or error.done:
+            context.core.failed(fill, error.errno, error.done, _clock())
+            return
+        served = context.served
+        size = served.memory_size()
+        changed = served.origin.changed() if fill.kind == COPY and fill.data is None else ""
+        if changed:
+            context.core.source_failed(fill, changed, _clock())
+        elif 0 <= size < (fill.page + fill.count) * served.page_size:
+            context.core.beyond_end(fill, size // served.page_size)
+        elif fill.kind == CONTINUE:
+            context.core.not_cached(fill)
+        else:
+            context.core.failed(fill, error.errno, 0, _clock())
+
+    def wake(self, context: Context, action: Wake) -> None:
+        with contextlib.suppress(KernelError):
+            context.uffd.wake(action.start, action.length)
+
+    def inspect(self, context: Context, action: Inspect) -> None:
+        """Ask the client's page tables; if they may not be read, believe EEXIST."""
+        mapped = True
+        with contextlib.suppress(OSError):
+            self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
+            mapped = self._pagemap.present(action.address)
+        context.core.inspected(action.page, mapped, _clock())
+
+    def report(self, context: Context, action: Report) -> None:
+        """Tell the client's standard error, and remember for `check()`."""
+        served = context.served
+        offset = action.page * served.page_size
+        served.failed += 1
+        if len(served.failures) < MAX_FAILURES:
+            served.failures.append(Failure(offset, action.cause, action.cure))
+            _say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
+        elif served.failed == MAX_FAILURES + 1:
+            _say("more pages were given up; they are counted, not listed")
+
+    def end_client(self, message: str) -> None:
+        """Kill the client: it must not go on with memory that nobody can fill."""
+        _say(f"{message}; ending process {pidfd.pid_of(self._client)}")
+        pidfd.kill(self._client)
+
+    def end(self, _context: Context, action: EndClient) -> None:
+        self.end_client(action.message)
+
+    def close(self) -> None:
+        """Close the client's page tables, if they were looked at."""
+        if self._pagemap is not None:
+            self._pagemap.close()
+
+
+def _say(text: str) -> None:
+    """A line on the client's standard error, which this process inherited."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"userfault: {text}\n".encode())
