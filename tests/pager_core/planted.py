@@ -15,7 +15,7 @@ import pytest
 
 from pager_core.simkernel import MINOR
 from pager_core.simworld import World
-from userfault.pager.core import core as module
+from userfault.pager.core import refusals as module
 from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Wake
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.states import (
@@ -173,7 +173,7 @@ def _one_retry_too_few(patch: pytest.MonkeyPatch) -> None:
 def _finish_repeated(patch: pytest.MonkeyPatch) -> None:
     def planted(self: MappingCore) -> None:
         if not self.pages.unsettled:
-            self.out.append(Finish(tuple(self._done_with())))
+            self.out.append(Finish(self._done_with()))
 
     patch.setattr(MappingCore, "_finish_if_settled", planted)
 
@@ -184,10 +184,10 @@ def _leaving_keeps_work(patch: pytest.MonkeyPatch) -> None:
 
 
 def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
-    """The finish lets go of poisoned shared pages, which a child forked later reads as zeros."""
+    """The finish lets go of shared pages whose poison a child forked later would not inherit."""
 
-    def planted(self: MappingCore) -> list[tuple[int, int]]:
-        return [(held.start, held.end - held.start) for held in self.segments]
+    def planted(self: MappingCore) -> tuple[tuple[int, int], ...]:
+        return tuple((held.start, held.end - held.start) for held in self.segments)
 
     patch.setattr(MappingCore, "_done_with", planted)
 

@@ -27,9 +27,10 @@ from pager_core.simkernel import (
 )
 from userfault.pager.core import actions
 from userfault.pager.core.actions import COPY, ZERO, Abandon, EndClient, Fetch, Fill, Finish
-from userfault.pager.core.core import MEMORY_RETRIES, MappingCore
+from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, POISONED, UNSETTLED, Pages
 
 PAGE = 1 << SHIFT
@@ -261,10 +262,9 @@ class World:
         for start, length in action.segments:
             self.kernel.unregister(context.mm, start >> SHIFT, length >> SHIFT)
         held = [slot for slot in context.mm.slots.values() if slot.registered]
-        states = context.core.pages.states
-        kept = [slot for slot in held if slot.truth.page >= 0]
         told = context.mm.alive and not context.mm.changing  # else an event is still to be read
-        if told and any(states[slot.truth.page] != POISONED for slot in kept):
+        marked = self.config.kind.shared and context.core.pages.find(POISONED) >= 0
+        if told and not marked and any(slot.truth.page >= 0 for slot in held):
             raise Violation("finished, and a page that was to be served is registered still")
         context.closed = not self.reads_on
 

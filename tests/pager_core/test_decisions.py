@@ -21,9 +21,10 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
-from userfault.pager.core.core import MEMORY_RETRIES, MappingCore
+from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import (
     CACHED,
     FILLING,

@@ -6,7 +6,7 @@ import errno
 import re
 from pathlib import Path
 
-from userfault.pager.core.core import _REFUSALS
+from userfault.pager.core.refusals import _REFUSALS
 from userfault.pager.core.states import MOVES, NAMES, UNSETTLED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "pager.md").read_text()

@@ -92,6 +92,39 @@ def test_the_oldest_stream_is_forgotten_first() -> None:
     assert window.at(1001) == 8
 
 
+def test_where_streams_went_on_of_late_a_new_one_starts_larger() -> None:
+    window = Window(64)
+    for run in range(40):
+        upwards(window, 1000 * run, 4)
+
+    assert upwards(window, 500_000, 3)[0] == [4, 8, 16]
+
+
+def test_after_random_faults_a_new_stream_starts_with_one_page_again() -> None:
+    window, dice = Window(64), random.Random(1)
+    for run in range(40):
+        upwards(window, 1000 * run, 4)
+    for page in dice.sample(range(1_000_000, 10_000_000, 16), 40):
+        window.ended(page, window.at(page))
+
+    assert window.at(500_000) == 1
+
+
+def test_a_copy_that_runs_backwards_grows_its_window_also_after_streams_upwards() -> None:
+    window = Window(64)
+    for run in range(40):
+        upwards(window, 1000 * run, 4)
+
+    page, filled = 500_000, set[int]()
+    for _ in range(60):
+        size = window.at(page)
+        held = range(page, page + size) if size > 0 else range(page + size + 1, page + 1)
+        filled.update(held)
+        window.ended(held[-1] if size > 0 else held[0], size)
+        page = min(filled) - 1
+    assert size == -64
+
+
 @pytest.mark.parametrize("limit", [0, 1])
 def test_a_window_of_one_page_never_grows(limit: int) -> None:
     assert upwards(Window(limit), 0, 4)[0] == [1, 1, 1, 1]

@@ -5,7 +5,8 @@
 * `window`: how many pages to fill around a fault;
 * `policy`: the knobs;
 * `actions`: what a driver is asked to do;
-* `core`: `MappingCore`, which ties them together.
+* `core`: `MappingCore`, the decisions, above three floors: `filling` (pages settled, waiters
+  woken), `reading` (the source, away from the fault path), `refusals` (what the kernel refuses).
 
 No sleep, clock, thread, socket or randomness lives here: times are arguments.
 """

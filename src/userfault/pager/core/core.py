@@ -17,49 +17,23 @@ The rules that keep bytes right (the essay with the interleavings is docs/pager.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
-from collections.abc import Iterator
 
-from userfault.pager.core.actions import (
-    CONTINUE,
-    COPY,
-    POISON,
-    ZERO,
-    Abandon,
-    Action,
-    EndClient,
-    Fetch,
-    Fill,
-    Finish,
-    Inspect,
-    Report,
-    Wake,
-)
-from userfault.pager.core.plan import Counters, Plan
+from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Abandon, Fill, Wake
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.refusals import Refusing
 from userfault.pager.core.segments import Segments
-from userfault.pager.core.states import (
-    CACHED,
-    FILLING,
-    MISSING,
-    POISONED,
-    PRESENT,
-    REMOVED,
-    Pages,
-)
+from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, Pages
 from userfault.pager.core.window import Window
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
 
-# Refusals for want of memory are repeated this often, with growing pauses, before giving up.
-MEMORY_RETRIES = 8
-_FIRST_PAUSE_S = 0.005
 # After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
 # made larger: a fault that comes then waits up to 0.3 ms, once.
 _QUIET_CHUNKS = 64
 _QUIET_FACTOR = 4
 
 
-class MappingCore:
+class MappingCore(Refusing):
     """One mapping's decisions.  `plan` says what it is, `pages` where its states are.
 
     `out` holds the actions not yet performed.  `deferred` holds fills that met EAGAIN; the driver
@@ -67,31 +41,11 @@ class MappingCore:
     """
 
     def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
-        self.plan = plan
-        self.pages = pages
-        self.segments = segments or Segments(plan.start, pages.count, plan.shift)
-        self.out: deque[Action] = deque()
-        self.deferred: deque[Fill] = deque()
-        self.counters = Counters()
-        self.finished = False
+        super().__init__(plan, pages, segments)
         self.background = plan.policy.background
-        self._base = plan.start
-        self._straight = self.pages.count  # 0 once the mapping is not one segment any more
-        self._shift = plan.shift
         self._window = Window(plan.window_pages)
-        self._siblings: list[MappingCore] = [self]
-        self._filled: list[tuple[int, int]] = []  # runs of pages filled since the batch was read
         self._quiet = 0  # background fills since the last fault
         self._wanted: deque[tuple[int, int]] = deque()  # prefetch: runs of pages
-        self._fetches: dict[int, Fetch] = {}
-        self._waiting: deque[tuple[int, int, bool]] = deque()  # fetches beyond the limit
-        self._numbers = 0
-        self._failures: dict[int, int] = {}  # page -> failed reads of the source
-        self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
-        self.timed = False  # `next_time` has something to say
-        self._refusals: dict[int, int] = {}  # page -> refusals for want of memory
-
-    # --- events ----------------------------------------------------------------------------------
 
     def batch(self) -> None:
         """A new batch of events was read: what was filled before it has woken its waiters."""
@@ -163,32 +117,6 @@ class MappingCore:
         child._finish_if_settled()
         return child
 
-    def leave(self) -> None:
-        """This mapping is served no more (its process has ended)."""
-        if self not in self._siblings:
-            return
-        self._siblings.remove(self)
-        if self._siblings:  # what we had under way for them will not come: they ask again
-            for page, count in self._under_way():
-                self._revert(page, count)
-                self._wake(page, count)
-
-    def _under_way(self) -> Iterator[tuple[int, int]]:
-        """The pages that are FILLING because of this mapping."""
-        for action in (*self.out, *self.deferred):
-            if isinstance(action, Fill) and action.page >= 0:
-                yield action.page, action.count
-            elif isinstance(action, Inspect):
-                yield action.page, 1
-        for fetch in self._fetches.values():
-            yield fetch.page, fetch.count
-        for page, count, _ in self._waiting:
-            yield page, count
-        for _, page in self._pauses:
-            yield page, 1
-
-    # --- requests --------------------------------------------------------------------------------
-
     def want(self, page: int, count: int) -> None:
         """Fill these pages soon, after the faults that wait."""
         self._wanted.append((page, count))
@@ -207,26 +135,6 @@ class MappingCore:
         for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
             for page, count in self.pages.runs(0, self.pages.count, state):
                 self._poison(page, count, cause, cure, report=False)
-
-    def _stop_filling(self) -> None:
-        """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
-        for fetch in self._fetches.values():
-            fetch.abandoned = True
-            self.out.append(Abandon(fetch.number))
-        self._fetches.clear()
-        self._waiting.clear()
-        self._pauses.clear()
-        deferred, self.deferred = self.deferred, deque()
-        for fill in deferred:
-            unfilled = [
-                self.pages.find(state, fill.page, fill.page + fill.count)
-                for state in (MISSING, FILLING)
-                if fill.page >= 0
-            ]
-            if unfilled and max(unfilled) >= 0:
-                self.out.append(Wake(fill.address, fill.count << self._shift))
-            else:
-                self.deferred.append(fill)
 
     @property
     def eager(self) -> bool:
@@ -247,93 +155,6 @@ class MappingCore:
             self._start(page, count, demand=False)
         return True
 
-    # --- results of fills ------------------------------------------------------------------------
-
-    def done(self, fill: Fill) -> None:
-        """The whole of `fill` succeeded; its waiters are awake."""
-        page, count, kind = fill.page, fill.count, fill.kind
-        counters = self.counters
-        if kind == COPY:
-            counters.copied += count
-        elif kind == ZERO:
-            counters.zeroed += count
-        elif kind == CONTINUE:
-            counters.continued += count
-        else:
-            counters.poisoned += count
-        if fill.demand:
-            self._filled.append((page, page + count))
-        else:
-            counters.background += count
-        if page >= 0:
-            self._settle(page, count, POISONED if kind == POISON else PRESENT)
-
-    def failed(self, fill: Fill, code: int, done_bytes: int, now: float) -> None:
-        """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
-        done = done_bytes >> self._shift
-        if done:
-            self.counters.partial += 1
-            first = Fill(fill.kind, fill.page, done, fill.address, fill.demand)
-            self.done(first)
-            fill = self._rest(fill, done)
-            if not fill.count:
-                return
-            if code == errno.EAGAIN:  # it hides the real error, which the rest will show
-                self.out.appendleft(fill)
-                return
-        _REFUSALS.get(code, MappingCore._refused)(self, fill, code, now)
-
-    def source_failed(self, fill: Fill, cause: str, now: float) -> None:
-        """The source of `fill` could not be read where it lies (a file shrank, or was changed)."""
-        if fill.page not in self._failures:
-            self._failures[fill.page] = 0
-        self._revert(fill.page, fill.count)
-        if fill.count == 1:
-            self._read_failed(fill.page, cause, now)
-        else:
-            self._suspect(fill.page, fill.count)
-
-    def not_ready(self, fill: Fill) -> None:
-        """The source cannot be copied from at once: fetch it away from the fault path."""
-        self._fetch(fill.page, fill.count, fill.demand)
-
-    def inspected(self, page: int, mapped: bool, now: float) -> None:
-        """The answer to `Inspect`: EEXIST was true, or hid that no page could be allocated."""
-        if self.pages.states[page] != FILLING:
-            return
-        if mapped:
-            self._settle(page, 1, PRESENT)
-            self._wake(page, 1)
-        elif self.plan.shared:  # perhaps cached: the client wrote it through another mapping
-            self._pause(now + _FIRST_PAUSE_S * 2 ** (self._refusals.get(page, 0) + 1), page)
-            self._act(CONTINUE, page, 1, demand=False)
-        else:
-            address = self.segments.address_of(page)
-            self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
-
-    # --- results of fetches ----------------------------------------------------------------------
-
-    def fetched(self, fetch: Fetch, data: memoryview) -> None:
-        """The source answered with the bytes of all pages of `fetch`."""
-        self._fetches.pop(fetch.number, None)
-        self._start_waiting()
-        if fetch.abandoned:
-            return
-        for page, count in self.pages.runs(fetch.page, fetch.count, FILLING):
-            self._act(COPY, page, count, fetch.demand, data, fetch.page)
-
-    def fetch_failed(self, fetch: Fetch, cause: str, now: float) -> None:
-        """The source raised, or delivered something else than asked for."""
-        self._fetches.pop(fetch.number, None)
-        self._start_waiting()
-        if fetch.abandoned:
-            return
-        self._revert(fetch.page, fetch.count)
-        if fetch.count == 1:
-            self._read_failed(fetch.page, cause, now)
-        else:
-            self._suspect(fetch.page, fetch.count)
-
     def tick(self, now: float) -> None:
         """Time has come to `now`: fetches past their deadline have failed, pauses are over."""
         for fetch in list(self._fetches.values()):
@@ -348,22 +169,6 @@ class MappingCore:
             if self.pages.states[page] == FILLING:
                 self.pages.move(page, 1, MISSING)
                 self._start(page, 1, demand=True)
-
-    def next_time(self) -> float | None:
-        """When `tick` must be called at the latest; None while nothing is timed."""
-        times = [fetch.deadline for fetch in self._fetches.values()]
-        times += [when for when, _ in self._pauses]
-        self.timed = bool(times)
-        return min(times, default=None)
-
-    def retry(self) -> None:
-        """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
-        deferred, self.deferred = self.deferred, deque()
-        for fill in deferred:
-            self._again(fill)
-        self._finish_if_settled()
-
-    # --- decisions -------------------------------------------------------------------------------
 
     def _fill_around(self, page: int) -> None:
         """A missing fault on a page of the source: choose the window and start it."""
@@ -481,366 +286,3 @@ class MappingCore:
         if self._straight:
             return count
         return max(min(count, self.segments.reach(page)), 1)
-
-    # --- fills -----------------------------------------------------------------------------------
-
-    def _act(
-        self,
-        kind: int,
-        page: int,
-        count: int,
-        demand: bool = True,
-        data: memoryview | None = None,
-        data_page: int = 0,
-    ) -> None:
-        """Ask for a fill, cut into stretches where mremap or munmap split the mapping."""
-        if self._straight:
-            address = self._base + (page << self._shift)
-            self.out.append(Fill(kind, page, count, address, demand, data, data_page))
-            return
-        while count > 0:
-            core = self if self.segments.reach(page) else self._other_with(page)
-            if core:
-                reach = min(core.segments.reach(page), count) if core is self else 1
-                address = core.segments.address_of(page)
-                core.out.append(Fill(kind, page, reach, address, demand, data, data_page))
-            else:  # mapped nowhere any more: nobody can wait for it
-                reach = 1
-                if self.pages.states[page] in (FILLING, CACHED):
-                    self._settle(page, 1, REMOVED)
-            page, count = page + reach, count - reach
-
-    def _other_with(self, page: int) -> MappingCore | None:
-        """Another mapping that shares the pages and shows `page`."""
-        for core in self._siblings:
-            if core.segments.reach(page):
-                return core
-        return None
-
-    def _settle(self, page: int, count: int, state: int) -> None:
-        """Pages are complete: record it, and wake waiters of mappings that share them."""
-        # While our fill ran no event was applied, so the states are those the fill was made for.
-        self.pages.move(page, count, state)
-        if len(self._siblings) > 1:
-            for sibling in self._siblings:
-                if sibling is not self:
-                    sibling._wake_here(page, count)
-        if self._failures or self._refusals:
-            for settled in range(page, page + count):
-                self._failures.pop(settled, None)
-                self._refusals.pop(settled, None)
-        if not self.pages.unsettled:
-            self._finish_if_settled()
-
-    def _rest(self, fill: Fill, done: int) -> Fill:
-        """What is left of `fill` after its first `done` pages."""
-        return Fill(
-            fill.kind,
-            fill.page + done if fill.page >= 0 else -1,
-            fill.count - done,
-            fill.address + (done << self._shift),
-            fill.demand,
-            fill.data,
-            fill.data_page,
-        )
-
-    # --- refusals --------------------------------------------------------------------------------
-
-    def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
-        """EAGAIN: an event waits to be read, or its thread has not run since."""
-        self.counters.again += 1
-        self.deferred.append(fill)
-
-    def _page_exists(self, fill: Fill, _code: int, _now: float) -> None:
-        """EEXIST: the first page is there.  Wake its waiters and go on behind it."""
-        self.counters.exists += 1
-        page = fill.page
-        filling = page >= 0 and self.pages.states[page] == FILLING
-        if filling and self.plan.exists_is_ambiguous and fill.kind in (COPY, ZERO):
-            self.out.append(Inspect(page, fill.address))
-        else:
-            if page >= 0 and self.pages.states[page] in (FILLING, CACHED):
-                self._settle(page, 1, PRESENT)
-            self.out.append(Wake(fill.address, 1 << self._shift))
-        rest = self._rest(fill, 1)
-        if rest.count:
-            self.out.append(rest)
-        self._finish_if_settled()
-
-    def _not_mapped(self, fill: Fill, _code: int, _now: float) -> None:
-        """ENOENT: no one mapping holds the range: cut it, or the page is mapped no more."""
-        if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
-            half = fill.count // 2
-            rest = self._rest(fill, half)
-            fill.count = half
-            self.out.appendleft(rest)
-            self.out.appendleft(fill)
-            return
-        self.segments.unmap(fill.address, fill.address + (1 << self._shift))
-        self._straight = 0
-        self.out.append(Wake(fill.address, 1 << self._shift))
-        if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
-            self._forsake(fill.page, 1)
-
-    def _gone(self, fill: Fill, _code: int, _now: float) -> None:
-        """The page is no longer there to be filled; whoever waits learns it from the kernel."""
-        if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
-            self._settle(fill.page, 1, REMOVED)
-        self.out.append(Wake(fill.address, 1 << self._shift))
-        self._finish_if_settled()
-
-    def beyond_end(self, fill: Fill, held: int) -> None:
-        """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
-        inside = max(min(held - fill.page, fill.count), 0)
-        if inside:
-            first = self._rest(fill, 0)
-            first.count = inside
-            self.out.appendleft(first)
-        for index in range(inside, fill.count):
-            self._gone(self._single(fill, index), errno.EFAULT, 0.0)
-
-    def not_cached(self, fill: Fill) -> None:
-        """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
-        # A minor fault on a MISSING page said that the client had written it: so it dropped it too.
-        dropped = () if fill.page < 0 else (CACHED, MISSING) if fill.demand else (CACHED,)
-        for state in dropped:
-            for page, count in self.pages.runs(fill.page, fill.count, state):
-                self.pages.move(page, count, REMOVED)
-        inspecting = not fill.demand and self.pages.states[fill.page] == FILLING
-        if inspecting and self._refused_memory(fill.page) > MEMORY_RETRIES:  # see `inspected`
-            self._pauses = [(when, page) for when, page in self._pauses if page != fill.page]
-            self._no_memory_left(fill.page)
-        self.out.append(Wake(fill.address, fill.count << self._shift))
-        self._finish_if_settled()
-
-    def _single(self, fill: Fill, index: int) -> Fill:
-        rest = self._rest(fill, index)
-        rest.count = 1
-        return rest
-
-    def _owner_gone(self, fill: Fill, _code: int, _now: float) -> None:
-        """ESRCH: the process has ended; nobody waits any more."""
-        self.finished = True
-        self.deferred.append(fill)
-        self.leave()
-        self.out.clear()
-        self.deferred.clear()
-        self.out.append(Finish((), owner_gone=True))  # in place of any other
-
-    def _no_memory(self, fill: Fill, code: int, now: float) -> None:
-        """ENOMEM: try again a little later, a bounded number of times."""
-        if fill.count > 1:
-            self.out.appendleft(self._rest(fill, 1))
-            self._no_memory(self._single(fill, 0), code, now)
-            return
-        if fill.page < 0 or self.pages.states[fill.page] != FILLING:
-            self.deferred.append(fill)
-            return
-        tries = self._refused_memory(fill.page)
-        if tries > MEMORY_RETRIES:
-            self._no_memory_left(fill.page)
-        else:
-            self._pause(now + _FIRST_PAUSE_S * 2**tries, fill.page)
-
-    def _refused_memory(self, page: int) -> int:
-        """Count one more refusal for want of memory; how many there were."""
-        tries = self._refusals[page] = self._refusals.get(page, 0) + 1
-        return tries
-
-    def _no_memory_left(self, page: int) -> None:
-        self._poison(
-            page,
-            1,
-            "the kernel has no memory for the page",
-            "raise the limit that is hit: memory cgroup, tmpfs size or hugetlb pool",
-        )
-
-    def _refused(self, fill: Fill, code: int, _now: float) -> None:
-        """Any other errno: nothing we know of helps, so give the pages up with that cause."""
-        if fill.page < 0 and code == errno.EFAULT:  # the file ends before it, or it was dropped
-            self.out.append(Wake(fill.address, 1 << self._shift))
-            return
-        if fill.kind == POISON or fill.page < 0:
-            self.out.append(EndClient(f"{errno.errorcode.get(code, code)} while giving up a page"))
-            return
-        name = errno.errorcode.get(code, str(code))
-        self._poison(fill.page, fill.count, f"the kernel refused to fill it: {name}", "report this")
-
-    def _again(self, fill: Fill) -> None:
-        """Repeat a deferred fill as far as its pages still wait; wake who waits at others."""
-        page, states = fill.page, self.pages.states
-        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED)
-        if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
-            self.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
-            return
-        left = fill.count
-        for state in _REPEATED[fill.kind, fill.demand]:
-            for first, count in self.pages.runs(page, fill.count, state):
-                self._act(fill.kind, first, count, fill.demand, fill.data, fill.data_page)
-                left -= count
-        if left:
-            self.out.append(Wake(fill.address, fill.count << self._shift))
-
-    def _abandon(self, fill: Fill) -> None:
-        """Forget a fill; its pages are the source's again, its waiters fault again."""
-        if fill.page >= 0:
-            self._revert(fill.page, fill.count)
-            self._wake(fill.page, fill.count)
-        self.out.append(Wake(fill.address, fill.count << self._shift))
-
-    # --- failures of the source ------------------------------------------------------------------
-
-    def _fetch(self, page: int, count: int, demand: bool) -> None:
-        """Read pages away from the fault path, now or when a place is free."""
-        for first, length in self.pages.runs(page, count, MISSING):
-            self.pages.move(first, length, FILLING)
-        policy = self.plan.policy
-        if len(self._fetches) >= policy.fetches:
-            if demand:
-                self._waiting.appendleft((page, count, demand))
-            else:
-                self._waiting.append((page, count, demand))
-            return
-        self._numbers += 1
-        fetch = Fetch(self._numbers, page, count, demand, float("inf"))
-        self._fetches[fetch.number] = fetch
-        self.counters.fetches += 1
-        self.out.append(fetch)
-
-    def started(self, fetch: Fetch, now: float) -> None:
-        """The driver has handed `fetch` to a worker: its deadline runs from here."""
-        fetch.deadline = now + self.plan.policy.deadline_s
-        self.timed = True
-
-    def _hurry(self, page: int) -> None:
-        """A thread waits for a page whose fetch may still queue: let it be the next."""
-        for at, (first, count, _) in enumerate(self._waiting):
-            if first <= page < first + count:
-                del self._waiting[at]
-                self._waiting.appendleft((first, count, True))
-                return
-
-    def _start_waiting(self) -> None:
-        if self._waiting and len(self._fetches) < self.plan.policy.fetches:
-            self._fetch(*self._waiting.popleft())
-
-    def _revert(self, page: int, count: int) -> None:
-        for first, length in self.pages.runs(page, count, FILLING):
-            self.pages.move(first, length, MISSING)
-
-    def _pause(self, until: float, page: int) -> None:
-        self._pauses.append((until, page))
-        self.timed = True
-
-    def _suspect(self, page: int, count: int) -> None:
-        """A read of several pages failed: which one is bad shows when each is read alone."""
-        for suspect in range(page, page + count):
-            self._failures.setdefault(suspect, 0)
-        self._wake(page, count)
-
-    def _read_failed(self, page: int, cause: str, now: float) -> None:
-        """One page could not be read: repeat within the bound, then give it up."""
-        failures = self._failures[page] = self._failures.get(page, 0) + 1
-        self.counters.source_failures += 1
-        if self.pages.states[page] != MISSING:  # dropped meanwhile
-            self._wake(page, 1)
-        elif failures > self.plan.policy.retries:
-            self._poison(page, 1, cause, "repair the source, then restore again")
-        else:
-            self.pages.move(page, 1, FILLING)
-            self._pause(now + _FIRST_PAUSE_S * 4**failures, page)
-
-    def _poison(self, page: int, count: int, cause: str, cure: str, *, report: bool = True) -> None:
-        """Give pages up: their accesses raise SIGBUS from now on."""
-        policy = self.plan.policy
-        if report:
-            self.out.append(Report(page, cause, cure))
-        if policy.on_failure == "kill" or not self.plan.has_poison:
-            self.out.append(EndClient(f"page {page} of lazily filled memory: {cause} ({cure})"))
-            return
-        for first, length in self.pages.runs(page, count, MISSING):
-            self.pages.move(first, length, FILLING)
-        for first, length in self.pages.runs(page, count, FILLING):
-            self._act(POISON, first, length)
-
-    # --- shared by the above -------------------------------------------------------------------
-
-    def _drop(self, page: int, count: int) -> None:
-        """Pages are the client's zeros from now on; who waits there faults again."""
-        waited = self.pages.find(FILLING, page, page + count) >= 0
-        self.pages.move(page, count, REMOVED)
-        self.counters.removed += count
-        if waited:
-            self._wake(page, count)
-        self._finish_if_settled()
-
-    def _forsake(self, page: int, count: int) -> None:
-        """Pages that this mapping shows no more: dropped, unless another mapping shares them."""
-        if len(self._siblings) == 1:
-            self._drop(page, count)
-            return
-        for each in range(page, page + count):
-            if self._other_with(each) is None:
-                self._drop(each, 1)
-
-    def _wake(self, page: int, count: int) -> None:
-        """Make whoever waits for these pages fault again, in every mapping that shares them."""
-        for core in self._siblings:
-            core._wake_here(page, count)
-
-    def _wake_here(self, page: int, count: int) -> None:
-        while count > 0:
-            reach = min(self.segments.reach(page), count)
-            if reach:
-                self.out.append(Wake(self.segments.address_of(page), reach << self._shift))
-            reach = max(reach, 1)
-            page, count = page + reach, count - reach
-
-    def _finish_if_settled(self) -> None:
-        if self.pages.unsettled:
-            return
-        for core in self._siblings:
-            if not core.finished:
-                core.finished = True
-                core.out.append(Finish(tuple(core._done_with())))
-
-    def _done_with(self) -> Iterator[tuple[int, int]]:
-        """What can be unregistered, as (start, length).
-
-        Poisoned pages of shared memory cannot: a child forked later would not inherit the marker
-        and read zeros, so its faults are still to be answered.
-        """
-        for held in self.segments:
-            start = held.start
-            count = (held.end - start) >> self._shift
-            for page, length in (
-                self.pages.runs(held.page, count, POISONED) if self.plan.shared else ()
-            ):
-                poisoned = held.start + ((page - held.page) << self._shift)
-                if start < poisoned:
-                    yield start, poisoned - start
-                start = poisoned + (length << self._shift)
-            if start < held.end:
-                yield start, held.end - start
-
-
-# Which pages of a fill that met EAGAIN still want it, by kind and demand.  (A CONTINUE that nobody
-# waits for asks whether a page that could not be filled is cached.)
-_REPEATED = {
-    (COPY, True): (FILLING,),
-    (COPY, False): (FILLING,),
-    (ZERO, True): (FILLING,),
-    (ZERO, False): (FILLING,),
-    (CONTINUE, True): (CACHED,),
-    (CONTINUE, False): (CACHED, FILLING),
-    (POISON, True): (FILLING, POISONED),
-    (POISON, False): (FILLING, POISONED),
-}
-
-_REFUSALS = {
-    errno.EAGAIN: MappingCore._event_pending,
-    errno.EEXIST: MappingCore._page_exists,
-    errno.ENOENT: MappingCore._not_mapped,
-    errno.ESRCH: MappingCore._owner_gone,
-    errno.ENOMEM: MappingCore._no_memory,
-}

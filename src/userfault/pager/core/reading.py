@@ -1,0 +1,196 @@
+"""Reading the source away from the fault path: in flight, in time, and what if it fails.
+
+A failed read of one page is repeated within a bound, after pauses that grow; then the page is
+poisoned.  A failed read of several pages says nothing about any of them: each is read alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from userfault.pager.core.actions import (
+    COPY,
+    POISON,
+    Abandon,
+    EndClient,
+    Fetch,
+    Fill,
+    Inspect,
+    Report,
+    Wake,
+)
+from userfault.pager.core.filling import Filling
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.segments import Segments
+from userfault.pager.core.states import FILLING, MISSING, Pages
+
+FIRST_PAUSE_S = 0.005
+
+
+class Reading(Filling):
+    """Adds the reads under way.  `deferred` holds fills that met EAGAIN."""
+
+    def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
+        super().__init__(plan, pages, segments)
+        self.deferred: deque[Fill] = deque()
+        self._fetches: dict[int, Fetch] = {}
+        self._waiting: deque[tuple[int, int, bool]] = deque()  # fetches beyond the limit
+        self._numbers = 0
+        self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
+        self.timed = False  # `next_time` has something to say
+
+    def not_ready(self, fill: Fill) -> None:
+        """The source cannot be copied from at once: fetch it away from the fault path."""
+        self._fetch(fill.page, fill.count, fill.demand)
+
+    def source_failed(self, fill: Fill, cause: str, now: float) -> None:
+        """The source of `fill` could not be read where it lies (a file shrank, or was changed)."""
+        if fill.page not in self._failures:
+            self._failures[fill.page] = 0
+        self._revert(fill.page, fill.count)
+        if fill.count == 1:
+            self._read_failed(fill.page, cause, now)
+        else:
+            self._suspect(fill.page, fill.count)
+
+    def started(self, fetch: Fetch, now: float) -> None:
+        """The driver has handed `fetch` to a worker: its deadline runs from here."""
+        fetch.deadline = now + self.plan.policy.deadline_s
+        self.timed = True
+
+    def fetched(self, fetch: Fetch, data: memoryview) -> None:
+        """The source answered with the bytes of all pages of `fetch`."""
+        self._fetches.pop(fetch.number, None)
+        self._start_waiting()
+        if fetch.abandoned:
+            return
+        for page, count in self.pages.runs(fetch.page, fetch.count, FILLING):
+            self._act(COPY, page, count, fetch.demand, data, fetch.page)
+
+    def fetch_failed(self, fetch: Fetch, cause: str, now: float) -> None:
+        """The source raised, or delivered something else than asked for."""
+        self._fetches.pop(fetch.number, None)
+        self._start_waiting()
+        if fetch.abandoned:
+            return
+        self._revert(fetch.page, fetch.count)
+        if fetch.count == 1:
+            self._read_failed(fetch.page, cause, now)
+        else:
+            self._suspect(fetch.page, fetch.count)
+
+    def next_time(self) -> float | None:
+        """When `tick` must be called at the latest; None while nothing is timed."""
+        times = [fetch.deadline for fetch in self._fetches.values()]
+        times += [when for when, _ in self._pauses]
+        self.timed = bool(times)
+        return min(times, default=None)
+
+    def leave(self) -> None:
+        """This mapping is served no more (its process has ended)."""
+        if self not in self._siblings:
+            return
+        self._siblings.remove(self)
+        if self._siblings:  # what we had under way for them will not come: they ask again
+            for page, count in self._under_way():
+                self._revert(page, count)
+                self._wake(page, count)
+
+    def _under_way(self) -> Iterator[tuple[int, int]]:
+        """The pages that are FILLING because of this mapping."""
+        for action in (*self.out, *self.deferred):
+            if isinstance(action, Fill) and action.page >= 0:
+                yield action.page, action.count
+            elif isinstance(action, Inspect):
+                yield action.page, 1
+        for fetch in self._fetches.values():
+            yield fetch.page, fetch.count
+        for page, count, _ in self._waiting:
+            yield page, count
+        for _, page in self._pauses:
+            yield page, 1
+
+    def _stop_filling(self) -> None:
+        """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
+        for fetch in self._fetches.values():
+            fetch.abandoned = True
+            self.out.append(Abandon(fetch.number))
+        self._fetches.clear()
+        self._waiting.clear()
+        self._pauses.clear()
+        deferred, self.deferred = self.deferred, deque()
+        for fill in deferred:
+            unfilled = [
+                self.pages.find(state, fill.page, fill.page + fill.count)
+                for state in (MISSING, FILLING)
+                if fill.page >= 0
+            ]
+            if unfilled and max(unfilled) >= 0:
+                self.out.append(Wake(fill.address, fill.count << self._shift))
+            else:
+                self.deferred.append(fill)
+
+    def _fetch(self, page: int, count: int, demand: bool) -> None:
+        """Read pages away from the fault path, now or when a place is free."""
+        for first, length in self.pages.runs(page, count, MISSING):
+            self.pages.move(first, length, FILLING)
+        policy = self.plan.policy
+        if len(self._fetches) >= policy.fetches:
+            if demand:
+                self._waiting.appendleft((page, count, demand))
+            else:
+                self._waiting.append((page, count, demand))
+            return
+        self._numbers += 1
+        fetch = Fetch(self._numbers, page, count, demand, float("inf"))
+        self._fetches[fetch.number] = fetch
+        self.counters.fetches += 1
+        self.out.append(fetch)
+
+    def _hurry(self, page: int) -> None:
+        """A thread waits for a page whose fetch may still queue: let it be the next."""
+        for at, (first, count, _) in enumerate(self._waiting):
+            if first <= page < first + count:
+                del self._waiting[at]
+                self._waiting.appendleft((first, count, True))
+                return
+
+    def _start_waiting(self) -> None:
+        if self._waiting and len(self._fetches) < self.plan.policy.fetches:
+            self._fetch(*self._waiting.popleft())
+
+    def _read_failed(self, page: int, cause: str, now: float) -> None:
+        """One page could not be read: repeat within the bound, then give it up."""
+        failures = self._failures[page] = self._failures.get(page, 0) + 1
+        self.counters.source_failures += 1
+        if self.pages.states[page] != MISSING:  # dropped meanwhile
+            self._wake(page, 1)
+        elif failures > self.plan.policy.retries:
+            self._poison(page, 1, cause, "repair the source, then restore again")
+        else:
+            self.pages.move(page, 1, FILLING)
+            self._pause(now + FIRST_PAUSE_S * 4**failures, page)
+
+    def _suspect(self, page: int, count: int) -> None:
+        """A read of several pages failed: which one is bad shows when each is read alone."""
+        for suspect in range(page, page + count):
+            self._failures.setdefault(suspect, 0)
+        self._wake(page, count)
+
+    def _pause(self, until: float, page: int) -> None:
+        self._pauses.append((until, page))
+        self.timed = True
+
+    def _poison(self, page: int, count: int, cause: str, cure: str, *, report: bool = True) -> None:
+        """Give pages up: their accesses raise SIGBUS from now on."""
+        policy = self.plan.policy
+        if report:
+            self.out.append(Report(page, cause, cure))
+        if policy.on_failure == "kill" or not self.plan.has_poison:
+            self.out.append(EndClient(f"page {page} of lazily filled memory: {cause} ({cure})"))
+            return
+        for first, length in self.pages.runs(page, count, MISSING):
+            self.pages.move(first, length, FILLING)
+        for first, length in self.pages.runs(page, count, FILLING):
+            self._act(POISON, first, length)
