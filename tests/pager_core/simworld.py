@@ -31,7 +31,7 @@ from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.refusals import MEMORY_RETRIES
-from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, POISONED, UNSETTLED, Pages
+from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
 
 PAGE = 1 << SHIFT
 CALM = 20_000  # steps within which everything must have come to rest
@@ -263,8 +263,7 @@ class World:
             self.kernel.unregister(context.mm, start >> SHIFT, length >> SHIFT)
         held = [slot for slot in context.mm.slots.values() if slot.registered]
         told = context.mm.alive and not context.mm.changing  # else an event is still to be read
-        marked = self.config.kind.shared and context.core.pages.find(POISONED) >= 0
-        if told and not marked and any(slot.truth.page >= 0 for slot in held):
+        if told and action.segments and any(slot.truth.page >= 0 for slot in held):
             raise Violation("finished, and a page that was to be served is registered still")
         context.closed = not self.reads_on
 

@@ -333,3 +333,20 @@ def test_a_window_of_cached_pages_is_mapped_up_to_the_end_of_a_truncated_file() 
     world.calm()
     assert seen(world) == source(2)
     world.finale()
+
+
+def test_after_the_finish_addresses_mean_nothing_any_more() -> None:
+    """A page goes without an event, and memory that stayed registered grows in its place."""
+    world = lazy(bad=frozenset({1}))
+    kernel, main = world.kernel, world.kernel.mms[0]
+    kernel.mremap(main, kernel.start, 1, new=0x900, keep=True)
+    world.contexts[0].core.complete()
+    world.calm()
+    assert world.contexts[0].finishes == 1
+
+    kernel.munmap(main, kernel.start + 1, 7)
+    kernel.munmap(main, 0x900, 1)
+    kernel.grow(main, 1)
+    touch(world, 1)
+    world.calm()
+    assert seen(world) == ZEROS

@@ -16,6 +16,7 @@ import pytest
 import userfault
 from helpers.pages import PAGE, numbers, pages
 from helpers.skips import absent
+from pager_live import functions
 from pager_live.conftest import PAGES, TAIL, pool_lock
 from userfault import Policy, lazy
 from userfault.linux.pagemap import Pagemap
@@ -164,8 +165,9 @@ def test_progress_is_told_and_ends_with_all_pages(image: Path) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_wait_says_when_time_is_over(image: Path) -> None:
-    with lazy(image, policy=DEMAND) as mapped:
+def test_wait_says_when_time_is_over() -> None:
+    source = userfault.function(functions.slow_page, 4 * PAGE, slow=2, seconds=1)
+    with lazy(source, policy=DEMAND) as mapped:
         assert not mapped.wait(0.05)
         with pytest.raises(TimeoutError):
             mapped.complete(timeout=0)

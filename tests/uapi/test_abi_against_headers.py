@@ -226,4 +226,8 @@ def test_system_call_numbers(case: Case, machine: str) -> None:
         [f"__NR_{name}" for name in numbers], "asm/unistd.h", search=search
     )
 
-    assert theirs == {f"__NR_{name}": number for name, number in numbers.items()}
+    ours = {f"__NR_{name}": number for name, number in numbers.items()}
+    lacking = ours.keys() - theirs.keys()
+    print(f"{case.headers.label} lacks {sorted(lacking) or 'nothing'}")
+    assert not lacking or case.release < (7, 3)
+    assert theirs == {name: ours[name] for name in theirs}

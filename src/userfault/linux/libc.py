@@ -11,6 +11,8 @@ import ctypes
 import os
 from typing import Any
 
+from userfault.uapi.syscalls import SYSCALLS
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _mmap = _libc.mmap
@@ -98,6 +100,20 @@ def mincore(address: int, length: int, page_size: int = 4096) -> bytes:
     if _mincore(address, length, answer):
         raise _fail("mincore")
     return answer.raw
+
+
+def cachestat(fd: int, offset: int, length: int) -> int:
+    """cachestat(2): how many pages of a range of a file are in the page cache (6.5).
+
+    Pages that are still being read in count too.
+    """
+    number = SYSCALLS.get(os.uname().machine, {}).get("cachestat", -1)
+    asked = (ctypes.c_uint64 * 2)(offset, length)
+    found = (ctypes.c_uint64 * 5)()  # cache, dirty, writeback, evicted, recently evicted
+    if _syscall(number, fd, ctypes.byref(asked), ctypes.byref(found), 0):
+        raise _fail("cachestat")
+    held: int = found[0]
+    return held
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

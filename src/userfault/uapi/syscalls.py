@@ -12,6 +12,7 @@ _EVERYWHERE = {
     "pidfd_send_signal": 424,  # 5.1
     "pidfd_getfd": 438,  # 5.6
     "process_madvise": 440,  # 5.10
+    "cachestat": 451,  # 6.5
 }
 
 SYSCALLS = {

@@ -29,7 +29,8 @@ class Filling:
     def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
         self.plan = plan
         self.pages = pages
-        self.segments = segments or Segments(plan.start, pages.count, plan.shift)
+        whole = Segments(plan.start, pages.count, plan.shift)
+        self.segments = whole if segments is None else segments  # none may be left
         self.out: deque[Action] = deque()
         self.counters = Counters()
         self.finished = False
@@ -162,7 +163,11 @@ class Filling:
         for core in self._siblings:
             if not core.finished:
                 core.finished = True
-                core.out.append(Finish(core._done_with()))
+                ranges = core._done_with()
+                core.out.append(Finish(ranges))
+                if ranges:  # of what happens there no event tells any more: forget the addresses
+                    core.segments.unmap(0, 1 << 64)
+                    core._straight = 0
 
     def _done_with(self) -> tuple[tuple[int, int], ...]:
         """What can be unregistered, as (start, length).

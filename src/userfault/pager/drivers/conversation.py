@@ -88,7 +88,6 @@ class Conversation:
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
         served.main.core.complete()
-        served.origin.scout()
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:

@@ -61,7 +61,6 @@ class LiveDriver:
         self.served: dict[int, Served] = {}
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
-        self._ahead: dict[Served, None] = {}  # sources not yet looked at as a whole
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -110,8 +109,10 @@ class LiveDriver:
 
     def _timeout(self) -> float:
         """How long epoll may sleep, in seconds (-1: until something happens)."""
-        if self._busy or self._deferring or self._ahead:
+        if self._busy or self._deferring:
             return 0
+        if not self._timed and not self._children:
+            return -1
         times = []
         for context in list(self._timed):
             when = context.core.next_time()
@@ -132,10 +133,6 @@ class LiveDriver:
                 # `_perform` puts it to the end of the queue: everybody gets a turn.
                 self._perform(context)
                 return
-        for served in list(self._ahead):
-            if served.origin.look_ahead():
-                return
-            del self._ahead[served]
 
     def _timers(self, now: float) -> None:
         """Deadlines of fetches, pauses, children that may have ended."""
@@ -347,10 +344,6 @@ class LiveDriver:
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
         self.served[served.number] = served
-        if served.attach.policy.background:
-            served.origin.scout()
-        else:
-            self._ahead[served] = None
         self._watch_context(served.main)
 
     def _watch_context(self, context: Context) -> None:
@@ -415,7 +408,6 @@ class LiveDriver:
             for worker in fetcher.workers:
                 self._forget(worker.channel.fileno())
         self.served.pop(served.number, None)
-        self._ahead.pop(served, None)
         served.close()
 
     def _close_all(self) -> None:

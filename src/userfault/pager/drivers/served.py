@@ -77,15 +77,6 @@ class Origin:
         """Where bytes of the source can be copied from at once, or 0."""
         return self.residency.address(offset, length) if self.residency else 0
 
-    def look_ahead(self) -> bool:
-        """Idle work: see what of the source is at hand; False when all was seen."""
-        return self.residency is not None and self.residency.look_ahead()
-
-    def scout(self) -> None:
-        """Everything is to be filled: look ahead in a thread."""
-        if self.residency is not None:
-            self.residency.scout()
-
     def forget(self, now: float) -> None:
         """What is known of the page cache does not hold for ever."""
         if self.residency:
