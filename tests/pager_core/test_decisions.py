@@ -600,3 +600,9 @@ def test_cached_pages_are_mapped_in_windows_that_grow() -> None:
         counts.append(fill.count)
         core.done(fill)
     assert counts == [1, 2, 4]
+
+
+def test_a_child_of_a_process_that_unmapped_everything_maps_nothing() -> None:
+    core = core_of(shared=True)
+    core.unmap(START, START + 8 * PAGE)
+    assert len(core.fork().segments) == 0
