@@ -106,7 +106,7 @@ def test_an_empty_pool_is_told_and_left_alone() -> None:
     for size in (2 * MIB, GIB):
         answer = cell(found, "hugetlb", size, Mode.MISSING)
         assert answer["ioctls"] == []
-        assert "hugetlb pages of" in answer["reason"]
+        assert "hugetlb page" in answer["reason"]
 
 
 @pytest.mark.parametrize("columns", [80, 140])

@@ -285,3 +285,49 @@ def many_children(image: str, count: int) -> int:
             answer = mapped._parts.ask()
             contexts = answer.contexts if answer else 0
         return contexts
+
+
+def views_after_the_pagers_death(image: str) -> dict[str, Any]:
+    """The pager is killed inside the block; a view outlives it."""
+    signal.signal(signal.SIGBUS, lambda *_: None)  # the life line, which would end us
+    told = False
+    with lazy(image, policy=DEMAND) as mapped:
+        view = memoryview(mapped)
+        mapped[3 * PAGE]
+        address = mapped.address
+        os.kill(mapped._parts.pager.pid, signal.SIGKILL)
+        try:
+            mapped.wait(20)
+        except userfault.PagerError:
+            told = True
+    _, write = os.pipe()
+    try:
+        os.write(write, (ctypes.c_char * 8).from_address(address + 9 * PAGE))
+        rest = "readable"
+    except OSError as error:
+        rest = error.strerror or ""
+    return {"filled": numbers(bytes(view[3 * PAGE : 4 * PAGE])), "rest": rest, "told": told}
+
+
+def child_killed_with_faults_waiting(image: str) -> list[int]:
+    """A forked child whose threads all wait is killed; the parent is served on."""
+    with lazy(image, fork=True, policy=DEMAND) as mapped:
+        for _ in range(5):
+            child = os.fork()
+            if not child:
+                _touch_by_threads(mapped.address)
+            pager = mapped._parts.pager.pid
+            os.kill(pager, signal.SIGSTOP)
+            time.sleep(0.05)  # its threads are in their faults
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.kill(pager, signal.SIGCONT)
+        return numbers(mapped[100 * PAGE : 103 * PAGE])
+
+
+def _touch_by_threads(address: int) -> None:
+    memchr = ctypes.CDLL(None).memchr
+    for page in range(8):
+        where = ctypes.c_void_p(address + (200 + 7 * page) * PAGE)
+        threading.Thread(target=memchr, args=(where, 0, 1), daemon=True).start()
+    time.sleep(60)

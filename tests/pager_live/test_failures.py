@@ -271,6 +271,12 @@ def test_a_dead_pager_is_told_by_check(image: Path) -> None:
         signal.signal(signal.SIGBUS, signal.SIG_DFL)
 
 
+def test_views_that_outlive_a_dead_pager_show_poison_and_never_zeros(image: Path) -> None:
+    need_features(Feature.POISON)
+    found = child.run(SCENES + "views_after_the_pagers_death", str(image))
+    assert found == {"filled": [4], "rest": "Bad address", "told": True}
+
+
 def test_a_forked_child_gets_sigsegv_and_never_zeros(image: Path) -> None:
     assert child.run(SCENES + "forked_child_of_ordinary_memory", str(image)) == signal.SIGSEGV
     assert child.run(SCENES + "multiprocessing_child_is_refused", str(image)) == -signal.SIGSEGV
@@ -281,6 +287,12 @@ def test_with_fork_events_a_child_is_served_from_the_same_source(image: Path, me
     need_root()
     found = child.run(SCENES + "forked_children", str(image), memory)
     assert found == [[9], [1, 8, 1901], [8]]
+
+
+def test_a_child_killed_with_many_faults_waiting_harms_nobody(image: Path) -> None:
+    need_root()
+    found = child.run(SCENES + "child_killed_with_faults_waiting", str(image))
+    assert found == [101, 102, 103]
 
 
 def test_children_that_have_ended_are_served_no_more(image: Path) -> None:

@@ -15,8 +15,11 @@ import msgspec
 
 from userfault.api.pager import Pager
 from userfault.kernel.errors import (
+    KernelError,
+    PageExists,
     PagerError,
     SourceError,
+    TryAgain,
     UsageError,
     UserfaultError,
 )
@@ -29,7 +32,7 @@ from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.states import NAMES, UNSETTLED
+from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
 from userfault.pager.drivers import messages
 from userfault.source.spec import FileSpec, Resolved, resolve
 from userfault.uapi import mman
@@ -37,6 +40,7 @@ from userfault.uapi import mman
 # Without these the pager would not learn what the client does to the memory.
 _NEEDED = Feature.EVENT_REMAP | Feature.EVENT_REMOVE | Feature.EVENT_UNMAP
 _PROGRESS_S = 0.1
+_POISON_TRIES = 10_000  # each gets past a page that is there, or past an event
 
 Progress = Callable[[int, int], None]
 
@@ -143,6 +147,7 @@ class LazyMemory(mmap.mmap):
             return
         if not parts.pager.alive:
             # Nobody reads events any more: munmap would wait for ever for one to be read.
+            parts.poison_rest(self.address, self.page_size)
             parts.let_go()
         try:
             super().close()
@@ -213,7 +218,8 @@ class _Parts:
             if left is not None and left <= 0:
                 return False
             step = min(_PROGRESS_S if progress else 60.0, 60.0 if left is None else left)
-            if not _readable(self.event, step) and not self.pager.alive and not self.finished:
+            _readable(self.event, step, self.pager.pidfd)
+            if not self.pager.alive and not self.finished:
                 self.check()
 
     def settled(self) -> int:
@@ -270,6 +276,19 @@ class _Parts:
     def give_up(self, cause: str) -> None:
         with contextlib.suppress(PagerError):
             self.request(messages.GiveUp(self.number, cause))
+
+    def poison_rest(self, address: int, page_size: int) -> None:
+        """The pager is dead: what it did not fill must not read zero through a view that lives on.
+
+        Kernels before 6.6 have no poison; there it does read zero.
+        """
+        uffd, states = self.uffd, self.states
+        if self.finished or uffd is None or states is None or Feature.POISON not in uffd.offered:
+            return
+        for state in (MISSING, FILLING, CACHED):
+            for page, count in Pages(states, self.pages).runs(0, self.pages, state):
+                start = address + page * page_size
+                _poison(uffd, start, start + count * page_size, page_size)
 
     def let_go(self) -> None:
         """Close our duplicate of the userfaultfd and the life line, in peace."""
@@ -519,7 +538,26 @@ def _nothing() -> None:
     """There is nothing to unmap."""
 
 
-def _readable(fd: int, timeout_s: float) -> bool:
+def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None:
+    """Poison the empty pages of [start, end), as far as the kernel lets us."""
+    for _ in range(_POISON_TRIES):
+        try:
+            uffd.poison(start, end - start)
+            return
+        except TryAgain as error:  # part of it is done, or an event that nobody read is pending
+            start = error.resume
+            uffd.read()
+        except PageExists as error:
+            start = error.resume + page_size
+        except KernelError:
+            return
+        if start >= end:
+            return
+
+
+def _readable(fd: int, timeout_s: float, *others: int) -> bool:
+    """Wait until one of the descriptors is readable; whether `fd` is."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(max(timeout_s, 0) * 1000))
+    for each in (fd, *others):
+        poll.register(each, select.POLLIN)
+    return any(ready == fd for ready, _ in poll.poll(max(timeout_s, 0) * 1000))

@@ -124,7 +124,8 @@ class PoolShare:
 
     def _short(self, pool: Pool, pages: int, cure: str) -> MemoryUnavailable:
         return MemoryUnavailable(
-            f"{pages} hugetlb pages of {size_name(self.page_size)} are not available",
+            f"{pages} hugetlb page{'s' * (pages > 1)} of {size_name(self.page_size)}"
+            f" {'are' if pages > 1 else 'is'} not available",
             cause=f"the pool has {pool.total} pages, {pool.available} of them free",
             cure=cure,
         )

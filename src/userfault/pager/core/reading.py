@@ -187,7 +187,7 @@ class Reading(Filling):
         policy = self.plan.policy
         if report:
             self.out.append(Report(page, cause, cure))
-        if policy.on_failure == "kill" or not self.plan.has_poison:
+        if (report and policy.on_failure == "kill") or not self.plan.has_poison:
             self.out.append(EndClient(f"page {page} of lazily filled memory: {cause} ({cure})"))
             return
         for first, length in self.pages.runs(page, count, MISSING):

@@ -123,11 +123,16 @@ class Performer:
             context.uffd.wake(action.start, action.length)
 
     def inspect(self, context: Context, action: Inspect) -> None:
-        """Ask the client's page tables; if they may not be read, believe EEXIST."""
-        mapped = True
-        with contextlib.suppress(OSError):
-            self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
-            mapped = self._pagemap.present(action.address)
+        """Ask the client's page tables; if they may not be read, believe EEXIST.
+
+        Which process a forked child is we do not know: there EEXIST is taken for lack of memory,
+        which is tried again, since a page wrongly called present would read zero later.
+        """
+        mapped = context is context.served.main
+        if mapped:
+            with contextlib.suppress(OSError):
+                self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
+                mapped = self._pagemap.present(action.address)
         context.core.inspected(action.page, mapped, _clock())
 
     def report(self, context: Context, action: Report) -> None:

@@ -183,6 +183,8 @@ class LiveDriver:
             else:
                 self._event(context, event)
         for fault in faults:
+            if context.closed:  # the process ended in the middle of the batch
+                return
             context.core.fault(fault.address, fault.flags)
             self._perform(context)
 
