@@ -36,6 +36,12 @@ def slow_page(offset: int, length: int, slow: int, seconds: float) -> bytes:
     return numbered(offset, length)
 
 
+def slow(offset: int, length: int, seconds: float) -> bytes:
+    """Every page takes its time."""
+    time.sleep(seconds)
+    return numbered(offset, length)
+
+
 def crash(_offset: int, _length: int) -> bytes:
     """The worker dies."""
     os._exit(9)

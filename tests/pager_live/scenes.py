@@ -331,3 +331,17 @@ def _touch_by_threads(address: int) -> None:
         where = ctypes.c_void_p(address + (200 + 7 * page) * PAGE)
         threading.Thread(target=memchr, args=(where, 0, 1), daemon=True).start()
     time.sleep(60)
+
+
+def fork_with_a_function_source() -> list[list[int]]:
+    """Parent and child have a fetch under way at the same time, each its first."""
+    source = userfault.function(functions.slow, 64 * PAGE, seconds=0.3)
+    with lazy(source, fork=True, policy=DEMAND) as mapped:
+        read, write = os.pipe()
+        if not os.fork():
+            os.write(write, bytes(numbers(mapped[20 * PAGE : 21 * PAGE])))
+            os._exit(0)
+        ours = numbers(mapped[10 * PAGE : 11 * PAGE])
+        theirs = list(os.read(read, 8))
+        os.wait()
+    return [ours, theirs]

@@ -59,7 +59,6 @@ def serve(driver: LiveDriver, uffd: int) -> Served:
         exists_is_ambiguous=False,
         has_poison=True,
         prepared=False,
-        fork=False,
         has_source=False,
         has_memory=False,
         source=zero(PAGES * PAGE),

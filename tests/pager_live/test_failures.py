@@ -289,6 +289,11 @@ def test_with_fork_events_a_child_is_served_from_the_same_source(image: Path, me
     assert found == [[9], [1, 8, 1901], [8]]
 
 
+def test_parent_and_child_read_a_function_source_at_once() -> None:
+    need_root()
+    assert child.run(SCENES + "fork_with_a_function_source") == [[11], [21]]
+
+
 def test_a_child_killed_with_many_faults_waiting_harms_nobody(image: Path) -> None:
     need_root()
     found = child.run(SCENES + "child_killed_with_faults_waiting", str(image))

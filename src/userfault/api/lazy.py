@@ -515,7 +515,6 @@ def _attach_request(
         exists_is_ambiguous=memory.traits.exists_is_ambiguous,
         has_poison=Feature.POISON in uffd.offered,
         prepared=options.prepared,
-        fork=options.fork,
         has_source=resolved.fd >= 0,
         has_memory=parts.recipe.fd >= 0,
         source=resolved.spec,

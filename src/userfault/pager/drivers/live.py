@@ -261,12 +261,16 @@ class LiveDriver:
             self._take_answers(fetcher)
 
     def _abandon(self, context: Context, action: actions.Abandon) -> None:
+        """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
         fetcher = context.served.origin.fetcher
-        if isinstance(fetcher, Workers):
-            for worker in fetcher.workers:
-                if worker.fetch is not None and worker.fetch.number == action.number:
-                    self._forget(worker.channel.fileno())
-            fetcher.stop(action.number)
+        if not isinstance(fetcher, Workers):
+            return
+        for worker in list(fetcher.workers):
+            # Each context numbers its own fetches, and those of a fork share their workers.
+            fetch = worker.fetch
+            if fetch is not None and fetch.owner is context and fetch.number == action.number:
+                self._forget(worker.channel.fileno())
+                fetcher.drop(worker)
 
     def _finish(self, context: Context, action: actions.Finish) -> None:
         """Everything is in: check the source a last time, then let go of the memory.

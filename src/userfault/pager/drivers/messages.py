@@ -40,7 +40,6 @@ class Attach(msgspec.Struct, tag="attach"):
     exists_is_ambiguous: bool
     has_poison: bool
     prepared: bool
-    fork: bool
     has_source: bool
     has_memory: bool
     source: ZeroSpec | FileSpec | FunctionSpec

@@ -41,9 +41,6 @@ class Readers:
         self.running += 1
         _thread.start_new_thread(self._read, (fetch, offset, length))
 
-    def stop(self, number: int) -> None:
-        """A fetch was abandoned; its thread cannot be ended, its answer will be ignored."""
-
     def close(self) -> None:
         """Nothing to end: threads end with their read."""
 

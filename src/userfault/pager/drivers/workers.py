@@ -48,9 +48,10 @@ class Worker:
             theirs.close()
         self.channel = ours
         self.fetch: Fetch | None = None
+        self.length = 0  # bytes asked for
 
     def ask(self, fetch: Fetch, offset: int, length: int) -> None:
-        self.fetch = fetch
+        self.fetch, self.length = fetch, length
         self.channel.send(_REQUEST.pack(fetch.number, offset, length))
 
     def close(self) -> None:
@@ -70,7 +71,6 @@ class Workers:
         self._path = spec.path
         self._slot_bytes = slot_bytes
         self._limit = limit
-        self._lengths: dict[int, int] = {}
         self.workers: list[Worker] = []
         self.fresh: list[Worker] = []  # not yet watched by the loop
         self.answers: deque[Answered] = deque()
@@ -78,7 +78,6 @@ class Workers:
     def start(self, fetch: Fetch, offset: int, length: int) -> None:
         """Hand a fetch to an idle worker, or to a new one."""
         worker = next((held for held in self.workers if held.fetch is None), None)
-        self._lengths[fetch.number] = length
         try:
             if worker is None:
                 worker = Worker(self._spec, self._path, self._slot_bytes)
@@ -107,20 +106,12 @@ class Workers:
         if fetch is None:
             return True
         _, worked = _REPLY.unpack_from(data)
-        length = self._lengths.pop(fetch.number, 0)
         if worked:
-            answer = Answered(self._mapping, fetch, memoryview(worker.slot[:length]))
+            answer = Answered(self._mapping, fetch, memoryview(worker.slot[: worker.length]))
         else:
             answer = Answered(self._mapping, fetch, None, data[_REPLY.size :].decode())
         self.answers.append(answer)
         return True
-
-    def stop(self, number: int) -> None:
-        """Kill the worker that is late with fetch `number`."""
-        for worker in self.workers:
-            if worker.fetch is not None and worker.fetch.number == number:
-                self.drop(worker)
-                return
 
     def drop(self, worker: Worker) -> None:
         """End one worker."""
