@@ -15,6 +15,8 @@ ZERO = 1  # zeros: UFFDIO_ZEROPAGE, or a copy of zeros where the memory type has
 CONTINUE = 2  # UFFDIO_CONTINUE
 POISON = 3  # UFFDIO_POISON
 
+KINDS = ("copy", "zero", "continue", "poison")  # their names, for traces
+
 
 class Fill(msgspec.Struct, gc=False):
     """Fill `count` pages from `page` on, shown at `address`; wake whoever waits there.
