@@ -61,7 +61,8 @@ class Ours:
         self._pager = userfault.Pager()
         self._policy = policy
         self._prepared = prepared
-        self.pid = self._pager.pid
+        with userfault.lazy(b"started", pager=self._pager):
+            self.pid = self._pager.processes()["worker"]
 
     @contextmanager
     def mapped(self, image: Image) -> Iterator[Mapped]:

@@ -102,12 +102,25 @@ def killed_with_faults_pending(report: str) -> None:
     ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
 
 
+def stop_family(pager: userfault.Pager) -> list[int]:
+    """Stop every process of the pager, so that none can replace another; their ids."""
+    members = list(pager.processes().values())
+    for pid in members:
+        os.kill(pid, signal.SIGSTOP)
+    return members
+
+
+def kill_all(members: list[int]) -> None:
+    for pid in members:
+        os.kill(pid, signal.SIGKILL)
+
+
 def fault_after_the_pagers_death(image: str) -> None:
     """The life line ends a client whose pager was killed while it waited."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = lazy(image, policy=DEMAND)
-    os.kill(mapped.statistics().pager_pid, signal.SIGSTOP)
-    threading.Timer(0.3, os.kill, (mapped._parts.pager.pid, signal.SIGKILL)).start()
+    members = stop_family(mapped._parts.pager)
+    threading.Timer(0.3, kill_all, (members,)).start()
     ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
 
 
@@ -295,7 +308,7 @@ def views_after_the_pagers_death(image: str) -> dict[str, Any]:
         view = memoryview(mapped)
         mapped[3 * PAGE]
         address = mapped.address
-        os.kill(mapped._parts.pager.pid, signal.SIGKILL)
+        kill_all(stop_family(mapped._parts.pager))
         try:
             mapped.wait(20)
         except userfault.PagerError:
@@ -316,7 +329,7 @@ def child_killed_with_faults_waiting(image: str) -> list[int]:
             child = os.fork()
             if not child:
                 _touch_by_threads(mapped.address)
-            pager = mapped._parts.pager.pid
+            pager = mapped._parts.pager.processes()["worker"]
             os.kill(pager, signal.SIGSTOP)
             time.sleep(0.05)  # its threads are in their faults
             os.kill(child, signal.SIGKILL)

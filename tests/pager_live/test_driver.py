@@ -13,8 +13,10 @@ from userfault import Policy, zero
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.drivers import messages
+from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
-from userfault.pager.drivers.served import Descriptors, Served
+from userfault.pager.drivers.records import Descriptors
+from userfault.pager.drivers.served import Served
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 START = 1 << 32
@@ -38,10 +40,15 @@ def context_of_a_dead_process() -> int:
 @pytest.fixture
 def driver() -> Iterator[LiveDriver]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    made = LiveDriver(theirs, os.pidfd_open(os.getpid()))
+    journal = Journal.create()
+    journal.words[Word.CHANNEL_FD] = theirs.detach()
+    journal.words[Word.CLIENT_FD] = os.pidfd_open(os.getpid())
+    made = LiveDriver(journal)
     with ours:
         yield made
-        made._close_all()
+        made.close()
+        os.close(journal.words[Word.CLIENT_FD])
+        journal.close()
 
 
 def serve(driver: LiveDriver, uffd: int) -> Served:
@@ -65,7 +72,7 @@ def serve(driver: LiveDriver, uffd: int) -> Served:
         policy=Policy(background=False),
     )
     descriptors = Descriptors(uffd, states, os.eventfd(0), line.read, line.write)
-    served = Served(attach, descriptors, driver.bell)
+    served = Served.new(attach, descriptors, driver.bell, driver.number())
     driver.take(served)
     return served
 
@@ -78,7 +85,8 @@ def test_a_process_that_ends_in_the_middle_of_a_batch_does_not_end_the_pager(
     batch = b"".join(
         fault(UFFD_EVENT_PAGEFAULT, 0, START + page * PAGE, 0) for page in range(PAGES)
     )
-    driver._buffer[: len(batch)] = batch
     context = served.main
-    driver._batch(context, len(batch))  # the first fill says ESRCH, and the context is closed
+    at, view = driver._journal.batch(context.number)
+    view[: len(batch)] = batch
+    driver._batch(context, at, len(batch))  # the first fill says ESRCH, and the context is closed
     assert context.closed

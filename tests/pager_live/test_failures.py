@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import userfault
 from helpers import child
 from helpers.pages import PAGE, numbers, pages
 from helpers.skips import need_features, need_root
-from pager_live import functions
+from pager_live import functions, scenes
 from userfault import Policy, SourceError, SourceTypeError, UsageError, lazy
 from userfault.kernel.modes import Feature
 from userfault.linux import pidfd
@@ -35,6 +36,13 @@ def wait_for_text(path: Path, timeout_s: float = 20) -> str:
             return path.read_text()
         time.sleep(0.01)
     raise TimeoutError(f"nothing in {path}")
+
+
+def wait_until(happened: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -261,8 +269,10 @@ def test_a_dead_pager_is_told_by_check(image: Path) -> None:
     signal.signal(signal.SIGBUS, lambda *_: None)
     try:
         with lazy(image, policy=DEMAND) as mapped:
-            os.kill(mapped.statistics().pager_pid, signal.SIGKILL)
-            assert pidfd.wait(mapped._parts.pager.pidfd, 10)
+            mapped.check()
+            pager = mapped._parts.pager
+            scenes.kill_all(scenes.stop_family(pager))
+            wait_until(lambda: not pager.alive)
             with pytest.raises(userfault.PagerError, match="died"):
                 mapped.check()
             with pytest.raises(userfault.PagerError, match="died"):
@@ -395,7 +405,10 @@ def test_close_twice_is_harmless(image: Path) -> None:
 
 
 def test_a_program_that_just_ends_leaves_no_process(image: Path) -> None:
-    text = f"import userfault; m = userfault.lazy({str(image)!r}); print(m._parts.pager.pid, m[0])"
+    text = (
+        f"import userfault; m = userfault.lazy({str(image)!r})\n"
+        "print(*m._parts.pager.processes().values(), m[0])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", text],
         capture_output=True,
@@ -403,11 +416,8 @@ def test_a_program_that_just_ends_leaves_no_process(image: Path) -> None:
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(userfault.__file__).parents[1])},
     )
-    pid = int(done.stdout.split()[0])
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not Path(f"/proc/{pid}").exists()
+    members = done.stdout.split()[:3]
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members))
     assert not done.stderr
 
 

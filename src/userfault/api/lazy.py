@@ -52,7 +52,9 @@ class Statistics(msgspec.Struct, frozen=True):
     `counters`: what the pager did (see `userfault.pager.core.plan.Counters`).  `copied_bytes`:
     bytes of the source copied to hand it over (bytes-like sources only).  `failed`: pages given
     up.  `finished`: everything is in and the pager has let go.  `user_mode_only`: system calls on
-    missing pages fail with EFAULT until then.  `pager_memory_kib`: the pager's largest memory.
+    missing pages fail with EFAULT until then.  `pager_memory`:
+    bytes of private memory of each process of the pager.  `takeovers`: how often one of them went
+    on for one that was killed.
     """
 
     memory: str
@@ -65,7 +67,8 @@ class Statistics(msgspec.Struct, frozen=True):
     finished: bool
     user_mode_only: bool
     pager_pid: int
-    pager_memory_kib: int
+    pager_memory: dict[str, int]
+    takeovers: int
 
 
 class LazyMemory(mmap.mmap):
@@ -218,7 +221,7 @@ class _Parts:
             if left is not None and left <= 0:
                 return False
             step = min(_PROGRESS_S if progress else 60.0, 60.0 if left is None else left)
-            _readable(self.event, step, self.pager.pidfd)
+            _readable(self.event, step, self.pager.channel)
             if not self.pager.alive and not self.finished:
                 self.check()
 
@@ -242,8 +245,8 @@ class _Parts:
         answer = self.ask()
         if not self.finished and not self.pager.alive:
             raise PagerError(
-                f"the pager (process {self.pager.pid}) has died before all pages were in",
-                cause="it was killed, or failed",
+                "the pager has died before all pages were in",
+                cause="its processes were killed together, or it failed",
                 cure="restore again: pages that were not filled are lost",
             )
         if answer is not None and answer.failed:
@@ -269,8 +272,9 @@ class _Parts:
             failed=answer.failed if answer else 0,
             finished=self.finished,
             user_mode_only=user_mode_only,
-            pager_pid=self.pager.pid,
-            pager_memory_kib=answer.memory_kib if answer else 0,
+            pager_pid=self.pager.processes()["worker"],
+            pager_memory=self.pager.memory(),
+            takeovers=self.pager.takeovers,
         )
 
     def give_up(self, cause: str) -> None:
@@ -555,8 +559,9 @@ def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None
 
 
 def _readable(fd: int, timeout_s: float, *others: int) -> bool:
-    """Wait until one of the descriptors is readable; whether `fd` is."""
+    """Wait until `fd` is readable or one of `others` hangs up; whether `fd` is readable."""
     poll = select.poll()
-    for each in (fd, *others):
-        poll.register(each, select.POLLIN)
+    poll.register(fd, select.POLLIN)
+    for each in others:
+        poll.register(each, 0)
     return any(ready == fd for ready, _ in poll.poll(max(timeout_s, 0) * 1000))

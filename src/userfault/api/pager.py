@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import threading
 import weakref
 
+import msgspec
+
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
+from userfault.linux.smaps import private_memory
 from userfault.pager.drivers import messages
+from userfault.pager.drivers.family import ROLES
+from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 
 _END_S = 10.0
 
 
 class Pager:
-    """A pager process of one's own, for any number of `lazy(..., pager=...)` mappings.
+    """A pager of one's own, for any number of `lazy(..., pager=...)` mappings.
 
-    Starting one takes some 50 ms; a shared one serves a further mapping within 3 ms.  Use it as a
-    context manager, or call `close()`.  Thread-safe.  Raises PagerError when it cannot be started.
+    It is a family of three processes: one serves, one watches it, one stands ready.  Whichever is
+    killed is replaced, and threads that wait go on.  Starting one takes some 50 ms; a shared one
+    serves a further mapping within 3 ms.  Use it as a context manager, or call `close()`.
+    Thread-safe.  Raises PagerError when it cannot be started.
 
     >>> with Pager() as pager:
     ...     pager.alive
@@ -31,7 +39,7 @@ class Pager:
     def __init__(self) -> None:
         with contextlib.ExitStack() as undo:
             try:
-                self._channel, self._pidfd, self.pid = _start(undo)
+                self._family = _start(undo)
             except PagerError:
                 raise
             except OSError as error:
@@ -44,20 +52,33 @@ class Pager:
         self._lock = threading.Lock()
         self._numbers = 0
         self._serial = 0
-        self._owner = os.getpid()
-        self._finalizer = weakref.finalize(
-            self, _end, self._channel, self._pidfd, self.pid, self._owner
-        )
+        self._finalizer = weakref.finalize(self, _end, self._family)
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._finalizer.alive and not pidfd.ended(self._pidfd)
+        """Whether any of its processes runs."""
+        return self._finalizer.alive and not _hung_up(self._family.channel)
 
     @property
-    def pidfd(self) -> int:
-        """Polls readable when the process has ended."""
-        return self._pidfd
+    def channel(self) -> int:
+        """A socket that hangs up (POLLHUP) when the last process has ended."""
+        return self._family.channel.fileno()
+
+    @property
+    def takeovers(self) -> int:
+        """How often another process had to go on for one that was killed."""
+        return self._family.journal.words[Word.TAKEOVERS] if self._finalizer.alive else 0
+
+    def processes(self) -> dict[str, int]:
+        """Process ids of the worker, the supervisor and the spare (0: not started yet)."""
+        if not self._finalizer.alive:
+            return {role.name.lower(): 0 for role in ROLES}
+        member = self._family.journal.member
+        return {role.name.lower(): member(role)[0] for role in ROLES}
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of private memory of each process, as in `processes()` (0: it has just ended)."""
+        return {role: private_memory(pid) for role, pid in self.processes().items()}
 
     def number(self) -> int:
         """A number for a new mapping."""
@@ -73,23 +94,20 @@ class Pager:
             raise PagerError(
                 "the pager is closed", cause="close() was called", cure="make a new Pager()"
             )
-        if os.getpid() != self._owner:
+        if os.getpid() != self._family.owner:
             raise PagerError(
                 "the pager belongs to another process",
                 cause="this process was forked from the one that made it",
                 cure="make a Pager() here",
             )
-        try:
-            with self._lock:
-                self._serial += 1
-                messages.send(self._channel, self._serial, message, fds)
-                reply = messages.receive_reply(self._channel, self._serial)
-        except OSError:
-            reply = None
+        with self._lock:
+            self._serial += 1
+            reply = _ask(self._family.channel, self._serial, message, fds)
         if reply is None:
             raise PagerError(
-                f"the pager (process {self.pid}) has died",
-                cause="it was killed, or failed: its standard error may say more",
+                "the pager has died",
+                cause="all its processes were killed at once, or it failed: its standard error"
+                " may say more",
                 cure="memory that was not filled yet is lost: restore again with a new pager",
             )
         if isinstance(reply, messages.Refused):
@@ -97,7 +115,7 @@ class Pager:
         return reply
 
     def close(self) -> None:
-        """End the process.  Mappings that are not complete must be left before."""
+        """End the processes.  Mappings that are not complete must be left before."""
         self._finalizer()
 
     def __enter__(self) -> Pager:
@@ -107,39 +125,89 @@ class Pager:
         self.close()
 
 
-def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
-    """Start the process: our end of the channel, its pidfd, its process id."""
+class _Family(msgspec.Struct):
+    """A pager's processes as the client holds them.
+
+    `first`: process id and pidfd of the one that was started, our only child among them.
+    """
+
+    channel: socket.socket
+    journal: Journal
+    first: tuple[int, int]
+    owner: int
+
+
+def _start(undo: contextlib.ExitStack) -> _Family:
+    """Start the first process, which makes the others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
     with theirs:
+        journal = Journal.create()
+        undo.callback(journal.close)
         client = os.pidfd_open(os.getpid())
         try:
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [b"client"], [client])
+            socket.send_fds(ours, [b"client"], [client, journal.fd])
         finally:
             os.close(client)
         pid = spawn_python(
             "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
         )
     try:
-        return ours, os.pidfd_open(pid), pid
+        return _Family(ours, journal, (pid, os.pidfd_open(pid)), os.getpid())
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
 
 
-def _end(channel: socket.socket, process: int, pid: int, owner: int) -> None:
-    """Ask the process to end, kill it if it does not, and reap it."""
-    if os.getpid() != owner:  # a forked child: the pager is not ours to end
-        channel.close()
-        os.close(process)
-        return
-    with contextlib.suppress(OSError):
-        messages.send(channel, 0, messages.Quit())
+def _ask(
+    channel: socket.socket, serial: int, message: messages.Request, fds: list[int] | None
+) -> messages.Done | messages.Answer | messages.Refused | None:
+    """Ask, and ask again when another worker took over; None when the pager is dead."""
+    try:
+        messages.send(channel, serial, message, fds)
+        while True:
+            reply = messages.receive_reply(channel, serial)
+            if not isinstance(reply, messages.Resumed):
+                return reply
+            messages.send(channel, serial, message, fds)
+    except OSError:
+        return None
+
+
+def _hung_up(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, 0)  # POLLHUP is always told
+    return bool(poll.poll(0))
+
+
+def _end(family: _Family) -> None:
+    """Ask the processes to end, kill them if they do not, and reap the one that is our child."""
+    channel, (pid, process) = family.channel, family.first
+    if os.getpid() == family.owner:  # a forked child has nothing to end
+        channel.settimeout(_END_S)
+        if _ask(channel, 0, messages.Quit(), None) is not None or not _ended(channel):
+            _kill(family)
+        pidfd.wait(process, _END_S)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
     channel.close()
-    if not pidfd.wait(process, _END_S):
-        pidfd.kill(process)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
     os.close(process)
+    family.journal.close()
+
+
+def _ended(channel: socket.socket) -> bool:
+    """Whether every process has closed its end of the channel, or does so in time."""
+    poll = select.poll()
+    poll.register(channel, 0)
+    return bool(poll.poll(_END_S * 1000))
+
+
+def _kill(family: _Family) -> None:
+    """Kill whoever is left, the one that would replace the others first."""
+    for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER):
+        pid, _ = family.journal.member(role)
+        with contextlib.suppress(ProcessLookupError):
+            if pid:
+                os.kill(pid, signal.SIGKILL)

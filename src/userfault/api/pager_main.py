@@ -1,4 +1,4 @@
-"""The main program of a pager process: take the client's pidfd, serve until nobody is left."""
+"""The main program of a pager: take the client's pidfd and the journal, found the family."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ import os
 import signal
 import socket
 
+from userfault.pager.drivers import family
+from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
 
 
 def main(channel: socket.socket) -> None:
-    """`channel`: the socket to the client, whose first packet carries its pidfd."""
+    """`channel`: the socket to the client, whose first packet carries its pidfd and the journal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our own session has none; a user may send one
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    _, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
-    if not fds:
+    _, fds, _, _ = socket.recv_fds(channel, 16, 2, socket.MSG_CMSG_CLOEXEC)
+    if len(fds) < 2:
         return  # the client died before it could introduce itself
+    journal = Journal(fds[1])
+    journal.words[Word.CLIENT_FD] = fds[0]
+    journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
+    channel.close()  # this number is passed on to every process that we start
     # What the loop makes dies by reference counting; a collection in the middle of a fault would
-    # only add a pause.
+    # only add a pause.  Frozen, what is loaded so far stays shared by the whole family.
     gc.freeze()
     gc.disable()
-    LiveDriver(channel, fds[0]).run()
-    os._exit(0)  # reader threads may hang in a dead file system: do not wait for them
+    family.found(journal, serve)
+
+
+def serve(journal: Journal) -> None:
+    """The worker's work."""
+    driver = LiveDriver(journal)
+    if journal.words[Word.TAKEOVERS]:
+        driver.resume()
+    driver.run()

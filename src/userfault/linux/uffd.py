@@ -6,6 +6,7 @@ field is read back also when the call fails: it holds the bytes done (ioctl_user
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -44,6 +45,8 @@ MESSAGE_SIZE = abi.uffd_msg.size
 _FAULT = abi.UFFD_EVENT_PAGEFAULT
 _COPY = abi.UFFDIO_COPY
 _NONE = Feature(0)
+# Sizes of an address space, largest first: 5-level, 52 and 48 bits (arm64), 4-level (x86-64), less.
+_ADDRESS_SPACES = ((1 << 56) - 4096, 1 << 52, 1 << 48, (1 << 47) - 4096, 1 << 42, 1 << 39)
 _ANSWER_AT = {40: 32, 32: 24}  # where a fill's result field lies, by argument size
 
 
@@ -214,6 +217,13 @@ class LiveUserfaultfd:
         """UFFDIO_WAKE: every waiter in the range touches its page again."""
         self._range("UFFDIO_WAKE", abi.UFFDIO_WAKE, start, length)
 
+    def wake_all(self) -> None:
+        """UFFDIO_WAKE of the whole address space: every waiter touches its page again."""
+        for length in _ADDRESS_SPACES:
+            with contextlib.suppress(KernelError):
+                self.wake(0, length)
+                return
+
     def owner_gone(self) -> bool:
         """Whether the process that this context belongs to has ended.
 
@@ -271,7 +281,7 @@ class LiveUserfaultfd:
 
 
 def decode(
-    data: bytes | bytearray, at: int = 0, features: Feature = _NONE
+    data: bytes | bytearray | memoryview, at: int = 0, features: Feature = _NONE
 ) -> PageFault | Fork[Any] | Remap | Remove | Unmap:
     """The message at byte `at`; a FORK event takes over its descriptor.
 

@@ -43,6 +43,7 @@ class MappingCore(Refusing):
     def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
         super().__init__(plan, pages, segments)
         self.background = plan.policy.background
+        self.given_up = ""  # the cause, once everything was to be given up
         self._window = Window(plan.window_pages)
         self._quiet = 0  # background fills since the last fault
         self._wanted: deque[tuple[int, int]] = deque()  # prefetch: runs of pages
@@ -129,6 +130,7 @@ class MappingCore(Refusing):
     def give_up(self, cause: str, cure: str) -> None:
         """Poison every page that is not filled (or end the client, where there is no poison)."""
         self.background = False
+        self.given_up = cause
         self._wanted.clear()
         for core in self._siblings:
             core._stop_filling()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from userfault.kernel.errors import PagerError
+from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import messages
-from userfault.pager.drivers.served import Descriptors, Served
+from userfault.pager.drivers.served import Served, sorted_out
 
 
 class Host(Protocol):
@@ -20,6 +21,12 @@ class Host(Protocol):
 
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
+
+    def number(self) -> int:
+        """A number for a new context."""
+
+    def commit(self, changed: Served | None = None) -> None:
+        """Record what is served, `changed` anew."""
 
     def drop(self, served: Served) -> None:
         """Forget a mapping."""
@@ -63,17 +70,32 @@ class Conversation:
         if request.number in self._host.served:
             self._host.go_on(served)
 
+    def resumed(self) -> None:
+        """Another worker took over: a request whose reply is still to come may be lost."""
+        with contextlib.suppress(OSError):  # a full socket holds such a message already
+            messages.send(self._channel, 0, messages.Resumed(), flags=socket.MSG_DONTWAIT)
+
     def _reply(self, reply: messages.Reply) -> None:
         with contextlib.suppress(OSError):  # the client has gone: its pidfd will tell
             messages.send(self._channel, self._serial, reply)
 
     def _attach(self, request: messages.Attach, fds: list[int]) -> None:
+        if request.number in self._host.served:  # asked again after a takeover
+            close_all(fds)
+            self._reply(messages.Done())
+            return
         try:
-            served = Served(request, Descriptors.of(request, fds), self._host.bell)
+            held = sorted_out(request, fds)
+            served = Served.new(request, held, self._host.bell, self._host.number())
         except (OSError, ValueError) as error:
             self._reply(messages.Refused("the pager cannot take the mapping", str(error), ""))
             return
-        self._host.take(served)
+        try:
+            self._host.take(served)
+        except PagerError as error:
+            served.close()
+            self._reply(messages.Refused(error.what, error.cause, error.cure))
+            return
         self._reply(messages.Done())
 
     def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
@@ -83,11 +105,13 @@ class Conversation:
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
         served.main.core.want(request.page, request.count)
+        self._host.commit(served)
         return messages.Done()
 
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
         served.main.core.complete()
+        self._host.commit(served)
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
@@ -102,7 +126,6 @@ class Conversation:
             failed=served.failed,
             finished=served.main.core.finished,
             contexts=len(served.contexts),
-            memory_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 
 from userfault.kernel.errors import KernelError
 from userfault.linux import pidfd
-from userfault.linux.libc import madvise, mmap
+from userfault.linux.libc import Pinned, madvise, mmap
 from userfault.linux.pagemap import Pagemap
 from userfault.pager.core.actions import (
     CONTINUE,
@@ -21,21 +22,32 @@ from userfault.pager.core.actions import (
     Inspect,
     Report,
     Wake,
+    WakeAll,
 )
+from userfault.pager.drivers.journal import Journal
 from userfault.pager.drivers.messages import MAX_FAILURES, Failure
 from userfault.pager.drivers.served import Context
 from userfault.uapi import mman
+from userfault.uapi.userfaultfd import (
+    UFFDIO_CONTINUE,
+    UFFDIO_COPY,
+    UFFDIO_POISON,
+    UFFDIO_ZEROPAGE,
+)
 
 _SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
+_SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}
 
 _clock = time.monotonic
+_ioctl = fcntl.ioctl
 
 
 class Performer:
     """Fills pages, wakes, inspects and reports for one client (`client`: its pidfd)."""
 
-    def __init__(self, client: int) -> None:
+    def __init__(self, client: int, journal: Journal) -> None:
         self._client = client
+        self._journal = journal
         self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
         self._zeros_length = 0
         self._pagemap: Pagemap | None = None
@@ -45,29 +57,54 @@ class Performer:
         served = context.served
         kind = fill.kind
         length = fill.count * served.page_size
-        try:
-            if kind == COPY:
-                if fill.data is None:
-                    if _clock() > served.sound_until and not self._still_sound(context, fill):
-                        return
-                    source = served.origin.address(fill.page * served.page_size, length)
-                    if not source:
-                        context.core.not_ready(fill)
-                        return
-                    context.uffd.copy(fill.address, source, length)
+        if kind == COPY:
+            if fill.data is None:
+                if _clock() > served.sound_until and not self._still_sound(context, fill):
+                    return
+                source = served.origin.address(fill.page * served.page_size, length)
+                if source:
+                    self._copy(context, fill, source, length)
                 else:
-                    start = (fill.page - fill.data_page) * served.page_size
-                    context.uffd.copy(fill.address, fill.data[start : start + length], length)
-            elif kind == ZERO:
-                self._zero(context, fill, length)
-            elif kind == POISON:
-                context.uffd.poison(fill.address, length)
+                    context.core.not_ready(fill)
             else:
-                context.uffd.continue_(fill.address, length)
-        except KernelError as error:
-            self._refused(context, fill, error)
+                start = (fill.page - fill.data_page) * served.page_size
+                with Pinned(fill.data[start : start + length]) as pinned:
+                    self._copy(context, fill, pinned.address, length)
+        elif kind == ZERO and not served.zeropage:
+            self._copy_zeros(context, fill, length)
+        else:
+            self._short(context, fill, length)
+
+    def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
+        journal = self._journal
+        journal.copying(
+            context.number, fill.kind, fill.page, fill.count, fill.address, source, length
+        )
+        try:
+            _ioctl(context.fd, UFFDIO_COPY, journal.copy_argument)
+        except OSError as error:
+            self._refused(context, fill, error.errno or 0, journal.done_bytes())
         else:
             context.core.done(fill)
+
+    def _short(self, context: Context, fill: Fill, length: int) -> None:
+        journal = self._journal
+        journal.filling(context.number, fill.kind, fill.page, fill.count, fill.address, length)
+        try:
+            _ioctl(context.fd, _SHORT[fill.kind], journal.short_argument)
+        except OSError as error:
+            self._refused(context, fill, error.errno or 0, journal.done_bytes())
+        else:
+            context.core.done(fill)
+
+    def _copy_zeros(self, context: Context, fill: Fill, length: int) -> None:
+        """Zeros for a memory type without ZEROPAGE."""
+        try:
+            zeros = self._zeros_of(length)
+        except OSError as error:
+            context.core.failed(fill, error.errno or errno.ENOMEM, 0, _clock())
+        else:
+            self._copy(context, fill, zeros, length)
 
     def _still_sound(self, context: Context, fill: Fill) -> bool:
         """Look every now and then whether the source is what it was; if not, `fill` has failed."""
@@ -80,12 +117,6 @@ class Performer:
         served.origin.forget(now)
         served.sound_until = now + _SOURCE_CHECK_S
         return True
-
-    def _zero(self, context: Context, fill: Fill, length: int) -> None:
-        if context.served.zeropage:
-            context.uffd.zeropage(fill.address, length)
-        else:
-            context.uffd.copy(fill.address, self._zeros_of(length), length)
 
     def _zeros_of(self, length: int) -> int:
         """The address of `length` zero bytes that cost no memory: pages never written.
@@ -101,10 +132,10 @@ class Performer:
             self._zeros_length = length
         return self._zeros
 
-    def _refused(self, context: Context, fill: Fill, error: KernelError) -> None:
+    def _refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
         """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
-        if error.errno != errno.EFAULT or error.done:
-            context.core.failed(fill, error.errno, error.done, _clock())
+        if code != errno.EFAULT or done:
+            context.core.failed(fill, code, done, _clock())
             return
         served = context.served
         size = served.memory_size()
@@ -116,11 +147,14 @@ class Performer:
         elif fill.kind == CONTINUE:
             context.core.not_cached(fill)
         else:
-            context.core.failed(fill, error.errno, 0, _clock())
+            context.core.failed(fill, code, 0, _clock())
 
     def wake(self, context: Context, action: Wake) -> None:
         with contextlib.suppress(KernelError):
             context.uffd.wake(action.start, action.length)
+
+    def wake_all(self, context: Context, _action: WakeAll) -> None:
+        context.uffd.wake_all()
 
     def inspect(self, context: Context, action: Inspect) -> None:
         """Ask the client's page tables; if they may not be read, believe EEXIST.

@@ -11,7 +11,11 @@ What the kernel does that one would not expect, and what is done about it here:
   with nothing left to read.  So fills that met EAGAIN are repeated after pauses that grow.
 * The death of a client shows neither as event nor as hang-up: its pidfd and ESRCH tell.
 * When the last descriptor of a context closes, faults turn into silent zero pages; the client
-  keeps a duplicate, and the life line (`linux.lifeline`) ends it if this process is killed.
+  keeps a duplicate, and the life line (`linux.lifeline`) ends it if the whole family is killed.
+
+This process may be killed at any instruction, and another one of its family goes on
+(`takeover.py`).  What that one must know is in the journal before it can matter: messages and the
+fill under way by themselves, everything else by `commit()`, at the places that say so.
 """
 
 from __future__ import annotations
@@ -26,20 +30,22 @@ import socket
 import time
 from collections.abc import Callable
 
-from userfault.kernel.errors import KernelError
+from userfault.kernel.errors import KernelError, PagerError
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
-from userfault.linux.uffd import MESSAGE_SIZE, LiveUserfaultfd, decode
+from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.fills import Performer
+from userfault.pager.drivers.journal import MESSAGE, Journal, Word
 from userfault.pager.drivers.readers import Answered, Readers
+from userfault.pager.drivers.records import FamilyRecord, encode
 from userfault.pager.drivers.served import Context, Served
+from userfault.pager.drivers.takeover import take_over
 from userfault.pager.drivers.workers import Worker, Workers
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
-BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
 _FIRST_PAUSE_S = 20e-6
 _LONGEST_PAUSE_S = 1e-3
 _CHILD_CHECK_S = 1.0
@@ -51,61 +57,77 @@ _clock = time.monotonic
 class LiveDriver:
     """Serves mappings of one client until it, and every child that a fork added, has ended.
 
-    `channel`: the socket to the client.  `client`: its pidfd.
+    `journal` names the socket to the client and its pidfd, and what a killed worker left.
     """
 
-    def __init__(self, channel: socket.socket, client: int) -> None:
-        self._channel = channel
-        self._client = client
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._channel = socket.socket(fileno=journal.words[Word.CHANNEL_FD])
+        self._client = journal.words[Word.CLIENT_FD]
         self._client_alive = True
         self.served: dict[int, Served] = {}
+        self._applied = 0  # events of the batch under way that are in the record
+        self._numbers = 0  # of contexts
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
-        self._buffer = bytearray(BATCH * MESSAGE_SIZE)
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._open = True
         self._children: dict[Context, None] = {}  # contexts of forked children
         self._children_checked = 0.0
-        self._performer = Performer(client)
+        self._performer = Performer(self._client, journal)
         self._rare: dict[type, Callable[..., None]] = {
             Fetch: self._fetch,
             actions.Abandon: self._abandon,
             actions.Wake: self._performer.wake,
+            actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
             actions.Report: self._performer.report,
             actions.EndClient: self._performer.end,
             actions.Finish: self._finish,
         }
-        self._watch(channel.fileno(), Conversation(channel, self).request)
-        self._watch(client, self._client_ended)
+        self._conversation = Conversation(self._channel, self)
+        self._watch(self._channel.fileno(), self._conversation.request)
+        self._watch(self._client, self._client_ended)
         self._watch(self.bell, self._ring)
         _raise_descriptor_limit()
+
+    def resume(self) -> None:
+        """Go on with what a killed worker served, and say so."""
+        take_over(self, self._journal)
+        self._conversation.resumed()
 
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until there is nobody left to serve."""
-        try:
-            while self._open or self.served:
-                ready = self._epoll.poll(self._timeout())
-                for fd, _ in ready:
-                    handler = self._handlers.get(fd)
-                    if handler is not None:
-                        handler()
-                if self._timed or self._children:
-                    self._timers(_clock())
-                if self._deferring:
-                    self._retry(bool(ready))
-                elif not ready:
-                    self._idle()
-                elif self._busy:
-                    # A client on this CPU goes first: it may fault again at once.
-                    os.sched_yield()
-        finally:
-            self._close_all()
+        while self._open or self.served:
+            ready = self._epoll.poll(self._timeout())
+            for fd, _ in ready:
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+            if self._timed or self._children:
+                self._timers(_clock())
+            if self._deferring:
+                self._retry(bool(ready))
+            elif not ready:
+                self._idle()
+            elif self._busy:
+                # A client on this CPU goes first: it may fault again at once.
+                os.sched_yield()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything that is served, and of what this worker opened."""
+        for served in list(self.served.values()):
+            self.drop(served)
+        self._performer.close()
+        self._epoll.close()
+        os.close(self.bell)
+        self._channel.close()
 
     def _timeout(self) -> float:
         """How long epoll may sleep, in seconds (-1: until something happens)."""
@@ -130,8 +152,8 @@ class LiveDriver:
             context = next(iter(self._busy))
             del self._busy[context]
             if context.core.idle_work():
-                # `_perform` puts it to the end of the queue: everybody gets a turn.
-                self._perform(context)
+                # `perform` puts it to the end of the queue: everybody gets a turn.
+                self.perform(context)
                 return
 
     def _timers(self, now: float) -> None:
@@ -142,7 +164,7 @@ class LiveDriver:
             when = context.core.next_time()
             if when is not None and when <= now:
                 context.core.tick(now)
-                self._perform(context)
+                self.perform(context)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         self._epoll.register(fd, select.EPOLLIN)
@@ -156,9 +178,9 @@ class LiveDriver:
 
     def _readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
-        buffer = self._buffer
+        at, view = self._journal.batch(context.number)
         try:
-            count = os.readv(context.fd, [buffer])
+            count = os.readv(context.fd, [view])
         except BlockingIOError:
             return  # the page was resolved before its message was read
         except OSError as error:
@@ -166,53 +188,73 @@ class LiveDriver:
             return
         core = context.core
         core.batch()
-        if count == MESSAGE_SIZE and buffer[0] == UFFD_EVENT_PAGEFAULT:
-            _, flags, address, _ = _unpack_fault(buffer)
+        ring = self._journal.ring
+        if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
+            _, flags, address, _ = _unpack_fault(ring, at)
             core.fault(address, flags)
-            self._perform(context)
+            self.perform(context)
         else:
-            self._batch(context, count)
+            self._batch(context, at, count)
+        self._journal.batch_done(count)
+        self._applied = 0
 
-    def _batch(self, context: Context, count: int) -> None:
+    def _batch(self, context: Context, start: int, size: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""
-        faults = []
-        for at in range(0, count, MESSAGE_SIZE):
-            event = decode(self._buffer, at)
+        faults, applied = [], 0
+        for at in range(start, start + size, MESSAGE):
+            event = decode(self._journal.ring, at)
             if isinstance(event, PageFault):
                 faults.append(event)
             else:
-                self._event(context, event)
+                self.event(context, event, applied)
+                applied += 1
         for fault in faults:
             if context.closed:  # the process ended in the middle of the batch
                 return
             context.core.fault(fault.address, fault.flags)
-            self._perform(context)
+            self.perform(context)
 
-    def _event(
-        self, context: Context, event: Fork[LiveUserfaultfd] | Remap | Remove | Unmap
+    def event(
+        self,
+        context: Context,
+        event: Fork[LiveUserfaultfd] | Remap | Remove | Unmap,
+        before: int,
     ) -> None:
+        """Apply an event, the `before`th of its batch; record it unless it may be applied twice."""
         core = context.core
         if isinstance(event, Remove):
             core.remove(event.start, event.end)
-        elif isinstance(event, Unmap):
-            core.unmap(event.start, event.end)
-        elif isinstance(event, Remap):
-            core.remap(event.old, event.new, event.length)
         else:
-            self._forked(context, event)
-        self._perform(context)
+            if isinstance(event, Unmap):
+                core.unmap(event.start, event.end)
+            elif isinstance(event, Remap):
+                core.remap(event.old, event.new, event.length)
+            else:
+                self._forked(context, event)
+            self._applied = before + 1
+            self.commit(context.served)  # before anything is filled by what the event changed
+        self.perform(context)
 
     def _forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
         """Serve the child: private memory from a copy of the states, shared memory from ours."""
         served = context.served
-        pages = None
+        states, pages = context.states, None
         if not served.attach.shared:
-            held = context.core.pages
-            pages = Pages(bytearray(held.states[0 : held.count]), held.count)
-        child = Context(served, context.core.fork(pages), event.userfaultfd)
+            states, pages = self._copy_states(context)
+        core = context.core.fork(pages)
+        child = Context(served, self.number(), core, event.userfaultfd, states)
         served.contexts.append(child)
         self._children[child] = None
         self._watch_context(child)
+
+    def _copy_states(self, context: Context) -> tuple[int, Pages]:
+        try:
+            return context.served.copy_states(context.core.pages)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            self._performer.end_client(f"no page states for a forked child: {why}")
+            held = context.core.pages
+            return context.states, Pages(bytearray(held.states[0 : held.count]), held.count)
 
     def _unreadable(self, error: OSError) -> None:
         """A read failed: only a FORK event without a free descriptor is known to do that."""
@@ -223,7 +265,7 @@ class LiveDriver:
 
     # --- actions ---------------------------------------------------------------------------------
 
-    def _perform(self, context: Context) -> None:
+    def perform(self, context: Context) -> None:
         """Do everything the core asks for, until it asks for nothing more."""
         out = context.core.out
         while out:
@@ -245,7 +287,7 @@ class LiveDriver:
     def _perform_siblings(self, context: Context) -> None:
         for sibling in context.served.contexts:
             if sibling is not context and sibling.core.out:
-                self._perform(sibling)
+                self.perform(sibling)
 
     def _fetch(self, context: Context, fetch: Fetch) -> None:
         """Start a read away from the fault path."""
@@ -287,6 +329,7 @@ class LiveDriver:
             self._performer.report(
                 context, actions.Report(0, changed, "restore again from an intact copy")
             )
+        self.commit(served)  # a successor must not unregister what the client maps there later
         for start, length in action.segments:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
@@ -306,7 +349,7 @@ class LiveDriver:
             if context.closed:
                 continue
             context.core.retry()
-            self._perform(context)
+            self.perform(context)
             if context in self._deferring:
                 context.pause_s = min(max(context.pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             else:
@@ -343,14 +386,57 @@ class LiveDriver:
                 context.core.fetched(answer.fetch, answer.data)
             else:
                 context.core.fetch_failed(answer.fetch, answer.cause, _clock())
-            self._perform(context)
+            self.perform(context)
 
     # --- whom we serve ---------------------------------------------------------------------------
 
+    def number(self) -> int:
+        """A number for a new context."""
+        self._numbers += 1
+        return self._numbers
+
+    def commit(self, changed: Served | None = None) -> None:
+        """Record what is served, `changed` anew: a successor starts from here."""
+        try:
+            self._commit(changed)
+        except PagerError as error:
+            self._performer.end_client(str(error))
+
+    def _commit(self, changed: Served | None) -> None:
+        if changed is not None:
+            changed.changed()
+        record = FamilyRecord(
+            batch=self._journal.head,
+            applied=self._applied,
+            numbers=self._numbers,
+            served=[served.record() for served in self.served.values()],
+        )
+        self._journal.commit(encode(record))
+
     def take(self, served: Served) -> None:
-        """Serve a new mapping."""
+        """Serve a new mapping.  Raises PagerError when it cannot be recorded."""
         self.served[served.number] = served
+        try:
+            self._commit(served)
+        except PagerError:
+            del self.served[served.number]
+            raise
         self._watch_context(served.main)
+
+    def go_on_from(self, family: FamilyRecord) -> None:
+        """Take over the counts of a worker that was killed."""
+        self._numbers = family.numbers
+
+    def restore(self, served: Served) -> None:
+        """Serve a mapping of the record again."""
+        self.served[served.number] = served
+        if served.main.core.finished:
+            served.finish()
+        for context in served.contexts:
+            if not context.closed:
+                self._watch_context(context)
+                if context is not served.main:
+                    self._children[context] = None
 
     def _watch_context(self, context: Context) -> None:
         self._watch(context.fd, functools.partial(self._readable, context))
@@ -359,7 +445,7 @@ class LiveDriver:
 
     def go_on(self, served: Served) -> None:
         """Perform what a request made the core ask for."""
-        self._perform(served.main)
+        self.perform(served.main)
 
     def hang_up(self, *, quit_now: bool) -> None:
         """The client asked us to end, or closed its end: serve on while it still lives."""
@@ -385,45 +471,43 @@ class LiveDriver:
         self._children_checked = now
         for context in list(self._children):
             if context.uffd.owner_gone():
-                served = context.served
                 self._drop_context(context)
-                served.contexts.remove(context)
-                self._drop_if_deserted(served)
+                self._drop_if_deserted(context.served)
 
     def _drop_if_deserted(self, served: Served) -> None:
         if not self._client_alive and all(context.closed for context in served.contexts):
             self.drop(served)
 
     def _drop_context(self, context: Context) -> None:
+        """Serve a context no more.  Descriptors are closed when no record names them any more."""
         if context.closed:
             return
-        self._forget(context.fd)
-        self._busy.pop(context, None)
-        self._deferring.pop(context, None)
-        self._timed.pop(context, None)
-        self._children.pop(context, None)
-        context.core.leave()
-        context.uffd.close()
+        self._let_go(context)
+        served = context.served
+        if context is not served.main:
+            served.contexts.remove(context)
+        self.commit(served)
+        context.close()
+
+    def _let_go(self, context: Context) -> None:
+        if not context.closed:
+            self._forget(context.fd)
+            context.core.leave()
+        context.closed = True
+        for held in (self._busy, self._deferring, self._timed, self._children):
+            held.pop(context, None)
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
         for context in served.contexts:
-            self._drop_context(context)
+            self._let_go(context)
         fetcher = served.origin.fetcher
         if isinstance(fetcher, Workers):
             for worker in fetcher.workers:
                 self._forget(worker.channel.fileno())
         self.served.pop(served.number, None)
+        self.commit()
         served.close()
-
-    def _close_all(self) -> None:
-        for served in list(self.served.values()):
-            self.drop(served)
-        self._performer.close()
-        self._epoll.close()
-        os.close(self.bell)
-        os.close(self._client)
-        self._channel.close()
 
 
 def _raise_descriptor_limit() -> None:

@@ -95,6 +95,10 @@ class Refused(msgspec.Struct, tag="refused"):
     cure: str
 
 
+class Resumed(msgspec.Struct, tag="resumed"):
+    """Another worker serves now: ask again whatever has no reply yet.  Its serial is 0."""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """One page (or run of pages) given up: byte offset in the source, cause and cure."""
 
@@ -111,13 +115,12 @@ class Answer(msgspec.Struct, tag="answer"):
     failed: int
     finished: bool
     contexts: int
-    memory_kib: int
 
 
 MAX_FAILURES = 64
 
 Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Quit
-Reply: TypeAlias = Done | Refused | Answer
+Reply: TypeAlias = Done | Refused | Answer | Resumed
 
 _SERIAL = struct.Struct("=Q")
 _encoder = msgspec.msgpack.Encoder()
@@ -126,10 +129,15 @@ _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 def send(
-    channel: socket.socket, serial: int, message: Request | Reply, fds: list[int] | None = None
+    channel: socket.socket,
+    serial: int,
+    message: Request | Reply,
+    fds: list[int] | None = None,
+    *,
+    flags: int = 0,
 ) -> None:
     """Send one message with its descriptors."""
-    socket.send_fds(channel, [_SERIAL.pack(serial), _encoder.encode(message)], fds or [])
+    socket.send_fds(channel, [_SERIAL.pack(serial), _encoder.encode(message)], fds or [], flags)
 
 
 def receive_request(channel: socket.socket) -> tuple[int, Request | None, list[int]]:
@@ -167,10 +175,10 @@ class BadRequestError(PagerError):
 
 
 def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
-    """The reply to request `serial`; None when the pager is gone."""
+    """The reply to request `serial`, or `Resumed`; None when the pager is gone."""
     while True:
         data = channel.recv(MAX_MESSAGE)
         if not data:
             return None
-        if _SERIAL.unpack_from(data)[0] == serial:
+        if _SERIAL.unpack_from(data)[0] in (serial, 0):
             return _replies.decode(data[_SERIAL.size :])

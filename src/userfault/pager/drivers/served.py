@@ -15,41 +15,31 @@ from userfault.kernel.memtypes import round_up
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
+from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
 from userfault.pager.drivers.messages import Attach, Failure
 from userfault.pager.drivers.readers import Readers
+from userfault.pager.drivers.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.residency import Residency
 from userfault.pager.drivers.workers import Workers
 from userfault.source.file import FileSource
 from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
 
 
-class Descriptors(msgspec.Struct):
-    """The descriptors of an `Attach`, by name (-1: none)."""
-
-    uffd: int
-    states: int
-    finished: int
-    lifeline_read: int
-    lifeline_write: int
-    source: int = -1
-    memory: int = -1
-
-    @classmethod
-    def of(cls, attach: Attach, fds: list[int]) -> Descriptors:
-        """Sort the descriptors that came with `attach`; raises ValueError when some are missing."""
-        expected = 5 + attach.has_source + attach.has_memory
-        if len(fds) != expected:
-            close_all(fds)
-            raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
-        found = cls(*fds[:5])
-        if attach.has_source:
-            found.source = fds[5]
-        if attach.has_memory:
-            found.memory = fds[-1]
-        return found
+def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
+    """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
+    expected = 5 + attach.has_source + attach.has_memory
+    if len(fds) != expected:
+        close_all(fds)
+        raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
+    found = Descriptors(*fds[:5])
+    if attach.has_source:
+        found.source = fds[5]
+    if attach.has_memory:
+        found.memory = fds[-1]
+    return found
 
 
 class Origin:
@@ -97,7 +87,10 @@ class Origin:
 
 
 class Served:
-    """One mapping: the contexts that serve it (more than one after a fork), and what they share."""
+    """One mapping: the contexts that serve it (more than one after a fork), and what they share.
+
+    `contexts[0]` is that of the process that asked.
+    """
 
     def __init__(self, attach: Attach, fds: Descriptors, bell: int) -> None:
         self.attach = attach
@@ -105,13 +98,11 @@ class Served:
         self.page_size = attach.page_size
         self.zeropage = attach.zeropage
         self._fds = fds
-        size = os.fstat(fds.states).st_size
-        self._states = mmap.mmap(fds.states, size)
-        if attach.prepared:
-            self._states[0 : attach.pages] = bytes([CACHED]) * attach.pages
+        self._states = mmap.mmap(fds.states, os.fstat(fds.states).st_size)
+        self._maps = [self._states]
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.origin = Origin(attach, fds.source, bell)
-        plan = Plan(
+        self.plan = Plan(
             start=attach.start,
             page_size=attach.page_size,
             policy=attach.policy,
@@ -121,12 +112,60 @@ class Served:
             shared=attach.shared,
             has_poison=attach.has_poison,
         )
-        self.pages = Pages(self._states, attach.pages)
-        core = MappingCore(plan, self.pages)
-        self.contexts: list[Context] = [Context(self, core, LiveUserfaultfd.adopt(fds.uffd))]
+        self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
         self.sound_until = 0.0  # when the source must be looked at again
+        self._recorded: msgspec.Raw | None = None
+
+    @classmethod
+    def new(cls, attach: Attach, fds: Descriptors, bell: int, number: int) -> Served:
+        """A mapping that a client hands over; its first context gets `number`."""
+        served = cls(attach, fds, bell)
+        if attach.prepared:
+            served._states[0 : attach.pages] = bytes([CACHED]) * attach.pages
+        core = MappingCore(served.plan, Pages(served._states, attach.pages))
+        uffd = LiveUserfaultfd.adopt(fds.uffd)
+        served.contexts.append(Context(served, number, core, uffd, fds.states))
+        return served
+
+    @classmethod
+    def again(cls, record: ServedRecord, bell: int) -> Served:
+        """A mapping that was served by another worker."""
+        served = cls(record.attach, record.fds, bell)
+        served.failures, served.failed = record.failures, record.failed
+        cores = recovery.rebuild(
+            [kept.core for kept in record.contexts],
+            lambda _: served.plan,
+            lambda each: served._pages(each.states),
+        )
+        for kept in record.contexts:
+            core = cores[kept.core.number]
+            core.counters = kept.counters
+            uffd = LiveUserfaultfd.adopt(kept.fd)
+            context = Context(served, kept.core.number, core, uffd, kept.core.states)
+            served.contexts.append(context)
+        return served
+
+    def _pages(self, states: int) -> Pages:
+        """The page states in the memory `states`: the mapping's, or those of a forked child."""
+        if states == self._fds.states:
+            return Pages(self._states, self.attach.pages)
+        self._maps.append(mmap.mmap(states, self.attach.pages))
+        return Pages(self._maps[-1], self.attach.pages)
+
+    def copy_states(self, held: Pages) -> tuple[int, Pages]:
+        """Memory with a copy of the states, for the child of a fork.  Raises OSError."""
+        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+        try:
+            data = held.states[0 : held.count]
+            os.posix_fallocate(states, 0, len(data))
+            self._maps.append(mmap.mmap(states, len(data)))
+        except OSError:
+            os.close(states)
+            raise
+        self._maps[-1][0 : len(data)] = data
+        return states, Pages(self._maps[-1], held.count)
 
     @property
     def main(self) -> Context:
@@ -138,32 +177,68 @@ class Served:
         return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
 
     def finish(self) -> None:
-        """Tell the client that everything is in."""
+        """Tell the client that everything is in.  A second time does no harm."""
         self.lifeline.disarm()
         os.eventfd_write(self._fds.finished, 1)
+
+    def changed(self) -> None:
+        """What the record says of this mapping is not true any more."""
+        self._recorded = None
+
+    def record(self) -> msgspec.Raw:
+        """For the journal, encoded."""
+        if self._recorded is None:
+            contexts = [context.record() for context in self.contexts]
+            record = ServedRecord(self.attach, self._fds, contexts, self.failures, self.failed)
+            self._recorded = msgspec.Raw(encode(record))
+        return self._recorded
+
+    def forget_states(self, states: int) -> None:
+        """A context has gone: close the memory of its states, unless it is the mapping's."""
+        if states != self._fds.states:
+            os.close(states)
 
     def close(self) -> None:
         """Let go of everything."""
         for context in self.contexts:
-            context.uffd.close()
+            context.close()
+        self.contexts.clear()
         self.lifeline.disarm()
         self.lifeline.close()
         self.origin.close()
-        self._states.close()
+        for held in self._maps:
+            held.close()
         close_all([self._fds.states, self._fds.finished, self._fds.memory])
 
 
 class Context:
-    """One userfaultfd with its core.  `pid`: of the process it belongs to, 0 where unknown."""
+    """One userfaultfd with its core.  `states`: the descriptor of its page states' memory."""
 
-    def __init__(self, served: Served, core: MappingCore, uffd: LiveUserfaultfd) -> None:
+    def __init__(
+        self,
+        served: Served,
+        number: int,
+        core: MappingCore,
+        uffd: LiveUserfaultfd,
+        states: int,
+    ) -> None:
         self.served = served
+        self.number = number
         self.core = core
         self.uffd = uffd
         self.fd = uffd.fileno()
+        self.states = states
+        self.closed = self.fd < 0  # served no more
         self.pause_s = 0.0  # how long to wait before what met EAGAIN is tried again
 
-    @property
-    def closed(self) -> bool:
-        """Served no more (its number may belong to another descriptor by now)."""
-        return self.uffd.fileno() < 0
+    def record(self) -> Kept:
+        """For the journal."""
+        fd = -1 if self.closed else self.fd
+        core = recovery.record(self.core, self.number, self.states)
+        return Kept(fd, core, self.core.counters)
+
+    def close(self) -> None:
+        """Close the descriptors, once no record names them."""
+        self.closed = True
+        self.uffd.close()
+        self.served.forget_states(self.states)

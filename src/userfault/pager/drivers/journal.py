@@ -1,0 +1,215 @@
+"""What outlives a killed worker: one memfd that every process of the pager's family maps.
+
+It holds four things, each written so that a reader finds it whole, wherever the writer was killed
+(a store of one aligned word is the only thing that is never half done):
+
+* **Words**: who does what in the family, how far reading has come.
+* **The ring**: userfaultfd messages are read straight into it, so that one that was taken from the
+  kernel's queue cannot be lost.  The 64 places after the last batch are zero; so what lies there
+  after a kill was read, even if the reader never saw its read return.
+* **The fill under way**: the ioctl's own argument.  The kernel writes its result there before it
+  wakes anybody (fs/userfaultfd.c, put_user before wake_userfault; 4.3 to 7.3), so a page that a
+  client can have seen is never taken for one that was not filled.
+* **The record**: what is served, as msgpack.  A new one is written beside the last one, then one
+  word points to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import struct
+
+from userfault.kernel.errors import PagerError
+from userfault.pager.core.recovery import FillRecord
+from userfault.uapi.userfaultfd import uffd_msg
+
+MESSAGE = uffd_msg.size
+BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
+_RING = 1024  # messages
+_AHEAD = _RING - BATCH
+
+_WORDS_AT = 0
+_FILL_AT = 4096
+_ARGUMENT_AT = _FILL_AT + 32  # behind context, kind, page, count
+_RESULT_AT = _ARGUMENT_AT + 32
+_RING_AT = 8192
+_RECORDS_AT = _RING_AT + _RING * MESSAGE
+_ALIGNMENT = 64
+# fcntl.ioctl copies an argument of at most 1024 bytes to a buffer of its own and back; a longer
+# one goes to the kernel where it lies.
+_DIRECT = 1100
+
+_fill = struct.Struct("=QqqQ")  # context, kind, page, count
+_pack_copy = struct.Struct("=QqqQQQQQq").pack_into  # ..., dst, src, len, mode, copy
+_pack_short = struct.Struct("=QqqQQQQQq").pack_into  # ..., 0, start, len, mode, result
+_ZEROS = bytes(BATCH * MESSAGE)
+
+
+class Word(enum.IntEnum):
+    """The words of the header, by place."""
+
+    RECORD = 1  # where the record lies: offset << 32 | length
+    HEAD = 2  # messages whose batch is wholly done
+    CONTEXT = 3  # whose messages the batch under way are
+    WORKER = 4  # members: process id | its pidfd << 32
+    SUPERVISOR = 5
+    SPARE = 6
+    CALL_FD = 7  # eventfd: the spare is called
+    WATCH_FD = 8  # by which the spare watches its supervisor
+    CHANNEL_FD = 9  # socket to the client
+    CLIENT_FD = 10  # pidfd of the client
+    RETIRED = 11  # the family has nobody left to serve
+    TAKEOVERS = 12
+    CRASHES = 13  # workers that ended by an error of their own
+
+
+class Journal:
+    """The family's shared memory.  Not thread-safe: a word has one writer at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, _RECORDS_AT)
+        whole = memoryview(self._map)
+        self.words = whole[_WORDS_AT : _WORDS_AT + 4096].cast("Q")
+        self._results = whole[_RESULT_AT : _RESULT_AT + 8].cast("q")
+        self._record = whole[_FILL_AT : _FILL_AT + 4096]
+        self.ring = whole[_RING_AT:_RECORDS_AT]
+        # The result lies at the same place for both shapes of argument.
+        self.copy_argument = whole[_ARGUMENT_AT : _ARGUMENT_AT + _DIRECT]
+        self.short_argument = whole[_ARGUMENT_AT + 8 : _ARGUMENT_AT + 8 + _DIRECT]
+        self._head = self.words[Word.HEAD]
+
+    @classmethod
+    def create(cls) -> Journal:
+        """A new one.  Raises OSError: no memory, no descriptor."""
+        fd = os.memfd_create("userfault-journal", os.MFD_CLOEXEC)
+        try:
+            # Now, not in the middle of a fault, is the time to find that there is no memory.
+            os.posix_fallocate(fd, 0, _RECORDS_AT)
+            return cls(fd)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Unmap it and close its descriptor (a client's side; the family's ends with it)."""
+        for view in (
+            self.words,
+            self._results,
+            self._record,
+            self.ring,
+            self.copy_argument,
+            self.short_argument,
+        ):
+            view.release()
+        self._map.close()
+        os.close(self.fd)
+
+    # --- members ---------------------------------------------------------------------------------
+
+    def member(self, role: Word) -> tuple[int, int]:
+        """Process id and pidfd (in the family's table) of who plays `role`; zeros for nobody."""
+        word = self.words[role]
+        return word & 0xFFFFFFFF, word >> 32
+
+    def appoint(self, role: Word, pid: int, process: int) -> None:
+        """`pid`, with pidfd `process`, plays `role` from now on: one store, never half done."""
+        self.words[role] = process << 32 | pid
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def batch(self, context: int) -> tuple[int, memoryview]:
+        """Where the next messages, of `context`, are to be read to: byte in the ring, and view."""
+        self.words[3] = context  # Word.CONTEXT; plain numbers cost less in the fault's path
+        at = self._head % _RING * MESSAGE
+        return at, self.ring[at : at + BATCH * MESSAGE]
+
+    def batch_done(self, size: int) -> None:
+        """The batch of `size` bytes is wholly done: its messages are history."""
+        head = self._head
+        at = (head + BATCH) % _RING * MESSAGE
+        first = min(size, len(self.ring) - at)
+        self.ring[at : at + first] = _ZEROS[:first]
+        if first < size:
+            self.ring[: size - first] = _ZEROS[: size - first]
+        self._head = self.words[2] = head + size // MESSAGE  # Word.HEAD
+
+    @property
+    def head(self) -> int:
+        """The number of the first message of the batch under way."""
+        return self._head
+
+    def unfinished(self) -> list[memoryview]:
+        """The messages of the batch that a killed worker did not finish."""
+        at, view = self.batch(self.words[Word.CONTEXT])
+        del at
+        found = []
+        for start in range(0, len(view), MESSAGE):
+            message = view[start : start + MESSAGE]
+            if not message[0]:
+                break
+            found.append(message)
+        return found
+
+    # --- the fill under way ----------------------------------------------------------------------
+
+    def copying(
+        self, context: int, kind: int, page: int, count: int, dst: int, src: int, length: int
+    ) -> None:
+        """A UFFDIO_COPY begins; its argument is `copy_argument`."""
+        self._results[0] = 0  # first: nothing of what comes next was done
+        _pack_copy(self._record, 0, context, kind, page, count, dst, src, length, 0, 0)
+
+    def filling(
+        self, context: int, kind: int, page: int, count: int, start: int, length: int
+    ) -> None:
+        """A ZEROPAGE, CONTINUE or POISON begins; its argument is `short_argument`."""
+        self._results[0] = 0
+        _pack_short(self._record, 0, context, kind, page, count, 0, start, length, 0, 0)
+
+    def done_bytes(self) -> int:
+        """How far the kernel came with the fill."""
+        return max(self._results[0], 0)
+
+    def last_fill(self) -> FillRecord:
+        """The fill that was under way, or the last one done."""
+        context, kind, page, count = _fill.unpack_from(self._record)
+        return FillRecord(context, kind, page, count, self.done_bytes())
+
+    # --- the record ------------------------------------------------------------------------------
+
+    def commit(self, data: bytes) -> None:
+        """Put a new record in place of the last one.  Raises PagerError when there is no room."""
+        place, length = self._place()
+        new = _RECORDS_AT
+        if place and len(data) > place - new:
+            new = -(-(place + length) // _ALIGNMENT) * _ALIGNMENT
+        try:
+            written = os.pwrite(self.fd, data, new)
+            if written < len(data):
+                written += os.pwrite(self.fd, data[written:], new + written)
+        except OSError as error:
+            raise no_room(error) from error
+        if written < len(data):
+            raise no_room(OSError(28, "No space left on device"))
+        self.words[Word.RECORD] = new << 32 | len(data)
+
+    def record(self) -> bytes:
+        """The last record; empty before the first."""
+        place, length = self._place()
+        return os.pread(self.fd, length, place) if place else b""
+
+    def _place(self) -> tuple[int, int]:
+        word = self.words[Word.RECORD]
+        return word >> 32, word & 0xFFFFFFFF
+
+
+def no_room(error: OSError) -> PagerError:
+    """The journal cannot grow."""
+    return PagerError(
+        "the pager's journal cannot grow",
+        cause=os.strerror(error.errno or 0),
+        cure="raise the limit that is hit: memory cgroup or file size (ulimit -f)",
+    )

@@ -1,0 +1,63 @@
+"""A new worker goes on where a killed one stopped.
+
+The order matters (docs/pager.md, "When a worker is killed"): the fill under way is settled, the
+events that no record has are applied, what else was under way is forgotten, and every waiter is
+woken, so that it faults again and is decided anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userfault.kernel.events import PageFault
+from userfault.linux.uffd import decode
+from userfault.pager.core import recovery
+from userfault.pager.drivers import records
+from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.served import Context, Served
+
+if TYPE_CHECKING:
+    from userfault.pager.drivers.live import LiveDriver
+
+
+def take_over(driver: LiveDriver, journal: Journal) -> None:
+    """Make `driver` serve what the journal's record names."""
+    family, mappings = records.read(journal)
+    driver.go_on_from(family)
+    for mapping in mappings:
+        driver.restore(Served.again(mapping, driver.bell))
+    contexts = {
+        context.number: context
+        for served in driver.served.values()
+        for context in served.contexts
+        if not context.closed
+    }
+    _settle(contexts, journal)
+    _replay(driver, contexts, journal, family)
+    recovery.resume([context.core for context in contexts.values()])
+    for context in list(contexts.values()):
+        driver.perform(context)
+
+
+def _settle(contexts: dict[int, Context], journal: Journal) -> None:
+    """The fill that was under way when the worker was killed: what the kernel did of it is done."""
+    fill = journal.last_fill()
+    if fill.context in contexts:
+        recovery.settle(contexts[fill.context].core, fill)
+
+
+def _replay(
+    driver: LiveDriver,
+    contexts: dict[int, Context],
+    journal: Journal,
+    family: records.FamilyRecord,
+) -> None:
+    """Events that were read and are in no record.  Faults need none: who waits is woken."""
+    messages = journal.unfinished()
+    context = contexts.get(journal.words[Word.CONTEXT])
+    if context is not None:
+        events = [event for event in map(decode, messages) if not isinstance(event, PageFault)]
+        applied = family.applied if family.batch == journal.head else 0
+        for before, event in list(enumerate(events))[applied:]:
+            driver.event(context, event, before)
+    journal.batch_done(sum(map(len, messages)))
