@@ -67,18 +67,30 @@ class Pager:
     @property
     def takeovers(self) -> int:
         """How often another process had to go on for one that was killed."""
-        return self._family.journal.words[Word.TAKEOVERS] if self._finalizer.alive else 0
+        if not self._finalizer.alive:
+            return 0
+        self._family.journal.look()
+        return self._family.journal.words[Word.TAKEOVERS]
 
     def processes(self) -> dict[str, int]:
         """Process ids of the worker, the supervisor and the spare (0: not started yet)."""
         if not self._finalizer.alive:
             return {role.name.lower(): 0 for role in ROLES}
+        self._family.journal.look()
         member = self._family.journal.member
         return {role.name.lower(): member(role)[0] for role in ROLES}
 
     def memory(self) -> dict[str, int]:
         """Bytes of private memory of each process, as in `processes()` (0: it has just ended)."""
         return {role: private_memory(pid) for role, pid in self.processes().items()}
+
+    def replace(self) -> None:
+        """Hand over to new processes, made from the code that is installed now.
+
+        No fault is lost: threads that fault meanwhile wait some milliseconds longer.  Raises
+        PagerError when the new code does not start; the old processes serve on then.
+        """
+        self.request(messages.Replace())
 
     def number(self) -> int:
         """A number for a new mapping."""
@@ -206,6 +218,7 @@ def _ended(channel: socket.socket) -> bool:
 
 def _kill(family: _Family) -> None:
     """Kill whoever is left, the one that would replace the others first."""
+    family.journal.look()
     for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER):
         pid, _ = family.journal.member(role)
         with contextlib.suppress(ProcessLookupError):

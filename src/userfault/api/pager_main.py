@@ -7,32 +7,54 @@ import os
 import signal
 import socket
 
-from userfault.pager.drivers import family
+from userfault.linux import pidfd
+from userfault.pager.drivers import family, handover
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
 
 
 def main(channel: socket.socket) -> None:
     """`channel`: the socket to the client, whose first packet carries its pidfd and the journal."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our own session has none; a user may send one
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    _, fds, _, _ = socket.recv_fds(channel, 16, 2, socket.MSG_CMSG_CLOEXEC)
+    _ignore_signals()
+    _, fds, _ = pidfd.receive(channel, 16, 2)
     if len(fds) < 2:
         return  # the client died before it could introduce itself
     journal = Journal(fds[1])
     journal.words[Word.CLIENT_FD] = fds[0]
     journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
     channel.close()  # this number is passed on to every process that we start
-    # What the loop makes dies by reference counting; a collection in the middle of a fault would
-    # only add a pause.  Frozen, what is loaded so far stays shared by the whole family.
-    gc.freeze()
-    gc.disable()
-    family.found(journal, serve)
+    _settle_in()
+    family.found(journal, serve, _nothing)
+
+
+def succeed(channel: socket.socket) -> None:
+    """The main program of a pager that takes over from another; `channel`: to its worker."""
+    _ignore_signals()
+    handover.succeed(channel, serve, _settle_in)
 
 
 def serve(journal: Journal) -> None:
     """The worker's work."""
     driver = LiveDriver(journal)
-    if journal.words[Word.TAKEOVERS]:
+    if journal.record():
         driver.resume()
     driver.run()
+
+
+def _ignore_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our own session has none; a user may send one
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def _settle_in() -> None:
+    """Everything is loaded.
+
+    What the loop makes dies by reference counting; a collection in the middle of a fault would only
+    add a pause.  Frozen, what is loaded so far stays shared by the whole family.
+    """
+    gc.freeze()
+    gc.disable()
+
+
+def _nothing() -> None:
+    """Nothing has to be done before the first worker."""

@@ -6,10 +6,14 @@ ended, and a signal sent by it cannot hit a successor of the same number.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
 import signal
+import socket
+
+_FD = array.array("i")
 
 
 def ended(pidfd: int) -> bool:
@@ -39,6 +43,22 @@ def pid_of(pidfd: int) -> int:
             if line.startswith("Pid:"):
                 return int(line.split()[1])
     return 0
+
+
+def receive(channel: socket.socket, size: int, most: int) -> tuple[bytes, list[int], bool]:
+    """A packet of at most `size` bytes with at most `most` descriptors, and whether some were lost.
+
+    `socket.recv_fds` ignores its flags (CPython 3.11): what it receives would be passed on to every
+    program that this process starts.
+    """
+    data, control, flags, _ = channel.recvmsg(
+        size, socket.CMSG_LEN(most * _FD.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    found = array.array("i")
+    for level, kind, content in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(content[: len(content) // _FD.itemsize * _FD.itemsize])
+    return data, list(found), bool(flags & socket.MSG_CTRUNC)
 
 
 def close_all(descriptors: list[int]) -> None:

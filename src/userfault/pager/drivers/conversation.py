@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -10,7 +11,9 @@ from typing import Protocol
 from userfault.kernel.errors import PagerError
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import messages
+from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.served import Served, sorted_out
+from userfault.pager.drivers.succession import Told
 
 
 class Host(Protocol):
@@ -34,6 +37,9 @@ class Host(Protocol):
     def go_on(self, served: Served) -> None:
         """Perform what a request made the core ask for."""
 
+    def replace(self, serial: int, told: Told) -> None:
+        """Hand over to another family for request `serial`; `told` hears how it ended."""
+
     def hang_up(self, *, quit_now: bool) -> None:
         """The client says no more."""
 
@@ -41,9 +47,11 @@ class Host(Protocol):
 class Conversation:
     """Takes requests from `channel` and has `host` carry them out."""
 
-    def __init__(self, channel: socket.socket, host: Host) -> None:
+    def __init__(self, channel: socket.socket, host: Host, journal: Journal) -> None:
         self._channel = channel
         self._host = host
+        self._journal = journal
+        self._replacing = 0  # serial of the request whose handover is under way
         self._serial = 0  # of the request being answered
 
     def request(self) -> None:
@@ -61,6 +69,9 @@ class Conversation:
             return
         if isinstance(request, messages.Attach):
             self._attach(request, fds)
+            return
+        if isinstance(request, messages.Replace):
+            self._replace(self._serial)
             return
         served = self._host.served.get(request.number)
         if served is None:
@@ -97,6 +108,21 @@ class Conversation:
             self._reply(messages.Refused(error.what, error.cause, error.cure))
             return
         self._reply(messages.Done())
+
+    def _replace(self, serial: int) -> None:
+        """Hand over, once for each request however often it was sent."""
+        if serial == self._journal.words[Word.REPLACED]:
+            self._reply(messages.Done())
+        elif serial != self._replacing:
+            self._replacing = serial
+            self._host.replace(serial, functools.partial(self._replaced, serial))
+
+    def _replaced(self, serial: int, error: PagerError | None) -> None:
+        self._serial, self._replacing = serial, 0
+        if error is None:
+            self._reply(messages.Done())
+        else:
+            self._reply(messages.Refused(error.what, error.cause, error.cure))
 
     def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
         del request

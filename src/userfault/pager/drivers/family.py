@@ -31,9 +31,11 @@ from userfault.linux.clone import fork_sharing_descriptors
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import descriptors_in
+from userfault.pager.drivers.stall import LOOK_S, Stall
 
 CRASHES = 3  # a worker that fails so often ...
 CRASH_SPAN_S = 10.0  # ... within so many seconds will fail for ever
+_END_S = 10.0  # how long a killed process may take to end
 _RETRY_S = 0.05  # when no process can be had
 
 ROLES = (Word.WORKER, Word.SUPERVISOR, Word.SPARE)
@@ -51,9 +53,12 @@ class _Spare:
     watch: int
 
 
-def found(journal: Journal, serve: Serve) -> NoReturn:
-    """Become the supervisor of a new family whose workers run `serve`."""
-    _run(lambda: Supervisor(journal, serve).run())
+def found(journal: Journal, serve: Serve, begin: Callable[[], None]) -> NoReturn:
+    """Become the supervisor of a new family whose workers run `serve`.
+
+    `begin` is called when there is a spare, and before there is a worker.
+    """
+    _run(lambda: Supervisor(journal, serve).run(begin))
 
 
 def _run(role: Callable[[], None]) -> NoReturn:
@@ -75,25 +80,31 @@ class Supervisor:
         self._serve = serve
         self._crashes: list[float] = []
         self._crashed = self._words[Word.CRASHES]
+        self._stall = Stall()
 
-    def run(self) -> None:
+    def run(self, begin: Callable[[], None] | None = None) -> None:
         """Watch until the worker says that nobody is left to serve."""
         journal, words = self._journal, self._words
         _, before = journal.member(Word.SUPERVISOR)
         journal.appoint(Word.SUPERVISOR, os.getpid(), os.pidfd_open(os.getpid()))
         _close(before)
         self._replace_spare()
+        if begin is not None:
+            begin()
         if not words[Word.WORKER]:
             self._call_spare()
         while not words[Word.RETIRED]:
             _, worker = journal.member(Word.WORKER)
             _, spare = journal.member(Word.SPARE)
-            dead = _wait(worker, spare)
+            dead = _wait(worker, spare, timeout_s=LOOK_S)
             self._reap()
             if worker in dead:
                 self._worker_ended()
-            else:
+            elif spare in dead:
                 self._replace_spare()
+            elif self._stall.seen(journal.member(Word.WORKER)[0]):
+                _say("the pager's worker is stuck (stopped, or in one system call): replacing it")
+                pidfd.kill(worker)
         pidfd.kill(journal.member(Word.SPARE)[1])
 
     def _worker_ended(self) -> None:
@@ -122,9 +133,7 @@ class Supervisor:
 
     def _end_client(self) -> None:
         """The pager fails again and again: the client must not wait for ever, nor read zeros."""
-        message = f"userfault: the pager failed {CRASHES} times (see above); ending the client\n"
-        with contextlib.suppress(OSError):
-            os.write(2, message.encode())
+        _say(f"the pager failed {CRASHES} times (see above); ending the client")
         pidfd.kill(self._words[Word.CLIENT_FD])
         self._words[Word.RETIRED] = 1
 
@@ -167,7 +176,7 @@ class Supervisor:
                 spare.process = os.pidfd_open(spare.pid)
             except OSError as error:  # no process or descriptor left: serving goes on without
                 close_all(made)
-                _complain(error)
+                _say(f"no spare pager process: {os.strerror(error.errno or 0)}; trying again")
                 time.sleep(_RETRY_S)
             else:
                 return spare
@@ -175,9 +184,8 @@ class Supervisor:
     def _left_behind(self) -> list[int]:
         """Descriptors that the dead worker had open for itself."""
         words = self._words
-        listing = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        held = {int(name) for name in os.listdir(listing)} - {listing}
-        os.close(listing)
+        # The descriptor of the listing itself is in it, and its number will soon be another's.
+        held = {fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)}
         ours = {0, 1, 2, self._journal.fd, *descriptors_in(self._journal)}
         ours |= {words[word] for word in Word if word.name.endswith("_FD")}
         ours |= {self._journal.member(role)[1] for role in ROLES}
@@ -199,7 +207,7 @@ def _stand_by(journal: Journal, serve: Serve, own: _Spare) -> None:
             _leave_a_supervisor(journal, serve)
         close_all([own.call, own.watch])
         work(journal, serve)
-    elif journal.member(Word.SPARE)[0] == me:
+    elif journal.member(Word.SPARE)[0] == me and journal.serves:
         Supervisor(journal, serve).run()
 
 
@@ -214,21 +222,48 @@ def _leave_a_supervisor(journal: Journal, serve: Serve) -> None:
 def work(journal: Journal, serve: Serve) -> None:
     """Be the worker until there is nobody left to serve."""
     try:
-        serve(journal)
+        if still_serves(journal):
+            serve(journal)
     except BaseException:
         traceback.print_exc(file=sys.stderr)
         journal.words[Word.CRASHES] += 1
         os._exit(1)
+    leave(journal)
+
+
+def leave(journal: Journal) -> NoReturn:
+    """The worker ends in peace, and with it the family."""
     journal.words[Word.RETIRED] = 1
     os._exit(0)  # reader threads may hang in a dead file system: do not wait for them
 
 
-def _wait(*descriptors: int) -> set[int]:
+def still_serves(journal: Journal) -> bool:
+    """Whether ours is still the family that serves, after a handover was begun.
+
+    The new process is killed unless it serves already, so that it cannot begin to after this.
+    """
+    process = journal.words[Word.SUCCESSOR_FD]
+    if process and journal.serves:
+        pidfd.kill(process)
+        pidfd.wait(process, _END_S)
+        journal.words[Word.SUCCESSOR_FD] = 0
+    return journal.serves
+
+
+def _wait(*descriptors: int, timeout_s: float | None = None) -> set[int]:
     """Sleep until one of the descriptors is readable; which are."""
     poll = select.poll()
     for fd in descriptors:
         poll.register(fd, select.POLLIN)
-    return {fd for fd, _ in poll.poll()}
+    return {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _close(fd: int) -> None:
@@ -238,7 +273,7 @@ def _close(fd: int) -> None:
             os.close(fd)
 
 
-def _complain(error: OSError) -> None:
-    text = f"userfault: no spare pager process: {os.strerror(error.errno or 0)}; trying again\n"
+def _say(text: str) -> None:
+    """A line on the client's standard error, which all of the family inherited."""
     with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        os.write(2, f"userfault: {text}\n".encode())

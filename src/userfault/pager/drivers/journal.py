@@ -30,11 +30,11 @@ BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more com
 _RING = 1024  # messages
 _AHEAD = _RING - BATCH
 
-_WORDS_AT = 0
-_FILL_AT = 4096
+_PAGES_AT = 4096  # of words: one for the family that serves, one for the family to come
+_FILL_AT = _PAGES_AT + 2 * 4096
 _ARGUMENT_AT = _FILL_AT + 32  # behind context, kind, page, count
 _RESULT_AT = _ARGUMENT_AT + 32
-_RING_AT = 8192
+_RING_AT = _FILL_AT + 4096
 _RECORDS_AT = _RING_AT + _RING * MESSAGE
 _ALIGNMENT = 64
 # fcntl.ioctl copies an argument of at most 1024 bytes to a buffer of its own and back; a longer
@@ -48,7 +48,7 @@ _ZEROS = bytes(BATCH * MESSAGE)
 
 
 class Word(enum.IntEnum):
-    """The words of the header, by place."""
+    """The words of a family, by place."""
 
     RECORD = 1  # where the record lies: offset << 32 | length
     HEAD = 2  # messages whose batch is wholly done
@@ -63,16 +63,26 @@ class Word(enum.IntEnum):
     RETIRED = 11  # the family has nobody left to serve
     TAKEOVERS = 12
     CRASHES = 13  # workers that ended by an error of their own
+    SUCCESSOR_FD = 14  # pidfd of the process that a handover was begun with
+    REPLACED = 15  # serial of the client's request that a handover has carried out
 
 
 class Journal:
-    """The family's shared memory.  Not thread-safe: a word has one writer at a time."""
+    """The shared memory of a family, and of the one that may replace it (`handover.py`).
 
-    def __init__(self, fd: int) -> None:
+    `words` are those of the family that serves, or with `coming` of the one to come.  Not
+    thread-safe: a word has one writer at a time.
+    """
+
+    def __init__(self, fd: int, *, coming: bool = False) -> None:
         self.fd = fd
         self._map = mmap.mmap(fd, _RECORDS_AT)
         whole = memoryview(self._map)
-        self.words = whole[_WORDS_AT : _WORDS_AT + 4096].cast("Q")
+        self._serving = whole[:8].cast("Q")  # which page of words
+        pages = whole[_PAGES_AT:_FILL_AT].cast("Q")
+        self._pages = (pages[:512], pages[512:])
+        self._page = self._serving[0] ^ coming
+        self.words = self._pages[self._page]
         self._results = whole[_RESULT_AT : _RESULT_AT + 8].cast("q")
         self._record = whole[_FILL_AT : _FILL_AT + 4096]
         self.ring = whole[_RING_AT:_RECORDS_AT]
@@ -96,7 +106,8 @@ class Journal:
     def close(self) -> None:
         """Unmap it and close its descriptor (a client's side; the family's ends with it)."""
         for view in (
-            self.words,
+            self._serving,
+            *self._pages,
             self._results,
             self._record,
             self.ring,
@@ -106,6 +117,30 @@ class Journal:
             view.release()
         self._map.close()
         os.close(self.fd)
+
+    # --- families --------------------------------------------------------------------------------
+
+    @property
+    def serves(self) -> bool:
+        """Whether ours is the family that serves, not one to come or one that was replaced."""
+        return self._serving[0] == self._page
+
+    def serve(self) -> None:
+        """Ours is the family that serves, from this store on."""
+        self._serving[0] = self._page
+
+    def look(self) -> None:
+        """Look at the words of the family that serves now (for the client)."""
+        self._page = self._serving[0]
+        self.words = self._pages[self._page]
+
+    def inherit(self) -> None:
+        """Begin the words of a family to come: how far reading has come, and what is counted."""
+        before = self._pages[1 - self._page]
+        self.words[:] = memoryview(bytes(4096)).cast("Q")
+        for word in (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.REPLACED):
+            self.words[word] = before[word]
+        self._head = self.words[Word.HEAD]
 
     # --- members ---------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from userfault.pager.drivers.journal import MESSAGE, Journal, Word
 from userfault.pager.drivers.readers import Answered, Readers
 from userfault.pager.drivers.records import FamilyRecord, encode
 from userfault.pager.drivers.served import Context, Served
+from userfault.pager.drivers.succession import Succession, Told
 from userfault.pager.drivers.takeover import take_over
 from userfault.pager.drivers.workers import Worker, Workers
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
@@ -88,10 +89,11 @@ class LiveDriver:
             actions.EndClient: self._performer.end,
             actions.Finish: self._finish,
         }
-        self._conversation = Conversation(self._channel, self)
-        self._watch(self._channel.fileno(), self._conversation.request)
-        self._watch(self._client, self._client_ended)
-        self._watch(self.bell, self._ring)
+        self._conversation = Conversation(self._channel, self, journal)
+        self.watch(self._channel.fileno(), self._conversation.request)
+        self.watch(self._client, self._client_ended)
+        self.watch(self.bell, self._ring)
+        self._succession = Succession(self, journal)
         _raise_descriptor_limit()
 
     def resume(self) -> None:
@@ -109,7 +111,7 @@ class LiveDriver:
                 handler = self._handlers.get(fd)
                 if handler is not None:
                     handler()
-            if self._timed or self._children:
+            if self._timed or self._children or self._succession.next_time() is not None:
                 self._timers(_clock())
             if self._deferring:
                 self._retry(bool(ready))
@@ -125,6 +127,7 @@ class LiveDriver:
         for served in list(self.served.values()):
             self.drop(served)
         self._performer.close()
+        self._succession.close()
         self._epoll.close()
         os.close(self.bell)
         self._channel.close()
@@ -133,9 +136,10 @@ class LiveDriver:
         """How long epoll may sleep, in seconds (-1: until something happens)."""
         if self._busy or self._deferring:
             return 0
-        if not self._timed and not self._children:
+        succession = self._succession.next_time()
+        if not self._timed and not self._children and succession is None:
             return -1
-        times = []
+        times = [] if succession is None else [succession]
         for context in list(self._timed):
             when = context.core.next_time()
             if when is None:
@@ -158,6 +162,7 @@ class LiveDriver:
 
     def _timers(self, now: float) -> None:
         """Deadlines of fetches, pauses, children that may have ended."""
+        self._succession.tick(now)
         if self._children:
             self._check_children(now)
         for context in list(self._timed):
@@ -166,11 +171,13 @@ class LiveDriver:
                 context.core.tick(now)
                 self.perform(context)
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` is readable."""
         self._epoll.register(fd, select.EPOLLIN)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
+        """No more."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -311,7 +318,7 @@ class LiveDriver:
             # Each context numbers its own fetches, and those of a fork share their workers.
             fetch = worker.fetch
             if fetch is not None and fetch.owner is context and fetch.number == action.number:
-                self._forget(worker.channel.fileno())
+                self.forget(worker.channel.fileno())
                 fetcher.drop(worker)
 
     def _finish(self, context: Context, action: actions.Finish) -> None:
@@ -368,7 +375,7 @@ class LiveDriver:
     def _watch_workers(self, workers: Workers) -> None:
         while workers.fresh:
             worker = workers.fresh.pop()
-            self._watch(worker.channel.fileno(), functools.partial(self._worker, workers, worker))
+            self.watch(worker.channel.fileno(), functools.partial(self._worker, workers, worker))
 
     def _worker(self, workers: Workers, worker: Worker) -> None:
         fd = worker.channel.fileno()
@@ -439,7 +446,7 @@ class LiveDriver:
                     self._children[context] = None
 
     def _watch_context(self, context: Context) -> None:
-        self._watch(context.fd, functools.partial(self._readable, context))
+        self.watch(context.fd, functools.partial(self._readable, context))
         if context.core.eager:
             self._busy[context] = None
 
@@ -447,9 +454,13 @@ class LiveDriver:
         """Perform what a request made the core ask for."""
         self.perform(served.main)
 
+    def replace(self, serial: int, told: Told) -> None:
+        """Hand over to another family for request `serial`; `told` hears how it ended."""
+        self._succession.replace(serial, told, _clock())
+
     def hang_up(self, *, quit_now: bool) -> None:
         """The client asked us to end, or closed its end: serve on while it still lives."""
-        self._forget(self._channel.fileno())
+        self.forget(self._channel.fileno())
         self._open = False
         if quit_now:
             for served in list(self.served.values()):
@@ -457,7 +468,7 @@ class LiveDriver:
 
     def _client_ended(self) -> None:
         """The client is dead: only children that it forked may still need us."""
-        self._forget(self._client)
+        self.forget(self._client)
         self._client_alive = False
         self._open = False
         for served in list(self.served.values()):
@@ -491,7 +502,7 @@ class LiveDriver:
 
     def _let_go(self, context: Context) -> None:
         if not context.closed:
-            self._forget(context.fd)
+            self.forget(context.fd)
             context.core.leave()
         context.closed = True
         for held in (self._busy, self._deferring, self._timed, self._children):
@@ -504,7 +515,7 @@ class LiveDriver:
         fetcher = served.origin.fetcher
         if isinstance(fetcher, Workers):
             for worker in fetcher.workers:
-                self._forget(worker.channel.fileno())
+                self.forget(worker.channel.fileno())
         self.served.pop(served.number, None)
         self.commit()
         served.close()

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
@@ -79,6 +80,10 @@ class Ask(msgspec.Struct, tag="ask"):
     number: int
 
 
+class Replace(msgspec.Struct, tag="replace"):
+    """Hand over to processes made from the code that is installed now."""
+
+
 class Quit(msgspec.Struct, tag="quit"):
     """Detach everything and end."""
 
@@ -119,7 +124,7 @@ class Answer(msgspec.Struct, tag="answer"):
 
 MAX_FAILURES = 64
 
-Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Quit
+Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
 Reply: TypeAlias = Done | Refused | Answer | Resumed
 
 _SERIAL = struct.Struct("=Q")
@@ -146,10 +151,7 @@ def receive_request(channel: socket.socket) -> tuple[int, Request | None, list[i
     Raises BadRequestError for one that makes no sense, or whose descriptors were lost because this
     process may not hold more.
     """
-    data, received, flags, _ = socket.recv_fds(
-        channel, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
-    fds = list(received)
+    data, fds, lost = pidfd.receive(channel, MAX_MESSAGE, MAX_DESCRIPTORS)
     if not data:
         return 0, None, fds
     serial = 0
@@ -159,7 +161,7 @@ def receive_request(channel: socket.socket) -> tuple[int, Request | None, list[i
     except (struct.error, msgspec.MsgspecError) as error:
         close_all(fds)
         raise BadRequestError(serial, str(error), "use client and pager of one version") from None
-    if flags & socket.MSG_CTRUNC:
+    if lost:
         close_all(fds)
         cure = "raise `ulimit -n`, or use another Pager()"
         raise BadRequestError(serial, "it has no descriptor left", cure)

@@ -19,6 +19,7 @@ from collections import deque
 import msgspec
 
 from userfault.kernel.errors import SourceError
+from userfault.linux import pidfd
 from userfault.pager.core.actions import Fetch
 from userfault.pager.drivers.readers import Answered
 from userfault.pager.drivers.spawn import spawn_python
@@ -133,7 +134,7 @@ def work(channel: socket.socket) -> None:
     The kernel kills it with the pager, even in the middle of a function that never returns.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
+    data, fds, _ = pidfd.receive(channel, 1 << 20, 1)
     spec = msgspec.msgpack.decode(data, type=FunctionSpec)
     slot = mmap.mmap(fds[0], os.fstat(fds[0]).st_size)
     source: FunctionSource | None = None
