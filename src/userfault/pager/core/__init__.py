@@ -6,7 +6,8 @@
 * `policy`: the knobs;
 * `actions`: what a driver is asked to do;
 * `core`: `MappingCore`, the decisions, above three floors: `filling` (pages settled, waiters
-  woken), `reading` (the source, away from the fault path), `refusals` (what the kernel refuses).
+  woken), `reading` (the source, away from the fault path), `refusals` (what the kernel refuses);
+* `recovery`: cores rebuilt after their process was killed.
 
 No sleep, clock, thread, socket or randomness lives here: times are arguments.
 """

@@ -6,7 +6,7 @@ another address, or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -28,6 +28,14 @@ class Segments:
         self.shift = shift
         self._held = [Segment(start, start + (pages << shift), 0)]
 
+    @classmethod
+    def of(cls, held: Iterable[Segment], shift: int) -> Segments:
+        """These segments (of a mapping that was served before)."""
+        segments = cls.__new__(cls)
+        segments.shift = shift
+        segments._held = list(held)
+        return segments
+
     def __iter__(self) -> Iterator[Segment]:
         return iter(self._held)
 
@@ -36,10 +44,7 @@ class Segments:
 
     def copy(self) -> Segments:
         """An independent copy (for the child of a fork)."""
-        twin = Segments.__new__(Segments)
-        twin.shift = self.shift
-        twin._held = list(self._held)
-        return twin
+        return Segments.of(self._held, self.shift)
 
     def page_of(self, address: int) -> int:
         """The page shown at `address`, or -1."""

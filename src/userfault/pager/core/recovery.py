@@ -1,0 +1,155 @@
+"""A worker was killed at any instruction: rebuild its cores from what outlived it.
+
+What outlives a worker is in shared memory: one byte a page, written in place; the batch of messages
+that was read last; the `FillRecord` of the fill that was made last; and one `Snapshot`, replaced as
+a whole.  Everything else (reads under way, fills put aside, pauses, failures counted, actions not
+performed) dies, and needs no record: its pages are FILLING, its waiters are asleep, and both are
+put right by asking every waiter to fault again.
+
+What a driver does beforehand, so that this is enough (the reasons are in docs/pager.md, "When a
+worker is killed"):
+
+* it names a batch (number and context) before it reads it, over a ring that holds no message;
+* it sets the result in the fill's record to 0, then the other fields, then makes the fill;
+* it takes a snapshot after every UNMAP, REMAP and FORK, and after `complete()` and `give_up()`,
+  before it performs what the core asks for; and before it carries out a Finish, and before it
+  closes a context.
+
+What a successor does, in this order: `rebuild`, `settle`, apply `unapplied` events (a snapshot
+after each as ever), `resume`.  It may be killed too; the next one begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from userfault.pager.core.actions import POISON, WakeAll
+from userfault.pager.core.core import MappingCore
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.segments import Segment, Segments
+from userfault.pager.core.states import POISONED, PRESENT, UNSETTLED, Pages
+
+Event = TypeVar("Event")
+
+
+class ContextRecord(msgspec.Struct, frozen=True):
+    """One context.  `number`: its own, never given to another.  `states`: the number of its states.
+
+    Contexts with the same `states` share their pages.  `given_up`: the cause, if everything that
+    was not filled was to be given up.
+    """
+
+    number: int
+    states: int
+    segments: tuple[Segment, ...]
+    background: bool = False
+    finished: bool = False
+    given_up: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All contexts, after `applied` events of the batch `batch`: to be replaced atomically."""
+
+    batch: int
+    applied: int
+    contexts: tuple[ContextRecord, ...]
+
+
+class FillRecord(msgspec.Struct, frozen=True):
+    """The fill made last.  `page`: below zero for one that fills no page of ours.
+
+    `done`: the field in which the kernel says how many bytes it filled, before it wakes anybody;
+    below zero an errno.
+    """
+
+    context: int
+    kind: int
+    page: int
+    count: int
+    done: int
+
+
+def record(core: MappingCore, number: int, states: int) -> ContextRecord:
+    """What has to be known of `core` to rebuild it."""
+    return ContextRecord(
+        number=number,
+        states=states,
+        segments=tuple(core.segments),
+        background=core.background,
+        finished=core.finished,
+        given_up=core.given_up,
+    )
+
+
+def rebuild(
+    records: Iterable[ContextRecord],
+    plan_of: Callable[[ContextRecord], Plan],
+    pages_of: Callable[[ContextRecord], Pages],
+) -> dict[int, MappingCore]:
+    """The cores by the number of their context.
+
+    `pages_of` is asked once for each number of states: contexts that shared them share them again.
+    """
+    cores: dict[int, MappingCore] = {}
+    sharing: dict[int, list[MappingCore]] = {}
+    for each in records:
+        siblings = sharing.setdefault(each.states, [])
+        pages = siblings[0].pages if siblings else pages_of(each)
+        core = _rebuilt(each, plan_of(each), pages)
+        core._siblings = siblings
+        siblings.append(core)
+        cores[each.number] = core
+    return cores
+
+
+def _rebuilt(each: ContextRecord, plan: Plan, pages: Pages) -> MappingCore:
+    core = MappingCore(plan, pages, Segments.of(each.segments, plan.shift))
+    whole = Segment(plan.start, plan.start + (pages.count << plan.shift), 0)
+    if each.segments != (whole,):
+        core._straight = 0
+    core.background = each.background
+    core.finished = each.finished
+    core.given_up = each.given_up
+    return core
+
+
+def settle(core: MappingCore, fill: FillRecord) -> None:
+    """The fill made last, in the context of `core`: what the kernel did is complete.
+
+    Whether the dead worker recorded it is not known and does not matter: a page that was filled
+    never becomes unsettled again, so the second time nothing is found to do.
+    """
+    done = fill.done >> core.plan.shift
+    if done <= 0 or fill.page < 0:
+        return
+    for state in UNSETTLED:
+        for page, count in core.pages.runs(fill.page, done, state):
+            core.pages.move(page, count, POISONED if fill.kind == POISON else PRESENT)
+
+
+def unapplied(snapshot: Snapshot, batch: int, events: Sequence[Event]) -> list[tuple[int, Event]]:
+    """Which `events` of the batch read last are to be applied, and how many come before each.
+
+    Those that no snapshot has: REMOVEs among them were perhaps applied, and may be again.  The
+    faults of the batch are not wanted: who waits is asked to fault again.
+    """
+    applied = snapshot.applied if snapshot.batch == batch else 0
+    return list(enumerate(events))[applied:]
+
+
+def resume(cores: Collection[MappingCore]) -> None:
+    """All events are applied: fills under way are lost, and every waiter faults again.
+
+    What was decided and not carried out is decided again: the finish, giving up.
+    """
+    for core in cores:
+        core._revert(0, core.pages.count)
+    for core in cores:
+        core.out.append(WakeAll())
+    for core in cores:
+        core._finish_if_settled()
+        if core.given_up and not core.finished:
+            core.give_up(core.given_up, "")
