@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +79,21 @@ class Context:
     @property
     def finishes(self) -> int:
         return self.mm.finishes
+
+
+class _Mortal:
+    """Takes note of the worker's death."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is Killed:
+            self._world.die()
+        return kind is Killed
 
 
 class World:
@@ -195,10 +209,9 @@ class World:
 
     def idle(self) -> bool:
         self.drained()
-        found = True
         with self._mortal():
-            found = any(each.core.idle_work() for each in self.contexts if not each.closed)
-        return found
+            return any(each.core.idle_work() for each in self.contexts if not each.closed)
+        return True
 
     def complete(self) -> None:
         """The client asks for everything."""
@@ -214,6 +227,7 @@ class World:
         self.drained()
         with self._mortal():
             if self.main:
+                self.completed = False  # also if the worker is killed before it answers
                 for truth in self.main.mm.truths:
                     state = self.main.core.pages.states[truth.page]
                     truth.given_up |= state in (MISSING, FILLING)
@@ -270,13 +284,9 @@ class World:
 
     # --- killed workers and their successors -----------------------------------------------------
 
-    @contextmanager
-    def _mortal(self) -> Iterator[None]:
+    def _mortal(self) -> _Mortal:
         """The worker may be killed while it does this."""
-        try:
-            yield
-        except Killed:
-            self.die()
+        return _Mortal(self)
 
     def die(self) -> None:
         """The worker is killed: what only it knew is lost."""
@@ -545,7 +555,7 @@ class World:
 
     def _everything_in(self) -> None:
         """What was asked for comes without a touch."""
-        wanted = self.completed and not self.gave_up and not self.over
+        wanted = self.completed and not self.over
         if wanted and self.main and self.main.mm.alive and self.main.core.pages.unsettled:
             held = self.main.core.pages.counts()
             raise Violation(f"everything was asked for, but there is {held}")

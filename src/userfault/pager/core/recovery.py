@@ -151,5 +151,7 @@ def resume(cores: Collection[MappingCore]) -> None:
         core.out.append(WakeAll())
     for core in cores:
         core._finish_if_settled()
-        if core.given_up and not core.finished:
+        if core.given_up and core.pages.unsettled:
+            background = core.background  # `complete()` may have been asked for since
             core.give_up(core.given_up, "")
+            core.background = background
