@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from pager_core.simkernel import KINDS
 from pager_core.simworld import Config, World
-from userfault.pager.core.states import FILLING, MISSING
 
 
 class Step(NamedTuple):
@@ -161,23 +160,27 @@ def _poor(world: World, a: int, _b: int) -> None:
 
 def _want(world: World, a: int, b: int) -> None:
     page = a % world.config.pages
-    world.contexts[0].core.want(page, min(1 + b % 5, world.config.pages - page))
-
-
-def _complete(world: World, _a: int, _b: int) -> None:
-    world.drained()
-    if not world.contexts[0].closed:
-        world.contexts[0].core.complete()
+    if world.main:
+        world.main.core.want(page, min(1 + b % 5, world.config.pages - page))
 
 
 def _give_up(world: World, _a: int, b: int) -> None:
     world.drained()
-    context = world.contexts[0]
-    if context.closed or b % 4:
-        return
-    for truth in context.mm.truths:
-        truth.given_up |= context.core.pages.states[truth.page] in (MISSING, FILLING)
-    context.core.give_up("asked to", "")
+    if not b % 4:
+        world.give_up()
+
+
+def _kill(world: World, a: int, b: int) -> None:
+    """Kill the worker, now or soon; perhaps its successor soon after, when it has just begun."""
+    fuse = world.store.fuse
+    if a % 4 == 0:
+        world.die()
+    elif a % 4 == 1:
+        fuse.filled = 1 + a // 4 % 3
+    else:
+        fuse.lengths.append(a // 4)
+    if b % 2:
+        fuse.lengths.append(b // 4)
 
 
 STEPS: dict[str, Action] = {
@@ -209,8 +212,9 @@ STEPS: dict[str, Action] = {
     "fail": lambda world, a, _b: world.answer(a, works=False),
     "poor": _poor,
     "want": _want,
-    "complete": _complete,
+    "complete": lambda world, _a, _b: world.complete(),
     "give up": _give_up,
+    "kill": _kill,
 }
 
 # How often a step is drawn.
@@ -219,6 +223,7 @@ WEIGHTS = {
     "punch": 3, "alias": 3, "truncate": 1, "extend": 1, "munmap": 2, "mremap": 2, "grow": 1,
     "split": 1, "fork": 2, "exit": 1, "reap": 1, "drive": 16, "odd": 6, "limit": 1, "retry": 3,
     "tick": 3, "idle": 4, "answer": 8, "fail": 3, "poor": 2, "want": 1, "complete": 1, "give up": 1,
+    "kill": 0,
 }  # fmt: skip
 
 # What a program is mostly about: these steps are drawn so much more often.
@@ -236,6 +241,47 @@ THEMES: dict[str, dict[str, int]] = {
     },
     "failures": {"fail": 12, "odd": 16, "tick": 12, "answer": 4, "give up": 3},
     "poverty": {"poor": 12, "tick": 90, "drive": 90, "touch": 20, "alias": 8, "answer": 20},
+    "kills": {
+        "kill": 12,
+        "touch": 24,
+        "drive": 30,
+        "dontneed": 8,
+        "punch": 8,
+        "mremap": 6,
+        "munmap": 5,
+        "fork": 5,
+        "resume": 16,
+        "limit": 3,
+    },
+    "killed in fills": {
+        "kill": 24,
+        "punch": 50,
+        "touch": 40,
+        "odd": 20,
+        "drive": 20,
+        "fork": 12,
+        "fail": 12,
+        "tick": 8,
+        "give up": 8,
+        "resume": 12,
+        "mremap": 0,
+        "munmap": 0,
+        "exit": 0,
+        "truncate": 0,
+        "poor": 0,
+        "complete": 0,
+    },
+    "killed families": {
+        "kill": 12,
+        "fork": 16,
+        "exit": 4,
+        "reap": 2,
+        "munmap": 5,
+        "dontneed": 8,
+        "touch": 24,
+        "drive": 30,
+        "resume": 20,
+    },
 }
 
 

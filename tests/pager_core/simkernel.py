@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -177,6 +177,7 @@ class Mm:
     calls: list[Call] = field(default_factory=list)
     changing: int = 0
     alive: bool = True
+    finishes: int = 0  # how often the pager began to let go of it
 
     @property
     def readable(self) -> bool:
@@ -535,11 +536,13 @@ class Kernel:
         return found
 
     def fill(
-        self, mm: Mm, kind: str, vpn: int, contents: Sequence[str], stop: int = -1
-    ) -> tuple[int, int]:
+        self, mm: Mm, kind: str, vpn: int, contents: Sequence[str], *,
+        stop: int = -1, result: Callable[[int], None],
+    ) -> tuple[int, int]:  # fmt: skip
         """One fill ioctl on as many pages as `contents` has: (errno, pages done).
 
-        `stop`: it is interrupted there (its lock was contended).
+        `stop`: it is interrupted there (its lock was contended).  `result`: is told the pages done
+        before anybody is woken, as the kernel writes its answer into the argument.
         """
         if mm.changing:
             return errno.EAGAIN, 0
@@ -556,6 +559,7 @@ class Kernel:
         else:
             done = len(contents)
         if done:
+            result(done)
             self.wake(mm, vpn, done)
         return (errno.EAGAIN if done and code else code), done
 
@@ -614,6 +618,10 @@ class Kernel:
         for thread in mm.threads:
             if thread.state == "waiting" and vpn <= thread.vpn < vpn + count:
                 self._rouse(thread)
+
+    def wake_all(self, mm: Mm) -> None:
+        """UFFDIO_WAKE of the whole address space."""
+        self.wake(mm, 0, 1 << 64)
 
     def unregister(self, mm: Mm, vpn: int, count: int) -> None:
         """UFFDIO_UNREGISTER: faults are the kernel's own from now on; who waits is woken."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,11 +26,22 @@ from pager_core.simkernel import (
     Violation,
     source,
 )
-from userfault.pager.core import actions
-from userfault.pager.core.actions import COPY, ZERO, Abandon, EndClient, Fetch, Fill, Finish
+from pager_core.simstore import Killed, States, Store
+from userfault.pager.core import actions, recovery
+from userfault.pager.core.actions import (
+    COPY,
+    ZERO,
+    Abandon,
+    EndClient,
+    Fetch,
+    Fill,
+    Finish,
+    WakeAll,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.recovery import FillRecord, Snapshot
 from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
 
@@ -60,15 +72,41 @@ class Context:
 
     core: MappingCore
     mm: Mm
+    number: int
+    states: int
     closed: bool = False
-    finishes: int = 0
+
+    @property
+    def finishes(self) -> int:
+        return self.mm.finishes
+
+
+class _Mortal:
+    """Takes note of the worker's death."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is Killed:
+            self._world.die()
+        return kind is Killed
 
 
 class World:
-    """Kernel, client and pager.  `applies_events_first`, `reads_on`: what a driver must do."""
+    """Kernel, client and pager, whose worker may be killed at any point of the `Store`'s fuse.
+
+    What a driver must do, and a planted mistake does not: see the attributes of the class.
+    """
 
     applies_events_first = True
     reads_on = True  # after Finish: events may be queued still, and memory that grew may fault
+    resets_result = True  # in the record of a fill, before it is that of another one
+    commits_each = True  # a snapshot after each event but REMOVE, not one after the batch
+    finishes_once = True  # a snapshot before memory is unregistered, not after it
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -95,19 +133,43 @@ class World:
             has_poison=config.has_poison,
             shared=config.kind.shared,
         )
+        self.plan = plan
+        self.store = store = Store()
         states = bytes([CACHED if config.prepared else MISSING]) * config.pages
-        core = MappingCore(plan, Pages(bytearray(states), config.pages))
-        self.contexts = [Context(core, self.kernel.mms[0])]
+        store.states[0] = States(states, store.fuse)
+        core = MappingCore(plan, Pages(store.states[0], config.pages))
+        store.owners[0] = self.kernel.mms[0]
+        self.contexts = [Context(core, store.owners[0], 0, 0)]
         self.batch: deque[tuple[Context, Fault | Event]] = deque()
+        self.applied = 0  # events of the batch
         self.flights: list[tuple[Context, Fetch]] = []
+        self.successor: Iterator[None] | None = None  # taking over
         self.now = 0.0
         self.limit = 64
         self.over = False  # the client was ended
+        self.excused: set[Mm] = set()  # killed after the finish was written down, before it
+        self.completed = config.background  # everything was asked for,
+        self.gave_up = False  # or nothing more, and the client was told so
+        self.commit()
+
+    @property
+    def main(self) -> Context | None:
+        """The context of the process that the mapping was made in."""
+        first = self.kernel.mms[0]
+        return next((c for c in self.contexts if c.mm is first and not c.closed), None)
 
     # --- the pager: one micro-step ---------------------------------------------------------------
 
     def step(self, odd: str = "", at: int = 0) -> bool:
         """What a driver would do next; False when there is nothing.  `odd`: how it goes wrong."""
+        with self._mortal():
+            if self.successor is None:
+                return self._step(odd, at)
+            if next(self.successor, self) is self:
+                self.successor = None
+        return True
+
+    def _step(self, odd: str, at: int) -> bool:
         for context in self.contexts:
             if context.core.out:
                 self._perform(context, odd, at)
@@ -123,14 +185,15 @@ class World:
 
     def drained(self) -> None:
         """Perform everything that was asked for: drivers do before they tell the core more."""
-        while self.batch or any(context.core.out for context in self.contexts):
+        while self.successor or self.batch or any(context.core.out for context in self.contexts):
             self.step()
 
     def retry(self) -> bool:
         self.drained()
         deferring = [context for context in self.contexts if context.core.deferred]
-        for context in deferring:
-            context.core.retry()
+        with self._mortal():
+            for context in deferring:
+                context.core.retry()
         return bool(deferring)
 
     def tick(self) -> bool:
@@ -139,19 +202,47 @@ class World:
             when = context.core.next_time()
             if not context.closed and when is not None and when <= self.now:
                 self._count_late(context)
-                context.core.tick(self.now)
+                with self._mortal():
+                    context.core.tick(self.now)
                 return True
         return False
 
     def idle(self) -> bool:
         self.drained()
-        return any(context.core.idle_work() for context in self.contexts if not context.closed)
+        with self._mortal():
+            return any(each.core.idle_work() for each in self.contexts if not each.closed)
+        return True
+
+    def complete(self) -> None:
+        """The client asks for everything."""
+        self.drained()
+        with self._mortal():
+            if self.main:
+                self.main.core.complete()
+                self.commit()
+                self.completed = True
+
+    def give_up(self) -> None:
+        """The client asks for nothing more from the source."""
+        self.drained()
+        with self._mortal():
+            if self.main:
+                self.completed = False  # also if the worker is killed before it answers
+                for truth in self.main.mm.truths:
+                    state = self.main.core.pages.states[truth.page]
+                    truth.given_up |= state in (MISSING, FILLING)
+                self.main.core.give_up("asked to", "")
+                self.commit()
+                self.gave_up = True
 
     def _read(self, context: Context) -> None:
-        messages = self.kernel.read(context.mm, self.limit)
+        self.store.announce(context.number)
+        messages = self.store.messages = self.kernel.read(context.mm, self.limit)
+        self.store.fuse.point()
         if self.applies_events_first:
-            messages.sort(key=lambda message: isinstance(message, Fault))
+            messages = sorted(messages, key=lambda message: isinstance(message, Fault))
         context.core.batch()
+        self.applied = 0
         self.batch.extend((context, message) for message in messages)
 
     def _message(self, context: Context, message: Fault | Event) -> None:
@@ -159,7 +250,12 @@ class World:
         if isinstance(message, Fault):
             if not context.closed:
                 core.fault(message.vpn * PAGE, message.flags)
-        elif message.kind == "remove":
+        else:
+            self._event(context, message)
+
+    def _event(self, context: Context, message: Event) -> None:
+        core = context.core
+        if message.kind == "remove":
             core.remove(message.start * PAGE, message.end * PAGE)
         elif message.kind == "unmap":
             core.unmap(message.start * PAGE, message.end * PAGE)
@@ -169,13 +265,82 @@ class World:
         else:
             assert message.child is not None
             self._forked(context, message.child)
+        self.applied += 1
+        more = any(isinstance(left, Event) for _, left in self.batch)
+        if message.kind != "remove" and (self.commits_each or not more):
+            self.commit()  # what was changed must not be changed again
 
     def _forked(self, context: Context, child: Mm) -> None:
-        pages = None
+        pages, store = None, self.store
+        number = max(store.owners) + 1 if child not in store.owners.values() else max(store.owners)
+        states = context.states
         if not self.config.kind.shared:
             held = context.core.pages
-            pages = Pages(bytearray(held.states[0 : held.count]), held.count)
-        self.contexts.append(Context(context.core.fork(pages), child))
+            states = number
+            store.states[states] = States(bytes(held.states[0 : held.count]), store.fuse)
+            pages = Pages(store.states[states], held.count)
+        store.owners[number] = child
+        self.contexts.append(Context(context.core.fork(pages), child, number, states))
+
+    # --- killed workers and their successors -----------------------------------------------------
+
+    def _mortal(self) -> _Mortal:
+        """The worker may be killed while it does this."""
+        return _Mortal(self)
+
+    def die(self) -> None:
+        """The worker is killed: what only it knew is lost."""
+        for record in self.store.snapshot.contexts:
+            owner = self.store.owners[record.number]
+            if record.finished and not owner.finishes:
+                self.excused.add(owner)
+        self.contexts = []
+        self.batch.clear()
+        self.flights.clear()
+        self.successor = self._take_over()
+
+    def commit(self) -> None:
+        """Replace the snapshot: all contexts, and how much of the batch is in it."""
+        store = self.store
+        store.fuse.point()
+        store.snapshot = Snapshot(
+            batch=store.batch,
+            applied=self.applied,
+            contexts=tuple(
+                recovery.record(each.core, each.number, each.states)
+                for each in self.contexts
+                if not each.closed
+            ),
+        )
+        store.fuse.point()
+
+    def _take_over(self) -> Iterator[None]:
+        """What a successor does before it serves, step by step."""
+        store, count = self.store, self.config.pages
+        cores = recovery.rebuild(
+            store.snapshot.contexts,
+            lambda _: self.plan,
+            lambda record: Pages(store.states[record.states], count),
+        )
+        self.contexts = [
+            Context(cores[each.number], store.owners[each.number], each.number, each.states)
+            for each in store.snapshot.contexts
+        ]
+        yield
+        if store.fill.context in cores:
+            recovery.settle(cores[store.fill.context], store.fill)
+        yield
+        for context in self.contexts:
+            if context.number == store.reader:
+                yield from self._replay(context)
+        recovery.resume([context.core for context in self.contexts])
+
+    def _replay(self, context: Context) -> Iterator[None]:
+        store = self.store
+        for before, event in recovery.unapplied(store.snapshot, store.batch, store.events):
+            self.applied = before
+            self._event(context, event)
+            yield
 
     # --- actions ---------------------------------------------------------------------------------
 
@@ -189,7 +354,11 @@ class World:
         elif isinstance(action, Fetch):
             core.started(action, self.now)
             self.flights.append((context, action))
+        elif isinstance(action, WakeAll):
+            self.store.fuse.point()
+            self.kernel.wake_all(context.mm)
         elif isinstance(action, actions.Wake):
+            self.store.fuse.point()
             self.kernel.wake(context.mm, action.start >> SHIFT, action.length >> SHIFT)
         elif isinstance(action, actions.Inspect):
             mapped = self.kernel.mapped(context.mm, action.address >> SHIFT)
@@ -214,11 +383,20 @@ class World:
         if fill.kind == COPY:
             if fill.data is None and self._unreadable(context, fill, odd):
                 return
+            if self.gave_up and self.main and core.pages is self.main.core.pages:
+                raise Violation(f"page {fill.page} comes from the source, which was given up")
             first = fill.page - fill.data_page
             held = fill.data or bytes(range(self.config.pages))[fill.data_page :]
             contents = [source(page) for page in held[first : first + fill.count]]
         stop = at % fill.count if odd == "stop" else -1
-        code, done = kernel.fill(context.mm, kind, fill.address >> SHIFT, contents, stop)
+        store = self.store
+        record = FillRecord(context.number, fill.kind, fill.page, fill.count, 0)
+        store.arm(record, reset=self.resets_result)
+        code, done = kernel.fill(
+            context.mm, kind, fill.address >> SHIFT, contents, stop=stop,
+            result=lambda pages: store.result(pages * PAGE),
+        )  # fmt: skip
+        store.fuse.fill_made()
         if not code:
             core.done(fill)
         elif code != errno.EFAULT:
@@ -258,14 +436,18 @@ class World:
         if action.owner_gone:
             self._left(context)
             return
-        context.finishes += 1
+        if self.finishes_once:
+            self.commit()
+        context.mm.finishes += 1
         for start, length in action.segments:
             self.kernel.unregister(context.mm, start >> SHIFT, length >> SHIFT)
+            self.store.fuse.point()
         held = [slot for slot in context.mm.slots.values() if slot.registered]
         told = context.mm.alive and not context.mm.changing  # else an event is still to be read
         if told and action.segments and any(slot.truth.page >= 0 for slot in held):
             raise Violation("finished, and a page that was to be served is registered still")
         context.closed = not self.reads_on
+        self.commit()
 
     def answer(self, number: int, *, works: bool = True) -> bool:
         """One fetch that is under way is answered."""
@@ -276,20 +458,22 @@ class World:
         if context.closed:
             return True
         pages = range(fetch.page, fetch.page + fetch.count)
-        if works and not self.config.bad & set(pages):
-            context.core.fetched(fetch, memoryview(bytes(pages)))
-        else:
-            if not fetch.abandoned:
-                self._count_failure(context, fetch.page, fetch.count)
-            context.core.fetch_failed(fetch, "the read failed", self.now)
+        with self._mortal():
+            if works and not self.config.bad & set(pages):
+                context.core.fetched(fetch, memoryview(bytes(pages)))
+            else:
+                if not fetch.abandoned:
+                    self._count_failure(context, fetch.page, fetch.count)
+                context.core.fetch_failed(fetch, "the read failed", self.now)
         return True
 
     def reap(self) -> None:
         """The driver notices processes that have ended."""
         self.drained()
-        for context in self.contexts:
-            if not context.mm.alive and not context.closed:
-                self._left(context)
+        while gone := [each for each in self.contexts if not each.mm.alive and not each.closed]:
+            with self._mortal():
+                self._left(gone[0])
+            self.drained()
 
     def _left(self, context: Context) -> None:
         """A process has ended: its context is closed."""
@@ -297,6 +481,7 @@ class World:
         context.core.out.clear()
         context.core.deferred.clear()
         context.closed = True
+        self.commit()
 
     # --- judgement -------------------------------------------------------------------------------
 
@@ -347,6 +532,7 @@ class World:
         self.reap()
         self.calm()
         self._nobody_waits()
+        self._everything_in()
         for mm in [mm for mm in self.kernel.mms if mm.alive]:
             for vpn in sorted(mm.slots):
                 if self.over:
@@ -367,6 +553,13 @@ class World:
             for call in mm.calls:
                 raise Violation(f"{call.name} of {mm.name} sleeps for ever")
 
+    def _everything_in(self) -> None:
+        """What was asked for comes without a touch."""
+        wanted = self.completed and not self.over
+        if wanted and self.main and self.main.mm.alive and self.main.core.pages.unsettled:
+            held = self.main.core.pages.counts()
+            raise Violation(f"everything was asked for, but there is {held}")
+
     def _finished_rightly(self, context: Context) -> None:
         if self.over or not context.mm.alive:
             return
@@ -376,8 +569,9 @@ class World:
             raise Violation(f"everything was to be filled, but there is {held}")
         if core.pages.states.find(bytes([FILLING]), 0, core.pages.count) >= 0:
             raise Violation(f"nothing is under way, but there is {held}")
-        if (core.pages.unsettled == 0) != (context.finishes == 1):
-            raise Violation(f"{held}, and finished {context.finishes} times")
+        finishes = context.finishes or int(context.mm in self.excused)
+        if (core.pages.unsettled == 0) != (finishes == 1):
+            raise Violation(f"{held}, and finished {finishes} times")
 
     # --- what is there, for programs to choose from ----------------------------------------------
 

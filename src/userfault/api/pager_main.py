@@ -35,6 +35,7 @@ def succeed(channel: socket.socket) -> None:
 
 def serve(journal: Journal) -> None:
     """The worker's work."""
+    journal.pin()
     driver = LiveDriver(journal)
     if journal.record():
         driver.resume()

@@ -29,6 +29,8 @@ _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _mprotect = _libc.mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_mlock = _libc.mlock
+_mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _madvise = _libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _mincore = _libc.mincore
@@ -75,6 +77,12 @@ def mprotect(address: int, length: int, protection: int) -> None:
     """mprotect(2)."""
     if _mprotect(address, length, protection):
         raise _fail("mprotect")
+
+
+def mlock(address: int, length: int) -> None:
+    """mlock(2)."""
+    if _mlock(address, length):
+        raise _fail("mlock")
 
 
 def madvise(address: int, length: int, advice: int) -> None:

@@ -109,6 +109,7 @@ class MappingCore(Refusing):
         child.background = False
         child._straight = self._straight
         if pages is None:
+            child.given_up = self.given_up
             child._siblings = self._siblings
             self._siblings.append(child)
         else:
@@ -133,6 +134,7 @@ class MappingCore(Refusing):
         self.given_up = cause
         self._wanted.clear()
         for core in self._siblings:
+            core.given_up = cause
             core._stop_filling()
         for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
             for page, count in self.pages.runs(0, self.pages.count, state):
@@ -201,7 +203,9 @@ class MappingCore(Refusing):
 
     def _start(self, page: int, count: int, *, demand: bool) -> None:
         """Fill MISSING pages from the source, at once or by a fetch."""
-        if self.plan.source_zero:
+        if self.given_up:  # a fill that was to poison them was abandoned
+            self._poison(page, count, self.given_up, "", report=False)
+        elif self.plan.source_zero:
             self.pages.move(page, count, FILLING)
             self._act(ZERO, page, count, demand)
         elif self.plan.source_fetches:

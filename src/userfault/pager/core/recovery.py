@@ -30,7 +30,7 @@ from userfault.pager.core.actions import POISON, WakeAll
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segment, Segments
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, Pages
+from userfault.pager.core.states import POISONED, PRESENT, UNSETTLED, Pages
 
 Event = TypeVar("Event")
 
@@ -125,13 +125,9 @@ def settle(core: MappingCore, fill: FillRecord) -> None:
     done = fill.done >> core.plan.shift
     if done <= 0 or fill.page < 0:
         return
-    unsettled: tuple[int, ...] = (MISSING, FILLING, CACHED)
-    settled = PRESENT
-    if fill.kind == POISON:  # never asked for on pages that are CACHED
-        unsettled, settled = (MISSING, FILLING), POISONED
-    for state in unsettled:
+    for state in UNSETTLED:
         for page, count in core.pages.runs(fill.page, done, state):
-            core.pages.move(page, count, settled)
+            core.pages.move(page, count, POISONED if fill.kind == POISON else PRESENT)
 
 
 def unapplied(snapshot: Snapshot, batch: int, events: Sequence[Event]) -> list[tuple[int, Event]]:
@@ -155,5 +151,7 @@ def resume(cores: Collection[MappingCore]) -> None:
         core.out.append(WakeAll())
     for core in cores:
         core._finish_if_settled()
-        if core.given_up and not core.finished:
+        if core.given_up and core.pages.unsettled:
+            background = core.background  # `complete()` may have been asked for since
             core.give_up(core.given_up, "")
+            core.background = background

@@ -125,6 +125,9 @@ class Refusing(Reading):
         self.out.append(Wake(fill.address, 1 << self._shift))
         if fill.page >= 0 and self.pages.states[fill.page] in (FILLING, CACHED):
             self._forsake(fill.page, 1)
+            if self.pages.states[fill.page] == FILLING:  # another mapping shows it, and asks again
+                self._revert(fill.page, 1)
+                self._wake(fill.page, 1)
 
     def _gone(self, fill: Fill, _code: int, _now: float) -> None:
         """The page is no longer there to be filled; whoever waits learns it from the kernel."""

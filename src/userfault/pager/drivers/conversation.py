@@ -131,7 +131,6 @@ class Conversation:
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
         served.main.core.want(request.page, request.count)
-        self._host.commit(served)
         return messages.Done()
 
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
@@ -142,6 +141,7 @@ class Conversation:
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
         served.main.core.give_up(request.cause, "")
+        self._host.commit(served)
         return messages.Done()
 
     def _answer(self, served: Served, request: messages.Ask) -> messages.Reply:

@@ -16,13 +16,16 @@ It holds four things, each written so that a reader finds it whole, wherever the
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import mmap
 import os
 import struct
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.libc import Pinned, madvise, mlock
 from userfault.pager.core.recovery import FillRecord
+from userfault.uapi.mman import MADV_POPULATE_WRITE
 from userfault.uapi.userfaultfd import uffd_msg
 
 MESSAGE = uffd_msg.size
@@ -102,6 +105,12 @@ class Journal:
         except OSError:
             os.close(fd)
             raise
+
+    def pin(self) -> None:
+        """Have it all in memory: a killed process whose message has no page to go to loses it."""
+        with Pinned(self._map) as pinned, contextlib.suppress(OSError):  # a limit on locked memory
+            madvise(pinned.address, pinned.length, MADV_POPULATE_WRITE)
+            mlock(pinned.address, pinned.length)
 
     def close(self) -> None:
         """Unmap it and close its descriptor (a client's side; the family's ends with it)."""

@@ -39,6 +39,7 @@ from userfault.pager.core.states import Pages
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.journal import MESSAGE, Journal, Word
+from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.readers import Answered, Readers
 from userfault.pager.drivers.records import FamilyRecord, encode
 from userfault.pager.drivers.served import Context, Served
@@ -85,7 +86,7 @@ class LiveDriver:
             actions.Wake: self._performer.wake,
             actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
-            actions.Report: self._performer.report,
+            actions.Report: self._report,
             actions.EndClient: self._performer.end,
             actions.Finish: self._finish,
         }
@@ -320,6 +321,12 @@ class LiveDriver:
             if fetch is not None and fetch.owner is context and fetch.number == action.number:
                 self.forget(worker.channel.fileno())
                 fetcher.drop(worker)
+
+    def _report(self, context: Context, action: actions.Report) -> None:
+        """A page was given up: told at once, and recorded as long as each is listed."""
+        self._performer.report(context, action)
+        if context.served.failed <= MAX_FAILURES:
+            self.commit(context.served)
 
     def _finish(self, context: Context, action: actions.Finish) -> None:
         """Everything is in: check the source a last time, then let go of the memory.

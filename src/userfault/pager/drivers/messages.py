@@ -54,7 +54,7 @@ class Detach(msgspec.Struct, tag="detach"):
 
 
 class Prefetch(msgspec.Struct, tag="prefetch"):
-    """Fill pages [page, page + count) soon."""
+    """Fill pages [page, page + count) soon.  (A hint: it is lost with a worker that is killed.)"""
 
     number: int
     page: int

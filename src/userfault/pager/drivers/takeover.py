@@ -57,7 +57,7 @@ def _replay(
     context = contexts.get(journal.words[Word.CONTEXT])
     if context is not None:
         events = [event for event in map(decode, messages) if not isinstance(event, PageFault)]
-        applied = family.applied if family.batch == journal.head else 0
-        for before, event in list(enumerate(events))[applied:]:
+        snapshot = recovery.Snapshot(family.batch, family.applied, ())
+        for before, event in recovery.unapplied(snapshot, journal.head, events):
             driver.event(context, event, before)
     journal.batch_done(sum(map(len, messages)))
