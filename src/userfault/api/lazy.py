@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import mmap
 import os
 import select
+import signal
 import time
 import weakref
 from collections.abc import Callable
@@ -395,6 +397,7 @@ def _build(
     undo: contextlib.ExitStack,
 ) -> LazyMemory:
     """Open, map, register, hand over; `undo` takes it all back if any of it fails."""
+    _say_where_it_ends()
     spec = resolved.spec
     uffd = _open(options)
     undo.callback(uffd.close)
@@ -424,6 +427,16 @@ def _build(
     undo.pop_all()
     resolved.close()
     return made
+
+
+def _say_where_it_ends() -> None:
+    """Have a SIGBUS tell on standard error which line was waiting.
+
+    No Python code can run while a thread sleeps in a fault; faulthandler's is C.  Whoever handles
+    SIGBUS keeps their handler.
+    """
+    if not faulthandler.is_enabled() and signal.getsignal(signal.SIGBUS) == signal.SIG_DFL:
+        faulthandler.enable(2)
 
 
 def _open(options: _Options) -> LiveUserfaultfd:

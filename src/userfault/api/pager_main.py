@@ -35,7 +35,7 @@ def succeed(channel: socket.socket) -> None:
 
 def serve(journal: Journal) -> None:
     """The worker's work."""
-    journal.pin()
+    journal.take_up()
     driver = LiveDriver(journal)
     if journal.record():
         driver.resume()

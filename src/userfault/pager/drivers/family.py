@@ -255,7 +255,9 @@ def _wait(*descriptors: int, timeout_s: float | None = None) -> set[int]:
     poll = select.poll()
     for fd in descriptors:
         poll.register(fd, select.POLLIN)
-    return {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
+    ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
+    assert not any(event & select.POLLNVAL for _, event in ready), "closed by somebody else"
+    return {fd for fd, _ in ready}
 
 
 def _is_open(fd: int) -> bool:

@@ -106,8 +106,13 @@ class Journal:
             os.close(fd)
             raise
 
-    def pin(self) -> None:
-        """Have it all in memory: a killed process whose message has no page to go to loses it."""
+    def take_up(self) -> None:
+        """Become the one who reads messages: this process was forked when others read them.
+
+        All of it is brought into memory: a killed process whose message has no page to go to loses
+        it.
+        """
+        self._head = self.words[Word.HEAD]
         with Pinned(self._map) as pinned, contextlib.suppress(OSError):  # a limit on locked memory
             madvise(pinned.address, pinned.length, MADV_POPULATE_WRITE)
             mlock(pinned.address, pinned.length)

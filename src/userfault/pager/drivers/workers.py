@@ -134,6 +134,12 @@ def work(channel: socket.socket) -> None:
     The kernel kills it with the pager, even in the middle of a function that never returns.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    with contextlib.suppress(ConnectionError):  # the pager was killed, and so are we in a moment
+        _answer(channel)
+
+
+def _answer(channel: socket.socket) -> None:
+    """Answer requests until the pager is gone."""
     data, fds, _ = pidfd.receive(channel, 1 << 20, 1)
     spec = msgspec.msgpack.decode(data, type=FunctionSpec)
     slot = mmap.mmap(fds[0], os.fstat(fds[0]).st_size)
