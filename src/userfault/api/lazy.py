@@ -53,6 +53,8 @@ class Statistics(msgspec.Struct, frozen=True):
     bytes of the source copied to hand it over (bytes-like sources only).  `failed`: pages given
     up.  `finished`: everything is in and the pager has let go.  `user_mode_only`: system calls on
     missing pages fail with EFAULT until then.  `pager_memory_kib`: the pager's largest memory.
+    `pager_cpu_s`: CPU time that the pager's process has used so far, for all that it serves;
+    `pager_polled_s`: of that, spent on waiting for the next fault without sleeping.
     """
 
     memory: str
@@ -66,6 +68,8 @@ class Statistics(msgspec.Struct, frozen=True):
     user_mode_only: bool
     pager_pid: int
     pager_memory_kib: int
+    pager_cpu_s: float
+    pager_polled_s: float
 
 
 class LazyMemory(mmap.mmap):
@@ -271,6 +275,8 @@ class _Parts:
             user_mode_only=user_mode_only,
             pager_pid=self.pager.pid,
             pager_memory_kib=answer.memory_kib if answer else 0,
+            pager_cpu_s=answer.cpu_s if answer else 0.0,
+            pager_polled_s=answer.polled_s if answer else 0.0,
         )
 
     def give_up(self, cause: str) -> None:
@@ -424,7 +430,9 @@ def _build(
 
 def _open(options: _Options) -> LiveUserfaultfd:
     needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
-    return LiveUserfaultfd.open(needed, user_mode_only=options.user_mode_only)
+    return LiveUserfaultfd.open(
+        needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
+    )
 
 
 def _map(options: _Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:

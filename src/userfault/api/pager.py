@@ -9,8 +9,11 @@ import socket
 import threading
 import weakref
 
-from userfault.kernel.errors import PagerError
-from userfault.linux import pidfd
+import msgspec
+
+from userfault.kernel.errors import PagerError, UsageError
+from userfault.linux import cpus, pidfd
+from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 
@@ -23,15 +26,23 @@ class Pager:
     Starting one takes some 50 ms; a shared one serves a further mapping within 3 ms.  Use it as a
     context manager, or call `close()`.  Thread-safe.  Raises PagerError when it cannot be started.
 
+    `cpu`: where it runs: "follow" (on the CPU whose thread faults, if that is a gain), "any" (as
+    the scheduler likes) or the number of a CPU.  `poll_budget`: the share of a CPU's time (0 to 1)
+    that it may spend on polling for faults when it is not on the faulting thread's CPU.  Raises
+    UsageError for a CPU that is not to be had.  docs/performance.md says what to expect of them.
+
     >>> with Pager() as pager:
     ...     pager.alive
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5) -> None:
+        placing = Placing(cpu, poll_budget)
+        if isinstance(cpu, int):
+            _check_cpu(cpu)
         with contextlib.ExitStack() as undo:
             try:
-                self._channel, self._pidfd, self.pid = _start(undo)
+                self._channel, self._pidfd, self.pid = _start(undo, placing)
             except PagerError:
                 raise
             except OSError as error:
@@ -107,7 +118,21 @@ class Pager:
         self.close()
 
 
-def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
+def _check_cpu(cpu: int) -> None:
+    """Raise UsageError unless a process of ours may run there: by trying, in a thread."""
+    possible: list[bool] = []
+    thread = threading.Thread(target=lambda: possible.append(cpus.move(frozenset({cpu}))))
+    thread.start()
+    thread.join()
+    if not possible[0]:
+        raise UsageError(
+            f"cpu={cpu}",
+            cause="there is no such CPU, or it is offline, or a cpuset forbids it",
+            cure="pass one of os.sched_getaffinity(0)",
+        )
+
+
+def _start(undo: contextlib.ExitStack, placing: Placing) -> tuple[socket.socket, int, int]:
     """Start the process: our end of the channel, its pidfd, its process id."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
@@ -115,7 +140,7 @@ def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
         client = os.pidfd_open(os.getpid())
         try:
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [b"client"], [client])
+            socket.send_fds(ours, [msgspec.msgpack.encode(placing)], [client])
         finally:
             os.close(client)
         pid = spawn_python(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 from userfault.pager.drivers import messages
+from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.served import Descriptors, Served
 
 
@@ -17,6 +19,7 @@ class Host(Protocol):
 
     served: dict[int, Served]
     bell: int
+    placement: Placement
 
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
@@ -103,6 +106,8 @@ class Conversation:
             finished=served.main.core.finished,
             contexts=len(served.contexts),
             memory_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            cpu_s=time.process_time(),
+            polled_s=self._host.placement.polled_s,
         )
 
 

@@ -31,9 +31,11 @@ from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.linux.uffd import MESSAGE_SIZE, LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
+from userfault.pager.core.placement import Placing
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.fills import Performer
+from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.readers import Answered, Readers
 from userfault.pager.drivers.served import Context, Served
 from userfault.pager.drivers.workers import Worker, Workers
@@ -51,10 +53,10 @@ _clock = time.monotonic
 class LiveDriver:
     """Serves mappings of one client until it, and every child that a fork added, has ended.
 
-    `channel`: the socket to the client.  `client`: its pidfd.
+    `channel`: the socket to the client.  `client`: its pidfd.  `placing`: on which CPU to run.
     """
 
-    def __init__(self, channel: socket.socket, client: int) -> None:
+    def __init__(self, channel: socket.socket, client: int, placing: Placing | None = None) -> None:
         self._channel = channel
         self._client = client
         self._client_alive = True
@@ -65,6 +67,7 @@ class LiveDriver:
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
+        self.placement = Placement(self._epoll, placing or Placing(), client)
         self._handlers: dict[int, Callable[[], None]] = {}
         self._open = True
         self._children: dict[Context, None] = {}  # contexts of forked children
@@ -90,7 +93,7 @@ class LiveDriver:
         """Serve until there is nobody left to serve."""
         try:
             while self._open or self.served:
-                ready = self._epoll.poll(self._timeout())
+                ready = self.placement.wait(self._timeout(), working=bool(self._busy))
                 for fd, _ in ready:
                     handler = self._handlers.get(fd)
                     if handler is not None:
@@ -167,7 +170,7 @@ class LiveDriver:
         core = context.core
         core.batch()
         if count == MESSAGE_SIZE and buffer[0] == UFFD_EVENT_PAGEFAULT:
-            _, flags, address, _ = _unpack_fault(buffer)
+            _, flags, address, self.placement.thread = _unpack_fault(buffer)
             core.fault(address, flags)
             self._perform(context)
         else:
@@ -183,6 +186,7 @@ class LiveDriver:
             else:
                 self._event(context, event)
         for fault in faults:
+            self.placement.thread = fault.thread_id
             if context.closed:  # the process ended in the middle of the batch
                 return
             context.core.fault(fault.address, fault.flags)
@@ -255,7 +259,8 @@ class LiveDriver:
         context.core.started(fetch, _clock())
         fetch.owner = context
         size = served.page_size
-        fetcher.start(fetch, fetch.page * size, fetch.count * size)
+        with self.placement.lifted():
+            fetcher.start(fetch, fetch.page * size, fetch.count * size)
         if isinstance(fetcher, Workers):
             self._watch_workers(fetcher)
             self._take_answers(fetcher)

@@ -104,7 +104,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, tag="answer"):
-    """The counters, and every failure so far (the first `MAX_FAILURES`)."""
+    """The counters, and every failure so far (the first `MAX_FAILURES`).
+
+    `cpu_s`: CPU time of the pager's process so far, `polled_s`: of that, spent on polling.
+    """
 
     counters: Counters
     failures: list[Failure]
@@ -112,6 +115,8 @@ class Answer(msgspec.Struct, tag="answer"):
     finished: bool
     contexts: int
     memory_kib: int
+    cpu_s: float
+    polled_s: float
 
 
 MAX_FAILURES = 64
