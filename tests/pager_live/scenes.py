@@ -30,6 +30,7 @@ DEMAND = Policy(background=False, retries=1)
 _CAP_DAC_READ_SEARCH = 2
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
+_CLONE_NEWPID = 0x20000000
 
 
 def become_nobody_who_may_search() -> None:
@@ -345,3 +346,19 @@ def fork_with_a_function_source() -> list[list[int]]:
         theirs = list(os.read(read, 8))
         os.wait()
     return [ours, theirs]
+
+
+def pager_in_another_pid_namespace(image: str) -> dict[str, Any]:
+    """The pager is born into a new pid namespace: thread ids mean nothing to it."""
+    before = os.sched_getaffinity(0)
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWPID):
+        raise OSError(ctypes.get_errno(), "unshare")
+    one = Policy(background=False, window_bytes=PAGE)
+    with lazy(image, policy=one) as mapped:
+        os.sched_setaffinity(0, {min(before)})
+        right = all(numbers(mapped[n * PAGE : (n + 1) * PAGE]) == [n + 1] for n in range(1000))
+        return {
+            "right": right,
+            "free": os.sched_getaffinity(mapped._parts.pager.pid) == before,
+            "polled": mapped.statistics().pager_polled_s,
+        }
