@@ -34,11 +34,12 @@ class Scene:
         bound: bool = False,
         working: bool = False,
         wait_us: float = 0.0,
+        faults: int = FAULTS,
     ) -> Stand:
         """`wait_us`: how long others kept us waiting for each fault."""
         self.now += self.step_s
-        waited_s = wait_us * 1e-6 * FAULTS
-        return self.chooser.saw(Look(self.now, thread, cpu, bound, working, FAULTS, waited_s))
+        waited_s = wait_us * 1e-6 * faults
+        return self.chooser.saw(Look(self.now, thread, cpu, bound, working, faults, waited_s))
 
     def driven_aside(self, cpu: int) -> Stand:
         """Follow a thread that leaves each time, to the CPU above, until we stand apart."""
@@ -153,6 +154,7 @@ def test_where_others_keep_it_waiting_it_stands_apart_and_polls() -> None:
     stand = scene.sees(1, wait_us=100)
     assert stand.cpus == ALL - {1}
     assert stand.polls
+    assert scene.sees(1, faults=2 * FAULTS) == stand  # twice as many faults in the same time
 
 
 def test_a_short_wait_is_better_than_another_cpu() -> None:
@@ -167,13 +169,38 @@ def test_one_moment_is_no_reason_to_leave() -> None:
     assert all(scene.sees(1).cpus == {1} for _ in range(200))
 
 
-def test_where_it_waits_as_long_apart_it_comes_back_and_stays() -> None:
+def test_one_fault_that_waited_very_long_is_enough_and_not_soon_tried_again() -> None:
+    scene = Scene(step_s=1.0)
+    scene.sees(1)
+    stand = scene.sees(1, wait_us=0.9e6, faults=1)
+    assert stand.polls
+    for _ in range(17):  # 0.9 s are paid back by 18 s
+        assert scene.sees(1) == stand
+    scene.now += 1
+    assert scene.sees(1).cpus == {1}
+
+
+@pytest.mark.parametrize("wait_us", [0, 100])
+def test_where_faults_come_no_faster_apart_it_comes_back_and_stays(wait_us: float) -> None:
     scene = Scene(step_s=LONG_S)
     scene.sees(1)
     assert scene.sees(1, wait_us=100).polls
-    assert scene.sees(1, wait_us=100).cpus == {1}
-    stayed = [scene.sees(1, wait_us=100).cpus == {1} for _ in range(5)]
-    assert all(stayed)
+    assert scene.sees(1, wait_us=wait_us).cpus == {1}
+    assert all(scene.sees(1, wait_us=100).cpus == {1} for _ in range(5))
+
+
+def test_trials_in_vain_become_rare() -> None:
+    scene = Scene(step_s=LONG_S)
+    apart = sum(scene.sees(1, wait_us=100).polls for _ in range(1000))
+    assert 10 < apart < 40  # of a minute: one watch every two seconds
+
+
+def test_where_it_waits_apart_too_it_comes_back_though_the_thread_leaves() -> None:
+    scene = Scene(step_s=LONG_S)
+    scene.driven_aside(0)
+    cpu = scene.chooser._where[100]
+    assert scene.sees(cpu).polls
+    assert scene.sees(cpu, wait_us=100).cpus == {cpu}
 
 
 def test_on_the_only_cpu_it_stays_whatever_happens_there() -> None:

@@ -5,7 +5,9 @@ switch of context; across CPUs each is the wake-up of a CPU that sleeps, which t
 as long as serving the fault (figures: docs/performance.md).  So the pager goes where the faults
 come from.  It stands apart instead, and may poll there, while being there is no gain:
 
-* other work on that CPU makes it wait for its turn, and less so elsewhere;
+* other work on that CPU makes it wait for its turn, and faults come faster when it is elsewhere.
+  Mostly they do not: apart from the pager the thread is one against that other work, and waits
+  longer itself (measured on 6.18: three times as long a fault beside one busy loop of nice -10);
 * it may not run there (affinity, cpuset);
 * the thread leaves whenever the pager comes.  The scheduler wakes a thread on an idle CPU rather
   than on the one that its waker occupies, so on a quiet machine a thread that is bound to no CPU
@@ -34,6 +36,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 2.0
 # How long a place is watched before it is judged, and how long others may keep us waiting there for
 # each fault: more than polling elsewhere costs (some 10 µs), less than sleeping there does (50).
 _WATCH_S, _WATCH_FAULTS, _WAIT_A_FAULT_S = 0.05, 16, 20e-6
+_WATCH_WAIT_S = _WATCH_FAULTS * _WAIT_A_FAULT_S  # so much is judged though faults be few
+_REPAY = 20  # a trial that kept us waiting so long is paid back by so many times that apart
+_GAIN = 0.9  # what a fault may take apart, of what it took where others kept us waiting
 
 
 class Placing(msgspec.Struct, frozen=True):
@@ -112,12 +117,13 @@ class Chooser:
         self._allowed = frozenset({self._fixed}) if self._fixed >= 0 else allowed
         self._votes: deque[int] = deque(maxlen=_VOTES)  # threads, as often as they were seen
         self._where: dict[int, int] = {}  # the CPU of each of them
-        self._followed = -1  # the CPU where we are since `_since`, -1: apart
-        self._since = 0.0
+        self._followed = -1  # the CPU where we are, -1: apart
+        self._since = 0.0  # since then it is good there
         self._flights = 0
         self._pause_s = _FIRST_PAUSE_S
         self._apart_until = 0.0
         self._fled = False  # why we are apart: the thread left, not: others kept us waiting
+        self._pace_s = 0.0  # how long a fault took there then
         self._patient_until = 0.0  # it was no better apart: stay although others keep us waiting
         self._watched_since = 0.0
         self._faults = 0
@@ -180,39 +186,52 @@ class Chooser:
     def _follow(self, cpu: int, look: Look) -> Stand:
         now = look.now
         if now < self._apart_until and not (self._fled and look.bound):
-            if not self._kept_waiting(look):
+            if not self._apart_in_vain(look):
                 return self._apart(cpu)
             self._apart_until, self._patient_until = now, now + self._pause_s
-        here = frozenset({cpu})
         if self._followed != cpu:
             self._flights = self._flights + 1 if self._followed >= 0 else 0
             self._followed, self._since = cpu, now
             self._watch(now)
             if self._flights >= _FLIGHTS:
                 return self._step_aside(cpu, now, fled=True)
-            return Stand(here, polls=False, look_after=_SOON)
+            return Stand(frozenset({cpu}), polls=False, look_after=_SOON)
         self._flights = 0
-        if self._kept_waiting(look) and now >= self._patient_until and len(self._allowed) > 1:
-            return self._step_aside(cpu, now, fled=False)
-        if now - self._since > self._pause_s:
+        kept_s = self._waited_s + look.waited_s
+        pace_s, waited_s = self._watched(look)
+        if waited_s > _WAIT_A_FAULT_S:
+            self._since = now
+            if now >= self._patient_until and len(self._allowed) > 1:
+                self._pace_s = pace_s
+                return self._step_aside(cpu, now, fled=False, kept_s=kept_s)
+        elif now - self._since > self._pause_s:
             self._pause_s = _FIRST_PAUSE_S
-        return Stand(here, polls=False, look_after=_OFTEN)
+        return Stand(frozenset({cpu}), polls=False, look_after=_OFTEN)
 
-    def _kept_waiting(self, look: Look) -> bool:
-        """Whether others have kept us waiting too long; told at the end of each watch."""
+    def _apart_in_vain(self, look: Look) -> bool:
+        """Whether being apart is no better than what we left."""
+        pace_s, waited_s = self._watched(look)
+        return waited_s > _WAIT_A_FAULT_S or (not self._fled and pace_s > _GAIN * self._pace_s)
+
+    def _watched(self, look: Look) -> tuple[float, float]:
+        """Seconds that a fault took, and that others kept us waiting for it; 0, 0 until a watch
+        is over.
+        """
         self._faults += look.faults
         self._waited_s += look.waited_s
-        if look.now - self._watched_since < _WATCH_S or self._faults < _WATCH_FAULTS:
-            return False
-        too_long = self._waited_s > _WAIT_A_FAULT_S * self._faults
+        watched_s = look.now - self._watched_since
+        enough = self._faults >= _WATCH_FAULTS or self._waited_s > _WATCH_WAIT_S
+        if watched_s < _WATCH_S or not enough or not self._faults:
+            return 0.0, 0.0
+        result = watched_s / self._faults, self._waited_s / self._faults
         self._watch(look.now)
-        return too_long
+        return result
 
     def _watch(self, now: float) -> None:
         self._watched_since, self._faults, self._waited_s = now, 0, 0.0
 
-    def _step_aside(self, cpu: int, now: float, *, fled: bool) -> Stand:
-        self._apart_until = now + self._pause_s
+    def _step_aside(self, cpu: int, now: float, *, fled: bool, kept_s: float = 0.0) -> Stand:
+        self._apart_until = now + max(self._pause_s, _REPAY * kept_s)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self._followed, self._flights, self._fled = -1, 0, fled
         self._watch(now)
