@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from userfault.kernel.memtypes import GIB
@@ -47,8 +48,7 @@ class Placement:
 
     def put(self, handler: int) -> None:
         """Bind this thread and the process `handler`."""
-        os.sched_setaffinity(0, self._client)
-        os.sched_setaffinity(handler, self._handler)
+        put(self._client, handler, self._handler)
 
 
 _ALL = os.sched_getaffinity(0)
@@ -66,6 +66,23 @@ def placements() -> dict[str, Placement]:
     if len(cpus) == 1:
         del found["other"]
     return found
+
+
+def put(client: set[int], pid: int, handler: set[int] | None) -> None:
+    """Bind this thread, and the process `pid` unless it chooses its place itself."""
+    os.sched_setaffinity(0, client)
+    if handler is not None:
+        os.sched_setaffinity(pid, handler)
+
+
+def cpus() -> set[int]:
+    """Those that this run may use."""
+    return set(_ALL)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, all its threads (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def unbind() -> None:

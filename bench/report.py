@@ -24,7 +24,10 @@ class Report(msgspec.Struct, frozen=True):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
-HEAD = ("", "case", "unit", "ours", "C", "ratio", "lowest-highest", "target", "met", "notes")
+HEAD = (
+    *("", "case", "unit", "ours", "C", "ratio", "lowest-highest", "target", "met"),
+    *("CPU µs a fault, ours and C", "notes"),
+)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -39,13 +42,14 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.spread[0]:.2f}-{row.spread[1]:.2f}" if row.ratio else "",
         f"{row.ratio_of or 'ours'} {row.target}" if row.target else "",
         {True: "yes", False: "NO", None: ""}[row.met],
+        f"{row.cpu_us[0]:.1f}, {row.cpu_us[1]:.1f}" if any(row.cpu_us) else "",
         row.note,
     )
 
 
 def show(row: Row) -> str:
     """One row for the terminal: two lines."""
-    _, case, unit, ours, rival, ratio, spread, target, _, note = cells(row)
+    _, case, unit, ours, rival, ratio, spread, target, _, cpu, note = cells(row)
     line = f"    ours {ours} {unit}"
     if rival:
         line += f", C {rival}"
@@ -53,6 +57,8 @@ def show(row: Row) -> str:
         line += f"; {row.ratio_of} {ratio} ({spread}, {row.rounds} rounds)"
     if target:
         line += f"; target {target}: {'met' if row.met else 'MISSED'}"
+    if cpu:
+        line += f"; CPU a fault: ours {row.cpu_us[0]:.1f} µs, C {row.cpu_us[1]:.1f}"
     return f"  {case}\n{line}" + (f"; {note}" if note else "")
 
 

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import userfault
 from bench.images import Image
@@ -55,10 +55,12 @@ DEMAND = userfault.Policy(background=False)
 
 
 class Ours:
-    """A pager process of ours."""
+    """A pager process of ours, as shipped but for `placing`: options of `userfault.Pager`."""
 
-    def __init__(self, policy: userfault.Policy = DEMAND, *, prepared: bool = False) -> None:
-        self._pager = userfault.Pager()
+    def __init__(
+        self, policy: userfault.Policy = DEMAND, *, prepared: bool = False, **placing: Any
+    ) -> None:
+        self._pager = userfault.Pager(**placing)
         self._policy = policy
         self._prepared = prepared
         with userfault.lazy(b"started", pager=self._pager):
@@ -105,9 +107,14 @@ _REPLY = struct.Struct("=QQ")
 
 
 class Rival:
-    """`c/handler.c`: answers each fault by one page.  `fill_size`: bytes an ioctl of `fill()`."""
+    """`c/handler.c`: answers each fault by one page.  `fill_size`: bytes an ioctl of `fill()`.
 
-    def __init__(self, native: Native, *, prepared: bool = False, fill_size: int = 0) -> None:
+    `polls`: it never sleeps while it serves.
+    """
+
+    def __init__(
+        self, native: Native, *, prepared: bool = False, fill_size: int = 0, polls: bool = False
+    ) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._prepared = prepared
         self._fill_size = fill_size
@@ -115,7 +122,7 @@ class Rival:
             # posix_spawn keeps it at descriptor 3, which is all that the handler inherits
             self.pid = os.posix_spawn(
                 native.handler,
-                [str(native.handler)],
+                [str(native.handler), "poll" if polls else "sleep"],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
             )

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import re
 import resource
 import signal
 import struct
@@ -30,6 +31,7 @@ DEMAND = Policy(background=False, retries=1)
 _CAP_DAC_READ_SEARCH = 2
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
+_CLONE_NEWPID = 0x20000000
 
 
 def become_nobody_who_may_search() -> None:
@@ -100,6 +102,18 @@ def killed_with_faults_pending(report: str) -> None:
     mapped = lazy(source, policy=DEMAND)
     Path(report).write_text(str(mapped.statistics().pager_pid))
     ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
+
+
+def worker_of(pager: userfault.Pager) -> int:
+    """The worker's process id as seen from here, whatever namespace it was born into."""
+    first = pager._family.first[0]
+    while not (known := pager.processes()["worker"]):
+        time.sleep(0.001)
+    for child in Path(f"/proc/{first}/task/{first}/children").read_text().split():
+        status = Path(f"/proc/{child}/status").read_text()
+        if re.search(rf"^NSpid:.*\b{known}$", status, re.MULTILINE):
+            return int(child)
+    raise LookupError(f"no worker {known} among the children of {first}")
 
 
 def stop_family(pager: userfault.Pager) -> list[int]:
@@ -358,3 +372,19 @@ def fork_with_a_function_source() -> list[list[int]]:
         theirs = list(os.read(read, 8))
         os.wait()
     return [ours, theirs]
+
+
+def pager_in_another_pid_namespace(image: str) -> dict[str, Any]:
+    """The pager is born into a new pid namespace: thread ids mean nothing to it."""
+    before = os.sched_getaffinity(0)
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWPID):
+        raise OSError(ctypes.get_errno(), "unshare")
+    one = Policy(background=False, window_bytes=PAGE)
+    with lazy(image, policy=one) as mapped:
+        os.sched_setaffinity(0, {min(before)})
+        right = all(numbers(mapped[n * PAGE : (n + 1) * PAGE]) == [n + 1] for n in range(1000))
+        return {
+            "right": right,
+            "free": os.sched_getaffinity(worker_of(mapped._parts.pager)) == before,
+            "polled": mapped.statistics().pager_polled_s,
+        }

@@ -15,7 +15,7 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
-from userfault.pager.drivers.records import Descriptors
+from userfault.pager.drivers.records import Descriptors, FamilyRecord
 from userfault.pager.drivers.served import Served
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
@@ -43,7 +43,7 @@ def driver() -> Iterator[LiveDriver]:
     journal = Journal.create()
     journal.words[Word.CHANNEL_FD] = theirs.detach()
     journal.words[Word.CLIENT_FD] = os.pidfd_open(os.getpid())
-    made = LiveDriver(journal)
+    made = LiveDriver(journal, FamilyRecord(messages.Hello()))
     with ours:
         yield made
         made.close()

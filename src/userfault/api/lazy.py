@@ -54,9 +54,10 @@ class Statistics(msgspec.Struct, frozen=True):
     `counters`: what the pager did (see `userfault.pager.core.plan.Counters`).  `copied_bytes`:
     bytes of the source copied to hand it over (bytes-like sources only).  `failed`: pages given
     up.  `finished`: everything is in and the pager has let go.  `user_mode_only`: system calls on
-    missing pages fail with EFAULT until then.  `pager_memory`:
-    bytes of private memory of each process of the pager.  `takeovers`: how often one of them went
-    on for one that was killed.
+    missing pages fail with EFAULT until then.  `pager_memory`: bytes of private memory of each
+    process of the pager.  `takeovers`: how often one of them went on for one that was killed.
+    `pager_cpu_s`: CPU time that the pager's worker has used so far, for all that it serves;
+    `pager_polled_s`: of that, spent on waiting for the next fault without sleeping.
     """
 
     memory: str
@@ -71,6 +72,8 @@ class Statistics(msgspec.Struct, frozen=True):
     pager_pid: int
     pager_memory: dict[str, int]
     takeovers: int
+    pager_cpu_s: float
+    pager_polled_s: float
 
 
 class LazyMemory(mmap.mmap):
@@ -277,6 +280,8 @@ class _Parts:
             pager_pid=self.pager.processes()["worker"],
             pager_memory=self.pager.memory(),
             takeovers=self.pager.takeovers,
+            pager_cpu_s=answer.cpu_s if answer else 0.0,
+            pager_polled_s=answer.polled_s if answer else 0.0,
         )
 
     def give_up(self, cause: str) -> None:
@@ -441,7 +446,9 @@ def _say_where_it_ends() -> None:
 
 def _open(options: _Options) -> LiveUserfaultfd:
     needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
-    return LiveUserfaultfd.open(needed, user_mode_only=options.user_mode_only)
+    return LiveUserfaultfd.open(
+        needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
+    )
 
 
 def _map(options: _Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:

@@ -9,18 +9,21 @@ import signal
 import socket
 import threading
 import weakref
+from pathlib import Path
 
 import msgspec
 
-from userfault.kernel.errors import PagerError
-from userfault.linux import pidfd
+from userfault.kernel.errors import PagerError, UsageError
+from userfault.linux import cpus, pidfd
 from userfault.linux.smaps import private_memory
+from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.family import ROLES
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 
 _END_S = 10.0
+_NAME = b"userfault.api.pager_main"
 
 
 class Pager:
@@ -31,15 +34,23 @@ class Pager:
     serves a further mapping within 3 ms.  Use it as a context manager, or call `close()`.
     Thread-safe.  Raises PagerError when it cannot be started.
 
+    `cpu`: where it runs: "follow" (on the CPU whose thread faults, if that is a gain), "any" (as
+    the scheduler likes) or the number of a CPU.  `poll_budget`: the share of a CPU's time (0 to 1)
+    that it may spend on polling for faults when it is not on the faulting thread's CPU.  Raises
+    UsageError for a CPU that is not to be had.  docs/performance.md says what to expect of them.
+
     >>> with Pager() as pager:
     ...     pager.alive
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5) -> None:
+        placing = Placing(cpu, poll_budget)
+        if isinstance(cpu, int):
+            _check_cpu(cpu)
         with contextlib.ExitStack() as undo:
             try:
-                self._family = _start(undo)
+                self._family = _start(undo, messages.Hello(placing))
             except PagerError:
                 raise
             except OSError as error:
@@ -73,7 +84,10 @@ class Pager:
         return self._family.journal.words[Word.TAKEOVERS]
 
     def processes(self) -> dict[str, int]:
-        """Process ids of the worker, the supervisor and the spare (0: not started yet)."""
+        """Process ids of the worker, the supervisor and the spare (0: not started yet).
+
+        They are as the processes see them themselves, in the pid namespace they were started in.
+        """
         if not self._finalizer.alive:
             return {role.name.lower(): 0 for role in ROLES}
         self._family.journal.look()
@@ -137,6 +151,20 @@ class Pager:
         self.close()
 
 
+def _check_cpu(cpu: int) -> None:
+    """Raise UsageError unless a process of ours may run there: by trying, in a thread."""
+    possible: list[bool] = []
+    thread = threading.Thread(target=lambda: possible.append(cpus.move(frozenset({cpu}))))
+    thread.start()
+    thread.join()
+    if not possible[0]:
+        raise UsageError(
+            f"cpu={cpu}",
+            cause="there is no such CPU, or it is offline, or a cpuset forbids it",
+            cure="pass one of os.sched_getaffinity(0)",
+        )
+
+
 class _Family(msgspec.Struct):
     """A pager's processes as the client holds them.
 
@@ -149,7 +177,7 @@ class _Family(msgspec.Struct):
     owner: int
 
 
-def _start(undo: contextlib.ExitStack) -> _Family:
+def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     """Start the first process, which makes the others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
@@ -159,7 +187,7 @@ def _start(undo: contextlib.ExitStack) -> _Family:
         client = os.pidfd_open(os.getpid())
         try:
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [b"client"], [client, journal.fd])
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, journal.fd])
         finally:
             os.close(client)
         pid = spawn_python(
@@ -221,6 +249,7 @@ def _kill(family: _Family) -> None:
     family.journal.look()
     for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER):
         pid, _ = family.journal.member(role)
-        with contextlib.suppress(ProcessLookupError):
-            if pid:
+        with contextlib.suppress(OSError):  # it has ended
+            # Ids are those of the family's own pid namespace: make sure that it is one of ours.
+            if _NAME in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)

@@ -7,19 +7,23 @@ import os
 import signal
 import socket
 
+import msgspec
+
 from userfault.linux import pidfd
-from userfault.pager.drivers import family, handover
+from userfault.pager.drivers import family, handover, messages, records
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
 
 
 def main(channel: socket.socket) -> None:
-    """`channel`: the socket to the client, whose first packet carries its pidfd and the journal."""
+    """`channel`: the socket to the client, whose first packet is a `messages.Hello`."""
     _ignore_signals()
-    _, fds, _ = pidfd.receive(channel, 16, 2)
+    data, fds, _ = pidfd.receive(channel, messages.MAX_MESSAGE, 2)
     if len(fds) < 2:
         return  # the client died before it could introduce itself
     journal = Journal(fds[1])
+    hello = msgspec.msgpack.decode(data, type=messages.Hello)
+    journal.commit(records.encode(records.FamilyRecord(hello)))
     journal.words[Word.CLIENT_FD] = fds[0]
     journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
     channel.close()  # this number is passed on to every process that we start
@@ -36,9 +40,10 @@ def succeed(channel: socket.socket) -> None:
 def serve(journal: Journal) -> None:
     """The worker's work."""
     journal.take_up()
-    driver = LiveDriver(journal)
-    if journal.record():
-        driver.resume()
+    family_record, mappings = records.read(journal)
+    driver = LiveDriver(journal, family_record)
+    if family_record.numbers or journal.words[Word.TAKEOVERS]:
+        driver.resume(mappings)
     driver.run()
 
 

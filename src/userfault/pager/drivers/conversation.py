@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from userfault.kernel.errors import PagerError
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.served import Served, sorted_out
 from userfault.pager.drivers.succession import Told
 
@@ -21,6 +23,7 @@ class Host(Protocol):
 
     served: dict[int, Served]
     bell: int
+    placement: Placement
 
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
@@ -152,6 +155,8 @@ class Conversation:
             failed=served.failed,
             finished=served.main.core.finished,
             contexts=len(served.contexts),
+            cpu_s=time.process_time(),
+            polled_s=self._host.placement.polled_s,
         )
 
 

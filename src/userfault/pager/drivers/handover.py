@@ -26,7 +26,7 @@ from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import family, records
 from userfault.pager.drivers.journal import Journal, Word
-from userfault.pager.drivers.records import FamilyRecord, ServedRecord
+from userfault.pager.drivers.records import ServedRecord
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 
 READY_S = 30.0  # how long a new interpreter may take to come up
@@ -169,5 +169,5 @@ def _renumber(journal: Journal, numbers: dict[int, int]) -> None:
             records.encode(msgspec.structs.replace(each, fds=fds, contexts=contexts))
         )
 
-    new = FamilyRecord(old.batch, old.applied, old.numbers, [renumbered(each) for each in mappings])
+    new = msgspec.structs.replace(old, served=[renumbered(each) for each in mappings])
     journal.commit(records.encode(new))

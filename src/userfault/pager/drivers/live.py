@@ -40,8 +40,9 @@ from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.journal import MESSAGE, Journal, Word
 from userfault.pager.drivers.messages import MAX_FAILURES
+from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.readers import Answered, Readers
-from userfault.pager.drivers.records import FamilyRecord, encode
+from userfault.pager.drivers.records import FamilyRecord, ServedRecord, encode
 from userfault.pager.drivers.served import Context, Served
 from userfault.pager.drivers.succession import Succession, Told
 from userfault.pager.drivers.takeover import take_over
@@ -59,22 +60,24 @@ _clock = time.monotonic
 class LiveDriver:
     """Serves mappings of one client until it, and every child that a fork added, has ended.
 
-    `journal` names the socket to the client and its pidfd, and what a killed worker left.
+    `journal` names the socket to the client and its pidfd; `family` is the record found there.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, family: FamilyRecord) -> None:
         self._journal = journal
+        self._family = family
         self._channel = socket.socket(fileno=journal.words[Word.CHANNEL_FD])
         self._client = journal.words[Word.CLIENT_FD]
         self._client_alive = True
         self.served: dict[int, Served] = {}
         self._applied = 0  # events of the batch under way that are in the record
-        self._numbers = 0  # of contexts
+        self._numbers = family.numbers  # of contexts
         self._busy: dict[Context, None] = {}  # may have background work; in turn
         self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
+        self.placement = Placement(self._epoll, family.hello.placing, self._client)
         self._handlers: dict[int, Callable[[], None]] = {}
         self._open = True
         self._children: dict[Context, None] = {}  # contexts of forked children
@@ -97,9 +100,9 @@ class LiveDriver:
         self._succession = Succession(self, journal)
         _raise_descriptor_limit()
 
-    def resume(self) -> None:
-        """Go on with what a killed worker served, and say so."""
-        take_over(self, self._journal)
+    def resume(self, mappings: list[ServedRecord]) -> None:
+        """Go on with what another worker served, and say so."""
+        take_over(self, self._journal, self._family, mappings)
         self._conversation.resumed()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ class LiveDriver:
     def run(self) -> None:
         """Serve until there is nobody left to serve."""
         while self._open or self.served:
-            ready = self._epoll.poll(self._timeout())
+            ready = self.placement.wait(self._timeout(), working=bool(self._busy))
             for fd, _ in ready:
                 handler = self._handlers.get(fd)
                 if handler is not None:
@@ -198,7 +201,7 @@ class LiveDriver:
         core.batch()
         ring = self._journal.ring
         if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
-            _, flags, address, _ = _unpack_fault(ring, at)
+            _, flags, address, self.placement.thread = _unpack_fault(ring, at)
             core.fault(address, flags)
             self.perform(context)
         else:
@@ -217,6 +220,7 @@ class LiveDriver:
                 self.event(context, event, applied)
                 applied += 1
         for fault in faults:
+            self.placement.thread = fault.thread_id
             if context.closed:  # the process ended in the middle of the batch
                 return
             context.core.fault(fault.address, fault.flags)
@@ -305,7 +309,8 @@ class LiveDriver:
         context.core.started(fetch, _clock())
         fetch.owner = context
         size = served.page_size
-        fetcher.start(fetch, fetch.page * size, fetch.count * size)
+        with self.placement.lifted():
+            fetcher.start(fetch, fetch.page * size, fetch.count * size)
         if isinstance(fetcher, Workers):
             self._watch_workers(fetcher)
             self._take_answers(fetcher)
@@ -420,6 +425,7 @@ class LiveDriver:
         if changed is not None:
             changed.changed()
         record = FamilyRecord(
+            hello=self._family.hello,
             batch=self._journal.head,
             applied=self._applied,
             numbers=self._numbers,
@@ -436,10 +442,6 @@ class LiveDriver:
             del self.served[served.number]
             raise
         self._watch_context(served.main)
-
-    def go_on_from(self, family: FamilyRecord) -> None:
-        """Take over the counts of a worker that was killed."""
-        self._numbers = family.numbers
 
     def restore(self, served: Served) -> None:
         """Serve a mapping of the record again."""

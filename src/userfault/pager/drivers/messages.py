@@ -16,6 +16,7 @@ import msgspec
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
+from userfault.pager.core.placement import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
@@ -113,13 +114,27 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, tag="answer"):
-    """The counters, and every failure so far (the first `MAX_FAILURES`)."""
+    """The counters, and every failure so far (the first `MAX_FAILURES`).
+
+    `cpu_s`: CPU time of the pager's process so far, `polled_s`: of that, spent on polling.
+    """
 
     counters: Counters
     failures: list[Failure]
     failed: int
     finished: bool
     contexts: int
+    cpu_s: float
+    polled_s: float
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The first packet to a new pager: how it is to work.
+
+    With it come the pidfd of its client and the journal.
+    """
+
+    placing: Placing = Placing()
 
 
 MAX_FAILURES = 64

@@ -11,7 +11,7 @@ import msgspec
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.recovery import ContextRecord
 from userfault.pager.drivers.journal import Journal
-from userfault.pager.drivers.messages import Attach, Failure
+from userfault.pager.drivers.messages import Attach, Failure, Hello
 from userfault.uapi.userfaultfd import UFFD_EVENT_FORK, uffd_msg_fork
 
 
@@ -52,9 +52,10 @@ class ServedRecord(msgspec.Struct):
 class FamilyRecord(msgspec.Struct):
     """Everything, after `applied` events of the batch that begins with message `batch`.
 
-    `numbers`: how many contexts were made so far.
+    `hello`: how the client wants the pager to work.  `numbers`: how many contexts were made so far.
     """
 
+    hello: Hello
     batch: int = 0
     applied: int = 0
     numbers: int = 0
@@ -73,8 +74,7 @@ def encode(record: FamilyRecord | ServedRecord) -> bytes:
 
 def read(journal: Journal) -> tuple[FamilyRecord, list[ServedRecord]]:
     """The journal's record, and the mappings in it."""
-    data = journal.record()
-    family = _families.decode(data) if data else FamilyRecord()
+    family = _families.decode(journal.record())
     return family, [_mappings.decode(each) for each in family.served]
 
 

@@ -16,6 +16,7 @@ from userfault.linux import pidfd
 from userfault.pager.drivers import family
 from userfault.pager.drivers.handover import READY_S, Successor
 from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.placement import Placement
 
 _LOOK_AGAIN_S = 0.05  # a spare that becomes the supervisor takes some milliseconds
 
@@ -24,6 +25,8 @@ Told = Callable[[PagerError | None], None]
 
 class Loop(Protocol):
     """The worker's loop."""
+
+    placement: Placement
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -64,7 +67,8 @@ class Succession:
             told(_not_replaced("a handover is under way already"))
             return
         try:
-            self._successor = Successor(self._journal)
+            with self._loop.placement.lifted():
+                self._successor = Successor(self._journal)
         except (OSError, PagerError) as error:
             told(_not_replaced(str(error)))
             return

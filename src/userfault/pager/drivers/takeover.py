@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from userfault.pager.drivers.live import LiveDriver
 
 
-def take_over(driver: LiveDriver, journal: Journal) -> None:
-    """Make `driver` serve what the journal's record names."""
-    family, mappings = records.read(journal)
-    driver.go_on_from(family)
+def take_over(
+    driver: LiveDriver,
+    journal: Journal,
+    family: records.FamilyRecord,
+    mappings: list[records.ServedRecord],
+) -> None:
+    """Make `driver` serve what the journal's record names: `family`, with `mappings` in it."""
     for mapping in mappings:
         driver.restore(Served.again(mapping, driver.bell))
     contexts = {
