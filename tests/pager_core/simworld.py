@@ -26,7 +26,16 @@ from pager_core.simkernel import (
     source,
 )
 from userfault.pager.core import actions
-from userfault.pager.core.actions import COPY, ZERO, Abandon, EndClient, Fetch, Fill, Finish
+from userfault.pager.core.actions import (
+    COPY,
+    ZERO,
+    Abandon,
+    EndClient,
+    Fetch,
+    Fill,
+    Finish,
+    Overdue,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
@@ -52,6 +61,8 @@ class Config(NamedTuple):
     has_poison: bool = True
     on_failure: str = "poison"
     bad: frozenset[int] = frozenset()
+    fault_deadline: float | None = None
+    on_overdue: str = "report"
 
 
 @dataclass(eq=False)
@@ -84,6 +95,8 @@ class World:
             deadline_s=1.0,
             fetches=config.fetches,
             on_failure=config.on_failure,
+            fault_deadline_s=config.fault_deadline,
+            on_overdue=config.on_overdue,
         )
         plan = Plan(
             start=self.kernel.start * PAGE,
@@ -102,6 +115,7 @@ class World:
         self.flights: list[tuple[Context, Fetch]] = []
         self.now = 0.0
         self.limit = 64
+        self.overdue: list[Overdue] = []
         self.over = False  # the client was ended
 
     # --- the pager: one micro-step ---------------------------------------------------------------
@@ -197,6 +211,8 @@ class World:
         elif isinstance(action, actions.Report):
             if not context.mm.truths[action.page].given_up:
                 raise Violation(f"page {action.page} reported as given up: {action.cause}")
+        elif isinstance(action, Overdue):
+            self._too_long(context, action)
         elif isinstance(action, EndClient):
             if not any(truth.given_up for truth in context.mm.truths):
                 raise Violation(f"the client is ended: {action.message}")
@@ -205,6 +221,18 @@ class World:
             self._finish(context, action)
         else:
             assert isinstance(action, Abandon)  # whoever reads cannot be stopped: it answers late
+
+    def _too_long(self, context: Context, action: Overdue) -> None:
+        """The watchdog has spoken: it must be about something, and may then give the page up."""
+        self.overdue.append(action)
+        if action.age_s < (self.config.fault_deadline or 0) - 1e-9:  # of rounding
+            raise Violation(f"overdue after {action.age_s} s")
+        if action.answer == "report":
+            return
+        truth = context.mm.truths[max(action.page, 0)]
+        if action.answer == "poison" and action.state != NAMES[FILLING]:
+            raise Violation(f"page {action.page} is given up, and it is {action.state}")
+        truth.given_up = True
 
     def _fill(self, context: Context, fill: Fill, odd: str, at: int) -> None:
         kernel, core, kind = self.kernel, context.core, actions.KINDS[fill.kind]

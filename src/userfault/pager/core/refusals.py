@@ -93,7 +93,16 @@ class Refusing(Reading):
     def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         self.counters.again += 1
+        if fill.kind == POISON and not fill.demand:  # of the watchdog: what is under way goes on
+            self.watch.again(fill.page)
+            self.timed = True
+            return
         self.deferred.append(fill)
+        if fill.page >= 0:
+            self._put_off(fill.page, fill.count)
+        else:  # only faults ask for what is none of our pages
+            self.watch.wait(-fill.address)
+            self.timed = True
 
     def _page_exists(self, fill: Fill, _code: int, _now: float) -> None:
         """EEXIST: the first page is there.  Wake its waiters and go on behind it."""
@@ -105,6 +114,8 @@ class Refusing(Reading):
         else:
             if page >= 0 and self.pages.states[page] in (FILLING, CACHED):
                 self._settle(page, 1, PRESENT)
+            else:
+                self.watch.served(page if page >= 0 else -fill.address, 1)
             self.out.append(Wake(fill.address, 1 << self._shift))
         rest = self._rest(fill, 1)
         if rest.count:
@@ -219,7 +230,6 @@ _REPEATED = {
     (CONTINUE, True): (CACHED,),
     (CONTINUE, False): (CACHED, FILLING),
     (POISON, True): (FILLING, POISONED),
-    (POISON, False): (FILLING, POISONED),
 }
 
 _REFUSALS = {
