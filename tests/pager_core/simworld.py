@@ -214,7 +214,8 @@ class World:
         elif isinstance(action, Overdue):
             self._too_long(context, action)
         elif isinstance(action, EndClient):
-            if not any(truth.given_up for truth in context.mm.truths):
+            given_up = any(truth.given_up for truth in context.mm.truths)
+            if not given_up and not any(said.answer == "kill" for said in self.overdue):
                 raise Violation(f"the client is ended: {action.message}")
             self.over = True
         elif isinstance(action, Finish):
@@ -227,12 +228,10 @@ class World:
         self.overdue.append(action)
         if action.age_s < (self.config.fault_deadline or 0) - 1e-9:  # of rounding
             raise Violation(f"overdue after {action.age_s} s")
-        if action.answer == "report":
-            return
-        truth = context.mm.truths[max(action.page, 0)]
-        if action.answer == "poison" and action.state != NAMES[FILLING]:
-            raise Violation(f"page {action.page} is given up, and it is {action.state}")
-        truth.given_up = True
+        if action.answer == "poison":
+            if action.state != NAMES[FILLING]:
+                raise Violation(f"page {action.page} is given up, and it is {action.state}")
+            context.mm.truths[action.page].given_up = True
 
     def _fill(self, context: Context, fill: Fill, odd: str, at: int) -> None:
         kernel, core, kind = self.kernel, context.core, actions.KINDS[fill.kind]

@@ -63,8 +63,8 @@ class Overseeing(Refusing):
         if answer == "poison":
             self._act(POISON, page, 1, demand=False)
         elif answer == "kill":
-            text = f"a thread has waited for {age:.1f} s, for {cause.text}"
-            self.out.append(EndClient(f"page {page} of lazily filled memory: {text} ({_CURE})"))
+            text = f"a fault at {address:#x} has waited for {age:.1f} s, for {cause.text}"
+            self.out.append(EndClient(f"{text} ({_CURE})"))
 
     def _answer(self, page: int, cause: Cause) -> str:
         """What is done about it.  While an event is pending no fill works, poison neither."""
