@@ -93,9 +93,7 @@ class Refusing(Reading):
     def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         self.counters.again += 1
-        if fill.kind == POISON and not fill.demand:  # of the watchdog: what is under way goes on
-            self.watch.again(fill.page)
-            self.timed = True
+        if self._is_watchdogs(fill):
             return
         self.deferred.append(fill)
         if fill.page >= 0:
@@ -155,6 +153,8 @@ class Refusing(Reading):
 
     def _no_memory(self, fill: Fill, code: int, now: float) -> None:
         """ENOMEM: try again a little later, a bounded number of times."""
+        if self._is_watchdogs(fill):
+            return
         if fill.count > 1:
             self.out.appendleft(self._rest(fill, 1))
             self._no_memory(self._single(fill, 0), code, now)
@@ -167,6 +167,14 @@ class Refusing(Reading):
             self._no_memory_left(fill.page)
         else:
             self._pause(now + FIRST_PAUSE_S * 2**tries, fill.page)
+
+    def _is_watchdogs(self, fill: Fill) -> bool:
+        """Poison that the watchdog tried: what is under way for the page goes on without it."""
+        if fill.kind != POISON or fill.demand:
+            return False
+        self.watch.again(fill.page)
+        self.timed = True
+        return True
 
     def _refused_memory(self, page: int) -> int:
         """Count one more refusal for want of memory; how many there were."""
