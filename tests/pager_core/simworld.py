@@ -209,7 +209,9 @@ class World:
             mapped = self.kernel.mapped(context.mm, action.address >> SHIFT)
             core.inspected(action.page, mapped, self.now)
         elif isinstance(action, actions.Report):
-            if not context.mm.truths[action.page].given_up:
+            dropped_since = any((said.page, said.answer) == (action.page, "poison")
+                                for said in self.overdue)  # fmt: skip
+            if not context.mm.truths[action.page].given_up and not dropped_since:
                 raise Violation(f"page {action.page} reported as given up: {action.cause}")
         elif isinstance(action, Overdue):
             self._too_long(context, action)

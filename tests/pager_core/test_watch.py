@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from pager_core.simkernel import HUGETLB_PRIVATE, SHMEM
 from pager_core.simworld import PAGE, Config, World
 from userfault.kernel.errors import UsageError
-from userfault.pager.core.actions import POISON, EndClient, Fetch, Fill, Overdue, Report, Wake
+from userfault.pager.core.actions import (
+    POISON,
+    Abandon,
+    EndClient,
+    Fetch,
+    Fill,
+    Overdue,
+    Report,
+    Wake,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
@@ -311,20 +320,27 @@ def test_by_policy_the_page_is_poisoned_and_the_read_stopped() -> None:
     assert core.pages.states[2] == POISONED
 
 
-def test_other_pages_of_the_read_are_left_to_it() -> None:
+def test_the_pages_of_a_read_that_lasts_are_read_alone_before_any_is_given_up() -> None:
     core = core_of("poison", source_fetches=True)
     in_streams(core)
     fault(core, 2)
     fetch = read_begun(core, 100.0)
     core.tick(100.0)
     core.tick(105.0)
-    told(core)
-    core.done(filled(core))
-    assert not fetch.abandoned
+    assert told(core).answer == "alone"
+    assert list(core.out) == [Abandon(fetch.number), Wake(START + 2 * PAGE, 4 * PAGE)]
+    assert fetch.abandoned
     core.out.clear()
-    core.fetched(fetch, memoryview(bytes(4)))
-    copy = filled(core)
-    assert (copy.page, copy.count) == (3, 3)
+    fault(core, 2)
+    alone = read_begun(core, 105.0)
+    assert (alone.page, alone.count) == (2, 1)
+    core.tick(105.0)
+    core.tick(109.9)
+    assert not core.out
+    core.tick(110.0)
+    assert told(core).answer == "poison"
+    core.done(filled(core))
+    assert bytes(core.pages.states[2:6]) == bytes([POISONED, MISSING, MISSING, MISSING])
 
 
 def test_poison_that_meets_eagain_is_dropped_so_that_bytes_that_come_are_not_lost() -> None:

@@ -50,3 +50,11 @@ def crash(_offset: int, _length: int) -> bytes:
 def short(offset: int, length: int) -> bytes:
     """Returns less than was asked for."""
     return numbered(offset, length)[:-1]
+
+
+def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
+    """Page `closed` (-1: every page) is read once the file `gate` exists."""
+    if closed < 0 or offset <= closed * PAGE < offset + length:
+        while not Path(gate).exists():
+            time.sleep(0.01)
+    return numbered(offset, length)

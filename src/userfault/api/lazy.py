@@ -15,6 +15,7 @@ import msgspec
 
 from userfault.api.pager import Pager
 from userfault.kernel.errors import (
+    FaultOverdue,
     KernelError,
     PageExists,
     PagerError,
@@ -53,6 +54,10 @@ class Statistics(msgspec.Struct, frozen=True):
     bytes of the source copied to hand it over (bytes-like sources only).  `failed`: pages given
     up.  `finished`: everything is in and the pager has let go.  `user_mode_only`: system calls on
     missing pages fail with EFAULT until then.  `pager_memory_kib`: the pager's largest memory.
+    `overdue`: the faults that waited for longer than the policy's `fault_deadline_s` (the first
+    16; `counters.overdue` has their number), as they were then.  `waiting`: how many of them wait
+    still.  `most_in_flight`: reads of sources under way at once, of all mappings of the pager, at
+    the highest.
     """
 
     memory: str
@@ -66,6 +71,9 @@ class Statistics(msgspec.Struct, frozen=True):
     user_mode_only: bool
     pager_pid: int
     pager_memory_kib: int
+    overdue: list[messages.Waited]
+    waiting: int
+    most_in_flight: int
 
 
 class LazyMemory(mmap.mmap):
@@ -113,7 +121,8 @@ class LazyMemory(mmap.mmap):
             self._parts.request(messages.Prefetch(self._parts.number, first, count))
 
     def check(self) -> None:
-        """Raise SourceError if pages were given up, PagerError if the pager died before its end."""
+        """Raise SourceError if pages were given up, PagerError if the pager died before its end,
+        FaultOverdue (a PagerError) while threads wait for longer than the policy's deadline."""
         self._parts.check()
 
     @property
@@ -255,6 +264,14 @@ class _Parts:
                 cause=first.cause,
                 cure=first.cure,
             )
+        if answer is not None and answer.waiting:
+            last = answer.overdue[-1]
+            raise FaultOverdue(
+                f"{answer.waiting} fault{'s' * (answer.waiting > 1)} waiting for too long, the last"
+                f" told of at {last.address:#x} (offset {last.offset:#x} of {last.source})",
+                cause=f"after {last.age_s:.1f} s it waited for {last.waits_for}",
+                cure="statistics().overdue has them; they go on waiting (policy on_overdue)",
+            )
 
     def statistics(self, memory: Memory, user_mode_only: bool) -> Statistics:
         answer = self.ask()
@@ -271,6 +288,9 @@ class _Parts:
             user_mode_only=user_mode_only,
             pager_pid=self.pager.pid,
             pager_memory_kib=answer.memory_kib if answer else 0,
+            overdue=answer.overdue if answer else [],
+            waiting=answer.waiting if answer else 0,
+            most_in_flight=answer.most_in_flight if answer else 0,
         )
 
     def give_up(self, cause: str) -> None:

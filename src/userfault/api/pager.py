@@ -9,7 +9,9 @@ import socket
 import threading
 import weakref
 
-from userfault.kernel.errors import PagerError
+import msgspec
+
+from userfault.kernel.errors import PagerError, UsageError
 from userfault.linux import pidfd
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.spawn import lean_path, spawn_python
@@ -23,15 +25,24 @@ class Pager:
     Starting one takes some 50 ms; a shared one serves a further mapping within 3 ms.  Use it as a
     context manager, or call `close()`.  Thread-safe.  Raises PagerError when it cannot be started.
 
+    `in_flight`: reads of sources under way at once, by threads and worker processes, of all its
+    mappings together; they share these places fairly, faults before background fill.
+
     >>> with Pager() as pager:
     ...     pager.alive
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_flight: int = 32) -> None:
+        if in_flight < 1:
+            raise UsageError(
+                f"Pager(in_flight={in_flight})",
+                cause="without a place no source can be read",
+                cure="leave it out for the default",
+            )
         with contextlib.ExitStack() as undo:
             try:
-                self._channel, self._pidfd, self.pid = _start(undo)
+                self._channel, self._pidfd, self.pid = _start(undo, messages.Hello(in_flight))
             except PagerError:
                 raise
             except OSError as error:
@@ -107,7 +118,7 @@ class Pager:
         self.close()
 
 
-def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
+def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> tuple[socket.socket, int, int]:
     """Start the process: our end of the channel, its pidfd, its process id."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
@@ -115,7 +126,7 @@ def _start(undo: contextlib.ExitStack) -> tuple[socket.socket, int, int]:
         client = os.pidfd_open(os.getpid())
         try:
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [b"client"], [client])
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client])
         finally:
             os.close(client)
         pid = spawn_python(

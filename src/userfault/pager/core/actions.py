@@ -80,7 +80,7 @@ class Overdue(msgspec.Struct, frozen=True):
     `page`: -1 - n or less for an address that is none of our pages.  `address`: where it is shown
     (-1: nowhere any more).  `state`: of the page, by name.  `faults`: how many asked for it.
     `waits_for`: what the pager is waiting for.  `answer`: what is done about it: nothing more
-    ("report"), "poison" or "kill".
+    ("report"), "alone" (the pages of its read are read one by one), "poison" or "kill".
     """
 
     page: int

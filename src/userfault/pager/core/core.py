@@ -156,6 +156,10 @@ class MappingCore(Overseeing):
             self._start(page, count, demand=False)
         return True
 
+    def disturb(self) -> None:
+        """Faults came, of another mapping: small pieces again."""
+        self._quiet = 0
+
     def tick(self, now: float) -> None:
         """Time has come to `now`: fetches past their deadline have failed, pauses are over, and
         faults may have waited for too long."""

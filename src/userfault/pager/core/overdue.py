@@ -16,6 +16,7 @@ from userfault.pager.core.actions import (
     POISON,
     Abandon,
     EndClient,
+    Fetch,
     Fill,
     Inspect,
     Overdue,
@@ -30,11 +31,14 @@ _CURE = "look at what it waits for; Policy(fault_deadline_s=...) sets how long i
 
 
 class Cause(NamedTuple):
-    """What a wait is for.  `settling`: it is being decided in this moment.  `gate`: an event."""
+    """What a wait is for.  `settling`: it is being decided in this moment.  `gate`: an event.
+    `read`: a read of several pages under way, and whose it is.
+    """
 
     text: str
     settling: bool = False
     gate: bool = False
+    read: tuple[Overseeing, Fetch] | None = None
 
 
 class Overseeing(Refusing):
@@ -54,6 +58,7 @@ class Overseeing(Refusing):
                 self._too_long(page, wait, cause, now)
 
     def _too_long(self, page: int, wait: Wait, cause: Cause, now: float) -> None:
+        watch = self.watch
         self.counters.overdue += 1
         state = NAMES[self.pages.states[page]] if page >= 0 else "not ours"
         answer = self._answer(page, cause)
@@ -62,17 +67,29 @@ class Overseeing(Refusing):
         self.out.append(Overdue(page, address, state, age, wait.faults, cause.text, answer))
         if answer == "poison":
             self._act(POISON, page, 1, demand=False)
+        elif answer == "alone" and cause.read is not None:
+            core, fetch = cause.read
+            core.out.append(Abandon(fetch.number))
+            core.fetch_failed(fetch, cause.text, now)
+            fetch.abandoned = True
+            watch.again(page)
         elif answer == "kill":
             text = f"a fault at {address:#x} has waited for {age:.1f} s, for {cause.text}"
             self.out.append(EndClient(f"{text} ({_CURE})"))
 
     def _answer(self, page: int, cause: Cause) -> str:
-        """What is done about it.  While an event is pending no fill works, poison neither."""
+        """What is done about it.  While an event is pending no fill works, poison neither.
+
+        A read of several pages that lasts says nothing about any one of them: each is read alone
+        first, and has as much time again.
+        """
         policy = self.plan.policy.on_overdue
         if policy != "poison":
             return policy
         if page < 0 or self.pages.states[page] != FILLING or cause.gate:
             return "report"
+        if cause.read is not None:
+            return "alone"
         return "poison" if self.plan.has_poison else "kill"
 
     def _gave_up(self, page: int) -> None:
@@ -120,7 +137,8 @@ class Overseeing(Refusing):
                 if fetch.deadline == float("inf"):
                     return Cause(f"read {fetch.number} of the source, which waits for its turn")
                 age = now - (fetch.deadline - policy.deadline_s)
-                return Cause(f"read {fetch.number} of the source ({tries}, begun {age:.1f} s ago)")
+                text = f"read {fetch.number} of the source ({tries}, begun {age:.1f} s ago)"
+                return Cause(text, read=(self, fetch) if fetch.count > 1 else None)
         for first, count, _ in self._waiting:
             if first <= page < first + count:
                 return Cause(f"one of {policy.fetches} reads of the source to end")

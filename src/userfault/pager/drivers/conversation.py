@@ -10,6 +10,7 @@ from typing import Protocol
 
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.served import Descriptors, Served
+from userfault.pager.drivers.watchdog import still_waiting
 
 
 class Host(Protocol):
@@ -17,6 +18,10 @@ class Host(Protocol):
 
     served: dict[int, Served]
     bell: int
+
+    @property
+    def most_in_flight(self) -> int:
+        """Reads under way at once, at the highest."""
 
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
@@ -103,6 +108,9 @@ class Conversation:
             finished=served.main.core.finished,
             contexts=len(served.contexts),
             memory_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            overdue=served.overdue,
+            waiting=still_waiting(served),
+            most_in_flight=self._host.most_in_flight,
         )
 
 

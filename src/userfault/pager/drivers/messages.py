@@ -103,8 +103,31 @@ class Failure(msgspec.Struct, frozen=True):
     cure: str
 
 
+class Waited(msgspec.Struct, frozen=True):
+    """A fault that has waited for longer than the policy's `fault_deadline_s`, as it was then.
+
+    `offset`: in the source (-1: memory that mremap grew).  `state`: of its page.  `faults`: how
+    many asked for the page.  `waits_for`: what the pager was waiting for.  `answer`: what was done
+    about it: "report" (nothing), "alone" (its pages are read one by one), "poison" or "kill".
+    """
+
+    address: int
+    offset: int
+    mapping: str
+    source: str
+    state: str
+    age_s: float
+    faults: int
+    waits_for: str
+    answer: str
+
+
 class Answer(msgspec.Struct, tag="answer"):
-    """The counters, and every failure so far (the first `MAX_FAILURES`)."""
+    """The counters, every failure so far (the first `MAX_FAILURES`), every fault that waited for
+    too long (the first `MAX_OVERDUE`), and how many of those wait still.
+
+    `most_in_flight`: reads of all mappings under way at once, at the highest.
+    """
 
     counters: Counters
     failures: list[Failure]
@@ -112,9 +135,22 @@ class Answer(msgspec.Struct, tag="answer"):
     finished: bool
     contexts: int
     memory_kib: int
+    overdue: list[Waited]
+    waiting: int
+    most_in_flight: int
+
+
+class Hello(msgspec.Struct):
+    """The first packet to a new pager, with the pidfd of its client: how it is to work.
+
+    `in_flight`: reads of sources under way at once, of all mappings together.
+    """
+
+    in_flight: int = 32
 
 
 MAX_FAILURES = 64
+MAX_OVERDUE = 16
 
 Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Quit
 Reply: TypeAlias = Done | Refused | Answer

@@ -18,7 +18,7 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
-from userfault.pager.drivers.messages import Attach, Failure
+from userfault.pager.drivers.messages import Attach, Failure, Waited
 from userfault.pager.drivers.readers import Readers
 from userfault.pager.drivers.residency import Residency
 from userfault.pager.drivers.workers import Workers
@@ -126,6 +126,7 @@ class Served:
         self.contexts: list[Context] = [Context(self, core, LiveUserfaultfd.adopt(fds.uffd))]
         self.failures: list[Failure] = []
         self.failed = 0
+        self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
 
     @property
@@ -161,7 +162,6 @@ class Context:
         self.core = core
         self.uffd = uffd
         self.fd = uffd.fileno()
-        self.pause_s = 0.0  # how long to wait before what met EAGAIN is tried again
 
     @property
     def closed(self) -> bool:
