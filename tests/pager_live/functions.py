@@ -58,3 +58,16 @@ def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
         while not Path(gate).exists():
             time.sleep(0.01)
     return numbered(offset, length)
+
+
+def counted(offset: int, length: int, folder: str) -> bytes:
+    """Notes in `folder` how many such reads there are at once, in all processes."""
+    seen, now = Path(folder) / "seen", Path(folder) / "now"
+    seen.mkdir(exist_ok=True)
+    now.mkdir(exist_ok=True)
+    mark = now / f"{os.getpid()}"
+    mark.touch()
+    (seen / f"{len(list(now.iterdir()))}").touch()
+    time.sleep(0.01)
+    mark.unlink()
+    return numbered(offset, length)

@@ -156,9 +156,11 @@ class Filling:
         if len(self._siblings) == 1:
             self._drop(page, count)
             return
-        for each in range(page, page + count):
-            if self._other_with(each) is None:
-                self._drop(each, 1)
+        left = [(page, count)]
+        for core in self._siblings:
+            left = core.segments.hidden(left)
+        for first, length in left:
+            self._drop(first, length)
 
     def _revert(self, page: int, count: int) -> None:
         for first, length in self.pages.runs(page, count, FILLING):
@@ -170,12 +172,8 @@ class Filling:
             core._wake_here(page, count)
 
     def _wake_here(self, page: int, count: int) -> None:
-        while count > 0:
-            reach = min(self.segments.reach(page), count)
-            if reach:
-                self.out.append(Wake(self.segments.address_of(page), reach << self._shift))
-            reach = max(reach, 1)
-            page, count = page + reach, count - reach
+        for start, end in self.segments.addresses_of(page, count):
+            self.out.append(Wake(start, end - start))
 
     def _finish_if_settled(self) -> None:
         if self.pages.unsettled:
