@@ -44,6 +44,7 @@ from userfault.pager.drivers.workers import Worker, Workers
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
+_FEW = 4  # messages a read while others wait for their turn
 _TICK_S = 1e-3  # what epoll can tell apart
 _CHILD_CHECK_S = 1.0
 
@@ -68,6 +69,8 @@ class LiveDriver:
         self._shares: Shares[Fetch] = Shares(in_flight)
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._buffer = bytearray(BATCH * MESSAGE_SIZE)
+        self._few = memoryview(self._buffer)[: _FEW * MESSAGE_SIZE]
+        self._turn: bytearray | memoryview = self._buffer  # as much as one context may read now
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -97,6 +100,7 @@ class LiveDriver:
         try:
             while self._open or self.served:
                 ready = self._epoll.poll(self._slept())
+                self._turn = self._few if len(ready) > 1 else self._buffer
                 for fd, _ in ready:
                     handler = self._handlers.get(fd)
                     if handler is not None:
@@ -177,7 +181,7 @@ class LiveDriver:
         """Read and serve one batch of messages."""
         buffer = self._buffer
         try:
-            count = os.readv(context.fd, [buffer])
+            count = os.readv(context.fd, [self._turn])
         except BlockingIOError:
             return  # the page was resolved before its message was read
         except OSError as error:
