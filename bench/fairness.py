@@ -7,6 +7,9 @@ touch takes with the stream, the ratio is to what it takes alone: of the median,
 percentile.  Pages that were filled in the stream meanwhile are counted: none would mean that it
 starved (the run fails then), all that there was nothing to compare with (the run fails too).
 
+With 16 threads on one or two CPUs a thread whose fault is filled also waits for a CPU: the higher
+percentiles of the last case are the scheduler's.
+
 Not asked here: C (which has one mapping); sources that are read by threads or workers.
 """
 
