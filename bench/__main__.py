@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, latency, patterns, start
+from bench import bulk, fairness, latency, patterns, start
 from bench.images import NotCachedError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "latency": latency,
     "bulk": bulk,
     "patterns": patterns,
+    "fairness": fairness,
     "start": start,
 }
 

@@ -79,6 +79,10 @@ class Ours:
         ) as memory:
             yield _OurMapping(memory)
 
+    def beside(self, image: Image, policy: userfault.Policy) -> userfault.LazyMemory:
+        """One more mapping of the same pager."""
+        return userfault.lazy(image.fd, policy=policy, pager=self._pager)
+
     def close(self) -> None:
         """See `Side`."""
         self._pager.close()

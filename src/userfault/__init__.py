@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from userfault.api.lazy import LazyMemory, Statistics, lazy
     from userfault.api.pager import Pager
     from userfault.kernel.errors import (
+        FaultOverdue,
         FeatureMissing,
         KernelError,
         MemoryUnavailable,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from userfault.source.spec import function, zero
 
 _HOMES = {
+    "FaultOverdue": "userfault.kernel.errors",
     "FeatureMissing": "userfault.kernel.errors",
     "KernelError": "userfault.kernel.errors",
     "LazyMemory": "userfault.api.lazy",
@@ -57,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FaultOverdue",
     "FeatureMissing",
     "KernelError",
     "LazyMemory",

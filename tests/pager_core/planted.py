@@ -385,6 +385,21 @@ def _forgotten(name: str, value: object) -> Plant:
     return plant
 
 
+def _watchdog_poison_is_put_aside(patch: pytest.MonkeyPatch) -> None:
+    """The watchdog's poison waits behind an event, while the bytes come."""
+
+    def planted(self: MappingCore, fill: Fill, _code: int, _now: float) -> None:
+        self.deferred.append(fill)
+
+    patch.setitem(module._REFUSALS, errno.EAGAIN, planted)
+    patch.setitem(module._REPEATED, (POISON, False), (FILLING, POISONED))
+
+
+def _watchdog_poisons_whatever_waits(patch: pytest.MonkeyPatch) -> None:
+    """A page whose fault waits is given up whatever became of it, or is becoming of it."""
+    patch.setattr(MappingCore, "_answer", lambda _, page, _cause: "poison" if page >= 0 else "")
+
+
 BUGS = (
     Bug("remove wakes nobody", _remove_wakes_nobody, "drops", 3000),
     Bug("a page marked as filled is filled again", _present_is_filled_again, "drops", 500),
@@ -408,6 +423,8 @@ BUGS = (
     Bug("memory that grew is not served", _grown_memory_unserved, "everything", 300),
     Bug("one bad page poisons its neighbours", _neighbours_poisoned, "failures", 200),
     Bug("reading stops at the finish", _stops_reading, "everything", 300),
+    Bug("poison of the watchdog is put aside", _watchdog_poison_is_put_aside, "drops", 8000),
+    Bug("the watchdog poisons dropped pages", _watchdog_poisons_whatever_waits, "drops", 500),
     Bug("faults on poisoned pages are ignored", _poisoned_is_ignored, "forks", 300),
     Bug("killed: the last fill is ignored", _fill_under_way_ignored, "killed in fills", 600),
     Bug("killed: the last fill is whole", _fill_under_way_taken_as_whole, "killed in fills", 2500),

@@ -312,6 +312,14 @@ def random_config(dice: random.Random) -> Config:
     )
 
 
+def watched(config: Config, dice: random.Random) -> Config:
+    """The same with a watchdog, or without one."""
+    return config._replace(
+        fault_deadline=dice.choice((None, 0.01, 0.5, 2.0)),
+        on_overdue=dice.choice(("report", "poison", "poison", "kill")),
+    )
+
+
 def random_program(dice: random.Random, theme: str, length: int) -> list[Step]:
     """As many steps, in the proportions of the theme."""
     return [
@@ -323,7 +331,7 @@ def random_program(dice: random.Random, theme: str, length: int) -> list[Step]:
 def random_case(seed: int, theme: str | None = None) -> tuple[Config, list[Step]]:
     """A mapping and a program: the same for the same seed."""
     dice = random.Random(seed)
-    config = random_config(dice)
+    config = watched(random_config(dice), random.Random(-seed - 1))
     return config, random_program(
         dice, theme or dice.choice(list(THEMES)), dice.choice((15, 40, 80))
     )

@@ -36,6 +36,7 @@ from userfault.pager.core.actions import (
     Fetch,
     Fill,
     Finish,
+    Overdue,
     WakeAll,
 )
 from userfault.pager.core.core import MappingCore
@@ -64,6 +65,8 @@ class Config(NamedTuple):
     has_poison: bool = True
     on_failure: str = "poison"
     bad: frozenset[int] = frozenset()
+    fault_deadline: float | None = None
+    on_overdue: str = "report"
 
 
 @dataclass(eq=False)
@@ -122,6 +125,8 @@ class World:
             deadline_s=1.0,
             fetches=config.fetches,
             on_failure=config.on_failure,
+            fault_deadline_s=config.fault_deadline,
+            on_overdue=config.on_overdue,
         )
         plan = Plan(
             start=self.kernel.start * PAGE,
@@ -146,6 +151,7 @@ class World:
         self.successor: Iterator[None] | None = None  # taking over
         self.now = 0.0
         self.limit = 64
+        self.overdue: list[Overdue] = []
         self.over = False  # the client was ended
         self.excused: set[Mm] = set()  # killed after the finish was written down, before it
         self.completed = config.background  # everything was asked for,
@@ -354,26 +360,44 @@ class World:
         elif isinstance(action, Fetch):
             core.started(action, self.now)
             self.flights.append((context, action))
-        elif isinstance(action, WakeAll):
-            self.store.fuse.point()
-            self.kernel.wake_all(context.mm)
-        elif isinstance(action, actions.Wake):
-            self.store.fuse.point()
-            self.kernel.wake(context.mm, action.start >> SHIFT, action.length >> SHIFT)
+        elif isinstance(action, WakeAll | actions.Wake):
+            self._wake(context, action)
         elif isinstance(action, actions.Inspect):
             mapped = self.kernel.mapped(context.mm, action.address >> SHIFT)
             core.inspected(action.page, mapped, self.now)
         elif isinstance(action, actions.Report):
-            if not context.mm.truths[action.page].given_up:
+            dropped_since = any((said.page, said.answer) == (action.page, "poison")
+                                for said in self.overdue)  # fmt: skip
+            if not context.mm.truths[action.page].given_up and not dropped_since:
                 raise Violation(f"page {action.page} reported as given up: {action.cause}")
+        elif isinstance(action, Overdue):
+            self._too_long(context, action)
         elif isinstance(action, EndClient):
-            if not any(truth.given_up for truth in context.mm.truths):
+            given_up = any(truth.given_up for truth in context.mm.truths)
+            if not given_up and not any(said.answer == "kill" for said in self.overdue):
                 raise Violation(f"the client is ended: {action.message}")
             self.over = True
         elif isinstance(action, Finish):
             self._finish(context, action)
         else:
             assert isinstance(action, Abandon)  # whoever reads cannot be stopped: it answers late
+
+    def _wake(self, context: Context, action: WakeAll | actions.Wake) -> None:
+        self.store.fuse.point()
+        if isinstance(action, WakeAll):
+            self.kernel.wake_all(context.mm)
+        else:
+            self.kernel.wake(context.mm, action.start >> SHIFT, action.length >> SHIFT)
+
+    def _too_long(self, context: Context, action: Overdue) -> None:
+        """The watchdog has spoken: it must be about something, and may then give the page up."""
+        self.overdue.append(action)
+        if action.age_s < (self.config.fault_deadline or 0) - 1e-9:  # of rounding
+            raise Violation(f"overdue after {action.age_s} s")
+        if action.answer == "poison":
+            if action.state != NAMES[FILLING]:
+                raise Violation(f"page {action.page} is given up, and it is {action.state}")
+            context.mm.truths[action.page].given_up = True
 
     def _fill(self, context: Context, fill: Fill, odd: str, at: int) -> None:
         kernel, core, kind = self.kernel, context.core, actions.KINDS[fill.kind]

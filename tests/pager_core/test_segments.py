@@ -82,3 +82,33 @@ def test_pages_in_a_range_come_as_runs() -> None:
     assert segments.pages_in(0, 1 << 40) == [(0, 4), (6, 6), (4, 2)]
     assert segments.pages_in((START + 3) * PAGE, (START + 7) * PAGE) == [(3, 1), (6, 1)]
     assert segments.pages_in(0, PAGE) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4), st.integers(0, 30)), max_size=5),
+    st.integers(0, 12),
+    st.integers(1, 8),
+)
+def test_addresses_and_hidden_pages_are_those_of_each_page(
+    moves: list[tuple[int, int, int]], page: int, count: int
+) -> None:
+    held = Segments(START << SHIFT, 16, SHIFT)
+    for first, length, to in moves:
+        if to > 20:
+            held.unmap((START + first) << SHIFT, (START + first + length) << SHIFT)
+        else:
+            new = (START + 100 + 10 * to) << SHIFT
+            held.remap((START + first) << SHIFT, new, length << SHIFT)
+    pages = range(page, page + count)
+    shown = {
+        address
+        for start, end in held.addresses_of(page, count)
+        for address in range(start, end, 1 << SHIFT)
+    }
+    assert shown == {held.address_of(each) for each in pages if each < 16} - {-1}
+    hidden = {
+        each
+        for first, length in held.hidden([(page, count)])
+        for each in range(first, first + length)
+    }
+    assert hidden == {each for each in pages if held.address_of(each) < 0}

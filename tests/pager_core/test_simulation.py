@@ -47,6 +47,8 @@ def configs(draw: st.DrawFn, kind: Kind) -> Config:
         fetches=draw(st.integers(1, 3)),
         has_poison=draw(st.sampled_from((True, True, True, False))),
         on_failure=draw(st.sampled_from(("poison", "poison", "poison", "kill"))),
+        fault_deadline=draw(st.sampled_from((None, 0.01, 0.5, 2.0))),
+        on_overdue=draw(st.sampled_from(("report", "poison", "poison", "kill"))),
         bad=frozenset(draw(st.lists(st.integers(0, pages - 1), max_size=2))),
     )
 

@@ -50,3 +50,24 @@ def crash(_offset: int, _length: int) -> bytes:
 def short(offset: int, length: int) -> bytes:
     """Returns less than was asked for."""
     return numbered(offset, length)[:-1]
+
+
+def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
+    """Page `closed` (-1: every page) is read once the file `gate` exists."""
+    if closed < 0 or offset <= closed * PAGE < offset + length:
+        while not Path(gate).exists():
+            time.sleep(0.01)
+    return numbered(offset, length)
+
+
+def counted(offset: int, length: int, folder: str) -> bytes:
+    """Notes in `folder` how many such reads there are at once, in all processes."""
+    seen, now = Path(folder) / "seen", Path(folder) / "now"
+    seen.mkdir(exist_ok=True)
+    now.mkdir(exist_ok=True)
+    mark = now / f"{os.getpid()}"
+    mark.touch()
+    (seen / f"{len(list(now.iterdir()))}").touch()
+    time.sleep(0.01)
+    mark.unlink()
+    return numbered(offset, length)

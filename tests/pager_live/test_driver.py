@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from helpers.pages import PAGE
 from userfault import Policy, zero
+from userfault.kernel.modes import Feature, Mode
+from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.drivers import messages
@@ -17,6 +22,7 @@ from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
 from userfault.pager.drivers.records import Descriptors, FamilyRecord
 from userfault.pager.drivers.served import Served
+from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 START = 1 << 32
@@ -51,14 +57,40 @@ def driver() -> Iterator[LiveDriver]:
         journal.close()
 
 
-def serve(driver: LiveDriver, uffd: int) -> Served:
-    """Have it serve zeros at `START`, by a userfaultfd."""
+def child_that_drops_a_page() -> tuple[int, int, int]:
+    """A process that sleeps in madvise until its event is read: its id, the userfaultfd, and the
+    address of the registered memory."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = os.fork()
+        if not child:
+            length = PAGES * PAGE
+            flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
+            start = libc.mmap(0, length, mman.PROT_READ | mman.PROT_WRITE, flags, -1, 0)
+            with LiveUserfaultfd.open(Feature.EVENT_REMOVE) as uffd:
+                uffd.register(start, length, Mode.MISSING)
+                socket.send_fds(theirs, [str(start).encode()], [uffd.fileno()])
+                libc.madvise(start + PAGE, PAGE, mman.MADV_DONTNEED)
+                signal.pause()
+            os._exit(0)
+        data, fds, _, _ = socket.recv_fds(ours, 64, 1)
+        end = time.monotonic() + 10
+        where = Path(f"/proc/{child}/wchan")
+        while "userfaultfd_event_wait" not in where.read_text():
+            assert time.monotonic() < end
+        return child, fds[0], int(data)
+
+
+def serve(
+    driver: LiveDriver, uffd: int, start: int = START, policy: Policy | None = None
+) -> Served:
+    """Have it serve zeros at `start`, by a userfaultfd."""
     states = os.memfd_create("states")
     os.ftruncate(states, PAGES)
     line = LifeLine(*os.pipe())
     attach = messages.Attach(
         number=1,
-        start=START,
+        start=start,
         pages=PAGES,
         page_size=PAGE,
         shared=False,
@@ -69,7 +101,7 @@ def serve(driver: LiveDriver, uffd: int) -> Served:
         has_source=False,
         has_memory=False,
         source=zero(PAGES * PAGE),
-        policy=Policy(background=False),
+        policy=policy or Policy(background=False),
     )
     descriptors = Descriptors(uffd, states, os.eventfd(0), line.read, line.write)
     served = Served.new(attach, descriptors, driver.bell, driver.number())
@@ -90,3 +122,51 @@ def test_a_process_that_ends_in_the_middle_of_a_batch_does_not_end_the_pager(
     view[: len(batch)] = batch
     driver._batch(context, at, len(batch))  # the first fill says ESRCH, and the context is closed
     assert context.closed
+
+
+def test_a_fault_whose_fill_meets_eagain_for_long_is_told_of_and_served_in_the_end(
+    driver: LiveDriver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child, uffd, start = child_that_drops_a_page()
+    policy = Policy(background=False, fault_deadline_s=0.05, on_overdue="poison")
+    served = serve(driver, uffd, start, policy)
+    context = served.main
+    try:
+        context.core.fault(start + 5 * PAGE, 0)
+        driver.perform(context)  # the event is in the queue, and nobody reads it yet
+        end = time.monotonic() + 10
+        while not served.overdue and time.monotonic() < end:
+            driver._timers(time.monotonic())
+            driver._retry(time.monotonic())
+        (waited,) = served.overdue
+        assert "EAGAIN" in waited.waits_for
+        assert waited.answer == "report"  # poison would meet EAGAIN as well
+        assert "has waited for" in capfd.readouterr().err
+        # 50 ms without a result: it is tried every millisecond, not all the time
+        assert served.main.core.counters.again < 200
+        driver._readable(context)
+        driver._retry(time.monotonic())
+        while context.core.deferred and time.monotonic() < end:
+            driver._retry(time.monotonic())
+        assert (context.core.counters.zeroed, context.core.watch.overdue) == (1, 0)
+        assert not driver._deferring
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_stopped_client_does_not_keep_its_pager_from_filling(driver: LiveDriver) -> None:
+    child, uffd, start = child_that_drops_a_page()
+    served = serve(driver, uffd, start)
+    try:
+        os.kill(child, signal.SIGSTOP)
+        driver._readable(served.main)
+        served.main.core.fault(start + 5 * PAGE, 0)
+        driver.perform(served.main)
+        end = time.monotonic() + 10
+        while driver._deferring and time.monotonic() < end:
+            driver._retry(time.monotonic())
+        assert served.main.core.counters.zeroed == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -17,6 +17,7 @@ import msgspec
 
 from userfault.api.pager import Pager
 from userfault.kernel.errors import (
+    FaultOverdue,
     KernelError,
     PageExists,
     PagerError,
@@ -58,6 +59,10 @@ class Statistics(msgspec.Struct, frozen=True):
     process of the pager.  `takeovers`: how often one of them went on for one that was killed.
     `pager_cpu_s`: CPU time that the pager's worker has used so far, for all that it serves;
     `pager_polled_s`: of that, spent on waiting for the next fault without sleeping.
+    `overdue`: the faults that waited for longer than the policy's `fault_deadline_s` (the first
+    16; `counters.overdue` has their number), as they were then.  `waiting`: how many of them wait
+    still.  `most_in_flight`: reads of sources under way at once, of all mappings of the pager, at
+    the highest.
     """
 
     memory: str
@@ -74,6 +79,9 @@ class Statistics(msgspec.Struct, frozen=True):
     takeovers: int
     pager_cpu_s: float
     pager_polled_s: float
+    overdue: list[messages.Waited]
+    waiting: int
+    most_in_flight: int
 
 
 class LazyMemory(mmap.mmap):
@@ -121,7 +129,8 @@ class LazyMemory(mmap.mmap):
             self._parts.request(messages.Prefetch(self._parts.number, first, count))
 
     def check(self) -> None:
-        """Raise SourceError if pages were given up, PagerError if the pager died before its end."""
+        """Raise SourceError if pages were given up, PagerError if the pager died before its end,
+        FaultOverdue (a PagerError) while threads wait for longer than the policy's deadline."""
         self._parts.check()
 
     @property
@@ -263,6 +272,14 @@ class _Parts:
                 cause=first.cause,
                 cure=first.cure,
             )
+        if answer is not None and answer.waiting:
+            last = answer.overdue[-1]
+            raise FaultOverdue(
+                f"{answer.waiting} fault{'s' * (answer.waiting > 1)} waiting for too long, the last"
+                f" told of at {last.address:#x} (offset {last.offset:#x} of {last.source})",
+                cause=f"after {last.age_s:.1f} s it waited for {last.waits_for}",
+                cure="statistics().overdue has them; they go on waiting (policy on_overdue)",
+            )
 
     def statistics(self, memory: Memory, user_mode_only: bool) -> Statistics:
         answer = self.ask()
@@ -282,6 +299,9 @@ class _Parts:
             takeovers=self.pager.takeovers,
             pager_cpu_s=answer.cpu_s if answer else 0.0,
             pager_polled_s=answer.polled_s if answer else 0.0,
+            overdue=answer.overdue if answer else [],
+            waiting=answer.waiting if answer else 0,
+            most_in_flight=answer.most_in_flight if answer else 0,
         )
 
     def give_up(self, cause: str) -> None:

@@ -39,18 +39,29 @@ class Pager:
     that it may spend on polling for faults when it is not on the faulting thread's CPU.  Raises
     UsageError for a CPU that is not to be had.  docs/performance.md says what to expect of them.
 
+    `in_flight`: reads of sources under way at once, by threads and worker processes, of all its
+    mappings together; they share these places fairly, faults before background fill.
+
     >>> with Pager() as pager:
     ...     pager.alive
     True
     """
 
-    def __init__(self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5) -> None:
-        placing = Placing(cpu, poll_budget)
+    def __init__(
+        self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5, in_flight: int = 32
+    ) -> None:
+        hello = messages.Hello(Placing(cpu, poll_budget), in_flight)
         if isinstance(cpu, int):
             _check_cpu(cpu)
+        if in_flight < 1:
+            raise UsageError(
+                f"Pager(in_flight={in_flight})",
+                cause="without a place no source can be read",
+                cure="leave it out for the default",
+            )
         with contextlib.ExitStack() as undo:
             try:
-                self._family = _start(undo, messages.Hello(placing))
+                self._family = _start(undo, hello)
             except PagerError:
                 raise
             except OSError as error:

@@ -204,6 +204,10 @@ class PagerError(UserfaultError):
     """The pager process could not be started, refused a request, or has died."""
 
 
+class FaultOverdue(PagerError):
+    """Threads wait for pages for longer than the policy's `fault_deadline_s`, and wait on."""
+
+
 def _name(code: int) -> str:
     return _errno.errorcode.get(code, f"errno {code}")
 

@@ -82,6 +82,24 @@ class Report(msgspec.Struct, frozen=True):
     cure: str
 
 
+class Overdue(msgspec.Struct, frozen=True):
+    """Tell the client: a fault has waited for longer than its policy's `fault_deadline_s`.
+
+    `page`: -1 - n or less for an address that is none of our pages.  `address`: where it is shown
+    (-1: nowhere any more).  `state`: of the page, by name.  `faults`: how many asked for it.
+    `waits_for`: what the pager is waiting for.  `answer`: what is done about it: nothing more
+    ("report"), "alone" (the pages of its read are read one by one), "poison" or "kill".
+    """
+
+    page: int
+    address: int
+    state: str
+    age_s: float
+    faults: int
+    waits_for: str
+    answer: str
+
+
 class EndClient(msgspec.Struct, frozen=True):
     """End the client with this message: poison is not to be had, and wrong bytes must not be."""
 
@@ -95,4 +113,6 @@ class Finish(msgspec.Struct, frozen=True):
     owner_gone: bool = False
 
 
-Action: TypeAlias = Fill | Fetch | Abandon | Wake | WakeAll | Inspect | Report | EndClient | Finish
+Action: TypeAlias = (
+    Fill | Fetch | Abandon | Wake | WakeAll | Inspect | Report | Overdue | EndClient | Finish
+)

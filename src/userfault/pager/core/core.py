@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections import deque
 
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Abandon, Fill, Wake
+from userfault.pager.core.overdue import Overseeing
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.refusals import Refusing
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, Pages
 from userfault.pager.core.window import Window
@@ -33,7 +33,7 @@ _QUIET_CHUNKS = 64
 _QUIET_FACTOR = 4
 
 
-class MappingCore(Refusing):
+class MappingCore(Overseeing):
     """One mapping's decisions.  `plan` says what it is, `pages` where its states are.
 
     `out` holds the actions not yet performed.  `deferred` holds fills that met EAGAIN; the driver
@@ -63,6 +63,7 @@ class MappingCore(Refusing):
             if page < 0:
                 self._unowned(address, flags)
                 return
+        self._asked = page
         for start, end in self._filled:
             if start <= page < end:
                 self.counters.duplicates += 1
@@ -159,8 +160,13 @@ class MappingCore(Refusing):
             self._start(page, count, demand=False)
         return True
 
+    def disturb(self) -> None:
+        """Faults came, of another mapping: small pieces again."""
+        self._quiet = 0
+
     def tick(self, now: float) -> None:
-        """Time has come to `now`: fetches past their deadline have failed, pauses are over."""
+        """Time has come to `now`: fetches past their deadline have failed, pauses are over, and
+        faults may have waited for too long."""
         for fetch in list(self._fetches.values()):
             if now >= fetch.deadline and not fetch.abandoned:
                 self.counters.deadlines += 1
@@ -173,6 +179,7 @@ class MappingCore(Refusing):
             if self.pages.states[page] == FILLING:
                 self.pages.move(page, 1, MISSING)
                 self._start(page, 1, demand=True)
+        self._oversee(now)
 
     def _fill_around(self, page: int) -> None:
         """A missing fault on a page of the source: choose the window and start it."""
@@ -224,7 +231,9 @@ class MappingCore(Refusing):
         elif state in (MISSING, FILLING) and not self.plan.shared:
             # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
             self._fill_around(page) if state == MISSING else self._hurry(page)
-        elif state != FILLING:  # PRESENT is ours; else the client wrote it, by another mapping
+        elif state == FILLING:
+            self._hurry(page)
+        else:  # PRESENT is ours; else the client wrote it, by another mapping
             self.counters.foreign += state == MISSING
             self._act(CONTINUE, page, 1)
 

@@ -13,6 +13,7 @@ from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Action, F
 from userfault.pager.core.plan import Counters, Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
+from userfault.pager.core.watch import Watch
 
 if TYPE_CHECKING:
     from userfault.pager.core.core import MappingCore
@@ -23,7 +24,7 @@ class Filling:
 
     A floor of `MappingCore`, of which alone there are instances; above it are `Reading`, then
     `Refusing`, then the decisions.  `out` holds the actions not yet performed.  `finished` is set
-    once every page is settled.
+    once every page is settled.  `watch`: the faults that were not answered at once.
     """
 
     def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
@@ -34,6 +35,9 @@ class Filling:
         self.out: deque[Action] = deque()
         self.counters = Counters()
         self.finished = False
+        self.watch = Watch(plan.policy.fault_deadline_s)
+        self.timed = False  # `next_time` has something to say
+        self._asked = -1  # the page of the last fault
         self._base = plan.start
         self._straight = self.pages.count  # 0 once the mapping is not one segment any more
         self._shift = plan.shift
@@ -55,12 +59,16 @@ class Filling:
             counters.continued += count
         else:
             counters.poisoned += count
-        if fill.demand:
+        if fill.demand or kind == POISON:
             self._filled.append((page, page + count))
         else:
             counters.background += count
         if page >= 0:
             self._settle(page, count, POISONED if kind == POISON else PRESENT)
+            if kind == POISON and not fill.demand:
+                cast("MappingCore", self)._gave_up(page)
+        elif self.watch.any:
+            self.watch.served(-fill.address, count)
 
     def _act(
         self,
@@ -103,12 +111,24 @@ class Filling:
             for sibling in self._siblings:
                 if sibling is not self:
                     sibling._wake_here(page, count)
+                    sibling.watch.served(page, count)
+        if self.watch.any:
+            self.watch.served(page, count)
         if self._failures or self._refusals:
             for settled in range(page, page + count):
                 self._failures.pop(settled, None)
                 self._refusals.pop(settled, None)
         if not self.pages.unsettled:
             self._finish_if_settled()
+
+    def _put_off(self, page: int, count: int) -> None:
+        """Pages are not filled at once: note it if the fault being answered is among them.
+
+        (What nobody asked for, a background fill, may wait for as long as it likes.)
+        """
+        if page <= self._asked < page + count:
+            self.watch.wait(self._asked)
+            self.timed = True
 
     def _rest(self, fill: Fill, done: int) -> Fill:
         """What is left of `fill` after its first `done` pages."""
@@ -136,9 +156,11 @@ class Filling:
         if len(self._siblings) == 1:
             self._drop(page, count)
             return
-        for each in range(page, page + count):
-            if self._other_with(each) is None:
-                self._drop(each, 1)
+        left = [(page, count)]
+        for core in self._siblings:
+            left = core.segments.hidden(left)
+        for first, length in left:
+            self._drop(first, length)
 
     def _revert(self, page: int, count: int) -> None:
         for first, length in self.pages.runs(page, count, FILLING):
@@ -150,12 +172,8 @@ class Filling:
             core._wake_here(page, count)
 
     def _wake_here(self, page: int, count: int) -> None:
-        while count > 0:
-            reach = min(self.segments.reach(page), count)
-            if reach:
-                self.out.append(Wake(self.segments.address_of(page), reach << self._shift))
-            reach = max(reach, 1)
-            page, count = page + reach, count - reach
+        for start, end in self.segments.addresses_of(page, count):
+            self.out.append(Wake(start, end - start))
 
     def _finish_if_settled(self) -> None:
         if self.pages.unsettled:

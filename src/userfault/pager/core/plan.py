@@ -58,6 +58,7 @@ class Counters(msgspec.Struct):
     removed: int = 0  # dropped by the client
     fetches: int = 0  # reads of the source away from the fault path
     source_failures: int = 0
+    overdue: int = 0  # faults that waited for longer than `fault_deadline_s`
     deadlines: int = 0  # reads of the source that were not answered in time
     again: int = 0  # fills that met EAGAIN
     exists: int = 0  # fills that met EEXIST

@@ -18,7 +18,11 @@ class Policy(msgspec.Struct, frozen=True):
     After 64 of them without a fault they are four times as large, until one comes.
     `retries`: how often a failed read of the source is repeated before the page is poisoned.
     `deadline_s`: how long one read of the source may take; then it counts as failed.
-    `fetches`: reads of the source under way at once.
+    `fetches`: reads of the source under way at once (the pager's `in_flight` bounds all mappings
+    together).
+    `fault_deadline_s`: a fault that waits for longer is told on standard error, with what it waits
+    for; None: never.
+    `on_overdue`: what else is done about it: nothing (`report`), `poison` or `kill`.
     `on_failure`: `poison` (the access raises SIGBUS) or `kill` (the client is ended).
     `on_exit`: what a `with` block does with unfilled pages while views of the memory live:
     `complete` fills them first, `poison` gives them up.
@@ -31,12 +35,15 @@ class Policy(msgspec.Struct, frozen=True):
     retries: int = 2
     deadline_s: float = 30.0
     fetches: int = 4
+    fault_deadline_s: float | None = 30.0
+    on_overdue: str = "report"
     on_failure: str = "poison"
     on_exit: str = "complete"
     patience_s: float = 600.0
 
     def __post_init__(self) -> None:
         _one_of("on_failure", self.on_failure, ("poison", "kill"))
+        _one_of("on_overdue", self.on_overdue, ("report", "poison", "kill"))
         _one_of("on_exit", self.on_exit, ("complete", "poison"))
         for name, low in (("window_bytes", 1), ("chunk_bytes", 1), ("fetches", 1), ("retries", 0)):
             if getattr(self, name) < low:
@@ -45,7 +52,8 @@ class Policy(msgspec.Struct, frozen=True):
                     cause=f"it must be at least {low}",
                     cure="leave it out for the default",
                 )
-        if self.deadline_s <= 0 or self.patience_s <= 0:
+        watched = self.fault_deadline_s is None or self.fault_deadline_s > 0
+        if self.deadline_s <= 0 or self.patience_s <= 0 or not watched:
             raise UsageError("policy with no time", cause="times must be positive", cure="in s")
 
 

@@ -38,7 +38,6 @@ class Reading(Filling):
         self._waiting: deque[tuple[int, int, bool]] = deque()  # fetches beyond the limit
         self._numbers = 0
         self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
-        self.timed = False  # `next_time` has something to say
 
     def not_ready(self, fill: Fill) -> None:
         """The source cannot be copied from at once: fetch it away from the fault path."""
@@ -84,6 +83,9 @@ class Reading(Filling):
         """When `tick` must be called at the latest; None while nothing is timed."""
         times = [fetch.deadline for fetch in self._fetches.values()]
         times += [when for when, _ in self._pauses]
+        watched = self.watch.next_time()
+        if watched is not None:
+            times.append(watched)
         self.timed = bool(times)
         return min(times, default=None)
 
@@ -92,6 +94,7 @@ class Reading(Filling):
         if self not in self._siblings:
             return
         self._siblings.remove(self)
+        self.watch.clear()
         if self._siblings:  # what we had under way for them will not come: they ask again
             for page, count in self._under_way():
                 self._revert(page, count)
@@ -135,6 +138,7 @@ class Reading(Filling):
         """Read pages away from the fault path, now or when a place is free."""
         for first, length in self.pages.runs(page, count, MISSING):
             self.pages.move(first, length, FILLING)
+        self._put_off(page, count)
         policy = self.plan.policy
         if len(self._fetches) >= policy.fetches:
             if demand:
@@ -149,7 +153,9 @@ class Reading(Filling):
         self.out.append(fetch)
 
     def _hurry(self, page: int) -> None:
-        """A thread waits for a page whose fetch may still queue: let it be the next."""
+        """A thread comes to wait for a page being filled: if its fetch queues, let it be next."""
+        self.watch.wait(page, joined=True)
+        self.timed = True
         for at, (first, count, _) in enumerate(self._waiting):
             if first <= page < first + count:
                 del self._waiting[at]
@@ -180,6 +186,7 @@ class Reading(Filling):
 
     def _pause(self, until: float, page: int) -> None:
         self._pauses.append((until, page))
+        self._put_off(page, 1)
         self.timed = True
 
     def _poison(self, page: int, count: int, cause: str, cure: str, *, report: bool = True) -> None:

@@ -93,7 +93,14 @@ class Refusing(Reading):
     def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         self.counters.again += 1
+        if self._is_watchdogs(fill):
+            return
         self.deferred.append(fill)
+        if fill.page >= 0:
+            self._put_off(fill.page, fill.count)
+        else:  # only faults ask for what is none of our pages
+            self.watch.wait(-fill.address)
+            self.timed = True
 
     def _page_exists(self, fill: Fill, _code: int, _now: float) -> None:
         """EEXIST: the first page is there.  Wake its waiters and go on behind it."""
@@ -105,6 +112,8 @@ class Refusing(Reading):
         else:
             if page >= 0 and self.pages.states[page] in (FILLING, CACHED):
                 self._settle(page, 1, PRESENT)
+            else:
+                self.watch.served(page if page >= 0 else -fill.address, 1)
             self.out.append(Wake(fill.address, 1 << self._shift))
         rest = self._rest(fill, 1)
         if rest.count:
@@ -147,6 +156,8 @@ class Refusing(Reading):
 
     def _no_memory(self, fill: Fill, code: int, now: float) -> None:
         """ENOMEM: try again a little later, a bounded number of times."""
+        if self._is_watchdogs(fill):
+            return
         if fill.count > 1:
             self.out.appendleft(self._rest(fill, 1))
             self._no_memory(self._single(fill, 0), code, now)
@@ -159,6 +170,14 @@ class Refusing(Reading):
             self._no_memory_left(fill.page)
         else:
             self._pause(now + FIRST_PAUSE_S * 2**tries, fill.page)
+
+    def _is_watchdogs(self, fill: Fill) -> bool:
+        """Poison that the watchdog tried: what is under way for the page goes on without it."""
+        if fill.kind != POISON or fill.demand:
+            return False
+        self.watch.again(fill.page)
+        self.timed = True
+        return True
 
     def _refused_memory(self, page: int) -> int:
         """Count one more refusal for want of memory; how many there were."""
@@ -222,7 +241,6 @@ _REPEATED = {
     (CONTINUE, True): (CACHED,),
     (CONTINUE, False): (CACHED, FILLING),
     (POISON, True): (FILLING, POISONED),
-    (POISON, False): (FILLING, POISONED),
 }
 
 _REFUSALS = {

@@ -79,6 +79,32 @@ class Segments:
                 found.append((page, (high - low) >> self.shift))
         return found
 
+    def addresses_of(self, page: int, count: int) -> list[tuple[int, int]]:
+        """The ranges (start, end) that show pages of [page, page + count)."""
+        found = []
+        for segment in self._held:
+            base = segment.start - (segment.page << self.shift)
+            low = max(base + (page << self.shift), segment.start)
+            high = min(base + ((page + count) << self.shift), segment.end)
+            if low < high:
+                found.append((low, high))
+        return found
+
+    def hidden(self, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What of these runs (first page, count) no address shows."""
+        for segment in self._held:
+            first = segment.page
+            behind = first + ((segment.end - segment.start) >> self.shift)
+            left = []
+            for page, count in runs:
+                if page < first:
+                    left.append((page, min(page + count, first) - page))
+                if page + count > behind:
+                    low = max(page, behind)
+                    left.append((low, page + count - low))
+            runs = left
+        return runs
+
     def unmap(self, start: int, end: int) -> list[tuple[int, int]]:
         """Cut addresses [start, end) out; the runs of pages that were shown there."""
         gone = self.pages_in(start, end)

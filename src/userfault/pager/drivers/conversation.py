@@ -16,6 +16,7 @@ from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.served import Served, sorted_out
 from userfault.pager.drivers.succession import Told
+from userfault.pager.drivers.watchdog import still_waiting
 
 
 class Host(Protocol):
@@ -24,6 +25,10 @@ class Host(Protocol):
     served: dict[int, Served]
     bell: int
     placement: Placement
+
+    @property
+    def most_in_flight(self) -> int:
+        """Reads under way at once, at the highest."""
 
     def take(self, served: Served) -> None:
         """Serve a new mapping."""
@@ -157,6 +162,9 @@ class Conversation:
             contexts=len(served.contexts),
             cpu_s=time.process_time(),
             polled_s=self._host.placement.polled_s,
+            overdue=served.overdue,
+            waiting=still_waiting(served),
+            most_in_flight=self._host.most_in_flight,
         )
 
 

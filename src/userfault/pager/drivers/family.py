@@ -31,6 +31,7 @@ from userfault.linux.clone import fork_sharing_descriptors
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import descriptors_in
+from userfault.pager.drivers.say import say
 from userfault.pager.drivers.stall import LOOK_S, Stall
 
 CRASHES = 3  # a worker that fails so often ...
@@ -103,7 +104,7 @@ class Supervisor:
             elif spare in dead:
                 self._replace_spare()
             elif self._stall.seen(journal.member(Word.WORKER)[0]):
-                _say("the pager's worker is stuck (stopped, or in one system call): replacing it")
+                say("the pager's worker is stuck (stopped, or in one system call): replacing it")
                 pidfd.kill(worker)
         pidfd.kill(journal.member(Word.SPARE)[1])
 
@@ -133,7 +134,7 @@ class Supervisor:
 
     def _end_client(self) -> None:
         """The pager fails again and again: the client must not wait for ever, nor read zeros."""
-        _say(f"the pager failed {CRASHES} times (see above); ending the client")
+        say(f"the pager failed {CRASHES} times (see above); ending the client")
         pidfd.kill(self._words[Word.CLIENT_FD])
         self._words[Word.RETIRED] = 1
 
@@ -176,7 +177,7 @@ class Supervisor:
                 spare.process = os.pidfd_open(spare.pid)
             except OSError as error:  # no process or descriptor left: serving goes on without
                 close_all(made)
-                _say(f"no spare pager process: {os.strerror(error.errno or 0)}; trying again")
+                say(f"no spare pager process: {os.strerror(error.errno or 0)}; trying again")
                 time.sleep(_RETRY_S)
             else:
                 return spare
@@ -273,9 +274,3 @@ def _close(fd: int) -> None:
     if fd > 2:
         with contextlib.suppress(OSError):
             os.close(fd)
-
-
-def _say(text: str) -> None:
-    """A line on the client's standard error, which all of the family inherited."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"userfault: {text}\n".encode())

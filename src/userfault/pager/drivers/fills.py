@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import time
 
 from userfault.kernel.errors import KernelError
@@ -26,6 +25,7 @@ from userfault.pager.core.actions import (
 )
 from userfault.pager.drivers.journal import Journal
 from userfault.pager.drivers.messages import MAX_FAILURES, Failure
+from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
@@ -176,13 +176,13 @@ class Performer:
         served.failed += 1
         if len(served.failures) < MAX_FAILURES:
             served.failures.append(Failure(offset, action.cause, action.cure))
-            _say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
+            say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
         elif served.failed == MAX_FAILURES + 1:
-            _say("more pages were given up; they are counted, not listed")
+            say("more pages were given up; they are counted, not listed")
 
     def end_client(self, message: str) -> None:
         """Kill the client: it must not go on with memory that nobody can fill."""
-        _say(f"{message}; ending process {pidfd.pid_of(self._client)}")
+        say(f"{message}; ending process {pidfd.pid_of(self._client)}")
         pidfd.kill(self._client)
 
     def end(self, _context: Context, action: EndClient) -> None:
@@ -192,9 +192,3 @@ class Performer:
         """Close the client's page tables, if they were looked at."""
         if self._pagemap is not None:
             self._pagemap.close()
-
-
-def _say(text: str) -> None:
-    """A line on the client's standard error, which this process inherited."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"userfault: {text}\n".encode())

@@ -169,11 +169,11 @@ class Journal:
 
     # --- messages --------------------------------------------------------------------------------
 
-    def batch(self, context: int) -> tuple[int, memoryview]:
-        """Where the next messages, of `context`, are to be read to: byte in the ring, and view."""
+    def batch(self, context: int, most: int = BATCH) -> tuple[int, memoryview]:
+        """Where the next messages of `context`, `most` or fewer, go: byte in the ring, and view."""
         self.words[3] = context  # Word.CONTEXT; plain numbers cost less in the fault's path
         at = self._head % _RING * MESSAGE
-        return at, self.ring[at : at + BATCH * MESSAGE]
+        return at, self.ring[at : at + most * MESSAGE]
 
     def batch_done(self, size: int) -> None:
         """The batch of `size` bytes is wholly done: its messages are history."""

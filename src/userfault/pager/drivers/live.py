@@ -35,10 +35,14 @@ from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
+from userfault.pager.core.shares import Shares
 from userfault.pager.core.states import Pages
+from userfault.pager.core.turns import Turns
+from userfault.pager.drivers import watchdog
 from userfault.pager.drivers.conversation import Conversation
+from userfault.pager.drivers.deferring import Deferring
 from userfault.pager.drivers.fills import Performer
-from userfault.pager.drivers.journal import MESSAGE, Journal, Word
+from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.readers import Answered, Readers
@@ -49,8 +53,8 @@ from userfault.pager.drivers.takeover import take_over
 from userfault.pager.drivers.workers import Worker, Workers
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
-_FIRST_PAUSE_S = 20e-6
-_LONGEST_PAUSE_S = 1e-3
+_FEW = 4  # messages a read while others wait for their turn
+_TICK_S = 1e-3  # what epoll can tell apart
 _CHILD_CHECK_S = 1.0
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
@@ -72,9 +76,11 @@ class LiveDriver:
         self.served: dict[int, Served] = {}
         self._applied = 0  # events of the batch under way that are in the record
         self._numbers = family.numbers  # of contexts
-        self._busy: dict[Context, None] = {}  # may have background work; in turn
-        self._deferring: dict[Context, None] = {}  # have fills that met EAGAIN
+        self._busy: Turns[Context] = Turns()  # may have background work
+        self._deferring = Deferring()  # have fills that met EAGAIN
+        self._shares: Shares[Fetch] = Shares(family.hello.in_flight)
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
+        self._turn = BATCH  # how many messages one context may read now
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self.placement = Placement(self._epoll, family.hello.placing, self._client)
@@ -90,6 +96,7 @@ class LiveDriver:
             actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
             actions.Report: self._report,
+            actions.Overdue: watchdog.tell,
             actions.EndClient: self._performer.end,
             actions.Finish: self._finish,
         }
@@ -110,7 +117,8 @@ class LiveDriver:
     def run(self) -> None:
         """Serve until there is nobody left to serve."""
         while self._open or self.served:
-            ready = self.placement.wait(self._timeout(), working=bool(self._busy))
+            ready = self.placement.wait(self._slept(), working=bool(self._busy))
+            self._turn = _FEW if len(ready) > 1 else BATCH
             for fd, _ in ready:
                 handler = self._handlers.get(fd)
                 if handler is not None:
@@ -118,8 +126,8 @@ class LiveDriver:
             if self._timed or self._children or self._succession.next_time() is not None:
                 self._timers(_clock())
             if self._deferring:
-                self._retry(bool(ready))
-            elif not ready:
+                self._retry(_clock())
+            if not ready or (self._busy and self._busy.disturbed()):
                 self._idle()
             elif self._busy:
                 # A client on this CPU goes first: it may fault again at once.
@@ -136,14 +144,26 @@ class LiveDriver:
         os.close(self.bell)
         self._channel.close()
 
+    def _slept(self) -> float:
+        """How long epoll may sleep, in seconds (-1: until something happens).
+
+        What is shorter than epoll can tell apart has passed already, unless something happened.
+        """
+        timeout = self._timeout()
+        if 0 < timeout < _TICK_S:
+            select.select([self._epoll], [], [], timeout)
+            return 0
+        return timeout
+
     def _timeout(self) -> float:
-        """How long epoll may sleep, in seconds (-1: until something happens)."""
-        if self._busy or self._deferring:
+        if self._busy:
             return 0
         succession = self._succession.next_time()
-        if not self._timed and not self._children and succession is None:
+        if not (self._timed or self._children or self._deferring) and succession is None:
             return -1
         times = [] if succession is None else [succession]
+        if self._deferring:
+            times.append(self._deferring.next_time())
         for context in list(self._timed):
             when = context.core.next_time()
             if when is None:
@@ -156,9 +176,10 @@ class LiveDriver:
 
     def _idle(self) -> None:
         """Nothing waits: one chunk of background work of whoever is next."""
-        while self._busy:
-            context = next(iter(self._busy))
-            del self._busy[context]
+        while (turn := self._busy.next()) is not None:
+            context, noisy = turn
+            if noisy:
+                context.core.disturb()
             if context.core.idle_work():
                 # `perform` puts it to the end of the queue: everybody gets a turn.
                 self.perform(context)
@@ -189,7 +210,7 @@ class LiveDriver:
 
     def _readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
-        at, view = self._journal.batch(context.number)
+        at, view = self._journal.batch(context.number, self._turn)
         try:
             count = os.readv(context.fd, [view])
         except BlockingIOError:
@@ -234,6 +255,7 @@ class LiveDriver:
     ) -> None:
         """Apply an event, the `before`th of its batch; record it unless it may be applied twice."""
         core = context.core
+        self._deferring.event_read(context)
         if isinstance(event, Remove):
             core.remove(event.start, event.end)
         else:
@@ -288,11 +310,11 @@ class LiveDriver:
                 self._rare[type(action)](context, action)
         core = context.core
         if core.deferred:
-            self._deferring[context] = None
+            self._deferring.add(context, _clock())
         if core.timed:
             self._timed[context] = None
         if core.eager and not context.closed:
-            self._busy[context] = None
+            self._busy.add(context)
         if len(context.served.contexts) > 1:
             self._perform_siblings(context)
 
@@ -302,30 +324,48 @@ class LiveDriver:
                 self.perform(sibling)
 
     def _fetch(self, context: Context, fetch: Fetch) -> None:
-        """Start a read away from the fault path."""
-        served = context.served
-        fetcher = served.origin.fetcher
-        assert fetcher is not None, "a source without a reader is never fetched from"
-        context.core.started(fetch, _clock())
+        """A read away from the fault path, as soon as there is a place for it."""
         fetch.owner = context
-        size = served.page_size
-        with self.placement.lifted():
-            fetcher.start(fetch, fetch.page * size, fetch.count * size)
-        if isinstance(fetcher, Workers):
-            self._watch_workers(fetcher)
-            self._take_answers(fetcher)
+        self._shares.ask(context.served.number, fetch)
+        self._start_reads()
+
+    def _start_reads(self) -> None:
+        """Start the reads that have a place now."""
+        while (fetch := self._shares.grant()) is not None:
+            context: Context = fetch.owner
+            fetcher = context.served.origin.fetcher
+            assert fetcher is not None, "a source without a reader is never fetched from"
+            context.core.started(fetch, _clock())
+            self._timed[context] = None
+            size = context.served.page_size
+            with self.placement.lifted():
+                fetcher.start(fetch, fetch.page * size, fetch.count * size)
+            if isinstance(fetcher, Workers):
+                self._watch_workers(fetcher)
+                self._take_answers(fetcher)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Reads under way at once, at the highest."""
+        return self._shares.most
 
     def _abandon(self, context: Context, action: actions.Abandon) -> None:
         """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
-        fetcher = context.served.origin.fetcher
-        if not isinstance(fetcher, Workers):
-            return
-        for worker in list(fetcher.workers):
+        served = context.served
+        fetcher = served.origin.fetcher
+        for fetch in self._shares.reads_of(served.number):
             # Each context numbers its own fetches, and those of a fork share their workers.
-            fetch = worker.fetch
-            if fetch is not None and fetch.owner is context and fetch.number == action.number:
+            if fetch.owner is context and fetch.number == action.number:
+                self._shares.forget(served.number, [fetch])
+                if isinstance(fetcher, Workers):
+                    self._end_worker(fetcher, fetch)
+        self._start_reads()
+
+    def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
+        for worker in list(workers.workers):
+            if worker.fetch is fetch:
                 self.forget(worker.channel.fileno())
-                fetcher.drop(worker)
+                workers.drop(worker)
 
     def _report(self, context: Context, action: actions.Report) -> None:
         """A page was given up: told at once, and recorded as long as each is listed."""
@@ -352,27 +392,23 @@ class LiveDriver:
         for start, length in action.segments:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
-        self._busy.pop(context, None)
+        self._busy.discard(context)
         if context is served.main:
             served.finish()
 
     # --- what met EAGAIN -------------------------------------------------------------------------
 
-    def _retry(self, something_was_read: bool) -> None:
-        """Try fills again whose context had an event pending, after a pause if nothing was read."""
-        longest = max((context.pause_s for context in self._deferring), default=0.0)
-        if not something_was_read and longest:
-            time.sleep(longest)
-        deferring, self._deferring = self._deferring, {}
-        for context in deferring:
+    def _retry(self, now: float) -> None:
+        """Try fills again whose context had an event pending."""
+        for context in self._deferring.due(now):
             if context.closed:
                 continue
             context.core.retry()
             self.perform(context)
-            if context in self._deferring:
-                context.pause_s = min(max(context.pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            if context.core.deferred:
+                self._deferring.failed_again(context, now)
             else:
-                context.pause_s = 0.0
+                self._deferring.discard(context)
 
     # --- fetches ---------------------------------------------------------------------------------
 
@@ -398,6 +434,7 @@ class LiveDriver:
     def _take_answers(self, fetcher: Readers | Workers) -> None:
         while fetcher.answers:
             answer: Answered = fetcher.answers.popleft()
+            self._shares.end(answer.fetch)
             context = answer.fetch.owner
             if context.closed:
                 continue
@@ -406,6 +443,7 @@ class LiveDriver:
             else:
                 context.core.fetch_failed(answer.fetch, answer.cause, _clock())
             self.perform(context)
+        self._start_reads()
 
     # --- whom we serve ---------------------------------------------------------------------------
 
@@ -457,7 +495,7 @@ class LiveDriver:
     def _watch_context(self, context: Context) -> None:
         self.watch(context.fd, functools.partial(self._readable, context))
         if context.core.eager:
-            self._busy[context] = None
+            self._busy.add(context)
 
     def go_on(self, served: Served) -> None:
         """Perform what a request made the core ask for."""
@@ -514,8 +552,13 @@ class LiveDriver:
             self.forget(context.fd)
             context.core.leave()
         context.closed = True
-        for held in (self._busy, self._deferring, self._timed, self._children):
-            held.pop(context, None)
+        self._busy.discard(context)
+        self._deferring.discard(context)
+        self._timed.pop(context, None)
+        self._children.pop(context, None)
+        number = context.served.number
+        reads = [fetch for fetch in self._shares.reads_of(number) if fetch.owner is context]
+        self._shares.forget(number, reads)
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""

@@ -113,10 +113,31 @@ class Failure(msgspec.Struct, frozen=True):
     cure: str
 
 
-class Answer(msgspec.Struct, tag="answer"):
-    """The counters, and every failure so far (the first `MAX_FAILURES`).
+class Waited(msgspec.Struct, frozen=True):
+    """A fault that has waited for longer than the policy's `fault_deadline_s`, as it was then.
 
-    `cpu_s`: CPU time of the pager's process so far, `polled_s`: of that, spent on polling.
+    `offset`: in the source (-1: memory that mremap grew).  `state`: of its page.  `faults`: how
+    many asked for the page.  `waits_for`: what the pager was waiting for.  `answer`: what was done
+    about it: "report" (nothing), "alone" (its pages are read one by one), "poison" or "kill".
+    """
+
+    address: int
+    offset: int
+    mapping: str
+    source: str
+    state: str
+    age_s: float
+    faults: int
+    waits_for: str
+    answer: str
+
+
+class Answer(msgspec.Struct, tag="answer"):
+    """The counters, every failure so far (the first `MAX_FAILURES`), every fault that waited for
+    too long (the first `MAX_OVERDUE`), and how many of those wait still.
+
+    `cpu_s`: CPU time of the pager's worker so far, `polled_s`: of that, spent on polling.
+    `most_in_flight`: reads of all mappings under way at once, at the highest.
     """
 
     counters: Counters
@@ -126,18 +147,23 @@ class Answer(msgspec.Struct, tag="answer"):
     contexts: int
     cpu_s: float
     polled_s: float
+    overdue: list[Waited]
+    waiting: int
+    most_in_flight: int
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first packet to a new pager: how it is to work.
+    """The first packet to a new pager, with the pidfd of its client and the journal: how to work.
 
-    With it come the pidfd of its client and the journal.
+    `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
     """
 
     placing: Placing = Placing()
+    in_flight: int = 32
 
 
 MAX_FAILURES = 64
+MAX_OVERDUE = 16
 
 Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
 Reply: TypeAlias = Done | Refused | Answer | Resumed

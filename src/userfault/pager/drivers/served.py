@@ -19,7 +19,7 @@ from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
-from userfault.pager.drivers.messages import Attach, Failure
+from userfault.pager.drivers.messages import Attach, Failure, Waited
 from userfault.pager.drivers.readers import Readers
 from userfault.pager.drivers.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.residency import Residency
@@ -115,6 +115,7 @@ class Served:
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
+        self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
         self._recorded: msgspec.Raw | None = None
 
@@ -229,7 +230,6 @@ class Context:
         self.fd = uffd.fileno()
         self.states = states
         self.closed = self.fd < 0  # served no more
-        self.pause_s = 0.0  # how long to wait before what met EAGAIN is tried again
 
     def record(self) -> Kept:
         """For the journal."""
