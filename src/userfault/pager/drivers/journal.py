@@ -192,6 +192,7 @@ class Journal:
 
     def unfinished(self) -> list[memoryview]:
         """The messages of the batch that a killed worker did not finish."""
+        self._head = self.words[Word.HEAD]  # others have read since we were forked
         at, view = self.batch(self.words[Word.CONTEXT])
         del at
         found = []
