@@ -35,7 +35,6 @@ from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
-from userfault.pager.core.shares import Shares
 from userfault.pager.core.states import Pages
 from userfault.pager.core.turns import Turns
 from userfault.pager.drivers import watchdog
@@ -45,12 +44,11 @@ from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
-from userfault.pager.drivers.readers import Answered, Readers
+from userfault.pager.drivers.reads import Reads
 from userfault.pager.drivers.records import FamilyRecord, ServedRecord, encode
 from userfault.pager.drivers.served import Context, Served
 from userfault.pager.drivers.succession import Succession, Told
 from userfault.pager.drivers.takeover import take_over
-from userfault.pager.drivers.workers import Worker, Workers
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 _FEW = 4  # messages a read while others wait for their turn
@@ -78,7 +76,6 @@ class LiveDriver:
         self._numbers = family.numbers  # of contexts
         self._busy: Turns[Context] = Turns()  # may have background work
         self._deferring = Deferring()  # have fills that met EAGAIN
-        self._shares: Shares[Fetch] = Shares(family.hello.in_flight)
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._turn = BATCH  # how many messages one context may read now
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -89,9 +86,10 @@ class LiveDriver:
         self._children: dict[Context, None] = {}  # contexts of forked children
         self._children_checked = 0.0
         self._performer = Performer(self._client, journal)
+        self._reads = Reads(self, family.hello.in_flight)
         self._rare: dict[type, Callable[..., None]] = {
-            Fetch: self._fetch,
-            actions.Abandon: self._abandon,
+            Fetch: self._reads.ask,
+            actions.Abandon: self._reads.abandon,
             actions.Wake: self._performer.wake,
             actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
@@ -103,7 +101,6 @@ class LiveDriver:
         self._conversation = Conversation(self._channel, self, journal)
         self.watch(self._channel.fileno(), self._conversation.request)
         self.watch(self._client, self._client_ended)
-        self.watch(self.bell, self._ring)
         self._succession = Succession(self, journal)
         _raise_descriptor_limit()
 
@@ -204,7 +201,8 @@ class LiveDriver:
     def forget(self, fd: int) -> None:
         """No more."""
         if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # closed: it has left the epoll set by that
+                self._epoll.unregister(fd)
 
     # --- faults and events -----------------------------------------------------------------------
 
@@ -323,49 +321,14 @@ class LiveDriver:
             if sibling is not context and sibling.core.out:
                 self.perform(sibling)
 
-    def _fetch(self, context: Context, fetch: Fetch) -> None:
-        """A read away from the fault path, as soon as there is a place for it."""
-        fetch.owner = context
-        self._shares.ask(context.served.number, fetch)
-        self._start_reads()
-
-    def _start_reads(self) -> None:
-        """Start the reads that have a place now."""
-        while (fetch := self._shares.grant()) is not None:
-            context: Context = fetch.owner
-            fetcher = context.served.origin.fetcher
-            assert fetcher is not None, "a source without a reader is never fetched from"
-            context.core.started(fetch, _clock())
-            self._timed[context] = None
-            size = context.served.page_size
-            with self.placement.lifted():
-                fetcher.start(fetch, fetch.page * size, fetch.count * size)
-            if isinstance(fetcher, Workers):
-                self._watch_workers(fetcher)
-                self._take_answers(fetcher)
-
     @property
     def most_in_flight(self) -> int:
         """Reads under way at once, at the highest."""
-        return self._shares.most
+        return self._reads.most
 
-    def _abandon(self, context: Context, action: actions.Abandon) -> None:
-        """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
-        served = context.served
-        fetcher = served.origin.fetcher
-        for fetch in self._shares.reads_of(served.number):
-            # Each context numbers its own fetches, and those of a fork share their workers.
-            if fetch.owner is context and fetch.number == action.number:
-                self._shares.forget(served.number, [fetch])
-                if isinstance(fetcher, Workers):
-                    self._end_worker(fetcher, fetch)
-        self._start_reads()
-
-    def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
-        for worker in list(workers.workers):
-            if worker.fetch is fetch:
-                self.forget(worker.channel.fileno())
-                workers.drop(worker)
+    def has_deadlines(self, context: Context) -> None:
+        """The core has deadlines from now on."""
+        self._timed[context] = None
 
     def _report(self, context: Context, action: actions.Report) -> None:
         """A page was given up: told at once, and recorded as long as each is listed."""
@@ -409,41 +372,6 @@ class LiveDriver:
                 self._deferring.failed_again(context, now)
             else:
                 self._deferring.discard(context)
-
-    # --- fetches ---------------------------------------------------------------------------------
-
-    def _ring(self) -> None:
-        """Reader threads have answered."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
-        for served in list(self.served.values()):
-            if isinstance(served.origin.fetcher, Readers):
-                self._take_answers(served.origin.fetcher)
-
-    def _watch_workers(self, workers: Workers) -> None:
-        while workers.fresh:
-            worker = workers.fresh.pop()
-            self.watch(worker.channel.fileno(), functools.partial(self._worker, workers, worker))
-
-    def _worker(self, workers: Workers, worker: Worker) -> None:
-        fd = worker.channel.fileno()
-        if not workers.readable(worker):
-            self._handlers.pop(fd, None)  # closing it took it out of the epoll set
-        self._take_answers(workers)
-
-    def _take_answers(self, fetcher: Readers | Workers) -> None:
-        while fetcher.answers:
-            answer: Answered = fetcher.answers.popleft()
-            self._shares.end(answer.fetch)
-            context = answer.fetch.owner
-            if context.closed:
-                continue
-            if answer.data is not None:
-                context.core.fetched(answer.fetch, answer.data)
-            else:
-                context.core.fetch_failed(answer.fetch, answer.cause, _clock())
-            self.perform(context)
-        self._start_reads()
 
     # --- whom we serve ---------------------------------------------------------------------------
 
@@ -556,18 +484,13 @@ class LiveDriver:
         self._deferring.discard(context)
         self._timed.pop(context, None)
         self._children.pop(context, None)
-        number = context.served.number
-        reads = [fetch for fetch in self._shares.reads_of(number) if fetch.owner is context]
-        self._shares.forget(number, reads)
+        self._reads.forget(context)
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
         for context in served.contexts:
             self._let_go(context)
-        fetcher = served.origin.fetcher
-        if isinstance(fetcher, Workers):
-            for worker in fetcher.workers:
-                self.forget(worker.channel.fileno())
+        self._reads.end_workers(served)
         self.served.pop(served.number, None)
         self.commit()
         served.close()
