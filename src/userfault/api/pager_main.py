@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import os
 import signal
@@ -58,6 +59,7 @@ def _settle_in() -> None:
     What the loop makes dies by reference counting; a collection in the middle of a fault would only
     add a pause.  Frozen, what is loaded so far stays shared by the whole family.
     """
+    codecs.lookup("ascii")  # what the files of /proc are read with would be imported on first use
     gc.freeze()
     gc.disable()
 

@@ -62,14 +62,28 @@ def found(journal: Journal, serve: Serve, begin: Callable[[], None]) -> NoReturn
     _run(lambda: Supervisor(journal, serve).run(begin))
 
 
+class _Become(BaseException):
+    """Raised in a child that was just forked, to get out of what its parent was doing.
+
+    Else each generation would add the frames of the one before to its stack.
+    """
+
+    def __init__(self, role: Callable[[], None]) -> None:
+        self.role = role
+
+
 def _run(role: Callable[[], None]) -> NoReturn:
     """Play a role until it ends; nothing of Python's own ending may touch the shared table."""
-    try:
-        role()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    while True:
+        try:
+            role()
+        except _Become as become:
+            role = become.role
+            continue
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
 
 
 class Supervisor:
@@ -173,7 +187,7 @@ class Supervisor:
                 spare = _Spare(0, -1, *made)
                 spare.pid = fork_sharing_descriptors()
                 if spare.pid == 0:
-                    _run(functools.partial(_stand_by, self._journal, self._serve, spare))
+                    raise _Become(functools.partial(_stand_by, self._journal, self._serve, spare))
                 spare.process = os.pidfd_open(spare.pid)
             except OSError as error:  # no process or descriptor left: serving goes on without
                 close_all(made)
@@ -217,7 +231,7 @@ def _leave_a_supervisor(journal: Journal, serve: Serve) -> None:
     journal.appoint(Word.SPARE, 0, 0)  # our descriptors are the worker's now
     journal.words[Word.CALL_FD] = journal.words[Word.WATCH_FD] = 0
     if fork_sharing_descriptors() == 0:
-        _run(lambda: Supervisor(journal, serve).run())
+        raise _Become(lambda: Supervisor(journal, serve).run())
 
 
 def work(journal: Journal, serve: Serve) -> None:
