@@ -24,6 +24,7 @@ class Killer:
         self._pause_s = longest_pause_s
         self._victim = -1  # a pidfd
         self._due = 0.0
+        self.waits_since = 0.0  # for a victim that can be killed
         self.kills: list[tuple[int, str]] = []  # when, in ns of CLOCK_MONOTONIC, and whom
 
     @property
@@ -38,11 +39,14 @@ class Killer:
 
     def choose(self, processes: dict[str, int]) -> None:
         """Take aim, if the one whose turn it is and another one run."""
-        others = [pid for name, pid in processes.items() if name != self.role and _runs(pid)]
-        if not others or not _runs(processes[self.role]):
+        victim = processes[self.role]
+        others = [pid for pid in processes.values() if pid != victim and _runs(pid)]
+        self.waits_since = self.waits_since or time.monotonic()
+        if not others or not _runs(victim):
             return
         with contextlib.suppress(OSError):
-            self._victim = os.pidfd_open(processes[self.role])
+            self._victim = os.pidfd_open(victim)
+            self.waits_since = 0.0
             self._due = time.monotonic() + self._random.random() * self._pause_s
 
     def fire(self) -> bool:

@@ -233,6 +233,9 @@ class Referee:
             self._ended(client)
         if board.layout.wrong_count:
             self.result.wrong = int(board.layout.wrong_count)
+        since = self._killer.waits_since
+        if since and time.monotonic() - since > self._options.hang_s and self.result.good:
+            self._fail(f"the pager's family does not become complete again: {self._processes}")
         now = time.monotonic_ns()
         limit = int(self._options.hang_s * 1e9)
         # Read once: it is 0 as soon as the operation ends.
@@ -292,9 +295,7 @@ class Referee:
         result.wrong = int(board.layout.wrong_count)
         result.details += board.wrong()
         if not result.good:
-            text = (self._scratch / "stderr").read_text(errors="replace")
-            lines = [line for line in text.splitlines() if "is broken" not in line]
-            result.details += lines[-30:]
+            result.details += _told((self._scratch / "stderr").read_text(errors="replace"))
         plain = {slot.index for slot in self._job.slots if not slot.function}
         for role in family.ROLES:
             kills = [when for when, whom in self._killer.kills if whom == role]
@@ -323,6 +324,13 @@ def _pool(memory: tuple[str, ...]) -> Iterator[None]:
         yield
     finally:
         share.close()
+
+
+def _told(text: str) -> list[str]:
+    """What the client and its pager wrote, without pages that fail on purpose; twice is once."""
+    blocks = dict.fromkeys(text.replace("\nTraceback", "\n\0Traceback").split("\0"))
+    lines = [line for block in blocks for line in block.splitlines() if "is broken" not in line]
+    return lines if len(lines) < 80 else [*lines[:40], "...", *lines[-40:]]
 
 
 def _receive(channel: socket.socket) -> Any:
