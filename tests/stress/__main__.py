@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from stress import every_call
 from stress.build import CompilerMissingError
 from stress.run import Options, Result, run
 from stress.standstill import Standstill
@@ -37,6 +38,8 @@ def main() -> int:
     )
     signal.signal(signal.SIGTERM, _as_interrupt)
     console = Console(stderr=True)
+    if asked.every_call:
+        return _every_call(console, asked.every_call)
     try:
         with _bar(console, options) as show:
             result = run(options, show)
@@ -53,6 +56,26 @@ def main() -> int:
     return 0 if result.good else 1
 
 
+def _every_call(console: Console, every: int) -> int:
+    bad = 0
+    for role, before in every_call.CASES:
+        with console.status(role) as status:
+            outcome = every_call.run(
+                role,
+                before,
+                every=every,
+                progress=lambda now: status.update(
+                    f"{now.role}: killed at {now.stops} stops, {len(now.bad)} went wrong"
+                ),
+            )
+        after = f" after the {before}'s death" if before else ""
+        print(f"{role}{after}: killed at {outcome.stops} stops, {len(outcome.bad)} went wrong")
+        for line in outcome.bad:
+            print(f"  {line}")
+        bad += len(outcome.bad)
+    return 1 if bad else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, help="end after so many (default 1000)")
@@ -62,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=4, choices=range(1, 9))
     parser.add_argument("--hang", type=float, default=20.0, help="s until a thread counts as hung")
     parser.add_argument("--directory", help="where the sources lie (a disk, to be read from)")
+    parser.add_argument(
+        "--every-call", type=int, metavar="N", default=0,
+        help="instead: kill at every Nth entry and exit of a system call",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
     return parser
 
@@ -109,7 +136,7 @@ def _print(result: Result) -> None:
         ("reads that met too many changes to judge", f"{result.undecided}"),
         ("stood still after a worker's death", _times(result.after_worker)),
         ("stood still after a supervisor's death", _times(result.after_supervisor)),
-        ("slowest operation", f"{result.slowest_ms} ms"),
+        ("slowest operations", "; ".join(result.slowest)),
         ("private memory", ", ".join(f"{r} {n} KiB" for r, n in result.private_kib.items())),
         ("page states", f"{result.state_bytes} bytes"),
         ("wrong bytes", f"{result.wrong}"),

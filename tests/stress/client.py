@@ -30,7 +30,7 @@ from userfault.kernel.memtypes import memory as named_memory
 from userfault.pager.core.states import NAMES
 
 _PR_SET_PDEATHSIG = 1
-_POOL_PATIENCE_S = 15.0
+_POOL_PAUSE_S = 0.2
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -118,10 +118,10 @@ class Client:
 
     def _page(self, index: int, page: int) -> dict[str, object]:
         """What the pager's record says of a page whose thread hangs."""
-        return {"state": NAMES[self._mapped[index].page_states[page]], **self._answer()}
+        states = self._mapped[index].page_states
+        return {"state": NAMES[states[page]], **self._answer()}
 
     def _open(self, slot: Slot) -> None:
-        self._mappings += 1
         background = self._random.random() < 0.4
         policy = Policy(
             background=background,
@@ -132,8 +132,16 @@ class Client:
         made: object = slot.path
         if slot.function:
             made = userfault.function(source.failing, length, kind=slot.kind, marks=slot.path)
-        mapped = self._lazy(made, slot.memory, policy)
+        try:
+            mapped = lazy(
+                made, memory=slot.memory, writable=True, policy=policy, pager=self._pager,
+                fork=self._job.forks,
+            )  # fmt: skip
+        except MemoryUnavailable:  # huge pages are the whole machine's: others have ours now
+            self._ends[slot.index] = time.monotonic() + _POOL_PAUSE_S
+            return
         lasts = slot.lasts_s * (0.25 if background else 1)
+        self._mappings += 1
         self._mapped[slot.index] = mapped
         self._ends[slot.index] = time.monotonic() + lasts
         self._library.stress_open(
@@ -148,22 +156,10 @@ class Client:
             int(self._job.forks),
         )
 
-    def _lazy(self, made: object, memory: str, policy: Policy) -> userfault.LazyMemory:
-        """Huge pages belong to the whole machine: somebody else may have ours for a while."""
-        deadline = time.monotonic() + _POOL_PATIENCE_S
-        while True:
-            try:
-                return lazy(
-                    made, memory=memory, writable=True, policy=policy, pager=self._pager,
-                    fork=self._job.forks,
-                )  # fmt: skip
-            except MemoryUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
     def _close(self, slot: Slot) -> None:
-        mapped = self._mapped.pop(slot.index)
+        mapped = self._mapped.pop(slot.index, None)
+        if mapped is None:
+            return
         if not slot.function and self._random.random() < 0.3:
             mapped.complete()
         self._library.stress_settle_space(0)
@@ -187,11 +183,9 @@ def main() -> None:
 if __name__ == "__main__":
     # Whatever happens, end at once: an interpreter that tidies up would unmap memory that threads
     # still touch.
-    code = 1
     try:
         main()
-        code = 0
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(code)
+        os._exit(1)
+    os._exit(0)

@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     seed: int = 1
     memory: tuple[str, ...] = ("anon", "shmem", "hugetlb")
     threads: int = 4
-    pause_s: float = 0.12  # the longest time between seeing a victim and killing it
+    pause_s: float = 0.3  # the longest time between seeing a victim and killing it
     hang_s: float = 20.0  # a thread that stands still for so long hangs
     directory: str | None = None
 
@@ -69,7 +69,7 @@ class Result(msgspec.Struct):
     failed: int = 0  # the client ended, or something was left behind
     after_worker: Standstill = msgspec.field(default_factory=lambda: summary([]))
     after_supervisor: Standstill = msgspec.field(default_factory=lambda: summary([]))
-    slowest_ms: float = 0.0
+    slowest: list[str] = msgspec.field(default_factory=list)
     private_kib: dict[str, int] = msgspec.field(default_factory=dict)
     state_bytes: int = 0
     details: list[str] = msgspec.field(default_factory=list)
@@ -300,8 +300,18 @@ class Referee:
         for role in family.ROLES:
             kills = [when for when, whom in self._killer.kills if whom == role]
             setattr(result, f"after_{role}", after_kills(self._slow, kills, plain))
-        times = [end - start for start, end, slot, _ in self._slow if slot in plain]
-        result.slowest_ms = summary(times).max
+        slowest = sorted(
+            ((end - start, start, slot, op) for start, end, slot, op in self._slow if slot in plain),
+            reverse=True,
+        )
+        result.slowest = [self._describe(*each) for each in slowest[:5]]
+
+    def _describe(self, took: int, start: int, slot: int, op: int) -> str:
+        """A slow operation, and the kill before its end that was nearest to its begin."""
+        met = [(when, role) for when, role in self._killer.kills if when < start + took]
+        when, role = min(met, key=lambda kill: abs(kill[0] - start), default=(0, ""))
+        kill = f", begun {(start - when) / 1e6:.0f} ms after a {role}'s death" if role else ""
+        return f"{took / 1e6:.1f} ms: {OPS[op]} in {self._job.slots[slot].memory}{kill}"
 
 
 def run(options: Options, progress: Progress) -> Result:
