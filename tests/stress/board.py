@@ -156,5 +156,3 @@ def word(value: int) -> str:
     version = value >> 24 & 0xFFFFFFFF
     what = f"version {version}" if version else "the source"
     return f"{what} (slot {(value >> 56) - 1}, page {(value & 0xFFFFFF) - 1})"
-
-

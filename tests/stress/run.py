@@ -177,7 +177,7 @@ class Referee:
             return True
         return bool(self._options.kills) and len(self._killer.kills) >= self._options.kills
 
-    # --- talking to the client -----------------------------------------------------------------------
+    # --- talking to the client --------------------------------------------------------------------
 
     def _ask(self, channel: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -213,12 +213,12 @@ class Referee:
         self._asked = time.monotonic()
         while client.poll() is None and self._well(client, channel, board, stopping=True):
             time.sleep(_TICK_S)
-        if client.returncode not in (0, None):
+        if client.returncode:
             self._ended(client)
-        elif self.result.good and (last := _receive(channel)):
+        elif last := _receive(channel):
             self.result.takeovers = last["takeovers"]
 
-    # --- what must not be ----------------------------------------------------------------------------
+    # --- what must not be -------------------------------------------------------------------------
 
     def _well(
         self,
@@ -263,7 +263,7 @@ class Referee:
         self.result.failed += 1
         self.result.details.append(what)
 
-    # --- around it -----------------------------------------------------------------------------------
+    # --- around it --------------------------------------------------------------------------------
 
     def _evict(self) -> None:
         """Drop the sources from the page cache, so that their pages are read by threads."""
@@ -301,7 +301,11 @@ class Referee:
             kills = [when for when, whom in self._killer.kills if whom == role]
             setattr(result, f"after_{role}", after_kills(self._slow, kills, plain))
         slowest = sorted(
-            ((end - start, start, slot, op) for start, end, slot, op in self._slow if slot in plain),
+            (
+                (end - start, start, slot, op)
+                for start, end, slot, op in self._slow
+                if slot in plain
+            ),
             reverse=True,
         )
         result.slowest = [self._describe(*each) for each in slowest[:5]]

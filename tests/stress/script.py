@@ -5,6 +5,7 @@ Started by `every_call`; `argv`: a socket, the source's path.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -19,6 +20,7 @@ import userfault
 from stress import source
 from stress.source import PAGE
 from userfault import LazyMemory, Policy, lazy
+from userfault.kernel.errors import PagerError
 from userfault.linux import libc
 from userfault.uapi import mman
 
@@ -32,7 +34,9 @@ def scenario(pager: userfault.Pager, path: str, kill: str) -> None:
     """Attach, faults, drops, moves, unmaps, a fork, the finish.  `kill`: whom to kill once."""
     for memory in MEMORY:
         policy = Policy(background=False)
-        with lazy(path, memory=memory, writable=True, fork=True, pager=pager, policy=policy) as made:
+        with lazy(
+            path, memory=memory, writable=True, fork=True, pager=pager, policy=policy
+        ) as made:
             _client(made, memory, pager, kill if memory == MEMORY[0] else "")
 
 
@@ -43,7 +47,10 @@ def _client(made: LazyMemory, memory: str, pager: userfault.Pager, kill: str) ->
         _check(home, page, _source(page))
     written = b"w" * PAGE
     libc.write_memory(home + 3 * PAGE, written)
-    if kill:
+    if kill == "replace":
+        with contextlib.suppress(PagerError):  # its process was killed: the old family goes on
+            pager.replace()
+    elif kill:
         os.kill(pager.processes()[kill], signal.SIGKILL)
     advice = mman.MADV_REMOVE if memory == "shmem" else mman.MADV_DONTNEED
     libc.madvise(home + PAGE, PAGE, advice)  # filled

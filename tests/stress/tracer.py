@@ -1,7 +1,7 @@
 """Stopping a process at its n-th system call, and killing it there (ptrace(2)).
 
-A system call has two stops: its entry, where a kill means that it is not made, and its exit, where it
-was made and its caller never saw the result.  All calls for one process come from one thread.
+A system call has two stops: its entry, where a kill means that it is not made, and its exit, where
+it was made and its caller never saw the result.  All calls for one process come from one thread.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Tracer:
         os.waitpid(self.pid, _WALL)
 
     def kill_at(self, stop: int, done: Callable[[], bool]) -> bool:
-        """Let it run to its `stop`th stop and kill it; False if `done` says so before."""
+        """Let it run to its `stop`th stop and kill it; False if `done` says so before.
+
+        Raises ChildProcessError when it ends by itself.
+        """
         _ptrace(_SYSCALL, self.pid)
         while True:
             pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
