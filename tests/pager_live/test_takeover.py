@@ -1,4 +1,4 @@
-"""Whoever of the pager is killed: threads go on with right bytes, or the client ends and says so."""
+"""Whoever of the pager is killed: threads go on with right bytes, or the client ends, loudly."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ _TESTS = Path(__file__).resolve().parent.parent
 _RUN_S = 20.0
 _STEADY_S = 20.0
 
-# Who is traced and killed, and whom the client kills before, or that it calls `Pager.replace()`: else
-# a supervisor or spare only sleeps.
+# Who is traced and killed, and what the client does before (it kills another one, or calls
+# `Pager.replace()`): else a supervisor or a spare only sleeps.
 CASES = (
     ("worker", ""),
     ("spare", "worker"),
