@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test stress lint bench clean
 
 help:
 	@echo "make demo   restore a real memory image page fault by page fault, on every memory type"
 	@echo "make test   run the tests"
+	@echo "make stress kill the pager's processes 1,000 times, and at every system call (some minutes)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  our code and C in one run (some minutes)"
 	@echo "make clean  remove the virtual environment and caches"
@@ -30,6 +31,10 @@ demo: $(VENV)/.made
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+stress: $(VENV)/.dev
+	$(BIN)/python -m tests.stress $(ARGS)
+	$(BIN)/python -m tests.stress --every-call 1
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,120 @@
+"""The pager's processes, seen from outside: killing them, their memory, whether any is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from pathlib import Path
+
+from userfault.linux import pidfd
+
+ROLES = ("worker", "supervisor")
+
+
+class Killer:
+    """Kills worker and supervisor in turn, each a random time after it was seen.
+
+    It leaves at least one other process alive: all of them dead is the documented end.
+    """
+
+    def __init__(self, seed: int, longest_pause_s: float) -> None:
+        self._random = random.Random(seed)
+        self._pause_s = longest_pause_s
+        self._victim = -1  # a pidfd
+        self._due = 0.0
+        self.waits_since = 0.0  # for a victim that can be killed
+        self.kills: list[tuple[int, str]] = []  # when, in ns of CLOCK_MONOTONIC, and whom
+
+    @property
+    def role(self) -> str:
+        """Whose turn it is."""
+        return ROLES[len(self.kills) % len(ROLES)]
+
+    @property
+    def armed(self) -> bool:
+        """Whether a victim was chosen."""
+        return self._victim >= 0
+
+    def choose(self, processes: dict[str, int]) -> None:
+        """Take aim, if the one whose turn it is and another one run."""
+        victim = processes[self.role]
+        others = [pid for pid in processes.values() if pid != victim and _runs(pid)]
+        self.waits_since = self.waits_since or time.monotonic()
+        if not others or not _runs(victim):
+            return
+        with contextlib.suppress(OSError):
+            self._victim = os.pidfd_open(victim)
+            self.waits_since = 0.0
+            self._due = time.monotonic() + self._random.random() * self._pause_s
+
+    def fire(self) -> bool:
+        """Kill when the time has come."""
+        if not self.armed or time.monotonic() < self._due:
+            return False
+        victim, self._victim = self._victim, -1
+        when = time.monotonic_ns()
+        running = not pidfd.ended(victim)
+        pidfd.kill(victim)
+        os.close(victim)
+        if running:
+            self.kills.append((when, self.role))
+        return running
+
+    def close(self) -> None:
+        """Spare whoever was chosen."""
+        if self.armed:
+            os.close(self._victim)
+            self._victim = -1
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs (one that has ended and was not waited for does not)."""
+    if not pid:
+        return False
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        return not pidfd.ended(process)
+    finally:
+        os.close(process)
+
+
+def private_kib(pid: int, sources: str) -> int:
+    """Memory that a process has for itself, in KiB; 0 once it has ended.
+
+    Private_Clean and Private_Dirty of /proc/PID/smaps (proc(5)), without mappings of files below
+    `sources`: their pages are the page cache's, and count as private to whoever maps them alone.
+    """
+    total, counted = 0, True
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            name = line.split(maxsplit=1)[0]
+            if not name.endswith(":"):
+                counted = sources not in line
+            elif counted and name in ("Private_Clean:", "Private_Dirty:"):
+                total += int(line.split()[1])
+    return total
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with `mark` in their environment: everything that the client started."""
+    found = []
+    text = mark.encode()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if text in Path(f"/proc/{name}/environ").read_bytes():
+                    found.append(int(name))
+    return found
+
+
+def wait_gone(mark: str, timeout_s: float) -> list[int]:
+    """Who of `marked` is left after at most `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left

@@ -1,0 +1,677 @@
+/* The touching threads of the stress test: they fault, write, drop, move, unmap and fork.
+ *
+ * In C because a Python thread that waits in a page fault holds the interpreter's lock.  Python
+ * makes the memory (`userfault.lazy`) and hands each mapping over as a "slot".
+ *
+ * The judge: every page is made of equal words, one in each `step` bytes:
+ *
+ *     word = kind of the mapping << 56 | version << 24 | page + 1      (0: a page of zeros)
+ *
+ * Version 0 is the source's.  Of each page the table says which word it shows, and, while an
+ * operation on it is under way, which it is about to show.  Readers take no lock: they look at the
+ * table before and after, and every word that they saw must be one that the page may have shown in
+ * between.  Whoever changes a page has it alone (`busy`), but never keeps readers away: they fault
+ * while it is dropped, moved and unmapped.
+ *
+ * What a reader may meet besides: SIGBUS on a page whose source always fails, SIGSEGV on a page
+ * that was moved or unmapped meanwhile.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef _Atomic uint64_t shared64;
+
+enum op { READ, WRITE, ALIAS, DROP, REMOVE, PUNCH, MOVE, UNMAP, FORK, CHILD, OPS };
+enum place { HOME, ATTIC, TRANSIT, GONE };
+
+#define ZERO 0ull
+#define BAD UINT64_MAX /* not a word: every access raises SIGBUS */
+#define THREADS 8
+#define SLOTS 8
+#define SLOW 4096
+#define WRONG 64
+#define WORDS 2048
+#define RANGE 8
+#define SLOW_NS 500000ull
+#define FORK_PAUSE_NS 30000000ull
+#define CHILD_ACCESSES 40
+
+/* --- what the referee sees (tests/stress/board.py has the same layout) ------------------------ */
+
+struct slow {
+    uint64_t start, end, slot, op;
+};
+
+struct wrong {
+    uint64_t when, slot, page, op, found, shown, coming, before, last_op, child;
+};
+
+struct thread {
+    shared64 started, tid, slot, page, op, accesses, undecided, faulted, refused;
+    shared64 done[OPS];
+    shared64 slow_count;
+    struct slow slow[SLOW];
+};
+
+struct board {
+    shared64 stop, wrong_count;
+    struct wrong wrong[WRONG];
+    struct thread thread[2 * THREADS]; /* behind the threads: the child that each has forked */
+};
+
+/* --- what a process knows of the memory -------------------------------------------------------- */
+
+struct page {
+    shared64 seq; /* odd: a change is under way */
+    shared64 shown, coming;
+    _Atomic uint32_t busy, seen, last_op;
+};
+
+struct slot {
+    uint8_t *home, *attic, *alias;
+    uint64_t page_size, pages, step, kind, begun, lasts, length;
+    int fd, shared, forks;
+    struct page *page;      /* shared with forked children where the memory is */
+    _Atomic uint8_t *place; /* each process has its own */
+    uint64_t version;
+    _Atomic int open, users;
+};
+
+static struct board *board;
+static struct slot slots[SLOTS];
+static _Atomic int moving, dropping, settled_space, forking; /* see `enter_space` */
+static shared64 last_fork;
+static shared64 next_version = 1;
+static pthread_t threads[THREADS];
+static int running;
+static int is_child;
+
+static __thread sigjmp_buf jump;
+static __thread volatile sig_atomic_t touching;
+static __thread uint64_t words[WORDS];
+static __thread uint64_t random_state, began;
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t draw(uint64_t below)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return below ? random_state % below : 0;
+}
+
+/* A signal of the life line (no address: si_code <= 0) ends the process as it should. */
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (!touching || info->si_code <= 0) {
+        signal(number, SIG_DFL);
+        syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
+        return;
+    }
+    siglongjmp(jump, number);
+}
+
+static void report(int slot, uint64_t page, int op, uint64_t found, uint64_t before)
+{
+    struct page *held = &slots[slot].page[page];
+    uint64_t at = atomic_fetch_add(&board->wrong_count, 1);
+    if (at < WRONG)
+        board->wrong[at] = (struct wrong){
+            now_ns(), slot, page, op, found, held->shown, held->coming, before,
+            held->last_op, is_child};
+}
+
+static void begin_op(struct thread *mine, int op, int slot, uint64_t page)
+{
+    mine->op = op;
+    mine->slot = slot;
+    mine->page = page;
+    mine->started = began = now_ns();
+}
+
+static void end_op(struct thread *mine)
+{
+    uint64_t end = now_ns();
+    mine->started = 0;
+    mine->done[mine->op]++;
+    if (end - began < SLOW_NS)
+        return;
+    mine->slow[mine->slow_count % SLOW] = (struct slow){began, end, mine->slot, mine->op};
+    mine->slow_count++;
+}
+
+/* --- one page ------------------------------------------------------------------------------------ */
+
+static uint64_t word_of(const struct slot *slot, uint64_t page, uint64_t version)
+{
+    return slot->kind << 56 | version << 24 | (page + 1);
+}
+
+static uint8_t *address(const struct slot *slot, uint64_t page, int place)
+{
+    return (place == ATTIC ? slot->attic : slot->home) + page * slot->page_size;
+}
+
+/* Copy a page's words to `words`; the signal that came instead, or 0. */
+static int fetch_words(struct slot *slot, const uint8_t *at)
+{
+    int number = sigsetjmp(jump, 0);
+    if (number == 0) {
+        touching = 1;
+        for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
+            words[n] = *(volatile const uint64_t *)(at + n * slot->step);
+    }
+    touching = 0;
+    return number;
+}
+
+static int store_words(struct slot *slot, uint8_t *at, uint64_t word)
+{
+    int number = sigsetjmp(jump, 0);
+    if (number == 0) {
+        touching = 1;
+        for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
+            *(volatile uint64_t *)(at + n * slot->step) = word;
+    }
+    touching = 0;
+    return number;
+}
+
+struct look {
+    uint64_t seq, shown, coming;
+};
+
+static struct look snapshot(struct page *page)
+{
+    struct look look;
+    do {
+        look.seq = page->seq;
+        look.shown = page->shown;
+        look.coming = page->coming;
+    } while (page->seq != look.seq);
+    return look;
+}
+
+static void begin_change(struct page *page, uint64_t coming, int op)
+{
+    page->last_op = (uint32_t)op;
+    page->coming = coming;
+    page->seq++;
+}
+
+static void end_change(struct page *page, uint64_t shown)
+{
+    page->shown = shown;
+    page->coming = shown;
+    page->seq++;
+}
+
+static int among(uint64_t word, const struct look *a, const struct look *b)
+{
+    return word == a->shown || word == a->coming || word == b->shown || word == b->coming;
+}
+
+static void judge(struct slot *slot, uint64_t number, int op, struct thread *mine, int signal_met,
+                  struct look before, int place)
+{
+    struct page *page = &slot->page[number];
+    struct look after = snapshot(page);
+    int index = (int)(slot - slots);
+    if (after.seq - before.seq > 3) { /* more changes than the two looks can tell */
+        mine->undecided++;
+        return;
+    }
+    if (signal_met == SIGSEGV) {
+        if (after.seq == before.seq && before.seq % 2 == 0 && slot->place[number] == place)
+            report(index, number, op, SIGSEGV, before.shown);
+        else
+            mine->undecided++;
+        return;
+    }
+    if (signal_met) {
+        mine->faulted++;
+        if (!among(BAD, &before, &after))
+            report(index, number, op, BAD, before.shown);
+        return;
+    }
+    for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
+        if (words[n] == BAD || !among(words[n], &before, &after)) {
+            report(index, number, op, words[n], before.shown);
+            return;
+        }
+    if (after.seq == before.seq && before.seq % 2 == 0)
+        page->seen = 1;
+}
+
+static void look_at(struct slot *slot, uint64_t number, int op, struct thread *mine)
+{
+    int place = slot->place[number];
+    if (place >= TRANSIT)
+        return;
+    struct look before = snapshot(&slot->page[number]);
+    begin_op(mine, op, (int)(slot - slots), number);
+    int met = fetch_words(slot, address(slot, number, place));
+    mine->accesses++;
+    judge(slot, number, op, mine, met, before, place);
+    end_op(mine);
+}
+
+/* --- changes: the caller has the pages [first, first + count) alone ------------------------------ */
+
+/* Take up to `count` pages that lie in one place; how many it were. */
+static uint64_t grab(struct slot *slot, uint64_t first, uint64_t count)
+{
+    uint64_t got = 0;
+    int place = slot->place[first];
+    if (place >= TRANSIT)
+        return 0;
+    while (got < count && first + got < slot->pages) {
+        uint32_t free = 0;
+        if (!atomic_compare_exchange_strong(&slot->page[first + got].busy, &free, 1))
+            break;
+        if (slot->place[first + got] != place) {
+            slot->page[first + got].busy = 0;
+            break;
+        }
+        got++;
+    }
+    return got;
+}
+
+static void release(struct slot *slot, uint64_t first, uint64_t count)
+{
+    for (uint64_t n = first; n < first + count; n++)
+        slot->page[n].busy = 0;
+}
+
+static void write_page(struct slot *slot, uint64_t number, int op, struct thread *mine)
+{
+    struct page *page = &slot->page[number];
+    uint64_t old = page->shown;
+    uint64_t word = word_of(slot, number, atomic_fetch_add(&next_version, 1) & 0xffffffff);
+    uint8_t *at = op == ALIAS ? slot->alias + number * slot->page_size
+                              : address(slot, number, slot->place[number]);
+    begin_op(mine, op, (int)(slot - slots), number);
+    begin_change(page, word, op);
+    int met = store_words(slot, at, word);
+    mine->accesses++;
+    if (met && !(met == SIGBUS && old == BAD))
+        report((int)(slot - slots), number, op, met == SIGBUS ? BAD : SIGSEGV, old);
+    if (!met && old == BAD)
+        report((int)(slot - slots), number, op, word, old);
+    end_change(page, met ? old : word);
+    if (!met && op == WRITE)
+        page->seen = 1;
+    end_op(mine);
+}
+
+/* MADV_DONTNEED of shared memory: a page that was filled keeps its bytes, another one may or may
+ * not have been filled around somebody's fault: whichever it is now, it stays. */
+static void settle(struct slot *slot, uint64_t number)
+{
+    struct page *page = &slot->page[number];
+    int met = fetch_words(slot, address(slot, number, slot->place[number]));
+    uint64_t found = met ? (met == SIGBUS ? BAD : SIGSEGV) : words[0];
+    for (uint64_t n = 0; !met && n * slot->step < slot->page_size; n++)
+        if (words[n] != found)
+            found = SIGSEGV; /* torn: no word is that */
+    if (found != page->shown && found != page->coming)
+        report((int)(slot - slots), number, DROP, found, page->shown);
+    end_change(page, found);
+    page->seen = 1;
+}
+
+/* The address space belongs to Python's thread while it works (it maps and unmaps as it likes):
+ * nobody may leave a hole in it then, for it would map something there.  And it belongs to fork: the
+ * kernel may queue the event of a concurrent munmap or madvise before that of the fork whose child
+ * has still got the page (docs/pager.md, "What is not promised"). */
+static int enter_space(void)
+{
+    if (settled_space || forking)
+        return 0;
+    moving++;
+    if (!settled_space && !forking)
+        return 1;
+    moving--;
+    return 0;
+}
+
+/* The same for drops, which leave no hole. */
+static int enter_drop(void)
+{
+    dropping++;
+    if (!forking)
+        return 1;
+    dropping--;
+    return 0;
+}
+
+static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, struct thread *mine)
+{
+    uint64_t length = count * slot->page_size;
+    uint8_t *at = address(slot, first, slot->place[first]);
+    int keeps[RANGE], failed;
+    if (!enter_drop())
+        return;
+    begin_op(mine, op, (int)(slot - slots), first);
+    for (uint64_t n = 0; n < count; n++) {
+        struct page *page = &slot->page[first + n];
+        keeps[n] = op == DROP && slot->shared && page->seen;
+        begin_change(page, keeps[n] ? page->shown : ZERO, op);
+    }
+    if (op == PUNCH)
+        failed = fallocate(slot->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           (off_t)(first * slot->page_size), (off_t)length);
+    else
+        failed = madvise(at, length, op == DROP ? MADV_DONTNEED : MADV_REMOVE);
+    if (failed)
+        report((int)(slot - slots), first, op, (uint64_t)errno, slot->page[first].shown);
+    for (uint64_t n = first; n < first + count; n++) {
+        if (op == DROP && slot->shared && !keeps[n - first])
+            settle(slot, n);
+        else
+            end_change(&slot->page[n], keeps[n - first] ? slot->page[n].shown : ZERO);
+    }
+    end_op(mine);
+    dropping--;
+}
+
+static void plug(uint8_t *at, uint64_t length)
+{
+    if (mmap(at, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+             0) == MAP_FAILED)
+        abort();
+}
+
+static void move(struct slot *slot, uint64_t first, uint64_t count, struct thread *mine)
+{
+    int from = slot->place[first], to = from == HOME ? ATTIC : HOME, failed;
+    uint64_t length = count * slot->page_size;
+    if (!enter_space())
+        return;
+    begin_op(mine, MOVE, (int)(slot - slots), first);
+    for (uint64_t n = first; n < first + count; n++) {
+        slot->place[n] = TRANSIT;
+        begin_change(&slot->page[n], slot->page[n].shown, MOVE);
+    }
+    failed = mremap(address(slot, first, from), length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                    address(slot, first, to)) == MAP_FAILED;
+    if (failed)
+        mine->refused++; /* the range is several mappings: nothing was moved */
+    else
+        plug(address(slot, first, from), length);
+    for (uint64_t n = first; n < first + count; n++) {
+        slot->place[n] = (uint8_t)(failed ? from : to);
+        end_change(&slot->page[n], slot->page[n].shown);
+    }
+    end_op(mine);
+    moving--;
+}
+
+static void unmap(struct slot *slot, uint64_t first, uint64_t count, struct thread *mine)
+{
+    int from = slot->place[first];
+    uint64_t length = count * slot->page_size;
+    if (!enter_space())
+        return;
+    begin_op(mine, UNMAP, (int)(slot - slots), first);
+    for (uint64_t n = first; n < first + count; n++) {
+        slot->place[n] = TRANSIT;
+        begin_change(&slot->page[n], slot->page[n].shown, UNMAP);
+    }
+    if (munmap(address(slot, first, from), length))
+        report((int)(slot - slots), first, UNMAP, (uint64_t)errno, 0);
+    plug(address(slot, first, from), length);
+    for (uint64_t n = first; n < first + count; n++) {
+        slot->place[n] = GONE;
+        end_change(&slot->page[n], slot->page[n].shown);
+    }
+    end_op(mine);
+    moving--;
+}
+
+/* --- forks --------------------------------------------------------------------------------------- */
+
+static int enter_slot(struct slot *slot)
+{
+    slot->users++;
+    if (slot->open)
+        return 1;
+    slot->users--;
+    return 0;
+}
+
+static uint64_t some_page(const struct slot *slot)
+{
+    uint64_t spent = now_ns() - slot->begun;
+    uint64_t front = spent < slot->lasts ? slot->pages * spent / slot->lasts : slot->pages;
+    uint64_t window = slot->pages < 256 ? 3 : 128;
+    /* Half of the accesses where nobody was yet: a front that moves on, so that pages of the
+     * source are left until the end. */
+    uint64_t page = draw(2) ? front + draw(window) : draw(front + 1);
+    return page < slot->pages ? page : draw(slot->pages);
+}
+
+/* A child has the table of private memory as it was; operations under way then never end. */
+static int child_main(struct slot **held, int count, struct thread *mine)
+{
+    is_child = 1;
+    forking = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    mine->tid = (uint64_t)getpid();
+    for (int n = 0; n < CHILD_ACCESSES; n++) {
+        struct slot *slot = held[draw((uint64_t)count)];
+        uint64_t page = some_page(slot);
+        look_at(slot, page, CHILD, mine);
+        if (slot->shared || slot->page[page].busy || n % 4)
+            continue;
+        uint64_t got = grab(slot, page, 1);
+        if (!got)
+            continue;
+        if (n % 8)
+            write_page(slot, page, WRITE, mine);
+        else
+            drop(slot, page, 1, DROP, mine);
+        look_at(slot, page, CHILD, mine);
+    }
+    return 0;
+}
+
+static void fork_child(struct thread *mine)
+{
+    struct slot *held[SLOTS];
+    int count = 0, status;
+    uint64_t last = last_fork, now = now_ns();
+    if (now - last < FORK_PAUSE_NS || !atomic_compare_exchange_strong(&last_fork, &last, now))
+        return;
+    for (int n = 0; n < SLOTS; n++)
+        if (slots[n].forks && enter_slot(&slots[n]))
+            held[count++] = &slots[n];
+    if (count) {
+        forking++;
+        while (moving || dropping)
+            usleep(100);
+        begin_op(mine, FORK, 0, 0);
+        pid_t child = fork();
+        if (child == 0)
+            _exit(child_main(held, count, mine + THREADS));
+        end_op(mine);
+        forking--; /* its event was read */
+        if (child < 0)
+            mine->refused++;
+        else if (waitpid(child, &status, 0) == child && status)
+            report((int)(held[0] - slots), 0, FORK, (uint64_t)status, 0);
+    }
+    while (count--)
+        held[count]->users--;
+}
+
+/* --- a thread ------------------------------------------------------------------------------------ */
+
+static void change(struct slot *slot, uint64_t page, uint64_t dice, struct thread *mine)
+{
+    uint64_t got = grab(slot, page, dice < 800 ? 1 : 1 + draw(slot->pages < 256 ? 2 : RANGE));
+    if (!got)
+        return;
+    if (dice < 780)
+        write_page(slot, page, WRITE, mine);
+    else if (dice < 800)
+        write_page(slot, page, slot->alias && slot->page[page].shown != BAD ? ALIAS : WRITE, mine);
+    else if (dice < 900)
+        drop(slot, page, got, DROP, mine);
+    else if (dice < 935)
+        drop(slot, page, got, slot->shared ? REMOVE : DROP, mine);
+    else if (dice < 960) {
+        /* Of a hole in a page that was never filled nobody can tell. */
+        int filled = slot->shared;
+        for (uint64_t n = page; n < page + got; n++)
+            filled = filled && slot->page[n].seen;
+        drop(slot, page, got, filled ? PUNCH : DROP, mine);
+    } else if (dice < 990)
+        move(slot, page, got, mine);
+    else
+        unmap(slot, page, got > 2 ? 2 : got, mine);
+    release(slot, page, got);
+}
+
+static void *thread_main(void *argument)
+{
+    struct thread *mine = &board->thread[(uintptr_t)argument & 0xff];
+    random_state = (uint64_t)(uintptr_t)argument * 0x9e3779b97f4a7c15ull | 1;
+    mine->tid = (uint64_t)syscall(SYS_gettid);
+    while (!board->stop) {
+        struct slot *slot = &slots[draw(SLOTS)];
+        uint64_t dice = draw(1000);
+        if (!slot->open || !enter_slot(slot))
+            continue;
+        uint64_t page = some_page(slot);
+        if (dice < 600)
+            look_at(slot, page, READ, mine);
+        else
+            change(slot, page, dice, mine);
+        slot->users--;
+        if (dice == 0)
+            fork_child(mine);
+    }
+    return NULL;
+}
+
+/* --- what Python calls --------------------------------------------------------------------------- */
+
+void stress_start(void *shared_board, int count, uint64_t seed)
+{
+    struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    board = shared_board;
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+    for (running = 0; running < count; running++)
+        pthread_create(&threads[running], NULL, thread_main,
+                       (void *)(uintptr_t)(seed << 8 | (unsigned)running));
+}
+
+void stress_join(void)
+{
+    board->stop = 1;
+    while (running)
+        pthread_join(threads[--running], NULL);
+}
+
+/* Python's thread is about to work: wait until nobody has a hole in the address space. */
+void stress_settle_space(int settle)
+{
+    settled_space = settle;
+    while (settle && moving)
+        usleep(100);
+}
+
+static void *table(uint64_t length, int shared)
+{
+    void *at = mmap(NULL, length, PROT_READ | PROT_WRITE,
+                    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        abort();
+    return at;
+}
+
+/* Hand a mapping over.  `fd`: the file behind shared memory, or -1.  `bad_every`: of so many pages
+ * of the source one cannot be read (0: none).  `lasts`: ns until the front has passed all pages. */
+void stress_open(int index, uint8_t *home, int fd, uint64_t page_size, uint64_t pages,
+                 uint64_t kind, uint64_t bad_every, uint64_t lasts, int forks)
+{
+    struct slot *slot = &slots[index];
+    uint64_t length = page_size * pages;
+    int shared = fd >= 0;
+    uint8_t *room = mmap(NULL, length + page_size, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *alias = shared ? mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
+    if (room == MAP_FAILED || alias == MAP_FAILED)
+        abort();
+    slot->home = home;
+    slot->attic = room + (page_size - (uintptr_t)room % page_size) % page_size;
+    munmap(room, (size_t)(slot->attic - room));
+    munmap(slot->attic + length, (size_t)(room + page_size - slot->attic));
+    slot->alias = alias;
+    slot->page_size = page_size;
+    slot->pages = pages;
+    slot->length = length;
+    slot->step = page_size > 4096 ? page_size / WORDS : 8;
+    slot->kind = kind;
+    slot->begun = now_ns();
+    slot->lasts = lasts;
+    slot->fd = fd;
+    slot->shared = shared;
+    slot->forks = forks;
+    slot->page = table(pages * sizeof(struct page), shared);
+    slot->place = table(pages, 0);
+    for (uint64_t n = 0; n < pages; n++) {
+        int bad = bad_every && n % bad_every == bad_every / 2;
+        slot->page[n].shown = slot->page[n].coming = bad ? BAD : word_of(slot, n, 0);
+    }
+    slot->open = 1;
+}
+
+/* No more operations begin; how many are under way. */
+int stress_shut(int index)
+{
+    slots[index].open = 0;
+    return slots[index].users;
+}
+
+/* Let go of what lies in the attic; the home is the caller's. */
+void stress_clear(int index)
+{
+    struct slot *slot = &slots[index];
+    munmap(slot->attic, slot->length);
+    if (slot->alias)
+        munmap(slot->alias, slot->length);
+    munmap(slot->page, slot->pages * sizeof(struct page));
+    munmap((void *)slot->place, slot->pages);
+}
+
+uint64_t stress_board_size(void)
+{
+    return sizeof(struct board);
+}
