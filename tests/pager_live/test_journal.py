@@ -131,3 +131,12 @@ def test_a_family_to_come_serves_from_one_store_on(journal: Journal) -> None:
     journal.look()
     assert journal.words[Word.TAKEOVERS] == 5
     coming.close()
+
+
+def test_events_applied_of_one_batch_are_not_counted_for_the_next(journal: Journal) -> None:
+    """A record made before the next batch is read must not hide the events of that batch."""
+    _, view = journal.batch(context=1)
+    view[: 2 * MESSAGE] = message(0) + message(1)
+    journal.applied = 2
+    journal.batch_done(2 * MESSAGE)
+    assert journal.applied == 0

@@ -100,8 +100,11 @@ def succeed(channel: socket.socket, serve: family.Serve, settle_in: Callable[[],
 
     `settle_in`: called once nothing more needs to be loaded.
     """
-    channel.send(b"ready")
-    header, numbers = _receive_descriptors(channel)
+    try:
+        channel.send(b"ready")
+        header, numbers = _receive_descriptors(channel)
+    except ConnectionError:  # the worker was killed: another one serves
+        os._exit(1)
     serial, *old = header
     journal = Journal(numbers[old[0]], coming=True)
     journal.inherit()

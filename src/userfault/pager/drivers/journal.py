@@ -93,6 +93,7 @@ class Journal:
         self.copy_argument = whole[_ARGUMENT_AT : _ARGUMENT_AT + _DIRECT]
         self.short_argument = whole[_ARGUMENT_AT + 8 : _ARGUMENT_AT + 8 + _DIRECT]
         self._head = self.words[Word.HEAD]
+        self.applied = 0  # events of the batch under way that are in the record
 
     @classmethod
     def create(cls) -> Journal:
@@ -184,6 +185,7 @@ class Journal:
         if first < size:
             self.ring[: size - first] = _ZEROS[: size - first]
         self._head = self.words[2] = head + size // MESSAGE  # Word.HEAD
+        self.applied = 0
 
     @property
     def head(self) -> int:

@@ -72,7 +72,6 @@ class LiveDriver:
         self._client = journal.words[Word.CLIENT_FD]
         self._client_alive = True
         self.served: dict[int, Served] = {}
-        self._applied = 0  # events of the batch under way that are in the record
         self._numbers = family.numbers  # of contexts
         self._busy: Turns[Context] = Turns()  # may have background work
         self._deferring = Deferring()  # have fills that met EAGAIN
@@ -226,7 +225,6 @@ class LiveDriver:
         else:
             self._batch(context, at, count)
         self._journal.batch_done(count)
-        self._applied = 0
 
     def _batch(self, context: Context, start: int, size: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""
@@ -263,7 +261,7 @@ class LiveDriver:
                 core.remap(event.old, event.new, event.length)
             else:
                 self._forked(context, event)
-            self._applied = before + 1
+            self._journal.applied = before + 1
             self.commit(context.served)  # before anything is filled by what the event changed
         self.perform(context)
 
@@ -393,7 +391,7 @@ class LiveDriver:
         record = FamilyRecord(
             hello=self._family.hello,
             batch=self._journal.head,
-            applied=self._applied,
+            applied=self._journal.applied,
             numbers=self._numbers,
             served=[served.record() for served in self.served.values()],
         )

@@ -43,6 +43,7 @@ class Succession:
         self._journal = journal
         self._supervisor = -1
         self._look_at: float | None = None  # whether there is a supervisor again
+        self._alone: tuple[int, int] | None = None  # who was dead at the last look
         self._successor: Successor | None = None
         self._give_up_at = 0.0  # on the successor
         self._told: Told = _nobody
@@ -97,15 +98,18 @@ class Succession:
         os.close(self._supervisor)
         self._supervisor = -1
         self._look_at = 0.0
+        self._alone = None
 
     def _look(self, now: float) -> None:
         """Whether the spare has become the supervisor, or still can."""
-        _, supervisor = self._journal.member(Word.SUPERVISOR)
-        _, spare = self._journal.member(Word.SPARE)
+        supervisor, supervisor_fd = self._journal.member(Word.SUPERVISOR)
+        spare, spare_fd = self._journal.member(Word.SPARE)
         self._look_at = None
-        if not pidfd.ended(supervisor):
+        # Descriptors of those who were replaced are closed, and look as ended: twice the same.
+        alone, self._alone = self._alone, (supervisor, spare)
+        if not pidfd.ended(supervisor_fd):
             self._watch_supervisor()
-        elif not pidfd.ended(spare):
+        elif not pidfd.ended(spare_fd) or alone != self._alone:
             self._look_at = now + _LOOK_AGAIN_S
         else:
             self.replace(0, _nobody, now)

@@ -27,6 +27,7 @@ def take_over(
     mappings: list[records.ServedRecord],
 ) -> None:
     """Make `driver` serve what the journal's record names: `family`, with `mappings` in it."""
+    journal.applied = family.applied if family.batch == journal.head else 0
     for mapping in mappings:
         driver.restore(Served.again(mapping, driver.bell))
     contexts = {

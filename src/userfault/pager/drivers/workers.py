@@ -141,6 +141,8 @@ def work(channel: socket.socket) -> None:
 def _answer(channel: socket.socket) -> None:
     """Answer requests until the pager is gone."""
     data, fds, _ = pidfd.receive(channel, 1 << 20, 1)
+    if not data:
+        return
     spec = msgspec.msgpack.decode(data, type=FunctionSpec)
     slot = mmap.mmap(fds[0], os.fstat(fds[0]).st_size)
     source: FunctionSource | None = None
