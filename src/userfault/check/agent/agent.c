@@ -491,7 +491,10 @@ static s64 put_file(struct thread *control, struct request *request)
 	if (file < 0)
 		return file;
 	while (done < wish && got > 0) {
-		got = call4(SYS_pread64, file, place + done, wish - done, offset + done);
+		/* /proc/sys answers a larger read with ENOMEM */
+		u64 piece = wish - done < 65536 ? wish - done : 65536;
+
+		got = call4(SYS_pread64, file, place + done, piece, offset + done);
 		if (got > 0)
 			done += got;
 	}
