@@ -14,7 +14,6 @@ import msgspec
 from userfault.check.outcome import CannotRun
 from userfault.check.trace import errno_name
 from userfault.kernel import calls
-from userfault.kernel.errors import Unavailable
 from userfault.kernel.memtypes import Memory, MemoryType
 from userfault.uapi import kvm, mman
 
@@ -58,10 +57,7 @@ def _memfd(thread: Thread, _memory: Memory, length: int) -> int:
 
 
 def _huge_memfd(thread: Thread, memory: Memory, length: int) -> int:
-    try:
-        thread.program.kernel.hugepages(memory.page_size, length // memory.page_size)
-    except Unavailable as error:
-        raise CannotRun(str(error)) from None
+    thread.reserve(memory.page_size, length // memory.page_size)
     size = (memory.page_size.bit_length() - 1) << mman.MFD_HUGE_SHIFT
     return _sized(thread, mman.MFD_CLOEXEC | mman.MFD_HUGETLB | size, length)
 

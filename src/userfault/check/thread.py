@@ -24,6 +24,7 @@ from userfault.kernel.calls import (
     CallTask,
     Result,
 )
+from userfault.kernel.errors import Unavailable
 from userfault.kernel.memtypes import BASE_PAGE, Memory, memory
 from userfault.kernel.modes import Feature, names
 from userfault.kernel.protocol import State
@@ -198,10 +199,22 @@ class Thread:
 
     def alias(self, area: Area, *, prot: int = mman.PROT_READ | mman.PROT_WRITE) -> Area:
         """A second, shared mapping of the file behind an area: how to see its page cache."""
+        if area.page > PAGE:  # a private mapping has taken none of the file's pages
+            self.reserve(area.page, area.length // area.page)
         address = self.program.free_place()
         flags = mman.MAP_SHARED | mman.MAP_FIXED_NOREPLACE
         self.ok(calls.Mmap(address, area.length, prot, flags, area.fd))
         return Area(address, area.length, area.page, area.fd)
+
+    def reserve(self, page_size: int, pages: int) -> None:
+        """See to free pages in a hugetlb pool, for what `map` does not know of (copies of a fork).
+
+        CannotRun where there are none.
+        """
+        try:
+            self.program.kernel.hugepages(page_size, pages)
+        except Unavailable as error:
+            raise CannotRun(str(error)) from None
 
     def read(self, address: int, length: int = 1) -> bytes:
         """Bytes of memory; the touch must succeed without a sleep."""
@@ -284,6 +297,11 @@ class Thread:
         """True if this kernel is that release (as "7.3") or a later one."""
         major, minor = release.split(".")
         return self.program.kernel.release >= (int(major), int(minor))
+
+    @property
+    def unreleased(self) -> bool:
+        """True on a model of a kernel that nobody has released, with guest_memfd support."""
+        return self.program.kernel.release >= calls.UNRELEASED
 
     def _note(self, line: str) -> None:
         self.program.trace.append(f"{self.name} {line}")

@@ -56,6 +56,9 @@ def place(number: int) -> int:
 # 0, 1 and 2 are open on /dev/null.
 FIRST_FD = 3
 
+# What `CallKernel.release` says of a model of a kernel that does not exist yet.
+UNRELEASED = (99, 0)
+
 
 # --- Answers -------------------------------------------------------------------------------------
 
@@ -657,7 +660,7 @@ class CallKernel(Protocol):
 
     @property
     def release(self) -> tuple[int, int]:
-        """For outcomes that depend on the version: (6, 18); what is not released is (99, 0)."""
+        """For outcomes that depend on the version: (6, 18), or UNRELEASED."""
 
     @property
     def processes(self) -> Mapping[int, CallProcess]:

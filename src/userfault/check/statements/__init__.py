@@ -38,6 +38,7 @@ How to write one::
 * Where releases differ: `expect(code, EBUSY if t.since("7.3") else 0, ...)`, and say it in
   `outcomes={"up to 7.2": "...", "since 7.3": "..."}`.
 * What this system lacks is `CannotRun`: `t.uffd(features)` and `t.map` raise it themselves.
+  Huge pages that `t.map` does not know of (copies after a fork) are `t.reserve(size, pages)`.
 * Never sleep, never look at a clock, never touch an address that is not yours; numbers of
   processes, threads and descriptors differ from kernel to kernel.
 * Try it: `userfault check --only 50`, `userfault check --explain 50` (shows every call).
