@@ -15,11 +15,12 @@ import struct
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from userfault.check import wire
 from userfault.check.agent.build import NoAgent, agent_path, cache_directory
 from userfault.check.link import Link
+from userfault.check.outcome import Lost
 from userfault.check.steps import Place, Steps, steps
 from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
 from userfault.kernel import calls
@@ -44,6 +45,8 @@ _WAITS = {
 _UNKNOWN_WAIT_S = 0.05
 _ENDED = Result(errno=3)  # ESRCH
 _START_S = 10.0
+# The agent's exit status when it cannot put its socket at its place.
+_NO_DESCRIPTOR = 8
 
 
 class LivePending:
@@ -227,13 +230,7 @@ class LiveKernel:
     def process(self) -> LiveProcess:
         ours, theirs = socket.socketpair()
         with theirs:
-            child = subprocess.Popen(
-                [agent_path(), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            child = _spawn(theirs.fileno())
         self._children.append(child)
         return self._add(child.pid, Link(ours))
 
@@ -367,16 +364,17 @@ class LiveKernel:
 
     # --- The end ----------------------------------------------------------------------------------
 
-    def lost(self, process: LiveProcess) -> NoAgent:
-        """Why an agent is gone that was not told to exit."""
+    def lost(self, process: LiveProcess) -> Exception:
+        """Why an agent is gone that has not said hello."""
         status = next((c.poll() for c in self._children if c.pid == process.pid), None)
-        how = "it was killed" if status is None else f"exit status {status}"
-        return NoAgent("the agent ended by itself", cause=how, cure="raise `ulimit -n` above 1001")
-
-    @property
-    def crashed(self) -> list[int]:
-        """Pids of processes that ended without having been told to."""
-        return [p.pid for p in self.processes.values() if not p.alive and not p.exiting]
+        if status == _NO_DESCRIPTOR:
+            return NoAgent(
+                "cannot run here: too few descriptors",
+                cause="the agent keeps its socket at number 1000",
+                cure="raise `ulimit -n` above 1000",
+            )
+        how = "" if status is None else f" with status {status}"
+        return Lost("crash", cause=f"agent {process.pid} ended{how} before it began")
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -391,12 +389,24 @@ class LiveKernel:
         self._given_back.close()
 
 
-def live_kernel() -> LiveKernel:
+def _spawn(connection: int) -> subprocess.Popen[bytes]:
+    path = agent_path()
+    try:
+        return subprocess.Popen(
+            [path, str(connection)],
+            pass_fds=(connection,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise NoAgent(
+            "cannot run here: the agent does not start",
+            cause=str(error),
+            cure="set XDG_CACHE_HOME to a directory whose programs may be run",
+        ) from None
+
+
+def live_kernel() -> calls.CallKernel:
     """The factory of live kernels."""
     return LiveKernel()
-
-
-def _conforms(kernel: LiveKernel) -> Mapping[int, calls.CallProcess]:
-    """For the type checker: LiveKernel is a CallKernel."""
-    checked: calls.CallKernel = kernel
-    return checked.processes

@@ -12,6 +12,7 @@ from userfault.check.statement import Statement
 from userfault.check.thread import Thread, start
 from userfault.kernel.calls import CallKernel
 from userfault.kernel.errors import Unavailable
+from userfault.kernel.modes import Feature
 
 KernelFactory: TypeAlias = Callable[[], CallKernel]
 
@@ -78,3 +79,15 @@ def _judge(
         if thread is not None:
             trace += thread.program.trace
     return Verdict.PASSED, ""
+
+
+def unknown_features(make_kernel: KernelFactory) -> int:
+    """Feature bits that this kernel offers and this package does not know."""
+    known = 0
+    for feature in Feature:
+        known |= feature
+    kernel = make_kernel()
+    try:
+        return start(kernel, DEADLINE_S).offered_features() & ~known
+    finally:
+        kernel.close()

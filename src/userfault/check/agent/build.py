@@ -34,7 +34,7 @@ def agent_path() -> Path:
     """The compiled agent; compiles it if there is none yet.  Raises NoAgent."""
     if platform.machine() != _MACHINE:
         raise NoAgent(
-            f"no agent for {platform.machine()}",
+            f"cannot run here: no agent for {platform.machine()}",
             cause=f"the agent knows the system calls of {_MACHINE} only",
             cure="run the checks on the model: `userfault check --model`",
         )
@@ -55,12 +55,14 @@ def cache_directory() -> Path:
         found = directory.stat()
     except OSError as error:
         raise NoAgent(
-            f"cannot make {directory}", cause=str(error), cure="set XDG_CACHE_HOME"
+            f"cannot run here: no directory {directory}",
+            cause=str(error),
+            cure="set XDG_CACHE_HOME",
         ) from None
     # What is in there gets executed.
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise NoAgent(
-            f"will not run a program from {directory}",
+            f"cannot run here: {directory} is not safe",
             cause="others can write there",
             cure=f"chmod go-w {directory}, or set XDG_CACHE_HOME",
         )
@@ -74,7 +76,7 @@ def _compiler() -> list[str]:
     for name in ("cc", "gcc", "clang"):
         if shutil.which(name):
             return [name]
-    raise NoAgent("no C compiler", cure="install gcc or clang, or set CC")
+    raise NoAgent("cannot run here: no C compiler", cure="install gcc or clang, or set CC")
 
 
 def _compile(target: Path) -> None:
@@ -90,5 +92,7 @@ def _compile(target: Path) -> None:
         Path(unfinished).unlink(missing_ok=True)
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise NoAgent(
-            "the C compiler failed", cause=f"{shlex.join(command)}: {told.strip()}", cure="set CC"
+            "cannot run here: the C compiler failed",
+            cause=f"{shlex.join(command)}: {told.strip()}",
+            cure="set CC",
         ) from None

@@ -1,0 +1,107 @@
+"""`userfault check`: what a kernel promises about userfaultfd, statement by statement."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from userfault.check import kernels
+from userfault.check.outcome import CaseResult, Verdict
+from userfault.check.run import run, unknown_features
+from userfault.check.selection import Selection, select
+from userfault.check.statement import Statement
+from userfault.check.statements import load
+from userfault.cli import errors, interrupts
+from userfault.cli.check_explain import explain
+from userfault.cli.check_files import Header, JsonLines, JunitFile
+from userfault.cli.check_table import CheckTable, print_list
+
+
+@click.command()
+@click.option(
+    "--only",
+    metavar="WHAT",
+    multiple=True,
+    help="Numbers (5, 19-23), subjects (handshake) or memories (hugetlb), separated by commas.",
+)
+@click.option("--list", "as_list", is_flag=True, help="List the statements; run none.")
+@click.option("--explain", metavar="N", type=int, help="Run statement N and show every call of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option(
+    "--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write a JUnit report too."
+)
+def check(
+    only: tuple[str, ...],
+    as_list: bool,
+    explain: int | None,
+    as_json: bool,
+    junit: Path | None,
+) -> int:
+    """Check what a kernel does against what kernels promise.
+
+    Each statement runs in processes of its own, with a deadline.  Exit code 0: none failed and
+    none was lost; 3: none could run.
+    """
+    if explain is not None:
+        only = (*only, str(explain))
+    chosen = select(load(), only)
+    if as_list:
+        print_list(chosen.statements, as_json=as_json)
+        return 0
+    factory = kernels.live()
+    if explain is not None:
+        return _explain(chosen, factory)
+    header = Header(factory.name, len(chosen.statements), unknown_features(factory.make))
+    outputs: list[CheckTable | JsonLines | JunitFile] = []
+    outputs.append(JsonLines(header) if as_json else CheckTable(header))
+    if junit is not None:
+        outputs.append(JunitFile(junit, header))
+    return _run(chosen, factory, outputs)
+
+
+def _run(
+    chosen: Selection, factory: kernels.Factory, outputs: list[CheckTable | JsonLines | JunitFile]
+) -> int:
+    """Run and report; what was run is reported too when the run is interrupted."""
+    by_number = {found.number: found for found in chosen.statements}
+    seen: Counter[Verdict] = Counter()
+    began = time.monotonic()
+    try:
+        for result in _cases(chosen, factory):
+            seen[result.verdict] += 1
+            for output in outputs:
+                output.add(by_number[result.number], result)
+    finally:
+        for output in outputs:
+            output.end(seen, time.monotonic() - began, complete=sys.exc_info()[0] is None)
+    return exit_code(seen)
+
+
+def _cases(chosen: Selection, factory: kernels.Factory) -> Iterator[CaseResult]:
+    cases = run(chosen.statements, factory.make, memories=chosen.memories)
+    while True:
+        with interrupts.deferred():  # a case gives back what it added to a pool
+            result = next(cases, None)
+        if result is None:
+            return
+        yield result
+
+
+def exit_code(seen: Counter[Verdict]) -> int:
+    """1 if anything failed or was lost, 3 if nothing could run."""
+    if seen[Verdict.FAILED] or seen[Verdict.LOST]:
+        return errors.FAILED
+    return 0 if seen[Verdict.PASSED] else errors.LACKING
+
+
+def _explain(chosen: Selection, factory: kernels.Factory) -> int:
+    found: Statement = chosen.statements[0]
+    seen: Counter[Verdict] = Counter()
+    for result in explain(found, _cases(chosen, factory), factory.name):
+        seen[result.verdict] += 1
+    return exit_code(seen)
