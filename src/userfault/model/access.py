@@ -101,6 +101,17 @@ def load_now(mm: AddressSpace, address: int, length: int) -> bytes | None:
     return b"".join(parts)
 
 
+def store_now(mm: AddressSpace, address: int, data: bytes) -> bool:
+    """Write if nothing faults; False (and nothing written) otherwise.  Within one page."""
+    if address % PAGE + len(data) > PAGE:
+        return False
+    entry, page = entry_at(mm, address)
+    if entry is None or not entry[0] & pt.WRITE:
+        return False
+    _put(mm, entry, page, address, data)
+    return True
+
+
 def copy_in(task: Task, address: int, length: int) -> bytes:
     """copy_from_user: the kernel reads the caller's memory; EFAULT where it cannot."""
     mm = task.process.mm

@@ -62,13 +62,14 @@ def _check_mappings(mm: AddressSpace) -> None:
 def _check_entries(mm: AddressSpace, refs: Counter[Folio], maps: Counter[Folio]) -> None:
     for key, table in mm.table.tables.items():
         used = 0
+        count: object = table[pt.COUNT]
         for slot in range(512):
             entry = table[slot]
             if entry is not None:
                 used += 1
                 address = (key << pt.PMD_SHIFT) + (slot << 12)
                 _check_entry(mm, address, entry, 12, refs, maps)
-        if used != table[pt.COUNT] or not used:
+        if used != count or not used:
             _fail(f"the table at {key << pt.PMD_SHIFT:#x} counts its entries wrongly")
     for address, entry in mm.table.huge.items():
         vma = mm.find(address)

@@ -170,6 +170,11 @@ def write(machine: Machine, target: Object, offset: int, data: bytes) -> int:
         raise Errno(errno.EINVAL)
     if target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
         raise Errno(errno.EPERM)
+    return write_through(machine, target, offset, data)
+
+
+def write_through(machine: Machine, target: Object, offset: int, data: bytes) -> int:
+    """Write as through a mapping of the file: also where write(2) is not possible."""
     step = 1 << target.shift
     end = offset + len(data)
     if end > target.size:

@@ -61,9 +61,7 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
     child.insert(twin)
     if wipe:
         twin.family = 0
-    elif vma.family or twin.modes & (vmas.WP | vmas.RWP):
-        _copy_entries(parent, child, vma, twin)
-    elif _may_have_guards(parent, vma):
+    elif vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
         _copy_entries(parent, child, vma, twin)
 
 

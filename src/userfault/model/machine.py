@@ -13,10 +13,12 @@ from userfault.model.memtypes.hugetlb import HUGETLB
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.memtypes.others import (
     DROPPABLE,
+    DROPPABLE_RECOGNISED,
     ORDINARY,
     SPECIAL,
     SYSV,
     SYSV_HUGETLB,
+    SYSV_HUGETLB_RECOGNISED,
 )
 from userfault.model.memtypes.shmem import SHMEM
 from userfault.model.mm import AddressSpace
@@ -122,5 +124,14 @@ class Machine:
 
 
 def _types(profile: Profile) -> list[MemoryOps]:
-    guest = GUEST_MEMFD if profile.guest_memfd_userfault else GUEST_MEMFD_RELEASED
-    return [ANONYMOUS, SHMEM, HUGETLB, guest, ORDINARY, SYSV, SYSV_HUGETLB, DROPPABLE, SPECIAL]
+    return [
+        ANONYMOUS,
+        SHMEM,
+        HUGETLB,
+        GUEST_MEMFD if profile.guest_memfd_userfault else GUEST_MEMFD_RELEASED,
+        ORDINARY,
+        SYSV,
+        SYSV_HUGETLB_RECOGNISED if profile.sysv_hugetlb else SYSV_HUGETLB,
+        DROPPABLE_RECOGNISED if profile.droppable_registers else DROPPABLE,
+        SPECIAL,
+    ]

@@ -18,6 +18,8 @@ from userfault.model.vma import Vma
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 
+_EHWPOISON = 133  # not in every build of the errno module
+
 _HINTS = {
     mman.MADV_NORMAL,
     mman.MADV_RANDOM,
@@ -217,6 +219,6 @@ def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool
             access.populate(task, mm, at, stop, write=write)
         except Signalled as signalled:
             if signalled.code == BUS_MCEERR_AR:
-                raise Errno(errno.EHWPOISON) from None
+                raise Errno(_EHWPOISON) from None
             raise Errno(errno.EFAULT) from None
         at = stop

@@ -141,10 +141,11 @@ def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None
             raise Errno(errno.EINVAL)
     for vma in found:
         context = vma.context
-        if context is not None and events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
-            if (context, start, end) not in unmaps:
-                events.announce(context)
-                unmaps.append((context, start, end))
+        if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
+            continue
+        if (context, start, end) not in unmaps:
+            events.announce(context)
+            unmaps.append((context, start, end))
     for vma in found:
         discard(mm, mm.isolate(vma, start, end))
 

@@ -241,9 +241,7 @@ def _new(job: Job, vma: Vma, address: int) -> tuple[Folio, Where, MemoryOps]:
     return folio, place, ops
 
 
-def _publish(
-    job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: MemoryOps
-) -> None:
+def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: MemoryOps) -> None:
     """A finished folio: into the cache if the mapping is shared, then into the page table."""
     mm = job.mm
     folio.flags |= folios.UPTODATE
@@ -278,7 +276,11 @@ def _undo(job: Job, ops: MemoryOps, place: Where, folio: Folio) -> None:
 
 def _check_size(vma: Vma, address: int) -> None:
     target = vma.object
-    if target is not None and vma.ops.size_checked_at_entry and vma.index(address) >= target.pages():
+    if (
+        target is not None
+        and vma.ops.size_checked_at_entry
+        and vma.index(address) >= target.pages()
+    ):
         raise Errno(errno.EFAULT)
 
 

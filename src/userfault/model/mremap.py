@@ -213,9 +213,7 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     mm.merge(new, new + new_length)
 
 
-def _move_entries(
-    mm: AddressSpace, part: Vma, moved: Vma, length: int, *, keep_wp: bool
-) -> None:
+def _move_entries(mm: AddressSpace, part: Vma, moved: Vma, length: int, *, keep_wp: bool) -> None:
     """Entries go as they are; without an event of it, uffd bits and wp markers stay behind."""
     table = mm.table
     shift = part.shift

@@ -60,6 +60,7 @@ class Process:
         self.rights: dict[Task, frozenset[int]] = {}
         self._waiting: deque[Task] = deque()
         self.reaped = False
+        self._caller: Task | None = None
         processes.by_pid[self.pid] = self
         self.thread(self.pid)
 
@@ -70,6 +71,12 @@ class Process:
         self.threads.append(task)
         self.rights[task] = self.rights[self.threads[0]] if self.threads[1:] else ALL_RIGHTS
         return task
+
+    def caller(self) -> Task:
+        """The thread that makes the calls which come from outside of every task."""
+        if self._caller is None:
+            self._caller = self.thread()
+        return self._caller
 
     def may(self, task: Task, right: int) -> bool:
         """Whether this task has a capability."""

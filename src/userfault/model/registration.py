@@ -36,9 +36,7 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
     profile = mm.machine.profile
     if not modes or modes & ~profile.modes:
         raise Errno(errno.EINVAL)
-    if modes & vmas.RWP and (
-        not context.features & abi.UFFD_FEATURE_RWP or modes & vmas.WP
-    ):
+    if modes & vmas.RWP and (not context.features & abi.UFFD_FEATURE_RWP or modes & vmas.WP):
         raise Errno(errno.EINVAL)
     check_range(mm, start, length)
     if not mm.alive:
@@ -100,9 +98,7 @@ def _may_register(context: Context, vma: Vma, end: int, modes: int) -> None:
         raise Errno(errno.EBUSY)
 
 
-def _set(
-    mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, modes: int
-) -> None:
+def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, modes: int) -> None:
     # A subset of the modes that it has changes nothing (measured on 6.18).
     if vma.context is context and vma.modes & modes == modes:
         return

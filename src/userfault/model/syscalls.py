@@ -144,9 +144,7 @@ def _mmap(task: Task, call: calls.Mmap) -> Result:
     return Result(value=address)
 
 
-def _behind(
-    task: Task, call: calls.Mmap, kind: int, length: int
-) -> tuple[Behind, Object | None]:
+def _behind(task: Task, call: calls.Mmap, kind: int, length: int) -> tuple[Behind, Object | None]:
     """What the call maps, and the object made for it alone (to be unlinked by the caller)."""
     machine = task.process.machine
     shared = kind in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
@@ -354,9 +352,7 @@ def _fallocate(task: Task, call: calls.Fallocate) -> Result:
         raise Errno(errno.ENODEV)
     if not file.writable:
         raise Errno(errno.EBADF)
-    filesystem.fallocate(
-        task.process.machine, file.object, call.mode, call.offset, call.length
-    )
+    filesystem.fallocate(task.process.machine, file.object, call.mode, call.offset, call.length)
     return _OK
 
 
@@ -433,7 +429,9 @@ def _read_pipe(task: Task, file: PipeEnd, length: int) -> bytes:
 @_serves(calls.WriteFd)
 def _write_fd(task: Task, call: calls.WriteFd) -> Result:
     file = task.process.file(call.fd)
-    return Result(value=_write_file(task, file, lambda at, n: call.data[at : at + n], len(call.data)))
+    return Result(
+        value=_write_file(task, file, lambda at, n: call.data[at : at + n], len(call.data))
+    )
 
 
 _Chunk = Callable[[int, int], bytes]
@@ -659,9 +657,7 @@ def _ioctl(task: Task, call: calls.Ioctl) -> Result:
     return Result(value, code, bytes(buffer.data) if buffer is not None else b"")
 
 
-def _other_ioctl(
-    task: Task, file: OpenFile, call: calls.Ioctl, argument: ioctls.Argument
-) -> int:
+def _other_ioctl(task: Task, file: OpenFile, call: calls.Ioctl, argument: ioctls.Argument) -> int:
     number = call.argument if isinstance(call.argument, int) else 0
     if isinstance(file, DevUserfaultfd):
         if call.request != abi.USERFAULTFD_IOC_NEW:
@@ -814,4 +810,3 @@ def _pagemap_scan(task: Task, call: calls.PagemapScan) -> Result:
 @_serves(calls.Smaps)
 def _smaps(task: Task, call: calls.Smaps) -> Result:
     return Result(vmas=scan.smaps(task.process.mm, call.start, call.end))
-

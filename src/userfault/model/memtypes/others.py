@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.anon import ANONYMOUS
 from userfault.model.memtypes.hugetlb import HUGETLB
@@ -28,19 +30,13 @@ SYSV = MemoryOps(
     fault_around=True,
 )
 
-# Up to 6.18 "is it a hugetlb VMA" was asked of the mapping; with the table (7.1) it is asked of
-# vm_ops, and a SysV segment has its own, without a table.
-SYSV_HUGETLB = MemoryOps(
-    name="sysv-hugetlb",
-    fault_folio=HUGETLB.fault_folio,
-    cached=HUGETLB.cached,
-    alloc_folio=HUGETLB.alloc_folio,
-    reserve=HUGETLB.reserve,
-    unreserve=HUGETLB.unreserve,
-    pool=True,
-)
+# Up to 6.18 "is it a hugetlb VMA" was asked of the mapping, and a SysV segment of huge pages was
+# one.  With the table (7.1) it is asked of vm_ops, and a segment has its own, without a table.
+SYSV_HUGETLB_RECOGNISED = replace(HUGETLB, name="sysv-hugetlb")
+SYSV_HUGETLB = replace(SYSV_HUGETLB_RECOGNISED, can_userfault=None)
 
 DROPPABLE = MemoryOps(name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True)
+DROPPABLE_RECOGNISED = replace(ANONYMOUS, name="droppable", movable=False)
 
 # vdso and vvar: no page of theirs can be replaced.
 SPECIAL = MemoryOps(name="special", alloc_folio=ANONYMOUS.alloc_folio)
