@@ -35,7 +35,6 @@ class ModelUserfaultfd:
         self._process = process
         self._file = file
         self.fd = fd
-        self._caller = process.caller()
         self._sched = process.machine.sched
         self.context = file.context
         self.features = features
@@ -178,7 +177,7 @@ class ModelUserfaultfd:
             job = mfill.Job(task, context, start, length, wp, source)
             return mfill.fill(job, action)
 
-        # A buffer cannot fault, so the call cannot sleep: no need for a task of its own.
+        # An address can fault, so that the call sleeps and needs a task; a buffer cannot.
         return self._finish(name, run, start, length, wake, direct=not isinstance(source, int))
 
     def move(
@@ -273,14 +272,18 @@ class ModelUserfaultfd:
         except Errno as refusal:
             raise KernelError.of(name, refusal.code, start=start, length=length) from None
 
-    def _do(self, run: Callable[[Task], T], *, direct: bool = False) -> T:
-        """In the task that calls; from outside in the process's own, or at once if it may be."""
+    def _do(self, run: Callable[[Task], T], *, direct: bool = True) -> T:
+        """In the task that calls; from outside in the process's own, or at once if it cannot sleep.
+
+        Where nobody is preempted and nobody is ready, every lock is free.
+        """
         sched = self._sched
         if sched.current is not None:
             return run(sched.current)
         if direct and not sched.preemptive and not sched.runnable:
-            return run(self._caller)
-        result: T = self._caller.call(lambda: run(self._caller))
+            return run(self._process.caller())
+        caller = self._process.caller()
+        result: T = caller.call(lambda: run(caller))
         return result
 
 

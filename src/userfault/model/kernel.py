@@ -299,12 +299,10 @@ class ModelProcess:
             target = machine.object(kind, length, shift=shift, traits=_ALL_TRAITS)
         prot = mman.PROT_READ | (mman.PROT_WRITE if writable else 0)
         flags = mman.MAP_SHARED if shared else mman.MAP_PRIVATE
-        caller = process.caller()
         behind = Behind(ops, target, offset)
         try:
-            address: int = caller.call(
-                lambda: mapping.mmap(caller, process.mm, 0, length, prot, flags, behind)
-            )
+            # In a place that is free: no event, so that no task is needed to wait for one.
+            address = mapping.mmap(process.caller(), process.mm, 0, length, prot, flags, behind)
         except BaseException:
             if target is not None:
                 machine.unlink(target)
