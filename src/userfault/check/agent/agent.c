@@ -95,7 +95,7 @@ struct thread {
 	struct thread *self;    /* at %fs:0 */
 	s32 tid;
 	u32 index;
-	volatile u32 busy;      /* a futex: 1 from the request until the reply is written */
+	volatile u32 busy;      /* a futex: 1 from the request until the operation is done */
 	struct request request;
 	struct {
 		s32 signal, code;
@@ -406,8 +406,9 @@ static void task_main(struct thread *thread)
 		} else if (request->op == OP_BUFFER) {
 			value = (s64)scratch(thread);
 		}
-		send_reply(thread, REPLY, thread->index, value, answer);
+		/* Before the reply: the next request may come at once. */
 		__atomic_store_n(&thread->busy, 0, __ATOMIC_RELEASE);
+		send_reply(thread, REPLY, thread->index, value, answer);
 	}
 }
 

@@ -80,10 +80,11 @@ def _compiler() -> list[str]:
 
 
 def _compile(target: Path) -> None:
+    compiler = _compiler()
     # Renamed into place: two first runs at once must not execute half a file.
     file, unfinished = tempfile.mkstemp(dir=target.parent, prefix="unfinished-")
     os.close(file)
-    command = [*_compiler(), *_OPTIONS, "-o", unfinished, str(SOURCE)]
+    command = [*compiler, *_OPTIONS, "-o", unfinished, str(SOURCE)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.chmod(unfinished, 0o700)
