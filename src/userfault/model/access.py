@@ -145,4 +145,4 @@ def populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool)
             continue
         folio = entry[1]
         assert folio is not None
-        address = page + (PAGE << folio.order)
+        address = max(page + (PAGE << folio.order), address + PAGE)

@@ -117,6 +117,11 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     ops = vma.ops
     assert target is not None
     index = vma.index(page)
+    # Cached neighbours come first, whatever becomes of this page (measured on 6.18).
+    if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:
+        _map_around(mm, vma, page)
+        if mm.entry(vma, page) is not None and not wp:
+            return _RESOLVED
     if index >= target.pages() or (ops.touchable is not None and not ops.touchable(target)):
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
     cached = target.cache.get(index)
@@ -130,10 +135,6 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
         return _RESOLVED
     if cached is not None and cached.flags & folios.HWPOISON:
         raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
-    if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:
-        _map_around(mm, vma, page)
-        if mm.table.get(page) is not None:
-            return _RESOLVED
     folio = _file_page(mm, vma, page, address)
     flags = wp
     if folio.flags & folios.ANON:

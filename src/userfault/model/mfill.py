@@ -103,6 +103,8 @@ def _destination(job: Job, action: Action) -> Vma:
     """The mapping to fill, after every check that does not look at a page."""
     mm = job.mm
     vma = mm.find(job.dst)
+    if vma is not None and not vma.shared:
+        mm.prepare_private(vma)
     if vma is None or job.dst + job.length > vma.end or vma.context is None:
         raise Errno(errno.ENOENT)
     if job.context.changing:
@@ -118,8 +120,6 @@ def _destination(job: Job, action: Action) -> Vma:
         raise Errno(errno.EINVAL)
     if action is continue_ and ops.get_folio_noalloc is None:
         raise Errno(errno.EINVAL)
-    if not vma.shared:
-        mm.prepare_private(vma)
     return vma
 
 
@@ -155,6 +155,7 @@ def _identity(vma: Vma, address: int) -> tuple[object, ...]:
 
 def copy(job: Job, vma: Vma, address: int) -> None:
     """UFFDIO_COPY of one page."""
+    _source_first(job, vma, address)
     folio, place, ops = _new(job, vma, address)
     try:
         content = job.content
@@ -268,6 +269,17 @@ def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: 
         raise
     if vma.shared:
         mm.machine.unlock_folio(folio)
+
+
+def _source_first(job: Job, vma: Vma, address: int) -> None:
+    """Up to 6.18 the end of the file was looked at after the source had been faulted in."""
+    if job.mm.machine.profile.copy_beyond_eof != errno.EFAULT or not vma.shared:
+        return
+    target = vma.object
+    assert target is not None
+    beyond = vma.ops.size_checked_at_entry and vma.index(address) >= target.pages()
+    if beyond and job.content is None and _peek(job, address - job.dst, 1 << vma.shift) is None:
+        raise _SourceMissing
 
 
 def _undo(job: Job, ops: MemoryOps, place: Where, folio: Folio) -> None:

@@ -10,7 +10,7 @@ from userfault.model import events
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
-from userfault.model.mapping import Unmaps, discard, tell_unmaps, unmap_locked
+from userfault.model.mapping import Unmaps, tell_unmaps, unmap_locked
 from userfault.model.mm import AddressSpace
 from userfault.model.sched import Task
 from userfault.model.userfaultfd import Context
@@ -78,8 +78,7 @@ def _check(call: _Call) -> None:
         call.new % PAGE
         or call.new > call.mm.task_size - call.new_length
         or (
-            flags & MREMAP_FIXED
-            and call.old + call.old_length > call.new
+            call.old + call.old_length > call.new
             and call.new + call.new_length > call.old
         )
     ):
@@ -104,6 +103,8 @@ def _remap(call: _Call) -> int:
         end = call.old + call.old_length
         unmap_locked(mm, call.old + call.new_length, end, call.unmaps)
         return call.old
+    if call.new_length == call.old_length and mm.machine.profile.mremap_many:
+        return call.old  # nothing to do is not checked further (6.17, measured on 6.18)
     _check_old(call, vma)
     if call.new_length == call.old_length:
         return call.old
@@ -142,10 +143,11 @@ def _remap_to(call: _Call, vma: Vma) -> int:
         and mm.machine.profile.mremap_many
         and call.new_length == call.old_length
         and call.flags & MREMAP_FIXED
-        and not call.flags & MREMAP_DONTUNMAP
     )
     if many:
         return _remap_many(call)
+    if mm.machine.profile.mremap_many:
+        _check_old(call, vma)  # before anything is unmapped (6.17, measured on 6.18)
     if call.flags & MREMAP_FIXED:
         unmap_locked(mm, call.new, call.new + call.new_length, call.early)
     if call.new_length < call.old_length:
@@ -167,15 +169,12 @@ def _remap_many(call: _Call) -> int:
     """Several mappings at once (6.17): a registered one stops it, those before have moved."""
     mm = call.mm
     end = call.old + call.old_length
-    first = True
     for vma in mm.overlapping(call.old, end):
         if vma.context is not None:
             raise Errno(errno.EFAULT)
         start, stop = max(vma.start, call.old), min(vma.end, end)
         new = call.new + start - call.old
-        if first:
-            unmap_locked(mm, call.new, call.new + call.new_length, call.early)
-            first = False
+        unmap_locked(mm, new, new + stop - start, call.early)
         _move(call, vma, start, stop - start, new, stop - start)
     return call.new
 
@@ -185,15 +184,14 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
     mm.split_range(old, old + old_length)
-    part = mm.isolate(vma, old, old + old_length)
-    offset = part.offset
-    if part.object is None and not part.family:
+    offset = vma.offset + old - vma.start
+    if vma.object is None and not vma.family:
         offset = new
-    moved = part.like(new, new + new_length, offset)
-    context = part.context
-    follows = events.wants(context, abi.UFFD_FEATURE_EVENT_REMAP)
+    moved = vma.like(new, new + new_length, offset)
+    context = vma.context
+    follows = context is not None and events.wants(context, abi.UFFD_FEATURE_EVENT_REMAP)
     mm.insert(moved)
-    _move_entries(mm, part, moved, old_length, keep_wp=follows or context is None)
+    _move_entries(mm, vma, moved, old, old_length, keep_wp=follows or context is None)
     if context is not None and follows:
         events.announce(context)
         call.moved.append((context, old, new, old_length))
@@ -201,25 +199,31 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
         moved.context = None
         moved.modes = 0
     if call.flags & MREMAP_DONTUNMAP:
-        part.flags &= ~vmas.LOCKED
-        part.promised = None if part.promised is None else set()
+        vma.flags &= ~vmas.LOCKED
+        if vma.end - vma.start == old_length:
+            vma.family = 0
     else:
         if moved.promised is not None:
-            part.promised = None  # they moved along
-        if events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP) and context is not None:
-            events.announce(context)
-            call.unmaps.append((context, old, old + old_length))
-        discard(mm, part)
+            _give_promises(mm, vma, old, old_length)
+        unmap_locked(mm, old, old + old_length, call.unmaps)
     mm.merge(new, new + new_length)
 
 
-def _move_entries(mm: AddressSpace, part: Vma, moved: Vma, length: int, *, keep_wp: bool) -> None:
+def _give_promises(mm: AddressSpace, vma: Vma, old: int, length: int) -> None:
+    """The moved mapping keeps what was promised: nothing is given back with the old range."""
+    part = mm.isolate(vma, old, old + length)
+    part.promised = None
+
+
+def _move_entries(
+    mm: AddressSpace, vma: Vma, moved: Vma, old: int, length: int, *, keep_wp: bool
+) -> None:
     """Entries go as they are; without an event of it, uffd bits and wp markers stay behind."""
     table = mm.table
-    shift = part.shift
+    shift = vma.shift
     bits = 0 if keep_wp else pt.UFFD_WP | pt.UFFD_RWP
-    delta = moved.start - part.start
-    for address in table.addresses(part.start, part.start + length, shift):
+    delta = moved.start - old
+    for address in table.addresses(old, old + length, shift):
         entry = table.get(address, shift)
         assert entry is not None
         table.set(address, shift, None)

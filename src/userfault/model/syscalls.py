@@ -602,8 +602,15 @@ def _process_vm_readv(task: Task, call: calls.ProcessVmReadv) -> Result:
     if process is None or not process.alive:
         raise Errno(errno.ESRCH)
     parts: list[bytes] = []
+    end = call.address + call.length
+    at = call.address
     try:
-        access.load(task, process.mm, call.address, call.length, parts, user=False)
+        while at < end:
+            step = min(PAGE - at % PAGE, end - at)
+            # Pages are pinned first: a message tells the page, not the byte.
+            access.populate(task, process.mm, at & -PAGE, at + step, write=False)
+            access.load(task, process.mm, at, step, parts, user=False)
+            at += step
     except (Errno, Signalled):
         if not parts:
             raise Errno(errno.EFAULT) from None

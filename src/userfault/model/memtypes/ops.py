@@ -65,6 +65,7 @@ class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cached: Callable[[Object, int], bool] | None = None
     # fallocate: make the page; its content may stay unwritten and not up to date.
     preallocate: Callable[[Where], Folio] | None = None
+    preallocate_clears: bool = False  # ... but of a page that is there it zeroes what is stale
     # mmap, before a mapping of `pages` from `index` exists: reservations.  Returns success.
     reserve: Callable[[Memory, Object | None, set[int] | None, int, int], bool] | None = None
     unreserve: Callable[[Memory, Object | None, set[int] | None, int, int], None] | None = None

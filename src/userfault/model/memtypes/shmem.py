@@ -22,6 +22,7 @@ SHMEM = MemoryOps(
     fault_folio=pagecache.fault,
     cached=pagecache.cached,
     preallocate=pagecache.preallocate,
+    preallocate_clears=True,
     private=ANONYMOUS,
     zero_page=True,
     size_checked_at_entry=True,
