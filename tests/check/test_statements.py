@@ -1,4 +1,4 @@
-"""The statements themselves: that they are well formed, and that this kernel keeps them."""
+"""The statements: that they are well formed, and that this kernel and the model keep them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import pytest
 
 from helpers.skips import absent
 from helpers.world import PoolLock
+from userfault.check import kernels
 from userfault.check.live import live_kernel
 from userfault.check.outcome import Verdict
 from userfault.check.run import run_case
 from userfault.check.statement import Statement
 from userfault.check.statements import load
 from userfault.kernel.memtypes import memory_names
+from userfault.model.profiles import PROFILES
 
 STATEMENTS = load()
 CASES = [
@@ -46,6 +48,16 @@ def test_the_running_kernel_keeps_it(found: Statement, memory: str) -> None:
         if "it is kept since" in result.reason:
             pytest.skip(result.reason)  # nothing is lacking here but time
         absent(result.reason)
+    assert result.verdict is Verdict.PASSED, "\n".join((result.reason, *result.trace))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(("found", "memory"), CASES)
+def test_the_model_keeps_it(found: Statement, memory: str, profile: str) -> None:
+    result = run_case(found, memory, kernels.model(profile).make)
+
+    if profile != "next" and result.reason.startswith(("it is kept since", "this kernel lacks")):
+        pytest.skip(result.reason)
     assert result.verdict is Verdict.PASSED, "\n".join((result.reason, *result.trace))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -47,13 +48,12 @@ def run_case(
     began = time.monotonic()
     trace: list[str] = []
     try:
-        kernel = make_kernel()
-        try:
+        with contextlib.closing(make_kernel()) as kernel:
             verdict, reason = _judge(found, memory, kernel, deadline_s, trace)
-        finally:
-            kernel.close()
-    except Unavailable as error:  # no agent, no such profile
+    except Unavailable as error:  # no agent
         verdict, reason = Verdict.CANNOT_RUN, str(error)
+    except Exception as error:  # a model whose invariants do not hold at the end
+        verdict, reason = Verdict.LOST, _crash(error)
     seconds = time.monotonic() - began
     return CaseResult(found.number, memory, verdict, reason, seconds, tuple(trace))
 
@@ -73,21 +73,29 @@ def _judge(
     except Unavailable:
         raise
     except Exception as error:  # a model that breaks, or a statement: neither may end the run
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return Verdict.LOST, f"crash: {error!r} at {where.filename}:{where.lineno}"
+        return Verdict.LOST, _crash(error)
     finally:
         if thread is not None:
             trace += thread.program.trace
     return Verdict.PASSED, ""
 
 
+def _crash(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"crash: {error!r} at {where.filename}:{where.lineno}"
+
+
 def unknown_features(make_kernel: KernelFactory) -> int:
-    """Feature bits that this kernel offers and this package does not know."""
+    """Feature bits that this kernel offers and this package does not know.
+
+    (A model of a kernel that nobody has released may have bits of its own.)
+    """
     known = 0
     for feature in Feature:
         known |= feature
     kernel = make_kernel()
     try:
-        return start(kernel, DEADLINE_S).offered_features() & ~known
+        thread = start(kernel, DEADLINE_S)
+        return 0 if thread.unreleased else thread.offered_features() & ~known
     finally:
         kernel.close()

@@ -20,6 +20,7 @@ from userfault.cli import errors, interrupts
 from userfault.cli.check_explain import explain
 from userfault.cli.check_files import Header, JsonLines, JunitFile
 from userfault.cli.check_table import CheckTable, print_list
+from userfault.kernel.errors import UsageError
 
 
 @click.command()
@@ -35,25 +36,31 @@ from userfault.cli.check_table import CheckTable, print_list
 @click.option(
     "--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write a JUnit report too."
 )
+@click.option("--model", is_flag=True, help="Check the model kernel, not the running one.")
+@click.option("--profile", metavar="V", help="The model's version, as 6.18 (default: next).")
 def check(
     only: tuple[str, ...],
     as_list: bool,
     explain: int | None,
     as_json: bool,
     junit: Path | None,
+    model: bool,
+    profile: str | None,
 ) -> int:
     """Check what a kernel does against what kernels promise.
 
     Each statement runs in processes of its own, with a deadline.  Exit code 0: none failed and
     none was lost; 3: none could run.
     """
+    if profile and not model:
+        raise UsageError("--profile without --model", cure="add --model")
     if explain is not None:
         only = (*only, str(explain))
     chosen = select(load(), only)
     if as_list:
         print_list(chosen.statements, as_json=as_json)
         return 0
-    factory = kernels.live()
+    factory = kernels.model(profile) if model else kernels.live()
     if explain is not None:
         return _explain(chosen, factory)
     header = Header(factory.name, len(chosen.statements), unknown_features(factory.make))

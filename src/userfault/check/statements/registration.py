@@ -451,8 +451,8 @@ def rwp_is_asked_for_alone_and_in_time(t: Thread, memory: Memory) -> None:
 )
 def no_release_has_userfaultfd_for_guest_memfd(t: Thread, memory: Memory) -> None:
     u = t.uffd()
-    area = t.map(memory)
     for mode in (MISSING, MINOR, WP, MISSING | MINOR):
+        area = t.map(memory)
         u.register(area.address, area.length, mode, fails=0 if t.unreleased else EINVAL)
 
 
