@@ -43,6 +43,7 @@ _WAITS = {
 }
 # A sleep with another name may be a lock that is about to be free: it counts after this long.
 _UNKNOWN_WAIT_S = 0.05
+_CALLED = Reply(CONTROL, Kind.REPLY, 0, None, b"")
 _ENDED = Result(errno=3)  # ESRCH
 _START_S = 10.0
 # The agent's exit status when it cannot put its socket at its place.
@@ -169,6 +170,9 @@ class LiveProcess:
 
     def request(self, step: Step, task: LiveTask | None) -> None:
         """Send a step; its reply goes to the task that it is for."""
+        if step.op is Op.CHILD and task is not None:
+            self.kernel.expect(step.number, task)
+            return
         if step.control and task is not None:
             self._control.append(task.advance)
         if task is not None and task.current and isinstance(task.current.call, calls.Exit):
@@ -216,6 +220,7 @@ class LiveKernel:
         self.processes: dict[int, LiveProcess] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._listener: socket.socket | None = None
+        self._expected: dict[int, LiveTask] = {}  # children that have not called yet
         self._given_back = contextlib.ExitStack()
 
     @property
@@ -258,6 +263,13 @@ class LiveKernel:
         name = self._listener.getsockname()
         return struct.pack("=H", socket.AF_UNIX) + bytes(name)
 
+    def expect(self, pid: int, task: LiveTask) -> None:
+        """Reply to a task once this child has called; fork(2) may return long before."""
+        if pid in self.processes:
+            task.advance(_CALLED)
+        else:
+            self._expected[pid] = task
+
     def _welcome(self) -> bool:
         """Take in a child that has called; True if there was one."""
         if self._listener is None:
@@ -272,6 +284,8 @@ class LiveKernel:
             connection.close()
             return False
         self._add(pid, Link(connection))
+        if pid in self._expected:
+            self._expected.pop(pid).advance(_CALLED)
         return True
 
     # --- Time -------------------------------------------------------------------------------------
@@ -293,7 +307,6 @@ class LiveKernel:
         return self._receive() or bool(writable)
 
     def _receive(self) -> bool:
-        # A child has called before the reply of its fork is taken in.
         anything = self._welcome()
         for process in list(self.processes.values()):
             anything |= process.alive and process.receive()

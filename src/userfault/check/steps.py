@@ -319,7 +319,10 @@ def _shm_remove(call: calls.ShmRemove, _place: Place) -> Steps:
 
 
 def _fork(_call: calls.Fork, place: Place) -> Steps:
-    return _answer((yield Step(Op.FORK, payload=place.callback())))
+    reply = yield Step(Op.FORK, payload=place.callback())
+    if not reply.errno:
+        yield Step(Op.CHILD, reply.value)
+    return _answer(reply)
 
 
 def _wait(call: calls.Wait, _place: Place) -> Steps:

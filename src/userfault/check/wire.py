@@ -20,7 +20,10 @@ _WORD = (1 << 64) - 1
 
 
 class Op(enum.IntEnum):
-    """What a request asks for."""
+    """What a request asks for.
+
+    CHILD is never sent: its reply comes when the forked child `number` has called.
+    """
 
     SYSCALL = 0
     READ = 1
@@ -30,6 +33,7 @@ class Op(enum.IntEnum):
     STATES = 5
     FILE = 6
     BUFFER = 7
+    CHILD = 8
 
 
 class Kind(enum.IntEnum):
