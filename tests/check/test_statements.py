@@ -67,9 +67,3 @@ def test_it_is_one_sentence_with_a_source(found: Statement) -> None:
     assert ". " not in found.promise
     assert found.source
     assert set(found.memories) <= set(memory_names())
-
-
-def test_numbers_have_no_gap_within_a_subject() -> None:
-    for subject in {found.subject for found in STATEMENTS}:
-        numbers = [found.number for found in STATEMENTS if found.subject == subject]
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
