@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,10 +14,9 @@ from userfault.check import kernels
 from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.run import run, unknown_features
 from userfault.check.selection import Selection, select
-from userfault.check.statement import Statement
 from userfault.check.statements import load
 from userfault.cli import errors, interrupts
-from userfault.cli.check_explain import explain
+from userfault.cli.check_explain import explain_result, explain_statement
 from userfault.cli.check_files import Header, JsonLines, JunitFile
 from userfault.cli.check_table import CheckTable, print_list
 from userfault.kernel.errors import UsageError
@@ -77,26 +76,36 @@ def _run(
     """Run and report; what was run is reported too when the run is interrupted."""
     by_number = {found.number: found for found in chosen.statements}
     seen: Counter[Verdict] = Counter()
+
+    def report(result: CaseResult) -> None:
+        seen[result.verdict] += 1
+        for output in outputs:
+            output.add(by_number[result.number], result)
+
     began = time.monotonic()
     try:
-        for result in _cases(chosen, factory):
-            seen[result.verdict] += 1
-            for output in outputs:
-                output.add(by_number[result.number], result)
+        _each(chosen, factory, report)
     finally:
         for output in outputs:
             output.end(seen, time.monotonic() - began, complete=sys.exc_info()[0] is None)
     return exit_code(seen)
 
 
-def _cases(chosen: Selection, factory: kernels.Factory) -> Iterator[CaseResult]:
+def _each(
+    chosen: Selection, factory: kernels.Factory, report: Callable[[CaseResult], None]
+) -> None:
+    """Run every case and report it; an interruption acts between two of them.
+
+    (A case gives back what it added to a pool, and every report is to have the same cases.)
+    """
     cases = run(chosen.statements, factory.make, memories=chosen.memories)
+    result: CaseResult | None
     while True:
-        with interrupts.deferred():  # a case gives back what it added to a pool
+        with interrupts.deferred():
             result = next(cases, None)
-        if result is None:
-            return
-        yield result
+            if result is None:
+                return
+            report(result)
 
 
 def exit_code(seen: Counter[Verdict]) -> int:
@@ -107,8 +116,12 @@ def exit_code(seen: Counter[Verdict]) -> int:
 
 
 def _explain(chosen: Selection, factory: kernels.Factory) -> int:
-    found: Statement = chosen.statements[0]
     seen: Counter[Verdict] = Counter()
-    for result in explain(found, _cases(chosen, factory), factory.name):
+
+    def report(result: CaseResult) -> None:
         seen[result.verdict] += 1
+        explain_result(result, factory.name)
+
+    explain_statement(chosen.statements[0])
+    _each(chosen, factory, report)
     return exit_code(seen)
