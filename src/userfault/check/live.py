@@ -301,10 +301,11 @@ class LiveKernel:
         if self._listener is not None:
             readers.append(self._listener)
         writers = [link for link in alive if link.backlog]
-        _, writable, _ = select.select(readers, writers, [], timeout_s)
+        readable, writable, _ = select.select(readers, writers, [], timeout_s)
         for link in writable:
             link.flush()
-        return self._receive() or bool(writable)
+        # A part of a long reply is something too: who waits for the rest waits on.
+        return self._receive() or bool(readable or writable)
 
     def _receive(self) -> bool:
         anything = self._welcome()
