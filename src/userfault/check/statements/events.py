@@ -230,7 +230,7 @@ def _marking(memory: Memory) -> Feature:
 
 @statement(
     138,
-    "Without EVENT_FORK a child has neither registration nor protection, and its parent keeps both.",
+    "Without EVENT_FORK a child has neither registration nor protection; its parent keeps both.",
     since="6.4",
     source=f"{_GUIDE}; {_MEASURED}",
     memories=ALL,
