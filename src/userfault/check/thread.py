@@ -258,8 +258,9 @@ class Thread:
         return uffd
 
     def offered_features(self) -> Feature:
-        """Every feature that this kernel has."""
-        probe = Uffd(self, self.descriptor())
+        """Every feature that this kernel has; anybody may ask."""
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
+        probe = Uffd(self, self.descriptor(flags))
         answer = self.ok(probe.api(Feature(0)))
         self.ok(calls.Close(probe.fd))
         return Feature(abi.uffdio_api.struct.unpack(answer.data)[1])
