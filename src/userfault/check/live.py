@@ -41,6 +41,8 @@ _WAITS = {
     "pipe_write": calls.WAITS_PIPE,
     "do_wait": calls.WAITS_CHILD,
 }
+# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does.
+_ENDS_BY_ITSELF = ("synchronize_rcu", "synchronize_srcu", "exp_funnel_lock", "rcu_barrier")
 # A sleep with another name may be a lock that is about to be free: it counts after this long.
 _UNKNOWN_WAIT_S = 0.05
 _CALLED = Reply(CONTROL, Kind.REPLY, 0, None, b"")
@@ -366,7 +368,7 @@ class LiveKernel:
         pending: LivePending, wchan: str, asleep_since: dict[LivePending, tuple[str, float]]
     ) -> str:
         """What a task waits for by the kernel function it sleeps in, "" if it may go on itself."""
-        if not wchan or wchan in _WAITS:
+        if not wchan or wchan in _WAITS or wchan.lstrip("_").startswith(_ENDS_BY_ITSELF):
             asleep_since.pop(pending, None)
             return _WAITS.get(wchan, "")
         now = time.monotonic()
