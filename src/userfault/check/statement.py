@@ -79,7 +79,7 @@ def statement(
         major, minor = since.split(".")
         REGISTRY[number] = Statement(
             number=number,
-            subject=body.__module__.rpartition(".")[2],
+            subject=body.__module__.rpartition(".")[2].rstrip("_"),  # `continue_` is a keyword
             promise=promise,
             since=(int(major), int(minor)),
             source=source,
