@@ -101,8 +101,6 @@ def _check_entry(
     if folio is None:
         if not flags & pt.MARKS or flags & ~pt.MARKS:
             _fail(f"{where} is neither a page nor a marker")
-        if flags & pt.MARK_WP and not vma.modes & vmas.WP and vma.context is None:
-            _fail(f"{where}: a wp marker outlived its registration")
         return
     if not flags & pt.PRESENT or flags & pt.MARKS:
         _fail(f"{where} has a folio and is not present")

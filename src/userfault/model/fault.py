@@ -73,7 +73,7 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
     if flags & pt.MARK_POISON:
         if mm.machine.config.memory_failure:
             raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
-        raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
     if flags & pt.MARK_GUARD:
         raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
     wp = pt.UFFD_WP if vma.modes & vmas.WP else 0
@@ -95,6 +95,8 @@ def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
 
 def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
     """Nothing is mapped; `wp` is the bit that a marker left there."""
+    if write and not vma.shared:
+        mm.prepare_private(vma)  # before it is known whether a message has to be sent
     if vma.ops.fault_folio is not None:
         return _empty_file(mm, vma, page, address, wp, write)
     if vma.modes & vmas.MISSING:
@@ -252,6 +254,24 @@ def _present(
 
 def _async(context: Context | None, feature: int) -> bool:
     return context is not None and bool(context.features & feature)
+
+
+def unshare(mm: AddressSpace, address: int) -> None:
+    """Before a page is pinned for reading: a private page shared by fork becomes this space's."""
+    vma = mm.find(address)
+    if vma is None or vma.shared:
+        return
+    page = address & -(1 << vma.shift)
+    entry = mm.table.get(page, vma.shift)
+    if entry is None or entry[1] is None or entry[0] & pt.EXCLUSIVE:
+        return
+    if not entry[1].flags & folios.ANON:
+        return
+    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP)
+    _break_cow(mm, vma, page, address, entry[1])
+    made = mm.table.get(page, vma.shift)
+    if kept and made is not None:
+        mm.change(vma, page, made, kept, 0)
 
 
 def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> None:

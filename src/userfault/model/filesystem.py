@@ -21,6 +21,8 @@ def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
     first = -(-offset // step)
     last = (offset + length) // step
     end = offset + length
+    if not last and target.kind.small_hole_unmaps_all:
+        _unmap(target, first, 1 << 52, private_too=False)
     if first > last or (offset % step and first == last + 1):
         _zero_part(target, offset, end)
         return
@@ -30,7 +32,7 @@ def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
         _zero_part(target, max(offset, last * step), end)
     for hook in machine.guests:
         hook(target, first, last)
-    _unmap(target, first, last, private_too=False)
+    _unmap(target, first, last, private_too=target.kind.punch_takes_copies)
     _drop(machine, target, first, last)
 
 
@@ -42,7 +44,8 @@ def truncate(machine: Machine, target: Object, size: int) -> None:
     if keep < old:
         for hook in machine.guests:
             hook(target, keep, old)
-        _unmap(target, keep, old, private_too=True)
+        drop = target.kind.truncate_drops_markers
+        _unmap(target, keep, old, private_too=True, drop_markers=drop)
         _drop(machine, target, keep, old)
     if size % (1 << target.shift):
         _zero_part(target, size, keep << target.shift)
@@ -57,17 +60,19 @@ def _zero_part(target: Object, start: int, end: int) -> None:
         folio.write(start % step, bytes(end - start))
 
 
-def _unmap(target: Object, first: int, last: int, *, private_too: bool) -> None:
+def _unmap(
+    target: Object, first: int, last: int, *, private_too: bool, drop_markers: bool = False
+) -> None:
     """Take pages [first, last) out of every mapping; uffd-wp stays as a marker."""
     for vma in list(target.vmas):
         start = max(vma.start, vma.address_of(first))
         end = min(vma.end, vma.address_of(last))
-        if start < end:
-            drop = target.kind.punch_drops_wp
-            if drop:
-                _unmap_present(vma.mm, vma, start, end)
-            else:
-                vma.mm.zap(vma, start, end, drop_markers=False, private_too=private_too)
+        if start >= end:
+            continue
+        if target.kind.punch_drops_wp:
+            _unmap_present(vma.mm, vma, start, end)
+        else:
+            vma.mm.zap(vma, start, end, drop_markers=drop_markers, private_too=private_too)
 
 
 def _unmap_present(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:

@@ -42,6 +42,7 @@ class ModelBacking:
         return self.object.size
 
     def read(self, offset: int, length: int) -> bytes:
+        """Its bytes; what is not there reads as zeros."""
         return filesystem.read(self.object, offset, length)
 
     def write(self, offset: int, data: bytes) -> None:

@@ -11,7 +11,6 @@ from userfault.model import access, events, filesystem
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Signalled
-from userfault.model.fault import BUS_MCEERR_AR
 from userfault.model.mm import AddressSpace
 from userfault.model.sched import Task
 from userfault.model.vma import Vma
@@ -60,13 +59,14 @@ def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int
             at = vma.start
         stop = min(vma.end, end)
         if action is not None:
-            action(task, mm, vma, at, stop, advice)
+            # After an event the mapping may end earlier: what is left is looked at anew.
+            stop = action(task, mm, vma, at, stop, advice)
         at = stop
     if hole:
         raise Errno(errno.ENOMEM)
 
 
-_Action = Callable[[Task, AddressSpace, Vma, int, int, int], None]
+_Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
 
 
 def _action(mm: AddressSpace, advice: int) -> _Action | None:
@@ -80,15 +80,17 @@ def _action(mm: AddressSpace, advice: int) -> _Action | None:
     return found
 
 
-def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> None:
+def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    stop = end
     end = _check_dontneed(vma, start, end, advice)
     if start == end:
-        return
+        return stop
     if _announce_removal(task, vma, start, end):
         again = mm.find(start)
         if again is None:
             raise Errno(errno.ENOMEM)
         vma = again
+        stop = min(stop, vma.end)
         end = min(_check_dontneed(vma, start, end, advice), vma.end)
     mm.lock.read()
     try:
@@ -98,6 +100,7 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
             mm.zap(vma, start, end, drop_markers=False)
     finally:
         mm.lock.read_done()
+    return stop
 
 
 def _check_dontneed(vma: Vma, start: int, end: int, advice: int) -> int:
@@ -132,7 +135,7 @@ def _announce_removal(task: Task, vma: Vma, start: int, end: int) -> bool:
     return True
 
 
-def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> None:
+def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del advice
     target = vma.object
     if vma.flags & vmas.LOCKED or target is None:
@@ -147,9 +150,10 @@ def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice
         filesystem.fallocate(mm.machine, target, mode, offset, end - start)
     finally:
         mm.machine.unlink(target)
+    return end
 
 
-def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> None:
+def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del task
     files = mm.machine.profile.release >= (6, 15)
     if vma.shift != 12 or vma.flags & (vmas.SPECIAL | vmas.LOCKED):
@@ -163,20 +167,21 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
             mm.zap(vma, start, end, drop_markers=True)
             for address in range(start, end, PAGE):
                 mm.table.set(address, 12, pt.MARKER_GUARD)
-            return
+            return end
         for address in mm.table.addresses(start, end):
             entry = mm.table.get(address)
             if entry is not None and entry[0] & pt.MARK_GUARD:
                 mm.mark(vma, address, 0)
     finally:
         mm.lock.read_done()
+    return end
 
 
-def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> None:
+def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del task
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
-        return
+        return end
     mm.lock.write()
     try:
         part = mm.isolate(vma, start, end)
@@ -184,6 +189,7 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
         mm.merge(start, end)
     finally:
         mm.lock.write_done()
+    return end
 
 
 _FLAGS = {
@@ -218,7 +224,7 @@ def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool
         try:
             access.populate(task, mm, at, stop, write=write)
         except Signalled as signalled:
-            if signalled.code == BUS_MCEERR_AR:
+            if signalled.lsb:  # poison, whatever its signal code would be
                 raise Errno(_EHWPOISON) from None
             raise Errno(errno.EFAULT) from None
         at = stop

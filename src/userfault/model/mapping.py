@@ -112,6 +112,9 @@ def _insert(
         if not reserve(mm.memory, behind.object, own, offset >> vma.shift, pages):
             raise Errno(errno.ENOMEM)
         vma.promised = own
+    target = behind.object
+    if behind.ops.mmap_grows and target is not None and prot & mman.PROT_WRITE:
+        target.size = max(target.size, offset + length)
     mm.insert(vma)
     mm.merge(address, address + length)
 
@@ -184,7 +187,8 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
             if prot & mman.PROT_WRITE and vma.shared and not vma.flags & vmas.MAY_WRITE:
                 raise Errno(errno.EACCES)
             at = min(vma.end, end)
-            _set_prot(mm, mm.isolate(vma, address, end), prot)
+            if vma.prot != prot:
+                _set_prot(mm, mm.isolate(vma, address, end), prot)
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
@@ -193,8 +197,6 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
 
 
 def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
-    if vma.prot == prot:
-        return
     mm.split_range(vma.start, vma.end)
     vma.prot = prot
     for address in mm.table.addresses(vma.start, vma.end, vma.shift):
@@ -218,7 +220,9 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
             if vma.start > at:
                 raise Errno(errno.ENOMEM)
             at = min(vma.end, end)
-            if bool(vma.flags & vmas.LOCKED) is not lock:
+            # Of huge and special mappings mlock faults the pages in and notes nothing.
+            noted = not vma.ops.pool and not vma.flags & (vmas.SPECIAL | vmas.DROPPABLE)
+            if noted and bool(vma.flags & vmas.LOCKED) is not lock:
                 part = mm.isolate(vma, start, end)
                 part.flags ^= vmas.LOCKED
         if at < end:

@@ -155,6 +155,10 @@ def _identity(vma: Vma, address: int) -> tuple[object, ...]:
 
 def copy(job: Job, vma: Vma, address: int) -> None:
     """UFFDIO_COPY of one page."""
+    if vma.ops.occupied_first:
+        there = job.mm.entry(vma, address)
+        if there is not None and there[0] & pt.PRESENT:
+            raise Errno(errno.EEXIST)
     _source_first(job, vma, address)
     folio, place, ops = _new(job, vma, address)
     try:

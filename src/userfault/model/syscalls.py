@@ -25,7 +25,7 @@ from userfault.model import (
     segments,
 )
 from userfault.model.errors import Errno, Signalled
-from userfault.model.fault import BUS_MCEERR_AR
+from userfault.model.fault import BUS_MCEERR_AR, unshare
 from userfault.model.files import (
     O_CLOEXEC,
     O_NONBLOCK,
@@ -609,6 +609,7 @@ def _process_vm_readv(task: Task, call: calls.ProcessVmReadv) -> Result:
             step = min(PAGE - at % PAGE, end - at)
             # Pages are pinned first: a message tells the page, not the byte.
             access.populate(task, process.mm, at & -PAGE, at + step, write=False)
+            unshare(process.mm, at)
             access.load(task, process.mm, at, step, parts, user=False)
             at += step
     except (Errno, Signalled):

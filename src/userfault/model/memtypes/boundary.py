@@ -93,6 +93,7 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
     if sched.hook is not None:
         raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
     folios = where.memory.folios
+    blocks = where.object.blocks if where.object is not None else 0
     sched.hook = (ops.name, "alloc_folio")
     try:
         folio = hook(where)
@@ -115,6 +116,8 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
         folio.flags &= ~LOCKED
         folio.refs = 1
         where.memory.put(folio)
+        if where.object is not None:
+            _settle_blocks(where.object, blocks)
         raise ContractBreach(
             ops.name, "alloc_folio", "the new folio is visible, locked or counted by others"
         )
@@ -253,3 +256,15 @@ def _settle_blocks(target: Object, blocks: int) -> None:
     if target.mount is not None:
         target.mount.used += blocks - target.blocks
         target.blocks = blocks
+
+
+def guest_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
+    """What a guest's access maps, locked and referenced."""
+    hook = ops.guest_folio
+    assert hook is not None
+    folio = _called(sched, ops, "guest_folio", lambda: hook(where))
+    if folio.flags & LOCKED and folio.flags & UPTODATE and folio.object is where.object:
+        return folio
+    raise ContractBreach(
+        ops.name, "guest_folio", "it returned no folio of this page that is locked and up to date"
+    )

@@ -126,4 +126,8 @@ HUGETLB = MemoryOps(
     zeropage=False,
     can_write=False,
     pool=True,
+    mmap_grows=True,
+    occupied_first=True,
+    punch_takes_copies=True,
+    truncate_drops_markers=True,
 )

@@ -61,6 +61,8 @@ class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     filemap_remove: Callable[[Folio, Object], None] | None = None
     # A plain fault: the folio locked and referenced, made if need be.  None: no page cache.
     fault_folio: Callable[[Where], Folio] | None = None
+    # What a guest's own access maps, where that does not go through a host mapping.
+    guest_folio: Callable[[Where], Folio] | None = None
     # Whether the cache has the page, without side effects.
     cached: Callable[[Object, int], bool] | None = None
     # fallocate: make the page; its content may stay unwritten and not up to date.
@@ -81,6 +83,13 @@ class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     fault_around: bool = False  # a read fault maps its cached neighbours
     pool: bool = False  # pages of a hugetlb pool: the profile says what an empty one means
     punch_drops_wp: bool = False  # punching a hole leaves no wp marker
+    punch_takes_copies: bool = False  # ... and takes copies of private mappings away too
+    # A hole that ends inside of the first page unmaps everything behind its start: the last byte
+    # to unmap is computed as -1 (measured on 6.18; no content is lost).
+    small_hole_unmaps_all: bool = False
+    mmap_grows: bool = False  # a writable mapping makes the file as long as it needs
+    occupied_first: bool = False  # COPY looks at the entry before it touches the source
+    truncate_drops_markers: bool = False
     touchable: Callable[[Object], bool] | None = None
     accounts_blocks: bool = True  # st_blocks counts its pages
 

@@ -27,4 +27,5 @@ SHMEM = MemoryOps(
     zero_page=True,
     size_checked_at_entry=True,
     fault_around=True,
+    small_hole_unmaps_all=True,
 )
