@@ -356,3 +356,171 @@ def a_descriptor_outlives_its_process(t: Thread, memory: Memory) -> None:
     w.wake(area.address, area.page)
     w.silent("the process ended")
     expect(w.revents(), 0, "poll")
+
+
+# --- Several contexts, several mappings ----------------------------------------------------------
+
+
+@statement(
+    173,
+    "A fork(2) raises one event for each context with EVENT_FORK, one after the other in the order"
+    " of their ranges; fills of all of them fail with EAGAIN from the start.",
+    since="4.11",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def each_context_hears_of_a_fork(t: Thread, memory: Memory) -> None:
+    late, early = t.uffd(Feature.EVENT_FORK), t.uffd(Feature.EVENT_FORK)
+    area = t.map(memory, pages=2)
+    early.register(area.at(0), area.page, MISSING)
+    late.register(area.at(1), area.page, MISSING)
+    source = t.source(b"s", area.page)
+    parent = t.thread().blocks(calls.Fork(), WAITS_EVENT)
+    late.silent("the first event waits")
+    late.copy(area.at(1), source, area.page, fails=EAGAIN)
+    served = [Uffd(t, _fork(early.message()))]
+    parent.still("the first of two events was read")
+    early.silent("the second event waits")
+    served += [Uffd(t, _fork(late.message()))]
+    child = t.child(parent.ok().value)
+    for page, w in enumerate(served):
+        child.thread().blocks(Read(area.at(page), 1))
+        w.fault(area.at(page), 0)
+
+
+@statement(
+    174,
+    "An munmap(2) over the ranges of several contexts raises one event for each, in the order of"
+    " their ranges, and each tells the whole range that was unmapped.",
+    since="4.11",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def each_context_hears_of_an_unmap(t: Thread, memory: Memory) -> None:
+    late, early = t.uffd(Feature.EVENT_UNMAP), t.uffd(Feature.EVENT_UNMAP)
+    area = t.map(memory, pages=4)
+    early.register(area.at(0), area.page, MISSING)
+    late.register(area.at(2), area.page, MISSING)
+    unmapper = t.thread().blocks(Munmap(area.address, area.length), WAITS_EVENT)
+    late.silent("the first event waits")
+    expect(early.message(), Unmap(area.address, area.end), "the first event")
+    unmapper.still("the first of two events was read")
+    expect(late.message(), Unmap(area.address, area.end), "the second event")
+    unmapper.ok()
+
+
+@statement(
+    175,
+    "An madvise(2) that removes pages of several registered mappings raises one event for each,"
+    " with the part of the range that is in it, and none for the others.",
+    since="5.18",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def madvise_tells_of_each_mapping(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_REMOVE)
+    area = t.map(memory, pages=4)
+    for page in range(4):
+        t.write(area.at(page), b"page")
+    for page in (1, 3):
+        u.register(area.at(page), area.page, MISSING)
+    drop = Madvise(area.address, area.length, mman.MADV_DONTNEED)
+    dropper = t.thread().blocks(drop, WAITS_EVENT)
+    found = [("P" in t.page(area.at(page))) for page in range(4)]
+    expect(found, [False, True, True, True], "the pages that are there at the first event")
+    expect(u.message(), Remove(area.at(1), area.at(2)), "the first event")
+    dropper.still("the first of two events was read")
+    found = [("P" in t.page(area.at(page))) for page in range(4)]
+    expect(found, [False, False, False, True], "the pages that are there at the second event")
+    expect(u.message(), Remove(area.at(3), area.end), "the second event")
+    dropper.ok()
+    expect(t.page(area.at(3)), "-----", "the last page")
+
+
+@statement(
+    176,
+    "Closing the last descriptor of a context lets those go on who wait for its events to be read.",
+    since="4.11",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def the_last_close_releases_senders(t: Thread, memory: Memory) -> None:
+    u = t.uffd(_REMOVAL)
+    area = t.map(memory, pages=3)
+    u.register(area.address, area.length, MISSING)
+    u.copy(area.at(0), t.source(b"s", area.page), area.page)
+    drop = Madvise(area.at(0), area.page, mman.MADV_DONTNEED)
+    dropper = t.thread().blocks(drop, WAITS_EVENT)
+    unmapper = t.thread().blocks(Munmap(area.at(2), area.page), WAITS_EVENT)
+    u.close()
+    dropper.ok()
+    unmapper.ok()
+    expect(t.page(area.at(0)), "-----", "the page that was dropped")
+    expect(_uffd_flags(t, area.at(0)), "", "the registration")
+
+
+@statement(
+    177,
+    "An mremap(2) onto registered memory raises UNMAP of the target first, then REMAP, then UNMAP"
+    " of the old range, each of which it waits for.",
+    since="4.11",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def moving_onto_registered_memory_unmaps_it(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_REMAP | Feature.EVENT_UNMAP)
+    area, target = t.map(memory), t.map(memory, pages=2)
+    source = t.source(b"s", area.page)
+    for one in (area, target):
+        u.register(one.address, one.length, MISSING)
+    u.copy(area.address, source, area.page)
+    mover = t.thread().blocks(_move(area, target.address), WAITS_EVENT)
+    for event in (
+        Unmap(target.at(0), target.at(1)),
+        Remap(area.address, target.address, area.length),
+        Unmap(area.address, area.end),
+    ):
+        mover.still("an event before it was read")
+        expect(u.read(1), [event], "the event")
+    mover.ok()
+    expect(t.read(target.at(0)), b"s", "the page at its new address")
+    t.thread().blocks(Read(target.at(1), 1))
+    u.fault(target.at(1), 0)
+
+
+@statement(
+    178,
+    "A fork(2) that waits for its event is not released by a close(2) in the process that forks:"
+    " the child has the descriptor, too.",
+    since="4.11",
+    source=_MEASURED,
+)
+def closing_does_not_release_a_fork(t: Thread) -> None:
+    u = t.uffd(Feature.EVENT_FORK)
+    area = t.map("anon")
+    u.register(area.address, area.length, MISSING)
+    parent = t.thread().blocks(calls.Fork(), WAITS_EVENT)
+    u.close()
+    parent.still("the close")
+    expect(_uffd_flags(t, area.address), "um", "the registration")
+
+
+@statement(
+    179,
+    "The descriptor that a fork brought outlives the child: fills then fail with ESRCH.",
+    since="4.11",
+    source=_MEASURED,
+    memories=ALL,
+)
+def the_descriptor_of_a_fork_outlives_the_child(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_FORK)
+    area = t.map(memory)
+    u.register(area.address, area.length, MISSING)
+    child, w = _forked(t, u)
+    child.do(calls.Exit())
+    source = t.source(b"s", area.page)
+    w.copy(area.address, source, area.page, fails=ESRCH, field=UNTOUCHED)
+    w.register(area.address, area.page, MISSING, fails=ENOMEM)
+    w.wake(area.address, area.page)
+    u.copy(area.address, source, area.page)  # the parent's is not touched
+    expect(t.read(area.address), b"s", "the page of the parent")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
-from errno import EAGAIN, EFAULT
+from errno import EAGAIN, EFAULT, ENOMEM
 
 from userfault.check.area import Area
 from userfault.check.outcome import expect
-from userfault.check.statement import ALL, FILES, statement
+from userfault.check.statement import ALL, FILES, HUGETLB, statement
 from userfault.check.thread import SIGBUS, Thread
-from userfault.check.uffd import MINOR, MISSING, POLLIN, WP, Uffd
+from userfault.check.uffd import MINOR, MISSING, POLLERR, POLLIN, WP, Uffd, decode
 from userfault.kernel import calls
-from userfault.kernel.calls import Madvise, Read, ReadFd, Signal, Write
+from userfault.kernel.calls import PAGE, Madvise, Read, ReadFd, Signal, Write
 from userfault.kernel.events import PageFault, Remove
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
@@ -485,3 +486,211 @@ def registering_again_wakes_nobody(t: Thread, memory: Memory) -> None:
     reader.still("the registration")
     expect(u.counts(), (0, 1), "faults that fdinfo counts")
     u.silent("the registration")
+
+
+# --- poll and read -------------------------------------------------------------------------------
+
+
+@statement(
+    165,
+    "poll(2) reports POLLIN while a message is unread, and nothing once it was read, though the"
+    " thread still waits; O_NONBLOCK may be set and cleared while the descriptor is open.",
+    since="4.3",
+    source=f"{_MAN}; {_MEASURED}",
+)
+def poll_is_about_unread_messages(t: Thread) -> None:
+    u = t.uffd(Feature.EVENT_REMOVE, flags=os.O_CLOEXEC)
+    area = t.map("anon", pages=2)
+    u.register(area.address, area.length, MISSING)
+    reader = t.thread().blocks(Read(area.at(0), 1))
+    expect(u.revents(), POLLERR, "poll of a blocking descriptor")
+    t.ok(calls.Fcntl(u.fd, fcntl.F_SETFL, os.O_NONBLOCK))
+    expect(u.revents(), POLLIN, "poll while the fault is unread")
+    u.fault(area.at(0), 0)
+    expect(u.revents(), 0, "poll after it was read")
+    reader.still("its message was read")
+    drop = Madvise(area.at(1), area.page, mman.MADV_DONTNEED)
+    dropper = t.thread().blocks(drop, calls.WAITS_EVENT)
+    expect(u.revents(), POLLIN, "poll while the event is unread")
+    expect(u.message(), Remove(area.at(1), area.end), "the event")
+    dropper.ok()
+    expect(u.revents(), 0, "poll after it was read")
+    t.ok(calls.Fcntl(u.fd, fcntl.F_SETFL, 0))
+    expect(u.revents(), POLLERR, "poll of a descriptor that blocks again")
+
+
+@statement(
+    166,
+    "A read takes as many messages as are queued and fit, and the others stay, in their order; a"
+    " blocking one waits for the first alone.",
+    since="4.3",
+    source=f"{_MAN}; {_MEASURED}",
+)
+def reads_take_what_fits(t: Thread) -> None:
+    u = t.uffd(flags=os.O_CLOEXEC)
+    area = t.map("anon", pages=6)
+    u.register(area.address, area.length, MISSING)
+    order = (4, 1, 3, 0, 2)
+    for page in order:
+        t.thread().blocks(Read(area.at(page), 1))
+    promised = [PageFault(area.at(page), 0) for page in order]
+    expect(u.read(2), promised[:2], "the first read")
+    expect(u.counts(), (3, 5), "faults that fdinfo counts")
+    expect(u.read(16), promised[2:], "the second read")
+    size = abi.uffd_msg.size
+    read = t.thread().blocks(ReadFd(u.fd, 16 * size), calls.WAITS_MESSAGE)
+    t.thread().blocks(Read(area.at(5), 1))
+    expect(decode(read.ok().data), [PageFault(area.at(5), 0)], "the read that waited")
+
+
+# --- Who is woken --------------------------------------------------------------------------------
+
+
+@statement(
+    167,
+    "UFFDIO_WAKE wakes who waits in its range, and nobody else.",
+    since="4.3",
+    source=f"{_MAN_IOCTL}; {_MEASURED}",
+    memories=ALL,
+)
+def waking_is_by_range(t: Thread, memory: Memory) -> None:
+    u = t.uffd()
+    area = t.map(memory, pages=4)
+    u.register(area.address, area.length, MISSING)
+    source = t.source(b"s", area.length)
+    readers = [t.thread().blocks(Read(area.at(page), 1)) for page in range(4)]
+    expect(len(u.read()), 4, "messages")
+    u.copy(area.address, source, area.length, _DONTWAKE)
+    u.wake(area.at(1), 2 * area.page)
+    readers[0].still("UFFDIO_WAKE of the pages behind it")
+    readers[3].still("UFFDIO_WAKE of the pages before it")
+    readers[1].read(b"s")
+    readers[2].read(b"s")
+    u.wake(area.address, area.length)
+    readers[0].read(b"s")
+    readers[3].read(b"s")
+
+
+@statement(
+    168,
+    "Of two contexts of a process each has the faults of its own ranges, and cannot wake those who"
+    " wait in the other's.",
+    since="4.3",
+    source=_MEASURED,
+    memories=ALL,
+)
+def contexts_do_not_meet(t: Thread, memory: Memory) -> None:
+    first, second = t.uffd(), t.uffd()
+    area = t.map(memory, pages=2)
+    first.register(area.at(0), area.page, MISSING)
+    second.register(area.at(1), area.page, MISSING)
+    one = t.thread().blocks(Read(area.at(0), 1))
+    other = t.thread().blocks(Read(area.at(1), 1))
+    first.fault(area.at(0), 0)
+    second.fault(area.at(1), 0)
+    first.wake(area.address, area.length)
+    first.fault(area.at(0), 0)  # woken in vain
+    other.still("UFFDIO_WAKE of the other context")
+    second.silent("UFFDIO_WAKE of the other context")
+    second.close()
+    other.read(bytes(1))
+    one.still("the other context was closed")
+
+
+@statement(
+    169,
+    "UFFDIO_WAKE goes by the address that the message had: with EXACT_ADDRESS the part of a huge"
+    " page that was touched, without it the first.",
+    since="5.18",
+    source="measured on 6.18",
+    memories=HUGETLB,
+)
+def waking_goes_by_the_address_of_the_message(t: Thread, memory: Memory) -> None:
+    touched = 5 * PAGE
+    for features in (Feature(0), Feature.EXACT_ADDRESS):
+        u = t.uffd(features)
+        area = t.map(memory)
+        u.register(area.address, area.length, MISSING)
+        place = area.address + touched + 8
+        reader = t.thread().blocks(Read(place, 8))
+        told = place if features else area.address
+        u.fault(told, 0)
+        right, wrong = (touched, 0) if features else (0, touched)
+        u.wake(area.address + wrong, PAGE)
+        u.silent("UFFDIO_WAKE of another part of the page")
+        u.wake(area.address + right, PAGE)
+        u.fault(told, 0)
+        reader.still("UFFDIO_WAKE alone")
+
+
+# --- Whose system calls --------------------------------------------------------------------------
+
+
+@statement(
+    170,
+    "A descriptor with USER_MODE_ONLY makes every system call fail that meets a missing page, or a"
+    " cached page in a range for MINOR, or that writes to a protected one; nothing is reported.",
+    since="5.19",
+    source=f"{_MAN}; measured on 6.18",
+    memories=ALL,
+)
+def user_mode_only_is_for_every_fault(t: Thread, memory: Memory) -> None:
+    u = t.uffd(flags=_USER_MODE)
+    areas = [_missing_page(t, u, memory)]
+    if memory.minor_faults:
+        areas += [_cached_page(t, u, memory)]
+    for area in areas:
+        for kind in _KERNEL_TOUCHES:
+            refused = ENOMEM if kind is _mlock else EFAULT
+            t.fails(kind(t, area), refused)
+    area = _written_page(t, u, memory)
+    t.fails(_read_into(t, area), EFAULT)
+    t.fails(_populate_write(t, area), EFAULT)
+    t.ok(_write_from(t, area))
+    t.ok(_populate_read(t, area))
+    u.silent("all of this")
+
+
+def _missing_page(t: Thread, u: Uffd, memory: Memory) -> Area:
+    area = t.map(memory)
+    u.register(area.address, area.length, MISSING)
+    return area
+
+
+def _cached_page(t: Thread, u: Uffd, memory: Memory) -> Area:
+    """A page that is in the page cache and not mapped, in a range for MINOR."""
+    area = t.map(memory)
+    t.write(t.alias(area).address, b"cached")
+    u.register(area.address, area.length, MINOR)
+    return area
+
+
+def _written_page(t: Thread, u: Uffd, memory: Memory) -> Area:
+    """A page that is there and protected."""
+    area = t.map(memory)
+    t.write(area.address, b"page")
+    u.register(area.address, area.length, WP)
+    u.writeprotect(area.address, area.length)
+    return area
+
+
+@statement(
+    171,
+    "A descriptor serves the memory of the process that made it, whoever holds it: a child fills"
+    " its parent's pages from its own memory.",
+    since="4.11",
+    source=_MEASURED,
+    memories=ALL,
+)
+def a_descriptor_stays_with_its_maker(t: Thread, memory: Memory) -> None:
+    u = t.uffd()
+    area = t.map(memory)
+    u.register(area.address, area.length, MISSING)
+    source = t.source(b"p", area.page)
+    child = t.fork()
+    child.write(source, b"child")
+    reader = t.thread().blocks(Read(area.address, 6))
+    w = u.by(child)
+    w.fault(area.address, 0)
+    w.copy(area.address, source, area.page)
+    reader.read(b"childp")

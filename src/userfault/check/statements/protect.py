@@ -6,7 +6,7 @@ from errno import EEXIST, EINVAL, ENOENT
 
 from userfault.check.area import Area
 from userfault.check.outcome import expect
-from userfault.check.statement import ALL, ANON, FILES, HUGETLB, statement
+from userfault.check.statement import ALL, ANON, FILES, HUGETLB, SHARED, statement
 from userfault.check.thread import Thread
 from userfault.check.uffd import MISSING, RWP, WP, Uffd
 from userfault.kernel import calls
@@ -291,6 +291,31 @@ def closing_lifts_protection(t: Thread, memory: Memory) -> None:
     expect(t.vma(area.address).flags.count("uw"), 0, "the registration")
     t.write(area.at(0), b"1")
     t.write(area.at(1), b"2")
+
+
+@statement(
+    172,
+    "Protection is of one mapping: a write through another mapping of the file, or by a child to"
+    " memory that they share, is not reported and leaves the page protected.",
+    since="5.19",
+    source=f"{_MEASURED}; a child: measured on 6.18",
+    memories=SHARED,
+)
+def protection_is_of_one_mapping(t: Thread, memory: Memory) -> None:
+    u, area = _protected_page(t, memory)
+    alias = t.alias(area)
+    child = t.fork()
+    t.write(alias.address, b"alias")
+    expect(t.read(area.address, 5), b"alias", "the page")
+    child.write(area.address, b"child")
+    expect(t.read(area.address, 5), b"child", "the page")
+    u.silent("writes through other mappings")
+    expect(_protected(t, area.address), True, "the page is protected")
+    writer = t.thread().blocks(Write(area.address, b"here!"))
+    u.fault(area.address, _WP_WRITE)
+    u.writeprotect(area.address, area.length, 0)
+    writer.ok()
+    expect(child.read(area.address, 5), b"here!", "the page of the child")
 
 
 # --- RWP (7.3) -----------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from errno import EPERM
 
+import msgspec
+
 from userfault.check.area import Area
 from userfault.check.outcome import expect
 from userfault.check.statement import ALL, statement
@@ -18,6 +20,8 @@ from userfault.uapi import pagemap as pm
 
 _GUIDE = "the kernel's admin guide on pagemap"
 _MEASURED = "measured on 6.12 to 7.3"
+
+_NONE = Feature(0)
 
 
 @statement(
@@ -95,12 +99,111 @@ def written_outside_of_tracked_mappings(t: Thread, memory: Memory) -> None:
     expect(_written(t, area), [] if t.since("7.3") else every, "the pages")
 
 
+@statement(
+    181,
+    "The categories of a page say if it is there, of a file, the zero page, huge, a marker or a"
+    " guard, if writes to it are tracked and if it was written.",
+    since="6.15",
+    source=f"{_GUIDE}; measured on 6.18",
+    memories=ALL,
+)
+def categories_say_what_a_page_is(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.WP_ASYNC)
+    area = t.map(memory, pages=4)
+    u.register(area.address, area.length, WP)
+    t.write(area.at(0), b"page")
+    t.read(area.at(1))
+    u.writeprotect(area.at(2), area.page)
+    always = pm.PAGE_IS_WPALLOWED
+    last = always | pm.PAGE_IS_HUGE
+    if area.page > calls.PAGE:
+        always |= pm.PAGE_IS_HUGE
+    else:
+        t.ok(calls.Madvise(area.at(3), area.page, mman.MADV_GUARD_INSTALL))
+        last = always | pm.PAGE_IS_GUARD | pm.PAGE_IS_SWAPPED | pm.PAGE_IS_WRITTEN
+    there = always | pm.PAGE_IS_PRESENT | pm.PAGE_IS_WRITTEN
+    written = there | (pm.PAGE_IS_FILE if memory.shared else 0)
+    marker = always | pm.PAGE_IS_SWAPPED
+    promised = [written, there | _what_a_read_maps(memory), marker, last]
+    known = 2 * pm.PAGE_IS_GUARD - 1 - pm.PAGE_IS_SOFT_DIRTY  # which not every build has
+    scan = PagemapScan(area.address, area.end, return_mask=known)
+    expect(_pages(area, _regions(t, scan)), list(enumerate(promised)), "pages and categories")
+
+
+def _what_a_read_maps(memory: Memory) -> int:
+    """What is special about the page that a read of an empty entry gets."""
+    if not memory.minor_faults:
+        return pm.PAGE_IS_PFNZERO
+    if memory.shared or memory.page_size == calls.PAGE:
+        return pm.PAGE_IS_FILE
+    return 0  # a private mapping of hugetlb does not share what the file has not
+
+
+@statement(
+    183,
+    "Under WP_ASYNC a child without EVENT_FORK is not tracked and its writes are not its parent's;"
+    " with EVENT_FORK it is tracked for itself.",
+    since="6.7",
+    source="measured on 6.18",
+    memories=ALL,
+)
+def tracking_is_of_one_process(t: Thread, memory: Memory) -> None:
+    for feature in (Feature(0), Feature.EVENT_FORK):
+        u, area = _tracked(t, memory, pages=4, features=feature)
+        if area.page > calls.PAGE:
+            t.reserve(area.page, 4)
+        if feature:
+            parent = t.thread().blocks(calls.Fork(), calls.WAITS_EVENT)
+            u.message()
+            child = t.child(parent.ok().value)
+            expect(_written(child, area), [], "the pages that the child has written")
+        else:
+            child = t.fork()
+            child.fails(_scan(area, pm.PM_SCAN_CHECK_WPASYNC), EPERM)
+        child.write(area.at(1), b"child")
+        if feature:
+            expect(_written(child, area), [1], "the pages that the child has written")
+        expect(_written(t, area), [], "the pages that the parent has written")
+        t.write(area.at(0), b"parent")
+        expect(_written(t, area), [0], "the pages that the parent has written")
+
+
+@statement(
+    184,
+    "A scan ends after max_pages pages or when its regions are full; walk_end is where the next one"
+    " goes on.",
+    since="6.7",
+    source=f"{_GUIDE}; measured on 6.18",
+    memories=ALL,
+)
+def a_scan_can_be_done_in_parts(t: Thread, memory: Memory) -> None:
+    _, area = _tracked(t, memory, pages=6)
+    for page in (0, 1, 2, 5):
+        t.write(area.at(page), b"w")
+    two_pages = 2 * area.page // calls.PAGE
+    by_pages = msgspec.structs.replace(_scan(area), max_pages=two_pages)
+    expect(_part(t, area, by_pages), ([0, 1], 2), "pages and end of a scan for two pages")
+    rest = msgspec.structs.replace(by_pages, start=area.at(2))
+    expect(_part(t, area, rest), ([2, 5], 6), "pages and end of the next one")
+    by_regions = msgspec.structs.replace(_scan(area), regions=1)
+    expect(_part(t, area, by_regions), ([0, 1, 2], 5), "pages and end of a scan for one region")
+    rest = msgspec.structs.replace(by_regions, start=area.at(5))
+    expect(_part(t, area, rest), ([5], 6), "pages and end of the next one")
+
+
+def _part(t: Thread, area: Area, scan: PagemapScan) -> tuple[list[int], int]:
+    """The pages that a scan reports, and the page at its `walk_end`."""
+    (end,) = calls.SCAN_END.struct.unpack_from(t.ok(scan).data)
+    found = [page for page, _ in _pages(area, _regions(t, scan))]
+    return found, (end - area.address) // area.page
+
+
 # --- What they share -----------------------------------------------------------------------------
 
 
-def _tracked(t: Thread, memory: Memory, pages: int) -> tuple[Uffd, Area]:
+def _tracked(t: Thread, memory: Memory, pages: int, features: Feature = _NONE) -> tuple[Uffd, Area]:
     """Memory under WP_ASYNC, all of it protected; its first half was written before."""
-    u = t.uffd(Feature.WP_ASYNC)
+    u = t.uffd(Feature.WP_ASYNC | features)
     area = t.map(memory, pages=pages)
     for page in range(pages // 2):
         t.write(area.at(page), b"page")

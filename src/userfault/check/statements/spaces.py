@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from errno import EFAULT
+from errno import EEXIST, EFAULT
 
 from userfault.check.outcome import expect
 from userfault.check.statement import statement
 from userfault.check.thread import SIGSEGV, Thread
-from userfault.check.uffd import MISSING
+from userfault.check.uffd import MISSING, WP
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Madvise, Mprotect, Mremap, Read, Write
 from userfault.kernel.memtypes import Memory
+from userfault.kernel.modes import Feature
 from userfault.uapi import mman
 
 _MOVE_TO = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
@@ -81,3 +82,59 @@ def guards_are_no_missing_pages(t: Thread, memory: Memory) -> None:
     t.ok(Madvise(area.at(0), area.page, mman.MADV_GUARD_REMOVE))
     t.thread().blocks(Read(area.at(0), 1))
     u.fault(area.at(0), 0)
+
+
+@statement(
+    180,
+    "Registered memory that mremap(2) makes longer in its place is registered in its new part, too,"
+    " and nothing is reported.",
+    since="6.1",
+    source="measured on 6.18",
+    memories=("anon", "shmem", "shmem-private"),
+)
+def memory_that_grows_is_registered(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_REMAP | Feature.EVENT_UNMAP)
+    area = t.map(memory)
+    if area.fd >= 0:
+        t.ok(calls.Ftruncate(area.fd, 2 * area.page))
+    u.register(area.address, area.length, MISSING)
+    t.ok(Mremap(area.address, area.page, 2 * area.page))
+    u.silent("mremap(2)")
+    expect(t.vma(area.at(1)).flags.count("um"), 1, "the new part is registered")
+    reader = t.thread().blocks(Read(area.at(1), 1))
+    u.fault(area.at(1), 0)
+    u.copy(area.at(0), t.source(b"s", 2 * area.page), 2 * area.page)
+    reader.read(b"s")
+
+
+@statement(
+    182,
+    "CONTINUE overwrites a guard marker up to 6.18 and fails with EEXIST since 7.2; MOVE onto one"
+    " fails with EEXIST, from one with EFAULT; WRITEPROTECT leaves it.",
+    since="6.17",
+    source="measured on 6.18; since 7.2: the source of 7.3",
+    memories=("anon", "shmem"),
+    outcomes={"up to 6.18": "CONTINUE succeeds", "since 7.2": "CONTINUE fails with EEXIST"},
+)
+def guards_meet_userfaultfd(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.WP_UNPOPULATED)
+    area, other = t.map(memory), t.map(memory)
+    for one in (area, other):
+        u.register(one.address, one.length, MISSING | WP)
+    t.ok(Madvise(area.address, area.length, mman.MADV_GUARD_INSTALL))
+    u.writeprotect(area.address, area.length)
+    u.writeprotect(area.address, area.length, 0)
+    t.raises(Read(area.address, 1), SIGSEGV)
+    if memory.traits.movable:
+        u.move(other.address, area.address, PAGE, fails=EFAULT)
+        u.copy(other.address, t.source(), PAGE)
+        u.move(area.address, other.address, PAGE, fails=EEXIST)
+    if memory.minor_faults:
+        t.write(t.alias(area).address, b"cached")
+        kept = t.since("7.2")
+        u.continue_(area.address, PAGE, fails=EEXIST if kept else 0)
+        if kept:
+            t.raises(Read(area.address, 1), SIGSEGV)
+        else:
+            expect(t.read(area.address, 6), b"cached", "the page")
+    u.silent("all of this")
