@@ -41,8 +41,15 @@ _WAITS = {
     "pipe_write": calls.WAITS_PIPE,
     "do_wait": calls.WAITS_CHILD,
 }
-# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does.
-_ENDS_BY_ITSELF = ("synchronize_rcu", "synchronize_srcu", "exp_funnel_lock", "rcu_barrier")
+# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does, or
+# for the fault mutex of hugetlb, which other processes hold while they clear a page.
+_ENDS_BY_ITSELF = (
+    "synchronize_rcu",
+    "synchronize_srcu",
+    "exp_funnel_lock",
+    "rcu_barrier",
+    "hugetlb_fault",
+)
 # A sleep with another name may be a lock that is about to be free: it counts after this long.
 _UNKNOWN_WAIT_S = 0.05
 _CALLED = Reply(CONTROL, Kind.REPLY, 0, None, b"")

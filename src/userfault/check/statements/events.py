@@ -139,7 +139,7 @@ def _move(area: Area, new: int, flags: int = _MOVE_TO) -> Mremap:
     136,
     "While an event waits to be read, COPY, ZEROPAGE, CONTINUE, POISON, MOVE and WRITEPROTECT fail"
     " with EAGAIN, anywhere in the context; REGISTER, WAKE and UNREGISTER work.",
-    since="6.8",
+    since="6.1",
     source=f"{_GUIDE}; {_MEASURED}",
     memories=ALL,
     outcomes={"6.1": "the result field is untouched", "since 6.12": "it is -EAGAIN"},
@@ -155,12 +155,15 @@ def fills_wait_for_the_event(t: Thread, memory: Memory) -> None:
     u.fault(elsewhere.at(0), 0)
     drop = Madvise(area.at(1), area.page, mman.MADV_DONTNEED)
     dropper = t.thread().blocks(drop, WAITS_EVENT)
-    u.copy(area.at(0), source, area.page, fails=EAGAIN)
-    u.copy(elsewhere.at(0), source, elsewhere.page, fails=EAGAIN)
-    u.zeropage(area.at(0), area.page, fails=EAGAIN)
-    u.continue_(area.at(0), area.page, fails=EAGAIN)
-    u.poison(area.at(0), area.page, fails=EAGAIN)
-    u.move(elsewhere.at(0), source, elsewhere.page, fails=EAGAIN)
+    field = _field_of_an_event(t)
+    u.copy(area.at(0), source, area.page, fails=EAGAIN, field=field)
+    u.copy(elsewhere.at(0), source, elsewhere.page, fails=EAGAIN, field=field)
+    u.zeropage(area.at(0), area.page, fails=EAGAIN, field=field)
+    u.continue_(area.at(0), area.page, fails=EAGAIN, field=field)
+    if t.since("6.6"):
+        u.poison(area.at(0), area.page, fails=EAGAIN, field=field)
+    if t.since("6.8"):
+        u.move(elsewhere.at(0), source, elsewhere.page, fails=EAGAIN, field=field)
     u.writeprotect(area.at(0), area.page, fails=EAGAIN)
     expect(t.page(area.at(0)), "-----", "the entry")
     u.unregister(area.at(2), area.page)
@@ -173,6 +176,11 @@ def fills_wait_for_the_event(t: Thread, memory: Memory) -> None:
     u.copy(elsewhere.at(0), source, elsewhere.page)
     u.copy(area.at(0), source, area.page)
     reader.read(b"s")
+
+
+def _field_of_an_event(t: Thread) -> int:
+    """The result field of a fill that failed because an event waits."""
+    return -EAGAIN if t.since("6.12") else UNTOUCHED
 
 
 # --- Fork ----------------------------------------------------------------------------------------
@@ -377,7 +385,7 @@ def each_context_hears_of_a_fork(t: Thread, memory: Memory) -> None:
     source = t.source(b"s", area.page)
     parent = t.thread().blocks(calls.Fork(), WAITS_EVENT)
     late.silent("the first event waits")
-    late.copy(area.at(1), source, area.page, fails=EAGAIN)
+    late.copy(area.at(1), source, area.page, fails=EAGAIN, field=_field_of_an_event(t))
     served = [Uffd(t, _fork(early.message()))]
     parent.still("the first of two events was read")
     early.silent("the second event waits")
