@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 
+from userfault.kernel.events import PageFault
 from userfault.kernel.memtypes import memory
 from userfault.kernel.modes import Mode
 from userfault.model.kernel import ModelKernel
@@ -64,6 +65,7 @@ def resolve(runs: int, *, check: bool = False) -> float:
         touched = process.task().read(area.address, 8)
         kernel.settle()
         for fault in uffd.read():
+            assert isinstance(fault, PageFault)
             uffd.copy(fault.address, content, PAGE)
         if touched.result().data != content[:8]:
             raise AssertionError("the wrong bytes")

@@ -6,6 +6,7 @@ mapping takes minor and missing faults, and the guest's own first touch stops at
 
 from __future__ import annotations
 
+from userfault.kernel.events import PageFault
 from userfault.kernel.memtypes import memory
 from userfault.kernel.modes import FaultFlag, Mode, names
 from userfault.model.guest import Guest, MissingExit
@@ -46,9 +47,12 @@ loader.write(alias.address, b"hello").result()
 vcpu.call(run_guest).result()
 
 # 3. KVM itself reads the same page through the slot's host address: a minor fault.
-emulated = vcpu.call(lambda: print("KVM reads", guest.emulate(vcpu.task, 0, 5).decode()))
+emulated = vcpu.call(
+    lambda: print("KVM reads", guest.emulate(vcpu.task, 0, 5).decode()),
+)
 kernel.settle()
-fault = uffd.read()[0]
+(fault,) = uffd.read()
+assert isinstance(fault, PageFault)
 print("message:", names(FaultFlag(fault.flags)), "at page", (fault.address - area.address) // PAGE)
 
 # 4. CONTINUE maps what the cache has; KVM's access goes on.
@@ -58,7 +62,8 @@ emulated.result()
 # 5. The host's first touch of an empty page is a missing fault, and COPY answers it whole.
 touch = loader.read(area.address + PAGE, 5)
 kernel.settle()
-fault = uffd.read()[0]
+(fault,) = uffd.read()
+assert isinstance(fault, PageFault)
 print("message:", names(FaultFlag(fault.flags)), "at page", (fault.address - area.address) // PAGE)
 uffd.copy(fault.address, b"world".ljust(PAGE, b"\0"), PAGE)
 print("the host reads", touch.result().data.decode())

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 from msgspec.structs import replace
+
 from userfault.model.errors import Refused
 from userfault.model.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.machine import Machine
@@ -56,11 +57,12 @@ def creating(target: Object, index: int) -> Folio:
 
 
 def retrying(target: Object, index: int) -> Folio:
+    assert index < target.pages()
     raise Refused(errno.EAGAIN)
 
 
 def raising(target: Object, index: int) -> Folio:
-    raise ZeroDivisionError(index)
+    raise ZeroDivisionError(target.name, index)
 
 
 def sleeping(target: Object, index: int) -> Folio:
@@ -81,6 +83,7 @@ LOOKUPS: dict[str, tuple[Callable[[Object, int], Folio], str]] = {
 
 
 def adds_nothing(folio: Folio, where: Where) -> None:
+    assert where.object is not None
     folio.flags |= LOCKED
 
 
@@ -122,8 +125,7 @@ def gives_a_locked_one(where: Where) -> Folio | None:
 
 def gives_a_cached_one(where: Where) -> Folio | None:
     assert where.object is not None
-    folio = next(iter(where.object.cache.values()))
-    return folio
+    return next(iter(where.object.cache.values()))
 
 
 def gives_a_visible_one(where: Where) -> Folio | None:

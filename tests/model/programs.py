@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import random
 
-from userfault.kernel.calls import HUGE, PAGE, Call, Fallocate, Fork, Ftruncate, Ioctl, Madvise
-from userfault.kernel.calls import MemfdCreate, Mlock, Mmap, Mprotect, Mremap, Munmap, Pwrite, Read
-from userfault.kernel.calls import ReadFd, Userfaultfd, Write, place
+from userfault.kernel.calls import (
+    HUGE,
+    PAGE,
+    Call,
+    Fallocate,
+    Fork,
+    Ftruncate,
+    Ioctl,
+    Madvise,
+    MemfdCreate,
+    Mlock,
+    Mmap,
+    Mprotect,
+    Mremap,
+    Munmap,
+    Pwrite,
+    Read,
+    ReadFd,
+    Userfaultfd,
+    Write,
+    place,
+)
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.layout import Layout

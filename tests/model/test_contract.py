@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
 from model.breaches import ADDS, ALLOCS, KERNEL, LOOKUPS, types
 from userfault.kernel.modes import Mode
 from userfault.model.errors import ContractBreach
-from userfault.model.kernel import ModelKernel, ModelMapping
 from userfault.model.handle import ModelUserfaultfd
+from userfault.model.kernel import ModelKernel, ModelMapping
 
 PAGE = 4096
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+
 from userfault.kernel.errors import KernelError
 from userfault.kernel.memtypes import MIB, memory
 from userfault.kernel.modes import Mode

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from model.programs import setup, step
-from userfault.kernel.calls import HUGE, Result
+from userfault.kernel.calls import HUGE, CallPending, CallTask, Result
 from userfault.kernel.protocol import State
 from userfault.model.profiles import PROFILES
 from userfault.model.programs import ModelCalls
@@ -29,7 +30,7 @@ def run(profile: str, seed: int, *, preempt: bool, steps: int = 60) -> tuple[lis
     tasks = [process.tasks[0], process.task(), process.task()]
     for call in setup(draw):
         tasks[0].call(call).result()
-    pending = []
+    pending: list[tuple[CallTask, CallPending]] = []
     for _ in range(steps):
         idle = [
             task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+
 from userfault.kernel.errors import TryAgain
 from userfault.kernel.events import Remove
 from userfault.kernel.memtypes import memory

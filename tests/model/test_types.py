@@ -8,12 +8,20 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from userfault.kernel.errors import KernelError
+from userfault.kernel.events import PageFault
 from userfault.kernel.modes import FaultFlag, Mode
 from userfault.kernel.protocol import State
 from userfault.model.guest import Guest, MissingExit
 from userfault.model.handle import ModelUserfaultfd
-from userfault.model.kernel import ModelKernel, ModelMapping, ModelProcess
+from userfault.model.kernel import (
+    ModelKernel,
+    ModelMapping,
+    ModelPending,
+    ModelProcess,
+    ModelTask,
+)
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.profiles import LINUX_7_3
 from userfault.uapi import mman
@@ -45,13 +53,29 @@ def world(
     return kernel, process, area, uffd
 
 
+def only(uffd: ModelUserfaultfd) -> PageFault:
+    """The one message that is queued."""
+    (fault,) = uffd.read()
+    assert isinstance(fault, PageFault)
+    return fault
+
+
+def emulating(guest: Guest, task: ModelTask) -> ModelPending:
+    """KVM reads a byte of the guest's first page."""
+
+    def run() -> None:
+        guest.emulate(task.task, 0, 1)
+
+    return task.call(run)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_page_is_reported_and_copy_ends_the_fault(kind: str) -> None:
     kernel, process, area, uffd = world(kind)
     touch = process.task().read(area.address + 5, 2)
     kernel.settle()
     assert (touch.state, touch.waits_for) == (State.BLOCKED, "fault")
-    (fault,) = uffd.read()
+    fault = only(uffd)
     assert (fault.address, fault.flags) == (area.address, 0)
     uffd.copy(area.address, b"x" * PAGE, PAGE)
     assert touch.result().data == b"xx"
@@ -72,7 +96,7 @@ def test_a_cached_page_is_minor_and_continue_maps_it(kind: str) -> None:
     task.write(alias.address, b"alias").result()
     touch = task.write(area.address, b"A")
     kernel.settle()
-    (fault,) = uffd.read()
+    fault = only(uffd)
     assert fault.flags == FaultFlag.MINOR | FaultFlag.WRITE
     uffd.continue_(area.address, PAGE)
     assert touch.result().signal == 0
@@ -167,9 +191,9 @@ def test_the_guest_raises_no_message_and_kvm_does() -> None:
     plain = Guest(mm, target, area.address)
     task.call(lambda: plain.write(task.task, 0, b"guest")).result()
     assert not uffd.read()
-    emulated = task.call(lambda: plain.emulate(task.task, 0, 1) and None)
+    emulated = emulating(plain, task)
     kernel.settle()
-    assert uffd.read()[0].flags == FaultFlag.MINOR
+    assert only(uffd).flags == FaultFlag.MINOR
     uffd.continue_(area.address, PAGE)
     emulated.result()
     kernel.check()
@@ -184,7 +208,7 @@ def test_user_mode_only_refuses_kvm_its_access() -> None:
     uffd.register(area.address, PAGE, Mode.MISSING)
     guest = Guest(process.process.mm, area.backing.object, area.address)
     task = process.task()
-    refused = task.call(lambda: guest.emulate(task.task, 0, 1) and None).result()
+    refused = emulating(guest, task).result()
     assert refused.errno == errno.EFAULT
     assert not uffd.read()
 

@@ -50,7 +50,7 @@ class Refused(Exception):  # noqa: N818  # an answer of a hook
         self.code = code
 
 
-class ContractBreach(UserfaultError):
+class ContractBreach(UserfaultError):  # noqa: N818  # what happened
     """A memory type broke the contract of a hook; what it did was undone."""
 
     def __init__(self, kind: str, hook: str, rule: str) -> None:
@@ -64,7 +64,7 @@ class ContractBreach(UserfaultError):
         self.rule = rule
 
 
-class Deadlock(UserfaultError):
+class Deadlock(UserfaultError):  # noqa: N818  # what happened
     """Nobody can run, and somebody was expected to: `waits` has (task, what it waits for)."""
 
     def __init__(self, waits: list[tuple[str, str]]) -> None:
@@ -73,5 +73,5 @@ class Deadlock(UserfaultError):
         self.waits = waits
 
 
-class InvariantBroken(UserfaultError):
+class InvariantBroken(UserfaultError):  # noqa: N818  # what happened
     """`check()` found the model's state unsound."""

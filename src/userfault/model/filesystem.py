@@ -112,29 +112,14 @@ def where_of(machine: Machine, target: Object, index: int) -> Where:
 
 def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: int) -> None:
     """fallocate(2): allocation and PUNCH_HOLE.  Raises Errno."""
-    keep = mode & mman.FALLOC_FL_KEEP_SIZE
-    if mode & ~(mman.FALLOC_FL_KEEP_SIZE | mman.FALLOC_FL_PUNCH_HOLE):
-        raise Errno(errno.EOPNOTSUPP)
-    if mode & mman.FALLOC_FL_PUNCH_HOLE and not keep:
-        raise Errno(errno.EOPNOTSUPP)
-    if offset < 0 or length <= 0:
-        raise Errno(errno.EINVAL)
+    _check_fallocate(target, mode, offset, length)
     step = 1 << target.shift
-    if not target.kind.can_resize:
-        if not keep:
-            raise Errno(errno.EOPNOTSUPP)
-        if offset % step or length % step:
-            raise Errno(errno.EINVAL)
     if mode & mman.FALLOC_FL_PUNCH_HOLE:
-        if target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
-            raise Errno(errno.EPERM)
         punch(machine, target, offset, length)
         return
-    if not target.kind.can_resize and offset + length > target.size:
-        raise Errno(errno.EINVAL)
     end = offset + length
     old = target.size
-    if end > old and not keep:
+    if end > old and not mode & mman.FALLOC_FL_KEEP_SIZE:
         if target.seals & mman.F_SEAL_GROW:
             raise Errno(errno.EPERM)
         target.size = end
@@ -151,6 +136,24 @@ def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: 
             raise Errno(refusal.code) from None
         machine.unlock_folio(folio)
         machine.memory.put(folio)
+
+
+def _check_fallocate(target: Object, mode: int, offset: int, length: int) -> None:
+    keep = mode & mman.FALLOC_FL_KEEP_SIZE
+    hole = mode & mman.FALLOC_FL_PUNCH_HOLE
+    known = mman.FALLOC_FL_KEEP_SIZE | mman.FALLOC_FL_PUNCH_HOLE
+    if mode & ~known or (hole and not keep):
+        raise Errno(errno.EOPNOTSUPP)
+    if offset < 0 or length <= 0:
+        raise Errno(errno.EINVAL)
+    if not target.kind.can_resize:
+        if not keep:
+            raise Errno(errno.EOPNOTSUPP)
+        step = 1 << target.shift
+        if offset % step or length % step or (not hole and offset + length > target.size):
+            raise Errno(errno.EINVAL)
+    if hole and target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
+        raise Errno(errno.EPERM)
 
 
 def read(target: Object, offset: int, length: int) -> bytes:
@@ -182,9 +185,8 @@ def write_through(machine: Machine, target: Object, offset: int, data: bytes) ->
     """Write as through a mapping of the file: also where write(2) is not possible."""
     step = 1 << target.shift
     end = offset + len(data)
-    if end > target.size:
-        if target.seals & mman.F_SEAL_GROW:
-            raise Errno(errno.EPERM)
+    if end > target.size and target.seals & mman.F_SEAL_GROW:
+        raise Errno(errno.EPERM)
     done = 0
     while done < len(data):
         at = (offset + done) % step

@@ -156,7 +156,8 @@ def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice
 def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del task
     files = mm.machine.profile.release >= (6, 15)
-    if vma.shift != 12 or vma.flags & (vmas.SPECIAL | vmas.LOCKED):
+    barred = vmas.SPECIAL | (vmas.LOCKED if advice == mman.MADV_GUARD_INSTALL else 0)
+    if vma.shift != 12 or vma.flags & barred:
         raise Errno(errno.EINVAL)
     if not files and (vma.object is not None or not vma.prot & mman.PROT_WRITE):
         raise Errno(errno.EINVAL)

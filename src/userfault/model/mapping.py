@@ -161,6 +161,12 @@ def discard(mm: AddressSpace, vma: Vma) -> None:
         first = vma.offset >> vma.shift
         vma.ops.unreserve(mm.memory, vma.object, vma.promised, first, pages)
     mm.remove(vma)
+    # Tables are shared with what is mapped beside it, as far as that reaches.
+    below = mm.overlapping(0, vma.start)
+    floor = below[-1].end if below else 0
+    above = mm.overlapping(vma.end, mm.task_size)
+    ceiling = above[0].start if above else mm.task_size
+    mm.table.forget_tables(floor, ceiling, vma.shift)
 
 
 def tell_unmaps(task: Task, unmaps: Unmaps) -> None:

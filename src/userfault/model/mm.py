@@ -99,12 +99,6 @@ class AddressSpace:
             del vma.object.vmas[vma]
             self.machine.unlink(vma.object)
 
-    def _move_start(self, vma: Vma, start: int) -> None:
-        del self.vmas[vma.start]
-        vma.offset += start - vma.start
-        vma.start = start
-        self.vmas[start] = vma
-
     def split(self, vma: Vma, at: int) -> Vma:
         """Cut at `at`; returns the upper part.  EINVAL inside of a huge page."""
         if at & ((1 << vma.shift) - 1):

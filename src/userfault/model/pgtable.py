@@ -48,11 +48,14 @@ COUNT = 512
 class PageTable:
     """The entries of one address space; knows nothing of what they count for."""
 
-    __slots__ = ("huge", "tables")
+    __slots__ = ("built", "huge", "tables")
 
     def __init__(self) -> None:
         self.tables: dict[int, list[Entry | None]] = {}
         self.huge: dict[int, Entry] = {}
+        # Tables that the kernel would have: they stay when their last entry goes.  PAGEMAP_SCAN
+        # tells a hole without a table from an empty entry.  (shift of the entries, number)
+        self.built: set[tuple[int, int]] = set()
 
     def get(self, address: int, shift: int = 12) -> Entry | None:
         """The entry of the page of `1 << shift` bytes at `address` (aligned)."""
@@ -68,6 +71,7 @@ class PageTable:
                 self.huge.pop(address, None)
             else:
                 self.huge[address] = entry
+                self.built.add((shift, address >> 30))
             return
         table = self.tables.get(address >> PMD_SHIFT)
         slot = (address >> 12) & 511
@@ -75,12 +79,27 @@ class PageTable:
             if entry is None:
                 return
             table = self.tables[address >> PMD_SHIFT] = [*_EMPTY, 0]  # type: ignore[list-item]
+            self.built.add((12, address >> PMD_SHIFT))
         change = (entry is not None) - (table[slot] is not None)
         table[slot] = entry
         if change:
             table[COUNT] += change  # type: ignore[operator, assignment]
             if not table[COUNT]:
                 del self.tables[address >> PMD_SHIFT]
+
+    def has_table(self, address: int, shift: int) -> bool:
+        """Whether the table that would hold this entry was ever needed."""
+        return (shift, address >> (PMD_SHIFT if shift == 12 else 30)) in self.built
+
+    def forget_tables(self, start: int, end: int, shift: int) -> None:
+        """A mapping is gone: its tables go that lie inside of it."""
+        up = PMD_SHIFT if shift == 12 else 30
+        gone = [
+            (kind, key)
+            for kind, key in self.built
+            if kind == shift and start <= key << up and (key + 1) << up <= end
+        ]
+        self.built.difference_update(gone)
 
     def addresses(self, start: int, end: int, shift: int = 12) -> Iterator[int]:
         """Addresses in [start, end) whose entry is not None, in order; safe against changes."""

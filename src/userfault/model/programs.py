@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from userfault.kernel import calls
 from userfault.kernel.calls import Result
+from userfault.kernel.errors import MemoryUnavailable
+from userfault.kernel.memtypes import size_name
 from userfault.kernel.protocol import State
 from userfault.model import check
 from userfault.model.errors import Deadlock, Killed
@@ -148,7 +150,9 @@ class ModelCalls:
 
     def hugepages(self, page_size: int, pages: int) -> None:
         """See to it that this many pages of a pool are free."""
-        pool = self.machine.memory.pools[page_size.bit_length() - 1]
+        pool = self.machine.memory.pools.get(page_size.bit_length() - 1)
+        if pool is None:
+            raise MemoryUnavailable(f"no hugetlb pages of {size_name(page_size)}")
         pool.grow(max(pages - (pool.free - pool.reserved), 0))
 
     def settle(self, timeout_s: float = 0.0) -> None:

@@ -53,14 +53,13 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
     sched.hook = None
     if (
         folio is there
-        and there is not None
         and folio.refs == before + 1
         and folio.flags & (LOCKED | UPTODATE) == LOCKED | UPTODATE
         and index < target.pages()
     ):
         return folio
     rule = _what_is_wrong(target, index, folio, there, before, pages)
-    if isinstance(folio, Folio) and folio is not there and folio.refs > 1:
+    if folio.__class__ is Folio and folio is not there and folio.refs > 1:
         folio.refs -= 1  # it was counted for us
         folio.flags &= ~LOCKED
     _restore(there, before, flags)
@@ -72,17 +71,15 @@ def _what_is_wrong(
 ) -> str:
     if not isinstance(folio, Folio):
         return f"it returned {folio!r}, not a folio"
-    if len(target.cache) != pages:
-        return "it created a page: it must never allocate"
-    if index >= target.pages():
-        return "it returned a folio beyond the end of the file"
-    if folio is not there:
-        return "it returned a folio of another object or index"
-    if folio.refs != before + 1:
-        return "it returned a folio without taking one reference"
-    if not folio.flags & LOCKED:
-        return "it returned an unlocked folio"
-    return "it returned a folio that is not up to date"
+    rules = (
+        (len(target.cache) != pages, "it created a page: it must never allocate"),
+        (index >= target.pages(), "it returned a folio beyond the end of the file"),
+        (folio is not there, "it returned a folio of another object or index"),
+        (folio.refs != before + 1, "it returned a folio without taking one reference"),
+        (not folio.flags & LOCKED, "it returned an unlocked folio"),
+        (True, "it returned a folio that is not up to date"),
+    )
+    return next(rule for broken, rule in rules if broken)
 
 
 def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
