@@ -62,12 +62,11 @@ def attach(task: Task, number: int, address: int, flags: int) -> int:
 def detach(task: Task, address: int) -> None:
     """shmdt(2): every part of the attachment that begins at `address`."""
     mm = task.process.mm
-    segments = task.process.machine.segments.values()
     first = mm.find(address)
     if first is None or first.start != address or first.object is None:
         raise Errno(errno.EINVAL)
     target = first.object
-    if target not in segments and not target.kind.name.startswith("sysv"):
+    if not target.kind.segment:
         raise Errno(errno.EINVAL)
     for vma in mm.overlapping(address, address + target.size):
         if vma.object is target and vma.start - vma.offset == address:

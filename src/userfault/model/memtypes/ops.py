@@ -91,6 +91,7 @@ class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     occupied_first: bool = False  # COPY looks at the entry before it touches the source
     truncate_drops_markers: bool = False
     touchable: Callable[[Object], bool] | None = None
+    segment: bool = False  # its objects are SysV segments: shmdt takes them off
     accounts_blocks: bool = True  # st_blocks counts its pages
 
     @property

@@ -22,6 +22,7 @@ ORDINARY = MemoryOps(
 
 SYSV = MemoryOps(
     name="sysv",
+    segment=True,
     fault_folio=pagecache.fault,
     cached=pagecache.cached,
     preallocate=pagecache.preallocate,
@@ -32,7 +33,7 @@ SYSV = MemoryOps(
 
 # Up to 6.18 "is it a hugetlb VMA" was asked of the mapping, and a SysV segment of huge pages was
 # one.  With the table (7.1) it is asked of vm_ops, and a segment has its own, without a table.
-SYSV_HUGETLB_RECOGNISED = replace(HUGETLB, name="sysv-hugetlb")
+SYSV_HUGETLB_RECOGNISED = replace(HUGETLB, name="sysv-hugetlb", segment=True)
 SYSV_HUGETLB = replace(SYSV_HUGETLB_RECOGNISED, can_userfault=None)
 
 DROPPABLE = MemoryOps(name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True)
