@@ -38,6 +38,7 @@ def mapped_as(private: bool) -> str:
 class SleepingCopy(msgspec.Struct, frozen=True):
     """A COPY that sleeps in a fault of its own source."""
 
+    copier: Thread
     copy: Blocked
     source: Uffd  # where the source is registered
     hole: int  # the address of the source page that is missing
@@ -60,7 +61,7 @@ def sleeping_copy(t: Thread, u: Uffd, dst: int, length: int, hole: int = 0) -> S
     copier = t.thread()
     copy = copier.blocks(u.by(copier).copy_call(dst, area.address, length))
     source.fault(area.at(hole), 0)
-    return SleepingCopy(copy, source, area.at(hole))
+    return SleepingCopy(copier, copy, source, area.at(hole))
 
 
 def guard(t: Thread, address: int, length: int) -> None:

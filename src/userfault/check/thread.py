@@ -138,6 +138,15 @@ class Thread:
         """The result of a call that must not sleep."""
         return self.ended(self.call(call))
 
+    def in_one_go(self, *wanted: Call) -> list[Result]:
+        """The results of calls that must not sleep, with no rest between them.
+
+        For what must not wait for something that spins until the last of them.
+        """
+        pending = [self._task.call(call) for call in wanted]
+        self.program.settle()
+        return [self.must_succeed(one.call, self.ended(one)) for one in pending]
+
     def ended(self, pending: CallPending) -> Result:
         """The result of a call that must have come to its end."""
         if pending.state is not State.DONE:

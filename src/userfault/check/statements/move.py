@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT
+from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT
 
 from userfault.check.area import Area
 from userfault.check.outcome import expect
-from userfault.check.scenes import ANONYMOUS, EMPTY, pattern
+from userfault.check.scenes import ANONYMOUS, EMPTY, ZERO_PAGE, guard, huge_page, pattern, wp_marker
 from userfault.check.statement import statement
 from userfault.check.thread import Thread
 from userfault.check.uffd import MISSING, UNTOUCHED, WP, Uffd
 from userfault.kernel import calls
-from userfault.kernel.calls import PAGE
+from userfault.kernel.calls import HUGE, PAGE
+from userfault.kernel.modes import Feature
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 
@@ -187,3 +188,74 @@ def protection_does_not_move(t: Thread) -> None:
     expect((t.page(src.address), t.page(dst.address)), (EMPTY, ANONYMOUS), "both places")
     t.write(dst.address, b"w")
     u.silent("a write to the destination")
+
+
+@statement(
+    160,
+    "MOVE of a whole transparent huge page, to an aligned place, moves it as one; a part of it is"
+    " split off first.",
+    since="6.8",
+    source="measured on 6.18",
+)
+def huge_pages_move_whole_or_are_split(t: Thread) -> None:
+    u = t.uffd()
+    area = huge_page(t)
+    whole = _destination(t, u, pages=HUGE // PAGE)
+    t.write(area.at(4), b"four")
+    t.write(area.at(5), b"five")
+    u.move(whole.address, area.address, HUGE)
+    seen = [t.vma(place.address).huge for place in (area, whole)]
+    expect(seen, [0, HUGE], "bytes that a huge page maps")
+    part = _destination(t, u)
+    u.move(part.address, whole.at(5), PAGE)
+    expect(t.vma(whole.address).huge, 0, "bytes that a huge page maps")
+    expect((t.page(whole.at(4)), t.page(whole.at(5))), (ANONYMOUS, EMPTY), "the source")
+    expect((t.read(whole.address, 3), t.read(part.address, 4)), (b"thp", b"five"), "the bytes")
+
+
+@statement(
+    161,
+    "MOVE takes the page of zeroes too, inside of one mapping, and between two mappings that are"
+    " both locked.",
+    since="6.8",
+    source="measured on 6.18",
+)
+def zeroes_and_locked_pages_move(t: Thread) -> None:
+    u = t.uffd()
+    area = _destination(t, u, pages=2)
+    u.zeropage(area.at(0), PAGE)
+    u.move(area.at(1), area.at(0), PAGE)
+    expect((t.page(area.at(0)), t.page(area.at(1))), (EMPTY, ZERO_PAGE), "both places")
+    src, dst = t.map("anon"), t.map("anon")
+    for locked in (src, dst):
+        t.ok(calls.Mlock(locked.address, PAGE))
+    t.ok(calls.Madvise(dst.address, PAGE, mman.MADV_DONTNEED_LOCKED))
+    u.register(dst.address, PAGE, MISSING)
+    t.write(src.address, b"locked")
+    u.move(dst.address, src.address, PAGE)
+    expect(t.read(dst.address, 6), b"locked", "the page")
+
+
+@statement(
+    162,
+    "MOVE from a marker - of uffd-wp, of poison, of a guard region - fails with EFAULT, and leaves"
+    " it there.",
+    since="6.8",
+    source="measured on 6.18",
+)
+def markers_do_not_move(t: Thread) -> None:
+    u = t.uffd(Feature.WP_UNPOPULATED)
+    dst = _destination(t, u)
+    src = t.map("anon", pages=3)
+    u.register(src.address, src.length, MISSING | WP)
+    wp_marker(t, u, src.at(0), PAGE)
+    u.poison(src.at(1), PAGE)
+    markers = 2
+    if t.since("6.17"):
+        guard(t, src.at(2), PAGE)
+        markers = 3
+    for number in range(markers):
+        before = t.page(src.at(number))
+        for mode in (0, _ALLOW_HOLES):
+            u.move(dst.address, src.at(number), PAGE, mode, fails=EFAULT)
+        expect((t.page(src.at(number)), t.page(dst.address)), (before, EMPTY), "both places")
