@@ -238,6 +238,9 @@ def _present(
     if flags & pt.UFFD_RWP:
         if vma.modes & vmas.RWP and not _async(context, abi.UFFD_FEATURE_RWP_ASYNC):
             return _RWP
+        if mm.thp and page & pt.PMD_MASK in mm.thp:
+            mm.split_thp(page & pt.PMD_MASK)
+            return _RESOLVED
         mm.change(vma, page, entry, 0, pt.UFFD_RWP)
         return _RESOLVED
     if not write or flags & pt.WRITE:

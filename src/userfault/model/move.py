@@ -9,7 +9,7 @@ from userfault.model import folio as folios
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
-from userfault.model.mm import AddressSpace
+from userfault.model.mm import AddressSpace, allowed
 from userfault.model.userfaultfd import Context
 from userfault.model.vma import Vma
 from userfault.uapi.mman import PROT_WRITE
@@ -32,6 +32,9 @@ def move(
         while done < length:
             if mm.sched.preemptive:
                 mm.sched.point("fill.page")
+            if _move_huge(mm, target, dst + done, src + done, length - done):
+                done += pt.PMD_SIZE
+                continue
             _move_page(mm, target, source, dst + done, src + done, allow_holes)
             done += PAGE
     except Errno as stop:
@@ -64,6 +67,22 @@ def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, V
     ):
         raise Errno(errno.EINVAL)
     return target, source
+
+
+def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int, left: int) -> bool:
+    """A whole transparent huge page to an empty place of its alignment moves as one."""
+    if (dst | src) & ~pt.PMD_MASK or left < pt.PMD_SIZE or src not in mm.thp:
+        return False
+    if dst in mm.thp or dst >> pt.PMD_SHIFT in mm.table.tables:
+        return False
+    mm.thp.discard(src)
+    _, folio = mm.table.huge.pop(src)
+    assert folio is not None
+    folio.mapcount -= 1
+    mm.map_thp(target, dst, folio)
+    if target.modes & vmas.RWP:
+        mm.table.huge[dst] = (allowed(target, mm.table.huge[dst][0] | pt.UFFD_RWP), folio)
+    return True
 
 
 def _move_page(
