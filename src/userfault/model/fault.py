@@ -240,8 +240,8 @@ def _present(
             return _RWP
         if mm.thp and page & pt.PMD_MASK in mm.thp:
             mm.split_thp(page & pt.PMD_MASK)
-            return _RESOLVED
-        mm.change(vma, page, entry, 0, pt.UFFD_RWP)
+        else:
+            mm.change(vma, page, entry, 0, pt.UFFD_RWP)
         return _RESOLVED
     if not write or flags & pt.WRITE:
         return _RESOLVED
