@@ -180,6 +180,9 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
 
 def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del task
+    wipe = advice == mman.MADV_WIPEONFORK
+    if wipe and (vma.shared or vma.object is not None):
+        raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
         return end

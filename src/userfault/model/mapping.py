@@ -50,10 +50,10 @@ def mmap(
     length = round_up(length, step)
     fixed = flags & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE)
     if fixed:
-        if address % step:
-            raise Errno(errno.EINVAL)
         if length > mm.task_size or address > mm.task_size - length:
             raise Errno(errno.ENOMEM)
+        if address % step:
+            raise Errno(errno.EINVAL)
     shared = (flags & 0xF) in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
     unmaps: Unmaps = []
     mm.lock.write()

@@ -89,6 +89,8 @@ def _remap(call: _Call) -> int:
         raise Errno(errno.EFAULT)
     if not call.old_length:
         return _duplicate(call, vma)
+    if _several(call, vma) and vma.context is not None:
+        raise Errno(errno.EFAULT)
     size = 1 << vma.shift
     if vma.shift != 12:
         call.old_length = round_up(call.old_length, size)
@@ -149,16 +151,20 @@ def _grow(call: _Call, vma: Vma) -> bool:
     return True
 
 
+def _several(call: _Call, vma: Vma) -> bool:
+    """Whether mappings beyond the first one are to move along (6.17)."""
+    return (
+        call.old + call.old_length > vma.end
+        and call.mm.machine.profile.mremap_many
+        and call.new_length == call.old_length
+        and bool(call.flags & MREMAP_FIXED)
+    )
+
+
 def _remap_to(call: _Call, vma: Vma) -> int:
     mm = call.mm
     old_end = call.old + call.old_length
-    many = (
-        old_end > vma.end
-        and mm.machine.profile.mremap_many
-        and call.new_length == call.old_length
-        and call.flags & MREMAP_FIXED
-    )
-    if many:
+    if _several(call, vma):
         return _remap_many(call)
     # Before anything is unmapped, for what will be left (6.17, measured on 6.18).
     too_long = min(call.old_length, call.new_length) > vma.end - call.old

@@ -90,8 +90,8 @@ class Scan:
         self.arg = argument
         self.regions: list[tuple[int, int, int]] = []
         self.pages = 0
-        self.walk_end = argument.end
         _check(mm, argument)
+        self.walk_end = argument.end
         mm.lock.read()
         try:
             self._walk()
@@ -100,6 +100,8 @@ class Scan:
 
     def _walk(self) -> None:
         arg = self.arg
+        if arg.start == arg.end:
+            return
         for vma in self.mm.overlapping(arg.start, arg.end):
             tracked = _tracks_writes(vma)
             if not tracked:

@@ -53,7 +53,6 @@ def _new_userfaultfd(task: Task, flags: int) -> int:
 
 @serves(calls.Ioctl)
 def _ioctl(task: Task, call: calls.Ioctl) -> Result:
-    file = task.process.file(call.fd)
     argument: ioctls.Argument
     buffer = None
     if isinstance(call.argument, bytes):
@@ -63,6 +62,7 @@ def _ioctl(task: Task, call: calls.Ioctl) -> Result:
     value = 0
     code = 0
     try:
+        file = task.process.file(call.fd)
         if isinstance(file, UffdFile):
             ioctls.ioctl(task, file.context, call.request, argument)
         else:
