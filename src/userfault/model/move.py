@@ -32,11 +32,8 @@ def move(
         while done < length:
             if mm.sched.preemptive:
                 mm.sched.point("fill.page")
-            if _move_huge(mm, target, dst + done, src + done, length - done):
-                done += pt.PMD_SIZE
-                continue
-            _move_page(mm, target, source, dst + done, src + done, allow_holes)
-            done += PAGE
+            left = length - done
+            done += _move_one(mm, target, source, dst + done, src + done, left, allow_holes)
     except Errno as stop:
         return done, stop.code
     finally:
@@ -69,12 +66,48 @@ def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, V
     return target, source
 
 
-def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int, left: int) -> bool:
-    """A whole transparent huge page to an empty place of its alignment moves as one."""
-    if (dst | src) & ~pt.PMD_MASK or left < pt.PMD_SIZE or src not in mm.thp:
-        return False
-    if dst in mm.thp or dst >> pt.PMD_SHIFT in mm.table.tables:
-        return False
+def _move_one(
+    mm: AddressSpace,
+    target: Vma,
+    source: Vma,
+    dst: int,
+    src: int,
+    left: int,
+    allow_holes: bool,
+) -> int:
+    """Move what is at `src`, a whole huge page or a small one; the bytes moved.
+
+    The order of the errors was measured on 6.18: the huge page is looked at first, and a source
+    without a page table is a hole before the destination is looked at.
+    """
+    if dst & pt.PMD_MASK in mm.thp:
+        raise Errno(errno.EEXIST)
+    huge = src & pt.PMD_MASK
+    is_part = huge in mm.thp
+    if is_part:
+        if not mm.table.huge[huge][0] & pt.EXCLUSIVE:
+            raise Errno(errno.EBUSY)
+        if src == huge and _fits_whole(mm, dst, left):
+            _move_huge(mm, target, dst, src)
+            return pt.PMD_SIZE
+        mm.split_thp(huge)
+    elif not allow_holes and not mm.table.has_table(src, source.shift):
+        raise Errno(errno.ENOENT)
+    if mm.entry(target, dst) is not None:
+        raise Errno(errno.EEXIST)
+    if is_part and not source.flags & vmas.LOCKED:
+        _share_zeroes(mm, source, huge)
+    _move_page(mm, target, source, dst, src, allow_holes)
+    return PAGE
+
+
+def _fits_whole(mm: AddressSpace, dst: int, left: int) -> bool:
+    """A huge page goes as one to an aligned place without a page table."""
+    aligned = not dst & ~pt.PMD_MASK and left >= pt.PMD_SIZE
+    return aligned and dst >> pt.PMD_SHIFT not in mm.table.tables
+
+
+def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int) -> None:
     mm.thp.discard(src)
     _, folio = mm.table.huge.pop(src)
     assert folio is not None
@@ -82,22 +115,31 @@ def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int, left: int) -> 
     mm.map_thp(target, dst, folio)
     if target.modes & vmas.RWP:
         mm.table.huge[dst] = (allowed(target, mm.table.huge[dst][0] | pt.UFFD_RWP), folio)
-    return True
+
+
+def _share_zeroes(mm: AddressSpace, vma: Vma, huge: int) -> None:
+    """Split pages of a huge page that are full of zeroes become the zero page.
+
+    Since 6.12, where the mapping is not locked (measured on 6.18).
+    """
+    for address in range(huge, huge + pt.PMD_SIZE, PAGE):
+        entry = mm.table.get(address)
+        assert entry is not None
+        flags, folio = entry
+        assert folio is not None
+        if not any(folio.read(0, PAGE)):
+            mm.unmap(vma, address)
+            mm.map_folio(vma, address, flags & pt.UFFD_WP, mm.memory.zero)
 
 
 def _move_page(
     mm: AddressSpace, target: Vma, source: Vma, dst: int, src: int, allow_holes: bool
 ) -> None:
-    if mm.entry(target, dst) is not None:
-        raise Errno(errno.EEXIST)
-    entry = mm.entry(source, src)
+    entry = mm.table.get(src)
     if entry is None:
         if allow_holes:
             return
         raise Errno(errno.ENOENT)
-    mm.split_range(src, src + PAGE)
-    entry = mm.table.get(src)
-    assert entry is not None
     flags, folio = entry
     if folio is None:
         raise Errno(errno.EFAULT)
