@@ -10,6 +10,7 @@ import click
 
 from userfault import __version__
 from userfault.cli import errors, interrupts
+from userfault.cli.check import check
 from userfault.cli.demo import demo
 from userfault.cli.probe import probe
 from userfault.kernel.errors import UserfaultError
@@ -27,6 +28,7 @@ def userfault() -> None:
 
 
 userfault.add_command(probe)
+userfault.add_command(check)
 userfault.add_command(demo)
 
 

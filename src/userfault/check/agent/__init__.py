@@ -1,0 +1,1 @@
+"""The agent: a small C program that is the live process of a check."""

@@ -1,0 +1,99 @@
+"""Compiling the agent on first use, into a cache directory of the user.
+
+The file's name carries a hash of the source and of the options, so a new release of this package
+compiles anew and an old binary is never run.  The result is static and needs no C library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from userfault.kernel.errors import Unavailable
+
+SOURCE = Path(__file__).with_name("agent.c")
+_OPTIONS = (
+    *("-O1", "-std=gnu11", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin"),
+    *("-fno-stack-protector", "-fno-pie", "-no-pie", "-mgeneral-regs-only"),
+    "-fcf-protection=none",
+)
+_MACHINE = "x86_64"
+
+
+class NoAgent(Unavailable):
+    """The agent cannot be built or started here."""
+
+
+def agent_path() -> Path:
+    """The compiled agent; compiles it if there is none yet.  Raises NoAgent."""
+    if platform.machine() != _MACHINE:
+        raise NoAgent(
+            f"cannot run here: no agent for {platform.machine()}",
+            cause=f"the agent knows the system calls of {_MACHINE} only",
+            cure="run the checks on the model: `userfault check --model`",
+        )
+    source = SOURCE.read_bytes()
+    name = hashlib.sha256(source + " ".join(_OPTIONS).encode()).hexdigest()[:16]
+    target = cache_directory() / f"agent-{name}"
+    if not target.exists():
+        _compile(target)
+    return target
+
+
+def cache_directory() -> Path:
+    """Where this user's compiled agents are; made with mode 0700.  Raises NoAgent."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    directory = Path(base, "userfault")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise NoAgent(
+            f"cannot run here: no directory {directory}",
+            cause=str(error),
+            cure="set XDG_CACHE_HOME",
+        ) from None
+    # What is in there gets executed.
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise NoAgent(
+            f"cannot run here: {directory} is not safe",
+            cause="others can write there",
+            cure=f"chmod go-w {directory}, or set XDG_CACHE_HOME",
+        )
+    return directory
+
+
+def _compiler() -> list[str]:
+    chosen = os.environ.get("CC")
+    if chosen:
+        return shlex.split(chosen)
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return [name]
+    raise NoAgent("cannot run here: no C compiler", cure="install gcc or clang, or set CC")
+
+
+def _compile(target: Path) -> None:
+    compiler = _compiler()
+    # Renamed into place: two first runs at once must not execute half a file.
+    file, unfinished = tempfile.mkstemp(dir=target.parent, prefix="unfinished-")
+    os.close(file)
+    command = [*compiler, *_OPTIONS, "-o", unfinished, str(SOURCE)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        os.chmod(unfinished, 0o700)
+        os.replace(unfinished, target)
+    except (OSError, subprocess.CalledProcessError) as error:
+        Path(unfinished).unlink(missing_ok=True)
+        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise NoAgent(
+            "cannot run here: the C compiler failed",
+            cause=f"{shlex.join(command)}: {told.strip()}",
+            cure="set CC",
+        ) from None

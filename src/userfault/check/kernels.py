@@ -1,0 +1,37 @@
+"""The kernels that statements can be run on."""
+
+from __future__ import annotations
+
+import msgspec
+
+from userfault.check.agent.build import agent_path
+from userfault.check.live import LiveKernel, live_kernel
+from userfault.check.run import KernelFactory
+from userfault.kernel.errors import UsageError
+from userfault.model.profiles import NEXT, PROFILES
+from userfault.model.programs import ModelCalls
+
+
+class Factory(msgspec.Struct, frozen=True):
+    """How to make a kernel, and what it is called in reports."""
+
+    name: str
+    make: KernelFactory
+
+
+def live() -> Factory:
+    """The running kernel.  Raises NoAgent where the agent cannot be built."""
+    agent_path()
+    return Factory(LiveKernel().name, live_kernel)
+
+
+def model(profile: str | None = None) -> Factory:
+    """The model of a release (of `next` without one), which walks its invariants as it goes."""
+    wanted = PROFILES.get(profile or NEXT.name)
+    if wanted is None:
+        raise UsageError(
+            f"the model has no profile {profile!r}",
+            cause="a profile is a release that it was compared with",
+            cure=f"use one of {', '.join(PROFILES)}",
+        )
+    return Factory(ModelCalls(wanted).name, lambda: ModelCalls(wanted, checking=True))

@@ -1,0 +1,77 @@
+"""One agent process at the other end of a socket: requests out, replies in, never blocking."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from userfault.check import wire
+
+
+class Link:
+    """The socket of one agent.  `closed` once the agent is gone."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self.closed = False
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._socket.fileno()
+
+    @property
+    def backlog(self) -> bool:
+        """True while a part of a request waits for room in the socket."""
+        return bool(self._unsent)
+
+    def send(self, request: bytes) -> None:
+        """Queue a request and send as much as the socket takes."""
+        self._unsent += request
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        try:
+            while self._unsent and not self.closed:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._hang_up()
+
+    def replies(self) -> Iterator[wire.Reply]:
+        """The replies that have arrived whole."""
+        self._receive()
+        head_size = wire.REPLY.size
+        while len(self._received) >= head_size:
+            head = wire.REPLY.unpack_from(self._received)
+            end = head_size + head[0]
+            if len(self._received) < end:
+                return
+            data = bytes(self._received[head_size:end])
+            del self._received[:end]
+            yield wire.decode(head, data)
+
+    def _receive(self) -> None:
+        try:
+            while not self.closed:
+                chunk = self._socket.recv(1 << 20)
+                if not chunk:
+                    self._hang_up()
+                self._received += chunk
+        except BlockingIOError:
+            return
+        except OSError:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.closed = True
+        self._unsent.clear()
+
+    def close(self) -> None:
+        """Close the socket: the agent ends when it sees that."""
+        self.closed = True
+        self._socket.close()

@@ -1,0 +1,435 @@
+"""The running Linux behind the protocols of `kernel/calls.py`.
+
+A LiveKernel is for one program.  Each of its processes is an agent (agent/agent.c) of its own; a
+forked child calls back on a socket.  Nothing here waits without a limit, whatever an agent does:
+a hang shows as TimeoutError, a crash as a process that is not alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+
+from userfault.check import wire
+from userfault.check.agent.build import NoAgent, agent_path, cache_directory
+from userfault.check.link import Link
+from userfault.check.outcome import Lost
+from userfault.check.steps import Place, Steps, steps
+from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
+from userfault.kernel import calls
+from userfault.kernel.calls import Call, Result
+from userfault.kernel.protocol import State
+from userfault.linux.hugepool import PoolShare, growing
+
+# Where a task sleeps, by /proc/PID/task/TID/wchan (measured on 6.18; the first two on 6.1 to 7.3).
+_WAITS = {
+    "handle_userfault": calls.WAITS_FAULT,
+    "userfaultfd_event_wait_completion": calls.WAITS_EVENT,
+    "userfaultfd_read_iter": calls.WAITS_MESSAGE,
+    "userfaultfd_ctx_read": calls.WAITS_MESSAGE,
+    "poll_schedule_timeout.constprop.0": calls.WAITS_MESSAGE,
+    "anon_pipe_read": calls.WAITS_PIPE,
+    "anon_pipe_write": calls.WAITS_PIPE,
+    "pipe_read": calls.WAITS_PIPE,
+    "pipe_write": calls.WAITS_PIPE,
+    "do_wait": calls.WAITS_CHILD,
+}
+# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does, or
+# for the fault mutex of hugetlb, which other processes hold while they clear a page.
+_ENDS_BY_ITSELF = (
+    "synchronize_rcu",
+    "synchronize_srcu",
+    "exp_funnel_lock",
+    "rcu_barrier",
+    "hugetlb_fault",
+)
+# A sleep with another name may be a lock that is about to be free: it counts after this long.
+_UNKNOWN_WAIT_S = 0.05
+_CALLED = Reply(CONTROL, Kind.REPLY, 0, None, b"")
+_ENDED = Result(errno=3)  # ESRCH
+_START_S = 10.0
+# The agent's exit status when it cannot put its socket at its place.
+_NO_DESCRIPTOR = 8
+
+
+class LivePending:
+    """A call on its way: a generator of steps, and the state that the last look showed."""
+
+    def __init__(self, process: LiveProcess, call: Call) -> None:
+        self.call = call
+        self.waits_for = ""
+        self._process = process
+        self._steps: Steps = steps(call, process.place)
+        self._started = False
+        self._result: Result | None = None
+
+    def next_step(self, reply: Reply | None) -> Step | None:
+        """The next request of this call, given the reply to the last; None once it is done."""
+        self._started = True
+        self.waits_for = ""
+        try:
+            return next(self._steps) if reply is None else self._steps.send(reply)
+        except StopIteration as stop:
+            self._result = stop.value
+            return None
+
+    def end(self) -> None:
+        """The process is gone."""
+        self._steps.close()
+        self._result = _ENDED
+
+    @property
+    def done(self) -> bool:
+        return self._result is not None
+
+    @property
+    def state(self) -> State:
+        if self._result is not None:
+            return State.DONE
+        if not self._started:
+            return State.NOT_STARTED
+        return State.BLOCKED if self.waits_for else State.RUNNING
+
+    def result(self, timeout_s: float = 10.0) -> Result:
+        deadline = time.monotonic() + timeout_s
+        while self._result is None:
+            if not self._process.kernel.pump(deadline - time.monotonic()):
+                raise TimeoutError(
+                    f"not done after {timeout_s} s: {self.call!r} {self.state.value}"
+                    f" {self.waits_for}".rstrip()
+                )
+        return self._result
+
+
+class LiveTask:
+    """A thread of an agent."""
+
+    def __init__(self, process: LiveProcess, index: int, thread_id: int) -> None:
+        self.thread_id = thread_id
+        self.index = index
+        self._process = process
+        self._queue: deque[LivePending] = deque()
+
+    @property
+    def current(self) -> LivePending | None:
+        """The call that it is at."""
+        return self._queue[0] if self._queue else None
+
+    def call(self, call: Call) -> LivePending:
+        pending = LivePending(self._process, call)
+        if not self._process.alive:
+            pending.end()
+            return pending
+        self._queue.append(pending)
+        if len(self._queue) == 1:
+            self.advance(None)
+        return pending
+
+    def advance(self, reply: Reply | None) -> None:
+        """Send the next request: of the call whose reply this is, or of the next call."""
+        while self._queue:
+            step = self._queue[0].next_step(reply)
+            if step is not None:
+                self._process.request(step, self)
+                return
+            self._queue.popleft()
+            reply = None
+
+    def end(self) -> None:
+        """The process is gone."""
+        while self._queue:
+            self._queue.popleft().end()
+
+
+class LiveProcess:
+    """One agent: its tasks, and its control thread, which answers in the order of requests."""
+
+    def __init__(self, kernel: LiveKernel, pid: int, link: Link) -> None:
+        self.kernel = kernel
+        self.pid = pid
+        self.alive = True
+        self.exiting = False
+        self.tasks: list[calls.CallTask] = []
+        self.place = Place(pid, str(cache_directory()), kernel.callback_address)
+        self._threads: list[LiveTask] = []
+        self._link = link
+        # Who waits for the control thread's next answers: a task, or a look at the states.
+        self._control: deque[Callable[[Reply], None]] = deque()
+
+    def task(self) -> LiveTask:
+        self.request(Step(Op.TASK, control=True), None)
+        return self.await_task(len(self._threads))
+
+    def await_task(self, index: int) -> LiveTask:
+        """The task with this number, once it has said hello."""
+        deadline = time.monotonic() + _START_S
+        while len(self._threads) <= index and self.alive:
+            if not self.kernel.pump(deadline - time.monotonic()):
+                raise TimeoutError("the agent started no task")
+        if not self.alive:
+            raise self.kernel.lost(self)
+        return self._threads[index]
+
+    def request(self, step: Step, task: LiveTask | None) -> None:
+        """Send a step; its reply goes to the task that it is for."""
+        if step.op is Op.CHILD and task is not None:
+            self.kernel.expect(step.number, task)
+            return
+        if step.control and task is not None:
+            self._control.append(task.advance)
+        if task is not None and task.current and isinstance(task.current.call, calls.Exit):
+            self.exiting = True
+        self._link.send(step.encode(task.index if task else CONTROL))
+
+    def look(self, answer: Callable[[Reply], None]) -> None:
+        """Ask where each task sleeps; `answer` gets the reply."""
+        self._control.append(answer)
+        self.request(Step(Op.STATES, control=True), None)
+
+    @property
+    def link(self) -> Link:
+        return self._link
+
+    @property
+    def busy(self) -> list[LiveTask]:
+        """Tasks that are at a call."""
+        return [task for task in self._threads if task.current]
+
+    def receive(self) -> bool:
+        """Take in what the agent has sent; True if there was anything."""
+        anything = False
+        for reply in self._link.replies():
+            anything = True
+            if reply.kind is Kind.HELLO:
+                self._threads.append(LiveTask(self, reply.task, reply.value))
+                self.tasks.append(self._threads[-1])
+            elif reply.task == CONTROL:
+                self._control.popleft()(reply)
+            else:
+                self._threads[reply.task].advance(reply)
+        if self._link.closed and self.alive:
+            anything = True
+            self.alive = False
+            for task in self._threads:
+                task.end()
+        return anything
+
+
+class LiveKernel:
+    """The running Linux, for one program."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, LiveProcess] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._listener: socket.socket | None = None
+        self._expected: dict[int, LiveTask] = {}  # children that have not called yet
+        self._given_back = contextlib.ExitStack()
+
+    @property
+    def name(self) -> str:
+        return f"Linux {os.uname().release}"
+
+    @property
+    def release(self) -> tuple[int, int]:
+        major, minor = os.uname().release.split(".")[:2]
+        return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+
+    def process(self) -> LiveProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            child = _spawn(theirs.fileno())
+        self._children.append(child)
+        return self._add(child.pid, Link(ours))
+
+    def _add(self, pid: int, link: Link) -> LiveProcess:
+        process = LiveProcess(self, pid, link)
+        self.processes[pid] = process
+        process.await_task(0)
+        return process
+
+    def hugepages(self, page_size: int, pages: int) -> None:
+        # Held until the end: free pages belong to whoever maps first.
+        self._given_back.enter_context(growing(page_size))
+        share = PoolShare(page_size, pages, grow=True)
+        self._given_back.callback(share.close)
+
+    # --- Children ---------------------------------------------------------------------------------
+
+    def callback_address(self) -> bytes:
+        """The struct sockaddr_un that a forked child connects to (an abstract name)."""
+        if self._listener is None:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener.bind(b"\0userfault-check-" + os.urandom(16).hex().encode())
+            self._listener.listen()
+            self._listener.setblocking(False)
+        name = self._listener.getsockname()
+        return struct.pack("=H", socket.AF_UNIX) + bytes(name)
+
+    def expect(self, pid: int, task: LiveTask) -> None:
+        """Reply to a task once this child has called; fork(2) may return long before."""
+        if pid in self.processes:
+            task.advance(_CALLED)
+        else:
+            self._expected[pid] = task
+
+    def _welcome(self) -> bool:
+        """Take in a child that has called; True if there was one."""
+        if self._listener is None:
+            return False
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return False
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("=iII", credentials)
+        if uid != os.geteuid():
+            connection.close()
+            return False
+        self._add(pid, Link(connection))
+        if pid in self._expected:
+            self._expected.pop(pid).advance(_CALLED)
+        return True
+
+    # --- Time -------------------------------------------------------------------------------------
+
+    def pump(self, timeout_s: float) -> bool:
+        """Take in what agents have sent, waiting up to `timeout_s`; False if nothing came."""
+        if self._receive():
+            return True
+        if timeout_s <= 0:
+            return False
+        alive = [process.link for process in self.processes.values() if process.alive]
+        readers: list[Link | socket.socket] = list(alive)
+        if self._listener is not None:
+            readers.append(self._listener)
+        writers = [link for link in alive if link.backlog]
+        readable, writable, _ = select.select(readers, writers, [], timeout_s)
+        for link in writable:
+            link.flush()
+        # A part of a long reply is something too: who waits for the rest waits on.
+        return self._receive() or bool(readable or writable)
+
+    def _receive(self) -> bool:
+        anything = self._welcome()
+        for process in list(self.processes.values()):
+            anything |= process.alive and process.receive()
+        return anything
+
+    def settle(self, timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        asleep_since: dict[LivePending, tuple[str, float]] = {}
+        quiet_rounds = 0
+        while True:
+            while self._receive():
+                quiet_rounds = 0
+            busy = [process for process in self.processes.values() if process.busy]
+            if not busy:
+                return
+            if self._look(busy, asleep_since, deadline):
+                quiet_rounds += 1
+            else:
+                quiet_rounds = 0
+            # One task can only be woken by us; several may have woken each other meanwhile.
+            if quiet_rounds >= (1 if sum(len(process.busy) for process in busy) == 1 else 2):
+                return
+            if time.monotonic() > deadline:
+                running = [task.current for process in busy for task in process.busy]
+                told = ", ".join(
+                    f"{p.call!r} ({p.waits_for or 'runs'})" for p in running if p is not None
+                )
+                raise TimeoutError(f"tasks still run after {timeout_s} s: {told}")
+
+    def _look(
+        self,
+        busy: list[LiveProcess],
+        asleep_since: dict[LivePending, tuple[str, float]],
+        deadline: float,
+    ) -> bool:
+        """One look at every busy task; True if each of them sleeps, and none was heard of."""
+        quiet = True
+        for process in busy:
+            found: list[Reply] = []
+            before = [(task, task.current) for task in process.busy]
+            process.look(found.append)
+            while not found and process.alive:
+                if not self.pump(deadline - time.monotonic()):
+                    raise TimeoutError(f"agent {process.pid} does not answer")
+            names = wire.states(found[0].data) if found else []
+            for task, pending in before:
+                if pending is None or pending is not task.current or task.index >= len(names):
+                    quiet = False
+                    continue
+                pending.waits_for = self._waits(pending, names[task.index], asleep_since)
+                quiet = quiet and bool(pending.waits_for)
+        return quiet
+
+    @staticmethod
+    def _waits(
+        pending: LivePending, wchan: str, asleep_since: dict[LivePending, tuple[str, float]]
+    ) -> str:
+        """What a task waits for by the kernel function it sleeps in, "" if it may go on itself."""
+        if not wchan or wchan in _WAITS or wchan.lstrip("_").startswith(_ENDS_BY_ITSELF):
+            asleep_since.pop(pending, None)
+            return _WAITS.get(wchan, "")
+        now = time.monotonic()
+        name, since = asleep_since.setdefault(pending, (wchan, now))
+        if name != wchan:
+            asleep_since[pending] = (wchan, now)
+            return ""
+        return wchan if now - since > _UNKNOWN_WAIT_S else ""
+
+    # --- The end ----------------------------------------------------------------------------------
+
+    def lost(self, process: LiveProcess) -> Exception:
+        """Why an agent is gone that has not said hello."""
+        status = next((c.poll() for c in self._children if c.pid == process.pid), None)
+        if status == _NO_DESCRIPTOR:
+            return NoAgent(
+                "cannot run here: too few descriptors",
+                cause="the agent keeps its socket at number 1000",
+                cure="raise `ulimit -n` above 1000",
+            )
+        how = "" if status is None else f" with status {status}"
+        return Lost("crash", cause=f"agent {process.pid} ended{how} before it began")
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.link.close()
+        for child in self._children:
+            child.kill()
+            # A task that does not even die of SIGKILL must not hang us too.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(5)
+        if self._listener is not None:
+            self._listener.close()
+        self._given_back.close()
+
+
+def _spawn(connection: int) -> subprocess.Popen[bytes]:
+    path = agent_path()
+    try:
+        return subprocess.Popen(
+            [path, str(connection)],
+            pass_fds=(connection,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise NoAgent(
+            "cannot run here: the agent does not start",
+            cause=str(error),
+            cure="set XDG_CACHE_HOME to a directory whose programs may be run",
+        ) from None
+
+
+def live_kernel() -> calls.CallKernel:
+    """The factory of live kernels."""
+    return LiveKernel()

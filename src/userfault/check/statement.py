@@ -1,0 +1,106 @@
+"""Statements: one sentence that a kernel keeps, and the function that makes it show.
+
+The guide to writing one, with an example, is at the top of `statements/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from userfault.check.thread import Thread
+from userfault.kernel.errors import UsageError
+from userfault.kernel.memtypes import memory
+
+Body = TypeVar("Body", bound=Callable[..., None])
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """One statement.
+
+    `number`: for ever the same.  `subject`: the module it is in.  `promise`: one sentence.
+    `since`: the first release that keeps it, or the lowest one it was seen on; older kernels
+    cannot run it.  `memories`: names that `kernel.memtypes.memory` takes; it runs once on each.
+    `outcomes`: where releases differ, what each does.  `source`: where the fact comes from.
+    """
+
+    number: int
+    subject: str
+    promise: str
+    since: tuple[int, int]
+    source: str
+    memories: tuple[str, ...]
+    outcomes: dict[str, str]
+    body: Callable[..., None]
+
+    @property
+    def name(self) -> str:
+        """The function's name, with spaces."""
+        return self.body.__name__.replace("_", " ")
+
+    def run(self, thread: Thread, memory_name: str = "") -> None:
+        """Run it; raises Failed, CannotRun or Lost."""
+        if memory_name:
+            self.body(thread, memory(memory_name))
+        else:
+            self.body(thread)
+
+
+REGISTRY: dict[int, Statement] = {}
+
+ANON = ("anon",)
+SHMEM = ("shmem", "shmem-private")
+HUGETLB = ("hugetlb", "hugetlb-private")
+SHARED = ("shmem", "hugetlb")
+FILES = (*SHMEM, *HUGETLB)
+ALL = (*ANON, *FILES)
+
+
+def statement(
+    number: int,
+    promise: str,
+    *,
+    since: str,
+    source: str,
+    memories: tuple[str, ...] = (),
+    outcomes: dict[str, str] | None = None,
+) -> Callable[[Body], Body]:
+    """Register a function as a statement; the function stays what it is."""
+
+    def register(body: Body) -> Body:
+        if number in REGISTRY:
+            raise UsageError(
+                f"statement {number} is defined twice",
+                cause=f"by {REGISTRY[number].body.__qualname__} and {body.__qualname__}",
+                cure="numbers are for ever: give the new one the next free number",
+            )
+        major, minor = since.split(".")
+        REGISTRY[number] = Statement(
+            number=number,
+            subject=body.__module__.rpartition(".")[2].rstrip("_"),  # `continue_` is a keyword
+            promise=promise,
+            since=(int(major), int(minor)),
+            source=source,
+            memories=memories,
+            outcomes=outcomes or {},
+            body=body,
+        )
+        return body
+
+    return register
+
+
+def to_json(found: Statement) -> dict[str, Any]:
+    """What there is to say about a statement, as plain values."""
+    return {
+        "number": found.number,
+        "subject": found.subject,
+        "name": found.name,
+        "promise": found.promise,
+        "since": ".".join(map(str, found.since)),
+        "source": found.source,
+        "memories": list(found.memories),
+        "outcomes": found.outcomes,
+    }

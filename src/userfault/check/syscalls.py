@@ -1,0 +1,47 @@
+"""System call numbers of x86-64, the machine that the agent is written for.
+
+Source: asm/unistd_64.h of Linux 7.3.
+"""
+
+from __future__ import annotations
+
+READ = 0
+WRITE = 1
+OPEN = 2
+CLOSE = 3
+FSTAT = 5
+POLL = 7
+LSEEK = 8
+MMAP = 9
+MPROTECT = 10
+MUNMAP = 11
+IOCTL = 16
+PREAD64 = 17
+PWRITE64 = 18
+MREMAP = 25
+MINCORE = 27
+MADVISE = 28
+SHMGET = 29
+SHMAT = 30
+SHMCTL = 31
+DUP = 32
+WAIT4 = 61
+SHMDT = 67
+FCNTL = 72
+FTRUNCATE = 77
+CAPGET = 125
+CAPSET = 126
+MLOCK = 149
+MUNLOCK = 150
+TGKILL = 234
+EXIT_GROUP = 231
+OPENAT = 257
+FALLOCATE = 285
+PIPE2 = 293
+PROCESS_VM_READV = 310
+MEMFD_CREATE = 319
+USERFAULTFD = 323
+PREADV2 = 327
+FSOPEN = 430
+FSCONFIG = 431
+FSMOUNT = 432

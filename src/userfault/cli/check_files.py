@@ -1,0 +1,104 @@
+"""The reports of `userfault check` for programs: JSON lines, and a JUnit file.
+
+Both hold what was run so far at any moment, so that a run that is killed keeps its results.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+import msgspec
+
+from userfault.check.outcome import CaseResult, Verdict
+from userfault.check.statement import Statement
+
+SCHEMA = "userfault.check/1"
+_REWRITE_S = 1.0
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What is checked."""
+
+    kernel: str
+    statements: int
+    unknown_features: int = 0
+
+
+class JsonLines:
+    """A line for the header, for each case, and for the sums."""
+
+    def __init__(self, header: Header) -> None:
+        self._line({"schema": SCHEMA, **msgspec.to_builtins(header)})
+
+    def add(self, statement: Statement, result: CaseResult) -> None:
+        """One case; with its trace unless it passed."""
+        found = msgspec.to_builtins(result)
+        if result.verdict is Verdict.PASSED:
+            del found["trace"]
+        self._line({"subject": statement.subject, "name": statement.name, **found})
+
+    def end(self, seen: Counter[Verdict], seconds: float, *, complete: bool) -> None:
+        """The sums; `complete` is false if the run was interrupted."""
+        counts = {verdict.value: seen[verdict] for verdict in Verdict}
+        self._line({"cases": counts, "seconds": seconds, "complete": complete})
+
+    @staticmethod
+    def _line(values: object) -> None:
+        click.echo(msgspec.json.encode(values))
+
+
+class JunitFile:
+    """One test suite, a test case for each statement on each memory."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._path = path
+        self._suite = ElementTree.Element("testsuite", name=f"userfault check: {header.kernel}")
+        self._counts: Counter[str] = Counter()
+        self._written = 0.0
+        self._write()
+
+    def add(self, statement: Statement, result: CaseResult) -> None:
+        """One case; the file is written anew about once a second."""
+        memory = f" [{result.memory}]" if result.memory else ""
+        case = ElementTree.SubElement(
+            self._suite,
+            "testcase",
+            classname=f"userfault.check.{statement.subject}",
+            name=f"{statement.number} {statement.name}{memory}",
+            time=f"{result.seconds:.3f}",
+        )
+        self._counts["tests"] += 1
+        kinds = {
+            Verdict.FAILED: ("failure", "failures"),
+            Verdict.LOST: ("error", "errors"),
+            Verdict.CANNOT_RUN: ("skipped", "skipped"),
+        }
+        if result.verdict in kinds:
+            tag, counter = kinds[result.verdict]
+            self._counts[counter] += 1
+            told = ElementTree.SubElement(case, tag, message=result.reason)
+            told.text = "\n".join((statement.promise, *result.trace))
+        if time.monotonic() - self._written > _REWRITE_S:
+            self._write()
+
+    def end(self, seen: Counter[Verdict], seconds: float, *, complete: bool) -> None:
+        """The whole of it."""
+        del seen, complete
+        self._suite.set("time", f"{seconds:.3f}")
+        self._write()
+
+    def _write(self) -> None:
+        for name in ("tests", "failures", "errors", "skipped"):
+            self._suite.set(name, str(self._counts[name]))
+        # Renamed into place: whoever looks, or kills us, finds a whole file.
+        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        ElementTree.ElementTree(self._suite).write(
+            unfinished, encoding="utf-8", xml_declaration=True
+        )
+        os.replace(unfinished, self._path)
+        self._written = time.monotonic()

@@ -1,0 +1,291 @@
+"""What kind of fault is this: resolved by the kernel, a userfault, or a signal.
+
+The order of the tests is that of the kernel: mapping, protection, marker, page cache, then the
+modes of the registration.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import TYPE_CHECKING
+
+from userfault.model import folio as folios
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno, Refused, Signalled
+from userfault.model.folio import Folio
+from userfault.model.memtypes import boundary
+from userfault.model.memtypes.ops import Where
+from userfault.model.mm import AddressSpace
+from userfault.model.sched import Task
+from userfault.model.userfaultfd import BUS_ADRERR
+from userfault.model.vma import Vma
+from userfault.uapi import userfaultfd as abi
+from userfault.uapi.mman import PROT_WRITE
+
+if TYPE_CHECKING:
+    from userfault.model.userfaultfd import Context
+
+SEGV_MAPERR = 1
+SEGV_ACCERR = 2
+BUS_MCEERR_AR = 4
+
+_MISSING = 0
+_WP = abi.UFFD_PAGEFAULT_FLAG_WP
+_MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
+_RWP = abi.UFFD_PAGEFAULT_FLAG_RWP
+_RESOLVED = -1
+
+
+def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool) -> None:
+    """Handle one page fault of `task` in `mm`; afterwards the access is to be tried again.
+
+    Raises Signalled: SIGSEGV, SIGBUS, or SIGKILL when there is no memory; for an access by the
+    kernel (`user` False) callers turn it into EFAULT.
+    """
+    if task.killed:
+        raise Errno(errno.EFAULT)
+    mm.lock.read()
+    try:
+        vma = mm.find(address)
+        if vma is None:
+            raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
+        if not (vma.prot & PROT_WRITE if write else vma.prot):
+            raise Signalled(signal.SIGSEGV, SEGV_ACCERR, address)
+        reason = _resolve(mm, vma, address, write)
+        context = vma.context
+    finally:
+        mm.lock.read_done()
+    if reason != _RESOLVED:
+        assert context is not None
+        context.fault(task, vma, address, reason, write=write, user=user)
+
+
+def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
+    page = address & -(1 << vma.shift)
+    entry = mm.entry(vma, page)
+    if entry is None:
+        return _empty(mm, vma, page, address, 0, write)
+    flags, folio = entry
+    if folio is not None:
+        return _present(mm, vma, page, address, entry, write)
+    if flags & pt.MARK_POISON:
+        if mm.machine.config.memory_failure:
+            raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
+    if flags & pt.MARK_GUARD:
+        raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
+    wp = pt.UFFD_WP if vma.modes & vmas.WP else 0
+    return _empty(mm, vma, page, address, wp, write)
+
+
+def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
+    """For which page a type is asked for a folio."""
+    return Where(
+        mm.memory,
+        vma.object,
+        vma.index(page),
+        shared,
+        vma.shift,
+        mm.cgroup,
+        vma.promised,
+    )
+
+
+def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
+    """Nothing is mapped; `wp` is the bit that a marker left there."""
+    if write and not vma.shared:
+        mm.prepare_private(vma)  # before it is known whether a message has to be sent
+    if vma.ops.fault_folio is not None:
+        return _empty_file(mm, vma, page, address, wp, write)
+    if vma.modes & vmas.MISSING:
+        return _MISSING
+    if not write and vma.ops.zero_page:
+        if not _map_huge(mm, vma, page):
+            mm.map_folio(vma, page, wp, mm.memory.zero)
+        return _RESOLVED
+    mm.prepare_private(vma)
+    if not _map_huge(mm, vma, page):
+        folio = _private_page(mm, vma, page, address)
+        folio.clear()
+        mm.unmap(vma, page)
+        mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
+    return _RESOLVED
+
+
+def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
+    target = vma.object
+    ops = vma.ops
+    assert target is not None
+    index = vma.index(page)
+    # Cached neighbours come first, whatever becomes of this page (measured on 6.18).
+    if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:
+        _map_around(mm, vma, page)
+        if mm.entry(vma, page) is not None and not wp:
+            return _RESOLVED
+    if index >= target.pages() or (ops.touchable is not None and not ops.touchable(target)):
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
+    cached = target.cache.get(index)
+    if cached is None:
+        if vma.modes & vmas.MISSING:
+            return _MISSING
+    elif vma.modes & vmas.MINOR:
+        return _MINOR
+    if cached is not None and cached.flags & folios.LOCKED:
+        mm.machine.wait_folio(cached)
+        return _RESOLVED
+    if cached is not None and cached.flags & folios.HWPOISON:
+        raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
+    folio = _file_page(mm, vma, page, address)
+    flags = wp
+    if folio.flags & folios.ANON:
+        mm.prepare_private(vma)
+        flags |= pt.EXCLUSIVE | pt.DIRTY
+    elif write and not vma.shared:
+        folio = _copied(mm, vma, page, address, folio)
+        flags |= pt.EXCLUSIVE | pt.DIRTY
+    mm.machine.unlock_folio(folio)
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, flags, folio)
+    return _RESOLVED
+
+
+def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
+    """The type's page, locked and referenced."""
+    try:
+        return boundary.fault_folio(mm.sched, vma.ops, where(mm, vma, page, shared=vma.shared))
+    except Refused as refusal:
+        if refusal.code == errno.ENOMEM:
+            raise Signalled(signal.SIGKILL, 0, address) from None
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address) from None
+
+
+def _private_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
+    """A new private page with stale content."""
+    ops = vma.ops.for_private
+    try:
+        folio = boundary.alloc_folio(mm.sched, ops, where(mm, vma, page, shared=False))
+    except Refused:
+        folio = None
+    if folio is None:
+        number = signal.SIGBUS if ops.pool else signal.SIGKILL
+        raise Signalled(number, BUS_ADRERR if ops.pool else 0, address)
+    folio.flags |= folios.UPTODATE
+    return folio
+
+
+def _copied(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> Folio:
+    """A private copy of a locked cache page, which is given back; the copy comes locked."""
+    mm.prepare_private(vma)
+    try:
+        copy = _private_page(mm, vma, page, address)
+        copy.copy_from(folio)
+        copy.flags |= folios.LOCKED
+        return copy
+    finally:
+        mm.machine.unlock_folio(folio)
+        mm.memory.put(folio)
+
+
+def _map_around(mm: AddressSpace, vma: Vma, page: int) -> None:
+    """Map cached neighbours of a read fault: those that are finished and not locked."""
+    target = vma.object
+    pages = mm.machine.config.fault_around
+    if target is None or pages < 2:
+        return
+    low = max(page & -(pages << 12), vma.start, page & pt.PMD_MASK)
+    high = min(low + (pages << 12), vma.end, (page & pt.PMD_MASK) + pt.PMD_SIZE)
+    for address in range(low, high, 4096):
+        folio = target.cache.get(vma.index(address))
+        if folio is None or mm.table.get(address) is not None:
+            continue
+        state = folio.flags & (folios.LOCKED | folios.UPTODATE | folios.HWPOISON)
+        if state == folios.UPTODATE and folio.index < target.pages():
+            folio.refs += 1
+            mm.map_folio(vma, address, 0, folio)
+
+
+def _map_huge(mm: AddressSpace, vma: Vma, page: int) -> bool:
+    """A transparent huge page, where the mapping and the administrator allow one."""
+    mode = mm.machine.config.thp
+    if mode == "never" or (mode == "madvise" and not vma.flags & vmas.HUGEPAGE):
+        return False
+    start = page & pt.PMD_MASK
+    if (
+        vma.flags & vmas.NOHUGEPAGE
+        or vma.modes
+        or vma.object is not None
+        or not vma.ops.movable
+        or start < vma.start
+        or start + pt.PMD_SIZE > vma.end
+        or start >> pt.PMD_SHIFT in mm.table.tables
+    ):
+        return False
+    folio = mm.memory.allocate(9, folios.ANON | folios.UPTODATE, mm.cgroup)
+    if folio is None:
+        return False
+    mm.prepare_private(vma)
+    mm.map_thp(vma, start, folio)
+    return True
+
+
+def _present(
+    mm: AddressSpace, vma: Vma, page: int, address: int, entry: pt.Entry, write: bool
+) -> int:
+    flags, folio = entry
+    context = vma.context
+    if flags & pt.UFFD_RWP:
+        if vma.modes & vmas.RWP and not _async(context, abi.UFFD_FEATURE_RWP_ASYNC):
+            return _RWP
+        if mm.thp and page & pt.PMD_MASK in mm.thp:
+            mm.split_thp(page & pt.PMD_MASK)
+        else:
+            mm.change(vma, page, entry, 0, pt.UFFD_RWP)
+        return _RESOLVED
+    if not write or flags & pt.WRITE:
+        return _RESOLVED
+    if flags & pt.UFFD_WP:
+        if vma.modes & vmas.WP and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):
+            return _WP
+        mm.change(vma, page, entry, 0, pt.UFFD_WP)
+        return _RESOLVED
+    assert folio is not None
+    _break_cow(mm, vma, page, address, folio)
+    return _RESOLVED
+
+
+def _async(context: Context | None, feature: int) -> bool:
+    return context is not None and bool(context.features & feature)
+
+
+def unshare(mm: AddressSpace, address: int) -> None:
+    """Before a page is pinned for reading: a private page shared by fork becomes this space's."""
+    vma = mm.find(address)
+    if vma is None or vma.shared:
+        return
+    page = address & -(1 << vma.shift)
+    entry = mm.table.get(page, vma.shift)
+    if entry is None or entry[1] is None or entry[0] & pt.EXCLUSIVE:
+        return
+    if not entry[1].flags & folios.ANON:
+        return
+    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP)
+    _break_cow(mm, vma, page, address, entry[1])
+    made = mm.table.get(page, vma.shift)
+    if kept and made is not None:
+        mm.change(vma, page, made, kept, 0)
+
+
+def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> None:
+    """A write to a page that this mapping does not own: keep it if it is the last user's."""
+    mm.prepare_private(vma)
+    if folio.flags & folios.ANON and folio.refs == 1:
+        entry = mm.table.get(page, vma.shift)
+        assert entry is not None
+        mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
+        return
+    copy = _private_page(mm, vma, page, address)
+    copy.copy_from(folio)
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, pt.EXCLUSIVE | pt.DIRTY, copy)

@@ -1,0 +1,109 @@
+"""fork: the child's address space, copy-on-write, and contexts that follow; exit."""
+
+from __future__ import annotations
+
+from userfault.model import events
+from userfault.model import folio as folios
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.folio import Cgroup
+from userfault.model.mapping import discard
+from userfault.model.mm import AddressSpace
+from userfault.model.sched import Task
+from userfault.model.userfaultfd import Context
+from userfault.model.vma import Vma
+from userfault.uapi import userfaultfd as abi
+
+Contexts = dict[Context, Context]
+
+
+def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Contexts]:
+    """A copy of the address space; who has to be told, with the child's context of each."""
+    child = AddressSpace(parent.machine, cgroup)
+    contexts: Contexts = {}
+    parent.lock.write()
+    try:
+        parent.split_range(0, parent.task_size)
+        for vma in list(parent.vmas.values()):
+            if not vma.flags & vmas.DONTFORK:
+                _copy(parent, child, vma, contexts)
+    finally:
+        parent.lock.write_done()
+    return child, contexts
+
+
+def tell(task: Task, contexts: Contexts) -> None:
+    """Send the FORK events, one after the other; no lock is held."""
+    for context, child in contexts.items():
+        event = events.Event(abi.UFFD_EVENT_FORK, (), task, child)
+        events.send(task, context, event)
+
+
+def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Contexts) -> None:
+    twin = vma.like(vma.start, vma.end, vma.offset)
+    twin.mm = child
+    twin.flags &= ~vmas.LOCKED
+    if twin.promised is not None:
+        twin.promised = set()  # what is promised stays the parent's
+    wipe = vma.flags & vmas.WIPEONFORK
+    twin.context = None
+    twin.modes = 0
+    context = vma.context
+    if events.wants(context, abi.UFFD_FEATURE_EVENT_FORK) and context is not None and not wipe:
+        if context not in contexts:
+            heir = Context(child, user_mode_only=context.user_mode_only)
+            heir.features = context.features
+            heir.flags = context.flags
+            contexts[context] = heir
+            events.announce(context)
+        twin.context = contexts[context]
+        twin.modes = vma.modes
+    child.insert(twin)
+    if wipe:
+        twin.family = 0
+    elif vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
+        _copy_entries(parent, child, vma, twin)
+
+
+def _may_have_guards(parent: AddressSpace, vma: Vma) -> bool:
+    return any(
+        (parent.table.get(address, vma.shift) or (0, None))[0] & pt.MARK_GUARD
+        for address in parent.table.addresses(vma.start, vma.end, vma.shift)
+    )
+
+
+def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma) -> None:
+    """Private pages become shared and read-only on both sides; pinned ones are copied now."""
+    lost = 0 if twin.modes & (vmas.WP | vmas.RWP) else pt.UFFD_WP | pt.UFFD_RWP
+    shift = vma.shift
+    for address in parent.table.addresses(vma.start, vma.end, shift):
+        entry = parent.table.get(address, shift)
+        assert entry is not None
+        flags, folio = entry
+        if folio is None:
+            if lost:
+                flags &= ~pt.MARK_WP
+            child.mark(twin, address, flags)
+            continue
+        kept = flags & ~lost
+        if folio.flags & folios.ANON and folio.flags & folios.PINNED:
+            copy = child.memory.allocate(folio.order, folios.ANON | folios.UPTODATE, child.cgroup)
+            if copy is not None:
+                copy.copy_from(folio)
+                child.map_folio(twin, address, kept | pt.EXCLUSIVE, copy)
+                continue
+        if not vma.shared and flags & pt.EXCLUSIVE:
+            parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
+        if folio is not child.memory.zero:
+            folio.refs += 1
+        child.map_folio(twin, address, kept & ~pt.EXCLUSIVE, folio)
+
+
+def tear_down(mm: AddressSpace) -> None:
+    """The last task is gone: every mapping goes, contexts learn that their owner is dead."""
+    mm.alive = False
+    for vma in list(mm.vmas.values()):
+        vma.context = None
+        vma.modes = 0
+        discard(mm, vma)
+    mm.machine.spaces.pop(mm, None)

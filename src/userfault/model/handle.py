@@ -1,0 +1,292 @@
+"""A userfaultfd of the model behind the typed protocol: one method an ioctl, errors typed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from userfault.kernel.errors import FeatureMissing, KernelError, RegistrationRefused, UsageError
+from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
+from userfault.kernel.modes import Feature, Ioctls, Mode, names
+from userfault.kernel.protocol import CopySource
+from userfault.model import mfill, move, protect
+from userfault.model.errors import Errno
+from userfault.model.files import O_NONBLOCK, UffdFile
+from userfault.model.registration import check_range, register, unregister
+from userfault.model.sched import Task
+from userfault.model.userfaultfd import Context
+from userfault.uapi import userfaultfd as abi
+
+if TYPE_CHECKING:
+    from userfault.model.process import Process
+
+T = TypeVar("T")
+ModelEvent = PageFault | Fork["ModelUserfaultfd"] | Remap | Remove | Unmap
+_NONE = Feature(0)
+
+
+class ModelUserfaultfd:
+    """A userfaultfd after its handshake: one descriptor held by one process."""
+
+    def __init__(self, process: Process, fd: int, features: Feature) -> None:
+        file = process.file(fd)
+        assert isinstance(file, UffdFile)
+        self._process = process
+        self._file = file
+        self.fd = fd
+        self._sched = process.machine.sched
+        self.context = file.context
+        self.features = features
+        profile = process.machine.profile
+        self.offered = Feature(profile.features)
+
+    @classmethod
+    def open(cls, process: Process, features: Feature, *, user_mode_only: bool) -> ModelUserfaultfd:
+        """A new context of this process with exactly these features; FeatureMissing names each."""
+        profile = process.machine.profile
+        lacking = features & ~Feature(profile.features)
+        if lacking:
+            raise FeatureMissing(
+                [feature.name or "" for feature in lacking],
+                [feature.name or "" for feature in Feature(profile.features)],
+            )
+        context = Context(process.mm, user_mode_only=user_mode_only)
+        context.flags = O_NONBLOCK
+        try:
+            context.handshake(abi.UFFD_API, int(features), may_trace=True)
+            context.initialize(int(features))
+        except Errno as refusal:
+            told = f"features {names(features, Feature)}"
+            raise KernelError.of("UFFDIO_API", refusal.code, memory=told) from None
+        fd = process.open(UffdFile(O_NONBLOCK, context), 0)
+        return cls(process, fd, features)
+
+    def pass_to(self, process: Process) -> ModelUserfaultfd:
+        """Another process's handle of the same context (SCM_RIGHTS)."""
+        return ModelUserfaultfd(process, process.install(self._file), self.features)
+
+    def close(self) -> None:
+        """Drop this handle; the last one unregisters everything."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._do(lambda _: self._process.close(fd))
+
+    # --- registration ----------------------------------------------------------------------------
+
+    def register(self, start: int, length: int, mode: Mode) -> Ioctls:
+        """UFFDIO_REGISTER; raises RegistrationRefused."""
+        try:
+            found = self._do(lambda task: register(task, self.context, start, length, int(mode)))
+        except Errno as refusal:
+            raise RegistrationRefused(
+                "UFFDIO_REGISTER",
+                refusal.code,
+                start=start,
+                length=length,
+                memory=f"memory in mode {names(mode, Mode)}",
+            ) from None
+        return Ioctls(found)
+
+    def unregister(self, start: int, length: int) -> None:
+        """UFFDIO_UNREGISTER."""
+        self._ranged(
+            "UFFDIO_UNREGISTER",
+            start,
+            length,
+            lambda task: unregister(task, self.context, start, length),
+        )
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def read(self, limit: int = 64) -> Sequence[ModelEvent]:
+        """Up to `limit` queued events, faults first; [] when nothing is queued."""
+        context = self.context
+        found: list[ModelEvent] = []
+        while len(found) < limit:
+            if context.pending:
+                waiter = context.pending.popleft()
+                context.delivered.append(waiter)
+                found.append(PageFault(waiter.address, waiter.flags, waiter.thread_id))
+            elif context.events:
+                found.append(self._event())
+            else:
+                break
+        return found
+
+    def _event(self) -> ModelEvent:
+        event = self.context.events.popleft()
+        result: ModelEvent
+        if event.child is not None:
+            fd = self._process.open(UffdFile(event.child.flags, event.child), 0)
+            result = Fork(ModelUserfaultfd(self._process, fd, self.features))
+        elif event.code == abi.UFFD_EVENT_REMAP:
+            result = Remap(*event.payload)
+        elif event.code == abi.UFFD_EVENT_REMOVE:
+            result = Remove(*event.payload)
+        else:
+            result = Unmap(*event.payload)
+        event.delivered(self._sched)
+        return result
+
+    # --- fills -----------------------------------------------------------------------------------
+
+    def copy(
+        self, dst: int, src: CopySource, length: int, *, wake: bool = True, wp: bool = False
+    ) -> int:
+        """UFFDIO_COPY from an address of the calling process, or from a buffer."""
+        if not isinstance(src, int) and len(src) < length:
+            raise UsageError(
+                f"UFFDIO_COPY of {length} bytes from a buffer of {len(src)}",
+                cause="the buffer is too short",
+                cure="pass a length that the buffer holds",
+            )
+        return self._fill("UFFDIO_COPY", mfill.copy, dst, length, wake=wake, wp=wp, source=src)
+
+    def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
+        """UFFDIO_ZEROPAGE."""
+        return self._fill("UFFDIO_ZEROPAGE", mfill.zeropage, start, length, wake=wake)
+
+    def continue_(self, start: int, length: int, *, wake: bool = True, wp: bool = False) -> int:
+        """UFFDIO_CONTINUE."""
+        return self._fill("UFFDIO_CONTINUE", mfill.continue_, start, length, wake=wake, wp=wp)
+
+    def poison(self, start: int, length: int, *, wake: bool = True) -> int:
+        """UFFDIO_POISON (6.6)."""
+        return self._fill("UFFDIO_POISON", mfill.poison, start, length, wake=wake)
+
+    def _fill(
+        self,
+        name: str,
+        action: mfill.Action,
+        start: int,
+        length: int,
+        *,
+        wake: bool,
+        wp: bool = False,
+        source: CopySource = 0,
+    ) -> int:
+        context = self.context
+
+        def run(task: Task) -> tuple[int, int]:
+            if context.changing:
+                return 0, errno.EAGAIN
+            check_range(context.mm, start, length)
+            if isinstance(source, int) and source:
+                check_range(context.mm, source, length, aligned=False)
+            job = mfill.Job(task, context, start, length, wp, source)
+            return mfill.fill(job, action)
+
+        # An address can fault, so that the call sleeps and needs a task; a buffer cannot.
+        return self._finish(name, run, start, length, wake, direct=not isinstance(source, int))
+
+    def move(
+        self, dst: int, src: int, length: int, *, wake: bool = True, allow_src_holes: bool = False
+    ) -> int:
+        """UFFDIO_MOVE within the owner, by the owner (6.8)."""
+        context = self.context
+
+        def run(task: Task) -> tuple[int, int]:
+            if context.changing:
+                return 0, errno.EAGAIN
+            if task.process.mm is not context.mm:
+                raise Errno(errno.EINVAL)
+            check_range(context.mm, dst, length)
+            check_range(context.mm, src, length)
+            return move.move(context, dst, src, length, allow_holes=allow_src_holes)
+
+        return self._finish("UFFDIO_MOVE", run, dst, length, wake, direct=False)
+
+    def _finish(
+        self,
+        name: str,
+        run: Callable[[Task], tuple[int, int]],
+        start: int,
+        length: int,
+        wake: bool,
+        *,
+        direct: bool,
+    ) -> int:
+        done = 0
+        try:
+            done, code = self._do(run, direct=direct)
+        except Errno as refusal:
+            code = refusal.code
+        if done and wake:
+            self.context.wake(start, done)
+        if code:
+            code = errno.EAGAIN if done else code
+            raise KernelError.of(name, code, start=start, length=length, done=done)
+        return done
+
+    def wake(self, start: int, length: int) -> None:
+        """UFFDIO_WAKE."""
+
+        def run(task: Task) -> None:
+            del task
+            check_range(self.context.mm, start, length)
+            self.context.wake(start, length)
+
+        self._ranged("UFFDIO_WAKE", start, length, run)
+
+    # --- protection ------------------------------------------------------------------------------
+
+    def writeprotect(self, start: int, length: int, *, protect: bool, wake: bool = True) -> None:
+        """UFFDIO_WRITEPROTECT."""
+        self._protect("UFFDIO_WRITEPROTECT", _WRITEPROTECT, start, length, protect, wake)
+
+    def rwprotect(self, start: int, length: int, *, protect: bool, wake: bool = True) -> None:
+        """UFFDIO_RWPROTECT (7.3)."""
+        self._protect("UFFDIO_RWPROTECT", _RWPROTECT, start, length, protect, wake)
+
+    def _protect(
+        self, name: str, action: Callable[..., None], start: int, length: int, on: bool, wake: bool
+    ) -> None:
+        context = self.context
+
+        def run(task: Task) -> None:
+            del task
+            if context.changing:
+                raise Errno(errno.EAGAIN)
+            if action is _RWPROTECT and not context.mm.machine.profile.range_ioctls & _RWP_IOCTL:
+                raise Errno(errno.EINVAL)
+            check_range(context.mm, start, length)
+            action(context, start, length, protect=on)
+            if wake and not on:
+                context.wake(start, length)
+
+        self._ranged(name, start, length, run)
+
+    def set_mode(self, *, enable: Feature = _NONE, disable: Feature = _NONE) -> None:
+        """UFFDIO_SET_MODE (7.3)."""
+        try:
+            self._do(lambda _: self.context.set_mode(int(enable), int(disable)))
+        except Errno as refusal:
+            raise KernelError.of("UFFDIO_SET_MODE", refusal.code) from None
+
+    # --- shared ----------------------------------------------------------------------------------
+
+    def _ranged(self, name: str, start: int, length: int, run: Callable[[Task], None]) -> None:
+        try:
+            self._do(run)
+        except Errno as refusal:
+            raise KernelError.of(name, refusal.code, start=start, length=length) from None
+
+    def _do(self, run: Callable[[Task], T], *, direct: bool = True) -> T:
+        """In the task that calls; from outside in the process's own, or at once if it cannot sleep.
+
+        Where nobody is preempted and nobody is ready, every lock is free.
+        """
+        sched = self._sched
+        if sched.current is not None:
+            return run(sched.current)
+        if direct and not sched.preemptive and not sched.runnable:
+            return run(self._process.caller())
+        caller = self._process.caller()
+        result: T = caller.call(lambda: run(caller))
+        return result
+
+
+_WRITEPROTECT = protect.writeprotect
+_RWPROTECT = protect.rwprotect
+_RWP_IOCTL = 1 << abi._UFFDIO_RWPROTECT

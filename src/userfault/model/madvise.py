@@ -1,0 +1,234 @@
+"""madvise(2): what each advice does to pages, markers and registrations."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.kernel.memtypes import round_up
+from userfault.model import access, events, filesystem
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno, Signalled
+from userfault.model.mm import AddressSpace
+from userfault.model.sched import Task
+from userfault.model.vma import Vma
+from userfault.uapi import mman
+from userfault.uapi import userfaultfd as abi
+
+_EHWPOISON = 133  # not in every build of the errno module
+
+_HINTS = {
+    mman.MADV_NORMAL,
+    mman.MADV_RANDOM,
+    mman.MADV_SEQUENTIAL,
+    mman.MADV_WILLNEED,
+    mman.MADV_DONTDUMP,
+    mman.MADV_DODUMP,
+    mman.MADV_COLD,
+    mman.MADV_PAGEOUT,  # there is no swap
+    mman.MADV_MERGEABLE,
+    mman.MADV_UNMERGEABLE,
+}
+
+
+def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int) -> None:
+    """Raises Errno.  Holes are skipped and reported at the end (ENOMEM)."""
+    action = _action(mm, advice)
+    if address % PAGE:
+        raise Errno(errno.EINVAL)
+    end = address + round_up(length, PAGE)
+    if end < address:
+        raise Errno(errno.EINVAL)
+    if end == address:
+        return
+    if advice in (mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE):
+        _populate(task, mm, address, end, write=advice == mman.MADV_POPULATE_WRITE)
+        return
+    hole = False
+    at = address
+    while at < end:
+        found = mm.overlapping(at, end)
+        if not found:
+            hole = True
+            break
+        vma = found[0]
+        if vma.start > at:
+            hole = True
+            at = vma.start
+        stop = min(vma.end, end)
+        if action is not None:
+            # After an event the mapping may end earlier: what is left is looked at anew.
+            stop = action(task, mm, vma, at, stop, advice)
+        at = stop
+    if hole:
+        raise Errno(errno.ENOMEM)
+
+
+_Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
+
+
+def _action(mm: AddressSpace, advice: int) -> _Action | None:
+    found = _ACTIONS.get(advice)
+    populate = advice in (mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE)
+    guards = advice in (mman.MADV_GUARD_INSTALL, mman.MADV_GUARD_REMOVE)
+    if found is None and advice not in _HINTS and not populate:
+        raise Errno(errno.EINVAL)
+    if guards and not mm.machine.profile.guard_markers:
+        raise Errno(errno.EINVAL)
+    return found
+
+
+def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    stop = end
+    end = _check_dontneed(vma, start, end, advice)
+    if start == end:
+        return stop
+    if _announce_removal(task, vma, start, end):
+        again = mm.find(start)
+        if again is None:
+            raise Errno(errno.ENOMEM)
+        vma = again
+        stop = min(stop, vma.end)
+        end = min(_check_dontneed(vma, start, end, advice), vma.end)
+    mm.lock.read()
+    try:
+        if advice == mman.MADV_FREE:
+            _free(mm, vma, start, end)
+        else:
+            mm.zap(vma, start, end, drop_markers=False)
+    finally:
+        mm.lock.read_done()
+    return stop
+
+
+def _check_dontneed(vma: Vma, start: int, end: int, advice: int) -> int:
+    locked = vma.flags & vmas.LOCKED and advice != mman.MADV_DONTNEED_LOCKED
+    if locked or vma.flags & vmas.SPECIAL:
+        raise Errno(errno.EINVAL)
+    if vma.shift != 12:
+        size = 1 << vma.shift
+        if advice == mman.MADV_FREE or start % size:
+            raise Errno(errno.EINVAL)
+        return end & -size
+    return end
+
+
+def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    """Pages may go when memory is short, which it is not here; poison goes."""
+    if vma.object is not None:
+        raise Errno(errno.EINVAL)  # found out after the event (measured on 6.18)
+    for address in mm.table.addresses(start, end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        if entry is not None and entry[0] & pt.MARK_POISON:
+            mm.mark(vma, address, entry[0] & ~pt.MARK_POISON)
+
+
+def _announce_removal(task: Task, vma: Vma, start: int, end: int) -> bool:
+    """The REMOVE event, before the pages go; True if the task has slept."""
+    context = vma.context
+    if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_REMOVE):
+        return False
+    events.announce(context)
+    events.send(task, context, events.Event(abi.UFFD_EVENT_REMOVE, (start, end), task))
+    return True
+
+
+def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    del advice
+    target = vma.object
+    if vma.flags & vmas.LOCKED or target is None:
+        raise Errno(errno.EINVAL)
+    if not vma.shared or not vma.flags & vmas.MAY_WRITE:
+        raise Errno(errno.EACCES)
+    offset = start - vma.start + vma.offset
+    mm.machine.link(target)
+    try:
+        _announce_removal(task, vma, start, end)
+        mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
+        filesystem.fallocate(mm.machine, target, mode, offset, end - start)
+    finally:
+        mm.machine.unlink(target)
+    return end
+
+
+def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    del task
+    files = mm.machine.profile.release >= (6, 15)
+    barred = vmas.SPECIAL | (vmas.LOCKED if advice == mman.MADV_GUARD_INSTALL else 0)
+    if vma.shift != 12 or vma.flags & barred:
+        raise Errno(errno.EINVAL)
+    if not files and (vma.object is not None or not vma.prot & mman.PROT_WRITE):
+        raise Errno(errno.EINVAL)
+    mm.lock.read()
+    try:
+        if advice == mman.MADV_GUARD_INSTALL:
+            mm.prepare_private(vma)
+            mm.zap(vma, start, end, drop_markers=True)
+            for address in range(start, end, PAGE):
+                mm.table.set(address, 12, pt.MARKER_GUARD)
+            return end
+        for address in mm.table.addresses(start, end):
+            entry = mm.table.get(address)
+            if entry is not None and entry[0] & pt.MARK_GUARD:
+                mm.mark(vma, address, 0)
+    finally:
+        mm.lock.read_done()
+    return end
+
+
+def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    del task
+    wipe = advice == mman.MADV_WIPEONFORK
+    if wipe and (vma.shared or vma.object is not None):
+        raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
+    add, clear = _FLAGS[advice]
+    if (vma.flags | add) & ~clear == vma.flags:
+        return end
+    mm.lock.write()
+    try:
+        part = mm.isolate(vma, start, end)
+        part.flags = (part.flags | add) & ~clear
+        mm.merge(start, end)
+    finally:
+        mm.lock.write_done()
+    return end
+
+
+_FLAGS = {
+    mman.MADV_HUGEPAGE: (vmas.HUGEPAGE, vmas.NOHUGEPAGE),
+    mman.MADV_NOHUGEPAGE: (vmas.NOHUGEPAGE, vmas.HUGEPAGE),
+    mman.MADV_DONTFORK: (vmas.DONTFORK, 0),
+    mman.MADV_DOFORK: (0, vmas.DONTFORK),
+    mman.MADV_WIPEONFORK: (vmas.WIPEONFORK, 0),
+    mman.MADV_KEEPONFORK: (0, vmas.WIPEONFORK),
+}
+
+_ACTIONS: dict[int, _Action] = {
+    mman.MADV_DONTNEED: _dontneed,
+    mman.MADV_DONTNEED_LOCKED: _dontneed,
+    mman.MADV_FREE: _dontneed,
+    mman.MADV_REMOVE: _remove,
+    mman.MADV_GUARD_INSTALL: _guard,
+    mman.MADV_GUARD_REMOVE: _guard,
+    **dict.fromkeys(_FLAGS, _flags),
+}
+
+
+def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
+    at = start
+    while at < end:
+        vma = mm.find(at)
+        if vma is None:
+            raise Errno(errno.ENOMEM)
+        stop = min(vma.end, end)
+        if not (vma.prot & mman.PROT_WRITE if write else vma.prot):
+            raise Errno(errno.EINVAL)
+        try:
+            access.populate(task, mm, at, stop, write=write)
+        except Signalled as signalled:
+            if signalled.lsb:  # poison, whatever its signal code would be
+                raise Errno(_EHWPOISON) from None
+            raise Errno(errno.EFAULT) from None
+        at = stop

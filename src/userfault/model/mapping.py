@@ -1,0 +1,261 @@
+"""mmap, munmap, mprotect and mlock of an address space."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.kernel.memtypes import round_up
+from userfault.model import access, events
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno, Signalled
+from userfault.model.folio import Object
+from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.mm import AddressSpace
+from userfault.model.sched import Task
+from userfault.model.userfaultfd import Context
+from userfault.model.vma import Vma
+from userfault.uapi import mman
+from userfault.uapi import userfaultfd as abi
+
+Unmaps = list[tuple[Context, int, int]]
+
+
+class Behind:
+    """What is to be mapped: a type, its object, and what the descriptor allows."""
+
+    __slots__ = ("may_write", "object", "offset", "ops")
+
+    def __init__(
+        self, ops: MemoryOps, target: Object | None, offset: int = 0, *, may_write: bool = True
+    ) -> None:
+        self.ops = ops
+        self.object = target
+        self.offset = offset
+        self.may_write = may_write
+
+
+def mmap(
+    task: Task,
+    mm: AddressSpace,
+    address: int,
+    length: int,
+    prot: int,
+    flags: int,
+    behind: Behind,
+) -> int:
+    """Map `behind`; the address.  Raises Errno."""
+    target = behind.object
+    step = 1 << target.shift if target is not None else PAGE
+    length = round_up(length, step)
+    fixed = flags & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE)
+    if fixed:
+        if length > mm.task_size or address > mm.task_size - length:
+            raise Errno(errno.ENOMEM)
+        if address % step:
+            raise Errno(errno.EINVAL)
+    shared = (flags & 0xF) in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
+    unmaps: Unmaps = []
+    mm.lock.write()
+    try:
+        if not fixed:
+            address = _choose(mm, address, length, step)
+        elif mm.overlapping(address, address + length):
+            if flags & mman.MAP_FIXED_NOREPLACE:
+                raise Errno(errno.EEXIST)
+            unmap_locked(mm, address, address + length, unmaps)
+        _insert(mm, address, length, prot, flags, shared, behind)
+    finally:
+        mm.lock.write_done()
+    tell_unmaps(task, unmaps)
+    if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
+        try:
+            write = bool(prot & mman.PROT_WRITE) and not shared
+            access.populate(task, mm, address, address + length, write=write)
+        except (Errno, Signalled):
+            pass  # mmap(2): populating is best effort
+    return address
+
+
+def _choose(mm: AddressSpace, hint: int, length: int, step: int) -> int:
+    hint &= -step
+    end = hint + length
+    if hint and end <= mm.task_size and not mm.overlapping(hint, end):
+        return hint
+    return mm.gap(length, step)
+
+
+def _insert(
+    mm: AddressSpace,
+    address: int,
+    length: int,
+    prot: int,
+    flags: int,
+    shared: bool,
+    behind: Behind,
+) -> None:
+    bits = vmas.SHARED if shared else 0
+    if behind.may_write or not shared:
+        bits |= vmas.MAY_WRITE
+    if flags & 0xF == mman.MAP_DROPPABLE:
+        bits |= vmas.DROPPABLE
+    if flags & mman.MAP_LOCKED:
+        bits |= vmas.LOCKED
+    if flags & mman.MAP_NORESERVE and behind.ops.reserve is not None:
+        bits |= vmas.NORESERVE
+    offset = behind.offset if behind.object is not None else address
+    vma = Vma(mm, address, address + length, prot, bits, behind.ops, behind.object, offset)
+    reserve = behind.ops.reserve
+    if reserve is not None and not flags & mman.MAP_NORESERVE:
+        own: set[int] | None = None if shared else set()
+        pages = length >> vma.shift
+        if not reserve(mm.memory, behind.object, own, offset >> vma.shift, pages):
+            raise Errno(errno.ENOMEM)
+        vma.promised = own
+    target = behind.object
+    if behind.ops.mmap_grows and target is not None and prot & mman.PROT_WRITE:
+        target.size = max(target.size, offset + length)
+    mm.insert(vma)
+    mm.merge(address, address + length)
+
+
+def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
+    """munmap(2).  The UNMAP events follow the change."""
+    if address % PAGE or not length or address > mm.task_size:
+        raise Errno(errno.EINVAL)
+    length = round_up(length, PAGE)
+    if length > mm.task_size - address:
+        raise Errno(errno.EINVAL)
+    unmaps: Unmaps = []
+    mm.lock.write()
+    try:
+        unmap_locked(mm, address, address + length, unmaps)
+    finally:
+        mm.lock.write_done()
+    tell_unmaps(task, unmaps)
+
+
+def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
+    """Take everything in [start, end) away; `unmaps` gets who has to be told."""
+    found = mm.overlapping(start, end)
+    for vma in found:
+        mask = (1 << vma.shift) - 1
+        if (vma.start < start and start & mask) or (vma.end > end and end & mask):
+            raise Errno(errno.EINVAL)
+    for vma in found:
+        context = vma.context
+        if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
+            continue
+        if (context, start, end) not in unmaps:
+            events.announce(context)
+            unmaps.append((context, start, end))
+    for vma in found:
+        discard(mm, mm.isolate(vma, start, end))
+
+
+def discard(mm: AddressSpace, vma: Vma) -> None:
+    """Remove a whole mapping with its pages and promises."""
+    mm.zap(vma, vma.start, vma.end, drop_markers=True)
+    if vma.promised is not None and vma.ops.unreserve is not None:
+        pages = (vma.end - vma.start) >> vma.shift
+        first = vma.offset >> vma.shift
+        vma.ops.unreserve(mm.memory, vma.object, vma.promised, first, pages)
+    mm.remove(vma)
+    # Tables are shared with what is mapped beside it, as far as that reaches.
+    below = mm.overlapping(0, vma.start)
+    floor = below[-1].end if below else 0
+    above = mm.overlapping(vma.end, mm.task_size)
+    ceiling = above[0].start if above else mm.task_size
+    mm.table.forget_tables(floor, ceiling, vma.shift)
+
+
+def tell_unmaps(task: Task, unmaps: Unmaps) -> None:
+    """Send the announced UNMAP events, one after the other; no lock is held."""
+    for context, start, end in unmaps:
+        events.send(task, context, events.Event(abi.UFFD_EVENT_UNMAP, (start, end), task))
+
+
+def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
+    """mprotect(2): mappings before a hole are changed (ENOMEM)."""
+    if address % PAGE or prot & ~(mman.PROT_READ | mman.PROT_WRITE | mman.PROT_EXEC):
+        raise Errno(errno.EINVAL)
+    if not length:
+        return
+    end = address + round_up(length, PAGE)
+    if end <= address:
+        raise Errno(errno.ENOMEM)
+    mm.lock.write()
+    try:
+        at = address
+        for vma in mm.overlapping(address, end):
+            if vma.start > at:
+                raise Errno(errno.ENOMEM)
+            if prot & mman.PROT_WRITE and vma.shared and not vma.flags & vmas.MAY_WRITE:
+                raise Errno(errno.EACCES)
+            at = min(vma.end, end)
+            if vma.prot != prot:
+                _set_prot(mm, mm.isolate(vma, address, end), prot)
+        if at < end:
+            raise Errno(errno.ENOMEM)
+    finally:
+        mm.merge(address, end)
+        mm.lock.write_done()
+
+
+def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
+    mm.split_range(vma.start, vma.end)
+    vma.prot = prot
+    for address in mm.table.addresses(vma.start, vma.end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        if entry is not None and entry[1] is not None:
+            mm.change(vma, address, entry, 0, 0)
+
+
+def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool) -> None:
+    """mlock(2), munlock(2): locking faults the pages in."""
+    end = round_up(address + length, PAGE)
+    start = address & -PAGE
+    if end < start:
+        raise Errno(errno.EINVAL)
+    if end == start:
+        return
+    mm.lock.write()
+    try:
+        at = start
+        for vma in mm.overlapping(start, end):
+            if vma.start > at:
+                raise Errno(errno.ENOMEM)
+            at = min(vma.end, end)
+            # Of huge and special mappings mlock faults the pages in and notes nothing.
+            noted = not vma.ops.pool and not vma.flags & (vmas.SPECIAL | vmas.DROPPABLE)
+            if noted and bool(vma.flags & vmas.LOCKED) is not lock:
+                part = mm.isolate(vma, start, end)
+                part.flags ^= vmas.LOCKED
+        if at < end:
+            raise Errno(errno.ENOMEM)
+    finally:
+        mm.merge(start, end)
+        mm.lock.write_done()
+    if lock:
+        _fault_in(task, mm, start, end)
+
+
+def _fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
+    """What mlock makes resident: written where a write is private anyway."""
+    while start < end:
+        vma = mm.find(start)
+        if vma is None:
+            raise Errno(errno.ENOMEM)
+        stop = min(vma.end, end)
+        if vma.prot:
+            write = bool(vma.prot & mman.PROT_WRITE) and not vma.shared
+            try:
+                access.populate(task, mm, start, stop, write=write)
+            except Signalled:
+                raise Errno(errno.ENOMEM) from None
+            except Errno as refused:
+                code = errno.ENOMEM if refused.code == errno.EFAULT else refused.code
+                raise Errno(code) from None
+        else:
+            raise Errno(errno.ENOMEM)
+        start = stop

@@ -1,0 +1,267 @@
+"""Where the core calls a memory type: what comes back is checked, what was broken is undone.
+
+Each function here stands for one hook.  It returns what the hook returned, or raises `Refused`
+(the hook's own answer) or `ContractBreach` (its mistake; counts and locks are as before then).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+from userfault.model.errors import ContractBreach, Errno, Refused
+from userfault.model.folio import LOCKED, UPTODATE, Folio, Object
+from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.sched import Sched
+
+T = TypeVar("T")
+
+
+def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
+    """Whether this mapping may be registered with these modes; False without a table."""
+    if ops.can_userfault is None:
+        return False
+    decide = ops.can_userfault
+    first = _called(sched, ops, "can_userfault", lambda: decide(facts))
+    if first is not _called(sched, ops, "can_userfault", lambda: decide(facts)):
+        raise ContractBreach(ops.name, "can_userfault", "it answers differently when asked twice")
+    return bool(first)
+
+
+def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio:
+    """The cached folio, locked and referenced."""
+    hook = ops.get_folio_noalloc
+    if hook is None:
+        raise Refused(errno.EINVAL)
+    there = target.cache.get(index)
+    before = there.refs if there is not None else 0
+    flags = there.flags if there is not None else 0
+    pages = len(target.cache)
+    sched.hook = (ops.name, "get_folio_noalloc")
+    try:
+        folio = hook(target, index)
+    except Refused as refusal:
+        sched.hook = None
+        _restore(there, before, flags)
+        _no_retry(ops, "get_folio_noalloc", refusal)
+        raise
+    except Exception as mistake:
+        sched.hook = None
+        _restore(there, before, flags)
+        raise _breach(ops, "get_folio_noalloc", mistake) from mistake
+    sched.hook = None
+    if (
+        folio is there
+        and folio.refs == before + 1
+        and folio.flags & (LOCKED | UPTODATE) == LOCKED | UPTODATE
+        and index < target.pages()
+    ):
+        return folio
+    rule = _what_is_wrong(target, index, folio, there, before, pages)
+    if folio.__class__ is Folio and folio is not there and folio.refs > 1:
+        folio.refs -= 1  # it was counted for us
+        folio.flags &= ~LOCKED
+    _restore(there, before, flags)
+    raise ContractBreach(ops.name, "get_folio_noalloc", rule)
+
+
+def _what_is_wrong(
+    target: Object, index: int, folio: object, there: Folio | None, before: int, pages: int
+) -> str:
+    if not isinstance(folio, Folio):
+        return f"it returned {folio!r}, not a folio"
+    rules = (
+        (len(target.cache) != pages, "it created a page: it must never allocate"),
+        (index >= target.pages(), "it returned a folio beyond the end of the file"),
+        (folio is not there, "it returned a folio of another object or index"),
+        (folio.refs != before + 1, "it returned a folio without taking one reference"),
+        (not folio.flags & LOCKED, "it returned an unlocked folio"),
+        (True, "it returned a folio that is not up to date"),
+    )
+    return next(rule for broken, rule in rules if broken)
+
+
+def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
+    """A new folio that nobody else sees, or None."""
+    hook = ops.alloc_folio
+    if hook is None:
+        raise Refused(errno.EINVAL)
+    if sched.hook is not None:
+        raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
+    folios = where.memory.folios
+    blocks = where.object.blocks if where.object is not None else 0
+    sched.hook = (ops.name, "alloc_folio")
+    try:
+        folio = hook(where)
+    except Refused as refusal:
+        _no_retry(ops, "alloc_folio", refusal)
+        raise
+    except Exception as mistake:
+        raise _breach(ops, "alloc_folio", mistake) from mistake
+    finally:
+        sched.hook = None
+    if folio is None:
+        return None
+    if folio.__class__ is not Folio:
+        raise ContractBreach(ops.name, "alloc_folio", f"it returned {folio!r}, not a folio")
+    if where.memory.folios == folios:
+        raise ContractBreach(ops.name, "alloc_folio", "it returned a folio that somebody has")
+    if folio.refs != 1 or folio.mapcount or folio.object is not None or folio.flags & LOCKED:
+        if folio.object is not None:
+            folio.object.remove(folio)
+        folio.flags &= ~LOCKED
+        folio.refs = 1
+        where.memory.put(folio)
+        if where.object is not None:
+            _settle_blocks(where.object, blocks)
+        raise ContractBreach(
+            ops.name, "alloc_folio", "the new folio is visible, locked or counted by others"
+        )
+    if folio.order + 12 != where.shift:
+        where.memory.put(folio)
+        raise ContractBreach(ops.name, "alloc_folio", "the new folio has the wrong size")
+    return folio
+
+
+def undo_alloc(sched: Sched, ops: MemoryOps, where: Where, folio: Folio) -> None:
+    """Give the folio and what came with it back."""
+    if ops.undo_alloc is not None:
+        undo = ops.undo_alloc
+        _called(sched, ops, "undo_alloc", lambda: undo(where, folio))
+    where.memory.put(folio)
+
+
+def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> None:
+    """Insert a finished folio: afterwards it is locked and cached."""
+    hook = ops.filemap_add
+    target = where.object
+    assert hook is not None
+    assert target is not None
+    occupied = target.cache.get(where.index)
+    blocks = target.blocks
+    try:
+        _called(sched, ops, "filemap_add", lambda: hook(folio, where))
+    except Refused:
+        clean = target.cache.get(where.index) is occupied and not folio.flags & LOCKED
+        if clean and folio.refs == 1 and target.blocks == blocks:
+            raise
+        _take_out(target, where.index, folio, occupied)
+        _settle_blocks(target, blocks)
+        raise ContractBreach(
+            ops.name, "filemap_add", "it refused and left something behind"
+        ) from None
+    except ContractBreach:
+        _take_out(target, where.index, folio, occupied)
+        _settle_blocks(target, blocks)
+        raise
+    cached = target.cache.get(where.index)
+    if cached is folio and folio.object is target and folio.flags & LOCKED and folio.refs == 2:
+        if occupied is None and where.index < target.pages():
+            return
+        rule = "it replaced a page that was there, or inserted one beyond the end of the file"
+    elif cached is not folio:
+        rule = "it said yes and did not insert the folio"
+    elif not folio.flags & LOCKED:
+        rule = "it inserted the folio unlocked"
+    else:
+        rule = "it inserted the folio and miscounted its references"
+    _take_out(target, where.index, folio, occupied)
+    _settle_blocks(target, blocks)
+    raise ContractBreach(ops.name, "filemap_add", rule)
+
+
+def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -> None:
+    """Undo `filemap_add`."""
+    hook = ops.filemap_remove
+    assert hook is not None
+    index = folio.index
+    _called(sched, ops, "filemap_remove", lambda: hook(folio, target))
+    if target.cache.get(index) is folio or folio.flags & LOCKED or folio.refs != 1:
+        _take_out(target, index, folio, None)
+        raise ContractBreach(ops.name, "filemap_remove", "it did not undo filemap_add exactly")
+
+
+def fault_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
+    """What a plain fault maps, locked and referenced."""
+    hook = ops.fault_folio
+    assert hook is not None
+    there = where.object.cache.get(where.index) if where.object is not None else None
+    before = there.refs if there is not None else 0
+    flags = there.flags if there is not None else 0
+    try:
+        folio = _called(sched, ops, "fault_folio", lambda: hook(where))
+    except (Refused, ContractBreach):
+        _restore(there, before, flags)
+        raise
+    good = folio.__class__ is Folio and folio.flags & LOCKED and folio.flags & UPTODATE
+    if good and (there is None or folio is there) and folio.refs >= 1:
+        return folio
+    _restore(there, before, flags)
+    raise ContractBreach(
+        ops.name, "fault_folio", "it returned no folio of this page that is locked and up to date"
+    )
+
+
+def _called(sched: Sched, ops: MemoryOps, hook: str, call: Callable[[], T]) -> T:
+    if sched.hook is not None:
+        raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
+    sched.hook = (ops.name, hook)
+    try:
+        return call()
+    except Refused as refusal:
+        _no_retry(ops, hook, refusal)
+        raise
+    except Exception as mistake:
+        raise _breach(ops, hook, mistake) from mistake
+    finally:
+        sched.hook = None
+
+
+def _breach(ops: MemoryOps, hook: str, mistake: Exception) -> ContractBreach:
+    if isinstance(mistake, ContractBreach):
+        return mistake
+    told = f"errno {mistake.code}" if isinstance(mistake, Errno) else repr(mistake)
+    return ContractBreach(ops.name, hook, f"it raised {told}")
+
+
+def _no_retry(ops: MemoryOps, hook: str, refusal: Refused) -> None:
+    if refusal.code == errno.EAGAIN:
+        raise ContractBreach(ops.name, hook, "it asked for a retry: only the core retries")
+
+
+def _restore(folio: Folio | None, refs: int, flags: int) -> None:
+    if folio is not None:
+        folio.refs = refs
+        folio.flags = folio.flags & ~LOCKED | flags & LOCKED
+
+
+def _take_out(target: Object, index: int, folio: Folio, occupied: Folio | None) -> None:
+    """Whatever the hook did to the cache at `index`: as it was, and the folio ours alone."""
+    for at in [at for at, held in target.cache.items() if held is folio]:
+        del target.cache[at]
+    if occupied is not None:
+        target.cache[index] = occupied
+        occupied.object = target
+        occupied.index = index
+    folio.object = None
+    folio.refs = 1
+    folio.flags &= ~LOCKED
+
+
+def _settle_blocks(target: Object, blocks: int) -> None:
+    if target.mount is not None:
+        target.mount.used += blocks - target.blocks
+        target.blocks = blocks
+
+
+def guest_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
+    """What a guest's access maps, locked and referenced."""
+    hook = ops.guest_folio
+    assert hook is not None
+    folio = _called(sched, ops, "guest_folio", lambda: hook(where))
+    if folio.flags & LOCKED and folio.flags & UPTODATE and folio.object is where.object:
+        return folio
+    raise ContractBreach(
+        ops.name, "guest_folio", "it returned no folio of this page that is locked and up to date"
+    )

@@ -1,0 +1,95 @@
+"""guest_memfd: memory of a virtual machine, mapped shared by its host.
+
+Unlike the hooks posted in March 2026, a page is cleared before it is shown (so nobody sees what
+it held before, and nothing is cleared after a host has written), beyond the end of the file is
+SIGBUS, an index that only the guest may see is refused under the lock that conversion takes, and
+a refused insertion is undone once, here.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.model.errors import Refused
+from userfault.model.folio import Folio, Object
+from userfault.model.memtypes import pagecache
+from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+
+# Flags of creation (GUEST_MEMFD_FLAG_*), kept as the object's traits.
+MMAP = 1
+INIT_SHARED = 2
+
+
+def _shared(target: Object, index: int) -> bool:
+    return bool(target.traits & INIT_SHARED) and index not in target.private_indexes
+
+
+def _can_userfault(facts: Facts) -> bool:
+    return facts.object is not None and bool(facts.object.traits & INIT_SHARED)
+
+
+def _get(target: Object, index: int) -> Folio:
+    if not _shared(target, index):
+        raise Refused(errno.EFAULT)
+    return pagecache.lookup(target, index)
+
+
+def _alloc(where: Where) -> Folio | None:
+    if where.object is not None and not _shared(where.object, where.index):
+        return None
+    return pagecache.allocate(where)
+
+
+def _add(folio: Folio, where: Where) -> None:
+    assert where.object is not None
+    # Converted while the content was copied: looked at again under the lock.
+    if not _shared(where.object, where.index):
+        raise Refused(errno.EFAULT)
+    pagecache.add(folio, where)
+
+
+def _fault(where: Where) -> Folio:
+    assert where.object is not None
+    if not _shared(where.object, where.index):
+        raise Refused(errno.EACCES)
+    return pagecache.fault(where)
+
+
+def _touchable(target: Object) -> bool:
+    return bool(target.traits & INIT_SHARED)
+
+
+GUEST_MEMFD = MemoryOps(
+    name="guest_memfd",
+    can_userfault=_can_userfault,
+    get_folio_noalloc=_get,
+    alloc_folio=_alloc,
+    filemap_add=_add,
+    filemap_remove=pagecache.remove,
+    fault_folio=_fault,
+    guest_folio=pagecache.fault,
+    cached=pagecache.cached,
+    preallocate=pagecache.preallocate,
+    size_checked_at_entry=True,
+    can_resize=False,
+    can_write=False,
+    can_private=False,
+    punch_drops_wp=True,
+    touchable=_touchable,
+    accounts_blocks=False,
+)
+
+# As in every released kernel (6.18 to 7.3): mappable, but no table.
+GUEST_MEMFD_RELEASED = MemoryOps(
+    name="guest_memfd",
+    fault_folio=_fault,
+    guest_folio=pagecache.fault,
+    cached=pagecache.cached,
+    preallocate=pagecache.preallocate,
+    can_resize=False,
+    can_write=False,
+    can_private=False,
+    punch_drops_wp=True,
+    touchable=_touchable,
+    accounts_blocks=False,
+)

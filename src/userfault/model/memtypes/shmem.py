@@ -1,0 +1,31 @@
+"""shmem: memfd, tmpfs, shared anonymous memory, shared /dev/zero."""
+
+from __future__ import annotations
+
+from userfault.model.memtypes import pagecache
+from userfault.model.memtypes.anon import ANONYMOUS
+from userfault.model.memtypes.ops import Facts, MemoryOps
+
+
+def _can_userfault(facts: Facts) -> bool:
+    del facts
+    return True
+
+
+SHMEM = MemoryOps(
+    name="shmem",
+    can_userfault=_can_userfault,
+    get_folio_noalloc=pagecache.lookup,
+    alloc_folio=pagecache.allocate,
+    filemap_add=pagecache.add,
+    filemap_remove=pagecache.remove,
+    fault_folio=pagecache.fault,
+    cached=pagecache.cached,
+    preallocate=pagecache.preallocate,
+    preallocate_clears=True,
+    private=ANONYMOUS,
+    zero_page=True,
+    size_checked_at_entry=True,
+    fault_around=True,
+    small_hole_unmaps_all=True,
+)

@@ -1,0 +1,155 @@
+"""UFFDIO_MOVE: anonymous pages change their address, one at a time (6.8)."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.model import folio as folios
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno
+from userfault.model.mm import AddressSpace, allowed
+from userfault.model.userfaultfd import Context
+from userfault.model.vma import Vma
+from userfault.uapi.mman import PROT_WRITE
+
+
+def move(
+    context: Context, dst: int, src: int, length: int, *, allow_holes: bool
+) -> tuple[int, int]:
+    """Move the range: (bytes done, errno that ended it or 0)."""
+    mm = context.mm
+    if not mm.alive:
+        raise Errno(errno.ESRCH)
+    done = 0
+    mm.lock.read()
+    try:
+        if context.changing:
+            return 0, errno.EAGAIN
+        target, source = _mappings(context, dst, src, length)
+        mm.prepare_private(target)
+        while done < length:
+            if mm.sched.preemptive:
+                mm.sched.point("fill.page")
+            left = length - done
+            done += _move_one(mm, target, source, dst + done, src + done, left, allow_holes)
+    except Errno as stop:
+        return done, stop.code
+    finally:
+        mm.lock.read_done()
+    return done, 0
+
+
+def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, Vma]:
+    mm = context.mm
+    target = mm.find(dst)
+    source = mm.find(src)
+    if target is None or source is None:
+        raise Errno(errno.ENOENT)
+    differ = (
+        target.prot != source.prot
+        or (target.flags ^ source.flags) & vmas.LOCKED
+        or not target.prot & PROT_WRITE
+    )
+    if (
+        target.shared
+        or source.shared
+        or dst + length > target.end
+        or src + length > source.end
+        or differ
+        or not target.ops.movable
+        or not source.ops.movable
+        or target.context is not context
+    ):
+        raise Errno(errno.EINVAL)
+    return target, source
+
+
+def _move_one(
+    mm: AddressSpace,
+    target: Vma,
+    source: Vma,
+    dst: int,
+    src: int,
+    left: int,
+    allow_holes: bool,
+) -> int:
+    """Move what is at `src`, a whole huge page or a small one; the bytes moved.
+
+    The order of the errors was measured on 6.18: the huge page is looked at first, and a source
+    without a page table is a hole before the destination is looked at.
+    """
+    if dst & pt.PMD_MASK in mm.thp:
+        raise Errno(errno.EEXIST)
+    huge = src & pt.PMD_MASK
+    is_part = huge in mm.thp
+    if is_part:
+        if not mm.table.huge[huge][0] & pt.EXCLUSIVE:
+            raise Errno(errno.EBUSY)
+        if src == huge and _fits_whole(mm, dst, left):
+            _move_huge(mm, target, dst, src)
+            return pt.PMD_SIZE
+        mm.split_thp(huge)
+    elif not allow_holes and not mm.table.has_table(src, source.shift):
+        raise Errno(errno.ENOENT)
+    if mm.entry(target, dst) is not None:
+        raise Errno(errno.EEXIST)
+    if is_part and not source.flags & vmas.LOCKED:
+        _share_zeroes(mm, source, huge)
+    _move_page(mm, target, source, dst, src, allow_holes)
+    return PAGE
+
+
+def _fits_whole(mm: AddressSpace, dst: int, left: int) -> bool:
+    """A huge page goes as one to an aligned place without a page table."""
+    aligned = not dst & ~pt.PMD_MASK and left >= pt.PMD_SIZE
+    return aligned and dst >> pt.PMD_SHIFT not in mm.table.tables
+
+
+def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int) -> None:
+    mm.thp.discard(src)
+    _, folio = mm.table.huge.pop(src)
+    assert folio is not None
+    folio.mapcount -= 1
+    mm.map_thp(target, dst, folio)
+    if target.modes & vmas.RWP:
+        mm.table.huge[dst] = (allowed(target, mm.table.huge[dst][0] | pt.UFFD_RWP), folio)
+
+
+def _share_zeroes(mm: AddressSpace, vma: Vma, huge: int) -> None:
+    """Split pages of a huge page that are full of zeroes become the zero page.
+
+    Since 6.12, where the mapping is not locked (measured on 6.18).
+    """
+    for address in range(huge, huge + pt.PMD_SIZE, PAGE):
+        entry = mm.table.get(address)
+        assert entry is not None
+        flags, folio = entry
+        assert folio is not None
+        if not any(folio.read(0, PAGE)):
+            mm.unmap(vma, address)
+            mm.map_folio(vma, address, flags & pt.UFFD_WP, mm.memory.zero)
+
+
+def _move_page(
+    mm: AddressSpace, target: Vma, source: Vma, dst: int, src: int, allow_holes: bool
+) -> None:
+    entry = mm.table.get(src)
+    if entry is None:
+        if allow_holes:
+            return
+        raise Errno(errno.ENOENT)
+    flags, folio = entry
+    if folio is None:
+        raise Errno(errno.EFAULT)
+    rwp = pt.UFFD_RWP if target.modes & vmas.RWP else 0
+    if folio is mm.memory.zero:
+        mm.table.set(src, 12, None)
+        mm.map_folio(target, dst, rwp, folio)
+        return
+    if not flags & pt.EXCLUSIVE or folio.flags & folios.PINNED:
+        raise Errno(errno.EBUSY)
+    folio.refs += 1
+    mm.unmap(source, src)
+    mm.map_folio(target, dst, pt.EXCLUSIVE | pt.DIRTY | rwp, folio)

@@ -1,0 +1,265 @@
+"""mremap(2): move, grow, shrink, and what becomes of the registration."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.kernel.memtypes import round_up
+from userfault.model import events
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno
+from userfault.model.mapping import Unmaps, tell_unmaps, unmap_locked
+from userfault.model.mm import AddressSpace
+from userfault.model.sched import Task
+from userfault.model.userfaultfd import Context
+from userfault.model.vma import Vma
+from userfault.uapi import userfaultfd as abi
+from userfault.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+
+
+class _Call:
+    """One mremap and who has to be told of it: first of what made room, then of the move."""
+
+    def __init__(
+        self, mm: AddressSpace, old: int, old_length: int, new_length: int, flags: int, new: int
+    ) -> None:
+        self.mm = mm
+        self.old = old
+        self.old_length = old_length
+        self.new_length = new_length
+        self.flags = flags
+        self.new = new
+        self.early: Unmaps = []
+        self.moved: list[tuple[Context, int, int, int]] = []
+        self.unmaps: Unmaps = []
+
+
+def mremap(
+    task: Task,
+    mm: AddressSpace,
+    old: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    new: int,
+) -> int:
+    """The new address.  Events: UNMAP of the target, REMAP, UNMAP of the old range."""
+    call = _Call(mm, old, round_up(old_length, PAGE), round_up(new_length, PAGE), flags, new)
+    _check(call)
+    mm.lock.write()
+    try:
+        result = _remap(call)
+    finally:
+        mm.lock.write_done()
+        tell_unmaps(task, call.early)
+        for context, before, after, length in call.moved:
+            payload = (before, after, length)
+            events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
+        tell_unmaps(task, call.unmaps)
+    return result
+
+
+def _check(call: _Call) -> None:
+    flags = call.flags
+    known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+    to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
+    if (
+        flags & ~known
+        or call.old % PAGE
+        or not call.new_length
+        or (to and not flags & MREMAP_MAYMOVE)
+        or (flags & MREMAP_DONTUNMAP and call.old_length != call.new_length)
+        or call.new_length > call.mm.task_size
+    ):
+        raise Errno(errno.EINVAL)
+    if to and (
+        call.new % PAGE
+        or call.new > call.mm.task_size - call.new_length
+        or (call.old + call.old_length > call.new and call.new + call.new_length > call.old)
+    ):
+        raise Errno(errno.EINVAL)
+
+
+def _remap(call: _Call) -> int:
+    mm = call.mm
+    vma = mm.find(call.old)
+    if vma is None:
+        raise Errno(errno.EFAULT)
+    if not call.old_length:
+        return _duplicate(call, vma)
+    if _several(call, vma) and vma.context is not None:
+        raise Errno(errno.EFAULT)
+    size = 1 << vma.shift
+    if vma.shift != 12:
+        call.old_length = round_up(call.old_length, size)
+        call.new_length = round_up(call.new_length, size)
+        bad = call.old % size or call.new % size
+        if bad or call.new_length > call.old_length or call.flags & MREMAP_DONTUNMAP:
+            raise Errno(errno.EINVAL)
+    if call.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        return _remap_to(call, vma)
+    if call.new_length < call.old_length:
+        end = call.old + call.old_length
+        unmap_locked(mm, call.old + call.new_length, end, call.unmaps)
+    # Nothing to do is not checked further (6.17, measured on 6.18).
+    idle = call.new_length == call.old_length and mm.machine.profile.mremap_many
+    if call.new_length < call.old_length or idle:
+        return call.old
+    _check_old(call, vma)
+    if call.new_length == call.old_length or _grow(call, vma):
+        return call.old
+    if not call.flags & MREMAP_MAYMOVE:
+        raise Errno(errno.ENOMEM)
+    call.new = mm.gap(call.new_length, size)
+    _move(call, vma, call.old, call.old_length, call.new, call.new_length)
+    return call.new
+
+
+def _duplicate(call: _Call, vma: Vma) -> int:
+    """An old length of 0: a second mapping of the same shared memory; the old one stays."""
+    mm = call.mm
+    if not vma.shared or vma.ops.pool:
+        raise Errno(errno.EINVAL)
+    if not call.flags & MREMAP_MAYMOVE:
+        raise Errno(errno.ENOMEM)
+    if call.flags & MREMAP_FIXED:
+        unmap_locked(mm, call.new, call.new + call.new_length, call.early)
+    else:
+        call.new = mm.gap(call.new_length, PAGE)
+    call.flags |= MREMAP_DONTUNMAP
+    _move(call, vma, call.old, 0, call.new, call.new_length)
+    return call.new
+
+
+def _check_old(call: _Call, vma: Vma) -> None:
+    if call.old_length > vma.end - call.old or not call.old_length:
+        raise Errno(errno.EFAULT if call.old_length else errno.EINVAL)
+
+
+def _grow(call: _Call, vma: Vma) -> bool:
+    """In place, if it ends the mapping and the space behind is free."""
+    mm = call.mm
+    end = call.old + call.new_length
+    if call.old + call.old_length != vma.end or end > mm.task_size:
+        return False
+    if mm.overlapping(vma.end, end):
+        return False
+    vma.end = end
+    mm.merge(vma.start, end)
+    return True
+
+
+def _several(call: _Call, vma: Vma) -> bool:
+    """Whether mappings beyond the first one are to move along (6.17)."""
+    return (
+        call.old + call.old_length > vma.end
+        and call.mm.machine.profile.mremap_many
+        and call.new_length == call.old_length
+        and bool(call.flags & MREMAP_FIXED)
+    )
+
+
+def _remap_to(call: _Call, vma: Vma) -> int:
+    mm = call.mm
+    old_end = call.old + call.old_length
+    if _several(call, vma):
+        return _remap_many(call)
+    # Before anything is unmapped, for what will be left (6.17, measured on 6.18).
+    too_long = min(call.old_length, call.new_length) > vma.end - call.old
+    if too_long and mm.machine.profile.mremap_many:
+        raise Errno(errno.EFAULT)
+    if call.flags & MREMAP_FIXED:
+        unmap_locked(mm, call.new, call.new + call.new_length, call.early)
+    if call.new_length < call.old_length:
+        unmap_locked(mm, call.old + call.new_length, old_end, call.unmaps)
+        call.old_length = call.new_length
+    found = mm.find(call.old)
+    if found is None:
+        raise Errno(errno.EFAULT)
+    _check_old(call, found)
+    if not call.flags & MREMAP_FIXED:
+        hint = call.new & -(1 << found.shift)
+        free = hint and not mm.overlapping(hint, hint + call.new_length)
+        call.new = hint if free else mm.gap(call.new_length, 1 << found.shift)
+    _move(call, found, call.old, call.old_length, call.new, call.new_length)
+    return call.new
+
+
+def _remap_many(call: _Call) -> int:
+    """Several mappings at once (6.17): a registered one stops it, those before have moved."""
+    mm = call.mm
+    end = call.old + call.old_length
+    for vma in mm.overlapping(call.old, end):
+        if vma.context is not None:
+            raise Errno(errno.EFAULT)
+        start, stop = max(vma.start, call.old), min(vma.end, end)
+        new = call.new + start - call.old
+        unmap_locked(mm, new, new + stop - start, call.early)
+        _move(call, vma, start, stop - start, new, stop - start)
+    return call.new
+
+
+def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length: int) -> None:
+    mm = call.mm
+    if new_length > old_length and vma.ops.pool:
+        raise Errno(errno.EFAULT)
+    mm.split_range(old, old + old_length)
+    offset = vma.offset + old - vma.start
+    if vma.object is None and not vma.family:
+        offset = new
+    moved = vma.like(new, new + new_length, offset)
+    context = vma.context
+    follows = context is not None and events.wants(context, abi.UFFD_FEATURE_EVENT_REMAP)
+    mm.insert(moved)
+    _move_entries(mm, vma, moved, old, old_length, keep_wp=follows or context is None)
+    if context is not None and follows:
+        events.announce(context)
+        call.moved.append((context, old, new, old_length))
+    else:
+        # The copy has joined its neighbours by now if they had the same registration, and the
+        # whole of it loses it (measured on 6.18).
+        mm.merge(new, new + new_length)
+        joined = mm.find(new)
+        assert joined is not None
+        joined.context = None
+        joined.modes = 0
+    if call.flags & MREMAP_DONTUNMAP:
+        vma.flags &= ~vmas.LOCKED
+        if vma.end - vma.start == old_length:
+            vma.family = 0
+    else:
+        if moved.promised is not None:
+            _give_promises(mm, vma, old, old_length)
+        unmap_locked(mm, old, old + old_length, call.unmaps)
+    mm.merge(new, new + new_length)
+
+
+def _give_promises(mm: AddressSpace, vma: Vma, old: int, length: int) -> None:
+    """The moved mapping keeps what was promised: nothing is given back with the old range."""
+    part = mm.isolate(vma, old, old + length)
+    part.promised = None
+
+
+def _move_entries(
+    mm: AddressSpace, vma: Vma, moved: Vma, old: int, length: int, *, keep_wp: bool
+) -> None:
+    """Entries go as they are; without an event of it, uffd bits and wp markers stay behind."""
+    table = mm.table
+    shift = vma.shift
+    bits = 0 if keep_wp else pt.UFFD_WP | pt.UFFD_RWP
+    delta = moved.start - old
+    for address in table.addresses(old, old + length, shift):
+        entry = table.get(address, shift)
+        assert entry is not None
+        table.set(address, shift, None)
+        flags, folio = entry
+        if folio is not None:
+            table.set(address + delta, shift, entry)
+            if flags & bits:
+                mm.change(moved, address + delta, entry, 0, bits)
+            continue
+        if not keep_wp:
+            flags &= ~pt.MARK_WP
+        mm.mark(moved, address + delta, flags)

@@ -1,0 +1,144 @@
+"""What each kernel version has, as data: features, ioctls, and the behaviour that differs.
+
+Source: the same program run on 6.1.192, 6.12.107, 6.17.13, 6.18.44, 7.2.13 and 7.3.4; a profile
+is what that package did, not what the first release of its series did.  `next` is 7.3 with
+guest_memfd behind the table, which no released kernel has.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from userfault.uapi import userfaultfd as abi
+
+_RANGE = (
+    1 << abi._UFFDIO_WAKE
+    | 1 << abi._UFFDIO_COPY
+    | 1 << abi._UFFDIO_ZEROPAGE
+    | 1 << abi._UFFDIO_WRITEPROTECT
+    | 1 << abi._UFFDIO_CONTINUE
+)
+_API = 1 << abi._UFFDIO_API | 1 << abi._UFFDIO_REGISTER | 1 << abi._UFFDIO_UNREGISTER
+_MODES = (
+    abi.UFFDIO_REGISTER_MODE_MISSING | abi.UFFDIO_REGISTER_MODE_WP | abi.UFFDIO_REGISTER_MODE_MINOR
+)
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """One kernel version.  Defaults are those of 6.18."""
+
+    name: str
+    release: tuple[int, int]
+    features: int = 0x1FFFF
+    api_ioctls: int = _API
+    range_ioctls: int = _RANGE | 1 << abi._UFFDIO_POISON | 1 << abi._UFFDIO_MOVE
+    modes: int = _MODES
+    continue_wp: bool = True  # UFFDIO_CONTINUE_MODE_WP (6.4)
+    pagemap_scan: bool = True  # PAGEMAP_SCAN (6.7)
+    guard_markers: bool = True  # MADV_GUARD_INSTALL (6.13)
+    droppable: bool = True  # MAP_DROPPABLE exists (6.11)
+    # Registration
+    refuse_to_drop_wp: bool = False  # EBUSY where WP or RWP would be dropped (7.3)
+    foreign_unregister: bool = False  # another descriptor of the process may unregister (to 6.12)
+    droppable_registers: bool = False  # MAP_DROPPABLE can be registered (6.12)
+    vvar_wp_async: int = errno.EINVAL  # WP registration of vvar, on a WP_ASYNC descriptor
+    sysv_hugetlb: bool = True  # SysV huge-page segments are recognised (to 6.18)
+    # Fills
+    copy_beyond_eof: int = errno.EFAULT  # shared COPY or ZEROPAGE; ENOMEM with the table (7.1)
+    continue_beyond_eof: int = errno.EINVAL  # EFAULT with the table
+    checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
+    no_huge_page: int = errno.EEXIST  # COPY with an empty hugetlb pool; ENOMEM to 6.17
+    copy_over_guard: bool = True  # EEXIST since 7.2
+    field_on_event: bool = True  # the result field says -EAGAIN while an event is pending
+    # The rest
+    wp_many_mappings: bool = True  # WRITEPROTECT over several VMAs
+    read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
+    written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
+    mremap_many: bool = True  # one mremap may move several VMAs (6.17)
+    guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
+    guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
+    says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
+
+
+# In `next` alone: MISSING and MINOR work on guest_memfd.  A bit that no kernel uses.
+FEATURE_GUEST_MEMFD = 1 << 62
+
+_RWP = {
+    "features": 0x7FFFF,
+    "api_ioctls": _API | 1 << abi._UFFDIO_SET_MODE,
+    "range_ioctls": Profile("", (0, 0)).range_ioctls | 1 << abi._UFFDIO_RWPROTECT,
+    "modes": _MODES | abi.UFFDIO_REGISTER_MODE_RWP,
+    "refuse_to_drop_wp": True,
+    "written_everywhere": False,
+}
+_TABLE = {
+    "sysv_hugetlb": False,
+    "copy_beyond_eof": errno.ENOMEM,
+    "continue_beyond_eof": errno.EFAULT,
+    "checks_after_retry": True,
+    "copy_over_guard": False,
+}
+
+LINUX_6_1 = Profile(
+    "6.1",
+    (6, 1),
+    features=0x1FFF,
+    range_ioctls=_RANGE,
+    continue_wp=False,
+    pagemap_scan=False,
+    guard_markers=False,
+    droppable=False,
+    foreign_unregister=True,
+    no_huge_page=errno.ENOMEM,
+    field_on_event=False,
+    wp_many_mappings=False,
+    read_nowait=errno.EOPNOTSUPP,
+    mremap_many=False,
+    guest_memfd_mmap=False,
+)
+LINUX_6_12 = Profile(
+    "6.12",
+    (6, 12),
+    guard_markers=False,
+    foreign_unregister=True,
+    droppable_registers=True,
+    no_huge_page=errno.ENOMEM,
+    mremap_many=False,
+    guest_memfd_mmap=False,
+)
+LINUX_6_17 = Profile(
+    "6.17",
+    (6, 17),
+    vvar_wp_async=errno.EPERM,
+    no_huge_page=errno.ENOMEM,
+    guest_memfd_mmap=False,
+)
+LINUX_6_18 = Profile("6.18", (6, 18))
+LINUX_7_2 = Profile("7.2", (7, 2), **_TABLE)  # type: ignore[arg-type]
+LINUX_7_3 = Profile("7.3", (7, 3), **_TABLE, **_RWP)  # type: ignore[arg-type]
+NEXT = msgspec.structs.replace(
+    LINUX_7_3,
+    name="next",
+    release=(99, 0),
+    guest_memfd_userfault=True,
+    says_guest_memfd=FEATURE_GUEST_MEMFD,
+)
+
+PROFILES = {
+    profile.name: profile
+    for profile in (LINUX_6_1, LINUX_6_12, LINUX_6_17, LINUX_6_18, LINUX_7_2, LINUX_7_3, NEXT)
+}
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What the builder or the administrator of a kernel chose, apart from its version."""
+
+    memory_failure: bool = True  # poison raises BUS_MCEERR_AR, else BUS_ADRERR
+    soft_dirty: bool = False
+    kvm: bool = True
+    thp: str = "madvise"  # transparent huge pages: always, madvise, never
+    unprivileged_userfaultfd: int = 0
+    limit_pages: int | None = None  # physical memory in base pages
+    fault_around: int = 16  # base pages mapped around a read fault of a file

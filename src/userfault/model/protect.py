@@ -1,0 +1,114 @@
+"""UFFDIO_WRITEPROTECT and UFFDIO_RWPROTECT."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno
+from userfault.model.mm import AddressSpace
+from userfault.model.userfaultfd import Context
+from userfault.model.vma import Vma
+from userfault.uapi import userfaultfd as abi
+
+
+def writeprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
+    """UFFDIO_WRITEPROTECT, mapping by mapping: those before a bad one stay changed."""
+    mm = _space(context)
+    end = start + length
+    mm.lock.read()
+    try:
+        if context.changing:
+            raise Errno(errno.EAGAIN)
+        found = mm.overlapping(start, end)
+        if not mm.machine.profile.wp_many_mappings and (
+            not found or found[0].start > start or found[0].end < end
+        ):
+            raise Errno(errno.ENOENT)
+        if not found:
+            raise Errno(errno.ENOENT)
+        for vma in found:
+            if not vma.modes & vmas.WP:
+                raise Errno(errno.ENOENT)
+            if (start | length) & ((1 << vma.shift) - 1):
+                raise Errno(errno.EINVAL)
+            set_wp(mm, vma, max(start, vma.start), min(end, vma.end), protect=protect)
+    finally:
+        mm.lock.read_done()
+
+
+def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
+    """Set or clear write protection of [start, end) of one mapping, markers included."""
+    mm.split_range(start, end)
+    table = mm.table
+    if not protect:
+        for address in table.addresses(start, end, vma.shift):
+            entry = table.get(address, vma.shift)
+            assert entry is not None
+            flags, folio = entry
+            if folio is None:
+                if flags & pt.MARK_WP:
+                    mm.mark(vma, address, flags & ~pt.MARK_WP)
+            elif flags & pt.UFFD_WP:
+                mm.change(vma, address, entry, 0, pt.UFFD_WP)
+        return
+    for address in _pages(mm, vma, start, end):
+        entry = table.get(address, vma.shift)
+        if entry is None:
+            table.set(address, vma.shift, pt.MARKER_WP)
+        elif entry[1] is not None and not entry[0] & pt.UFFD_WP:
+            mm.change(vma, address, entry, pt.UFFD_WP, 0)
+
+
+def marks_empty(vma: Vma) -> bool:
+    """Whether protecting leaves markers where nothing is: files always, else WP_UNPOPULATED."""
+    if vma.ops.fault_folio is not None:
+        return True
+    context = vma.context
+    return context is not None and bool(context.features & abi.UFFD_FEATURE_WP_UNPOPULATED)
+
+
+def _pages(mm: AddressSpace, vma: Vma, start: int, end: int) -> list[int]:
+    if marks_empty(vma):
+        return list(range(start, end, 1 << vma.shift))
+    return list(mm.table.addresses(start, end, vma.shift))
+
+
+def rwprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
+    """UFFDIO_RWPROTECT (7.3): everything is checked before anything changes."""
+    mm = _space(context)
+    end = start + length
+    mm.lock.read()
+    try:
+        if context.changing:
+            raise Errno(errno.EAGAIN)
+        found = mm.overlapping(start, end)
+        if not found:
+            raise Errno(errno.ENOENT)
+        for vma in found:
+            if not vma.modes & vmas.RWP:
+                raise Errno(errno.ENOENT)
+            if (start | length) & ((1 << vma.shift) - 1):
+                raise Errno(errno.EINVAL)
+        for vma in found:
+            set_rwp(mm, vma, max(start, vma.start), min(end, vma.end), protect=protect)
+    finally:
+        mm.lock.read_done()
+
+
+def set_rwp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
+    """Present pages become inaccessible, or accessible again; nothing is left where none is."""
+    mm.split_range(start, end)
+    add, clear = (pt.UFFD_RWP, 0) if protect else (0, pt.UFFD_RWP)
+    for address in mm.table.addresses(start, end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        assert entry is not None
+        if entry[1] is not None and bool(entry[0] & pt.UFFD_RWP) is not protect:
+            mm.change(vma, address, entry, add, clear)
+
+
+def _space(context: Context) -> AddressSpace:
+    if not context.mm.alive:
+        raise Errno(errno.ESRCH)
+    return context.mm

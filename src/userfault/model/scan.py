@@ -1,0 +1,295 @@
+"""What /proc tells: pagemap words, PAGEMAP_SCAN, smaps."""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from userfault.kernel import calls
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.model import folio as folios
+from userfault.model import pgtable as pt
+from userfault.model import vma as vmas
+from userfault.model.errors import Errno
+from userfault.model.mm import AddressSpace
+from userfault.model.protect import set_rwp, set_wp
+from userfault.model.vma import Vma
+from userfault.uapi import mman
+from userfault.uapi import pagemap as abi
+from userfault.uapi import userfaultfd as uffd
+
+
+def words(mm: AddressSpace, address: int, length: int) -> list[int]:
+    """One 64-bit word for each 4 KiB page."""
+    found = []
+    for at in range(address & -PAGE, address + length, PAGE):
+        vma = mm.find(at)
+        found.append(_word(mm, vma, at) if vma is not None else 0)
+    return found
+
+
+def _word(mm: AddressSpace, vma: Vma, address: int) -> int:
+    entry = mm.entry(vma, address & -(1 << vma.shift))
+    if entry is None:
+        return 0
+    flags, folio = entry
+    if folio is None:
+        word = abi.PM_UFFD_WP if flags & pt.MARK_WP else 0
+        if vma.shift == 12:
+            word |= abi.PM_SWAP
+        if flags & pt.MARK_GUARD and mm.machine.profile.release >= (6, 15):
+            word |= abi.PM_GUARD_REGION
+        return word
+    word = abi.PM_PRESENT
+    if flags & (pt.UFFD_WP | pt.UFFD_RWP):
+        word |= abi.PM_UFFD_WP
+    if folio is not mm.memory.zero:
+        if not folio.flags & folios.ANON:
+            word |= abi.PM_FILE
+        if folio.mapcount == 1:
+            word |= abi.PM_MMAP_EXCLUSIVE
+    return word
+
+
+def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
+    """mincore(2): one byte a page, 1 if it is resident; ENOMEM over a hole."""
+    found = bytearray()
+    for at in range(address, address + length, PAGE):
+        vma = mm.find(at)
+        if vma is None:
+            raise Errno(errno.ENOMEM)
+        entry = mm.entry(vma, at & -(1 << vma.shift))
+        present = entry is not None and entry[1] is not None
+        if not present and vma.object is not None:
+            folio = vma.object.cache.get(vma.index(at))
+            present = folio is not None and bool(folio.flags & folios.UPTODATE)
+        found.append(int(present))
+    return bytes(found)
+
+
+class ScanArgument(msgspec.Struct):
+    """struct pm_scan_arg without the vector's address."""
+
+    start: int
+    end: int
+    flags: int
+    mask: int
+    inverted: int
+    any_of: int
+    report: int
+    max_pages: int
+    regions: int
+
+
+class Scan:
+    """One PAGEMAP_SCAN: `regions` as (start, end, categories), and where the walk ended."""
+
+    def __init__(self, mm: AddressSpace, argument: ScanArgument) -> None:
+        self.mm = mm
+        self.arg = argument
+        self.regions: list[tuple[int, int, int]] = []
+        self.pages = 0
+        _check(mm, argument)
+        self.walk_end = argument.end
+        mm.lock.read()
+        try:
+            self._walk()
+        finally:
+            mm.lock.read_done()
+
+    def _walk(self) -> None:
+        arg = self.arg
+        if arg.start == arg.end:
+            return
+        for vma in self.mm.overlapping(arg.start, arg.end):
+            tracked = _tracks_writes(vma)
+            if not tracked:
+                if arg.flags & abi.PM_SCAN_CHECK_WPASYNC:
+                    raise Errno(errno.EPERM)
+                if arg.flags & abi.PM_SCAN_WP_MATCHING:
+                    continue
+            base = abi.PAGE_IS_WPALLOWED if tracked else 0
+            required = arg.mask & abi.PAGE_IS_WPALLOWED
+            if (base ^ arg.inverted) & required != required:
+                continue
+            if not self._walk_vma(vma, base):
+                return
+
+    def _walk_vma(self, vma: Vma, base: int) -> bool:
+        arg = self.arg
+        step = 1 << vma.shift
+        address = max(vma.start, arg.start) & -step
+        end = min(vma.end, arg.end)
+        while address < end:
+            entry = self.mm.entry(vma, address)
+            categories = base | _categories(self.mm, vma, address, entry)
+            if self._matches(categories):
+                low, high = max(address, arg.start), min(address + step, end)
+                if not self._report(low, high, categories & arg.report):
+                    return False
+                if arg.flags & abi.PM_SCAN_WP_MATCHING and not _stays_empty(self.mm, vma, address):
+                    protect = set_rwp if vma.modes & vmas.RWP else set_wp
+                    protect(self.mm, vma, address, address + step, protect=True)
+            address += step
+        return True
+
+    def _matches(self, categories: int) -> bool:
+        arg = self.arg
+        categories ^= arg.inverted
+        if categories & arg.mask != arg.mask:
+            return False
+        return not arg.any_of or bool(categories & arg.any_of)
+
+    def _report(self, start: int, end: int, categories: int) -> bool:
+        """Add a run; False when the vector or the page limit is full."""
+        arg = self.arg
+        pages = (end - start) // PAGE
+        left = arg.max_pages - self.pages if arg.max_pages else pages
+        if left <= 0:
+            self.walk_end = start
+            return False
+        whole = left >= pages
+        if not whole:
+            end = start + left * PAGE
+        if arg.regions or self.regions:
+            last = self.regions[-1] if self.regions else None
+            if last is not None and last[1] == start and last[2] == categories:
+                self.regions[-1] = (last[0], end, categories)
+            elif len(self.regions) >= arg.regions:
+                self.walk_end = start
+                return False
+            else:
+                self.regions.append((start, end, categories))
+        self.pages += (end - start) // PAGE
+        if not whole:
+            self.walk_end = end
+        return whole
+
+
+def _stays_empty(mm: AddressSpace, vma: Vma, address: int) -> bool:
+    """Whether protecting leaves no marker: an empty huge entry in a table (measured on 6.18)."""
+    empty = vma.shift != 12 and mm.entry(vma, address) is None
+    return empty and mm.table.has_table(address, vma.shift)
+
+
+_KNOWN_FLAGS = abi.PM_SCAN_WP_MATCHING | abi.PM_SCAN_CHECK_WPASYNC
+
+
+def _check(mm: AddressSpace, arg: ScanArgument) -> None:
+    if not mm.machine.profile.pagemap_scan:
+        raise Errno(errno.ENOTTY)
+    known = 0xFF
+    if mm.machine.profile.release >= (6, 15):
+        known |= abi.PAGE_IS_GUARD
+    if mm.machine.profile.modes & vmas.RWP:
+        known |= abi.PAGE_IS_ACCESSED
+    if arg.flags & ~_KNOWN_FLAGS or (arg.mask | arg.inverted | arg.any_of | arg.report) & ~known:
+        raise Errno(errno.EINVAL)
+    if arg.start % PAGE:
+        raise Errno(errno.EINVAL)
+    if arg.end < arg.start or arg.end > mm.task_size:
+        raise Errno(errno.EFAULT)
+    arg.end = arg.end & -PAGE if not arg.end % PAGE else (arg.end | (PAGE - 1)) + 1
+
+
+def _tracks_writes(vma: Vma) -> bool:
+    """WP registration on a WP_ASYNC descriptor."""
+    context = vma.context
+    return (
+        context is not None
+        and bool(vma.modes & vmas.WP)
+        and bool(context.features & uffd.UFFD_FEATURE_WP_ASYNC)
+    )
+
+
+def _categories(mm: AddressSpace, vma: Vma, address: int, entry: pt.Entry | None) -> int:
+    """Of one entry (the encodings of holes, markers and huge pages: measured on 6.18)."""
+    everywhere = mm.machine.profile.written_everywhere or vma.modes & vmas.WP
+    written = abi.PAGE_IS_WRITTEN if everywhere else 0
+    table = mm.table.has_table(address, vma.shift)
+    huge = abi.PAGE_IS_HUGE if vma.shift != 12 and table else 0
+    if entry is None:
+        if vma.shift != 12:
+            return huge
+        return written if table or vma.modes & vmas.WP else 0
+    flags, folio = entry
+    if folio is None:
+        found = abi.PAGE_IS_SWAPPED | huge
+        if not flags & pt.MARK_WP:
+            found |= written
+        if flags & pt.MARK_GUARD and mm.machine.profile.release >= (6, 15):
+            found |= abi.PAGE_IS_GUARD
+        return found
+    found = abi.PAGE_IS_PRESENT
+    if not flags & pt.UFFD_WP:
+        found |= written
+    if vma.modes & vmas.RWP and not flags & pt.UFFD_RWP and mm.machine.profile.modes & vmas.RWP:
+        found |= abi.PAGE_IS_ACCESSED
+    if folio is mm.memory.zero:
+        return found | abi.PAGE_IS_PFNZERO
+    if not folio.flags & folios.ANON:
+        found |= abi.PAGE_IS_FILE
+    if folio.order:
+        found |= abi.PAGE_IS_HUGE
+    return found
+
+
+# --- smaps ---------------------------------------------------------------------------------------
+
+
+def smaps(mm: AddressSpace, start: int, end: int) -> tuple[calls.Vma, ...]:
+    """The mappings that overlap [start, end)."""
+    return tuple(_smaps(mm, vma) for vma in mm.overlapping(start, end))
+
+
+def _smaps(mm: AddressSpace, vma: Vma) -> calls.Vma:
+    rss = anonymous = huge = 0
+    present = list(mm.table.addresses(vma.start, vma.end, vma.shift))
+    entries = [mm.table.get(address, vma.shift) for address in present]
+    entries += [mm.table.huge[at] for at in mm.thp if vma.start <= at < vma.end]
+    for entry in entries:
+        folio = entry[1] if entry is not None else None
+        if folio is None or folio is mm.memory.zero or vma.shift != 12:
+            continue
+        size = PAGE << folio.order
+        rss += size
+        if folio.flags & folios.ANON:
+            anonymous += size
+            huge += size if folio.order else 0
+    letters = (
+        ("r" if vma.prot & mman.PROT_READ else "-")
+        + ("w" if vma.prot & mman.PROT_WRITE else "-")
+        + ("x" if vma.prot & mman.PROT_EXEC else "-")
+        + ("s" if vma.shared else "p")
+    )
+    offset = vma.offset if vma.object is not None else 0
+    locked = rss if vma.flags & vmas.LOCKED else 0
+    return calls.Vma(
+        vma.start,
+        vma.end,
+        letters,
+        offset,
+        vma.name,
+        1 << vma.shift,
+        rss,
+        anonymous,
+        huge,
+        locked,
+        tuple(name for name in calls.VM_FLAGS if _has(vma, name)),
+    )
+
+
+def _has(vma: Vma, name: str) -> bool:
+    bits = {
+        "sh": vma.shared,
+        "lo": vma.flags & vmas.LOCKED,
+        "ht": vma.ops.pool,
+        "hg": vma.flags & vmas.HUGEPAGE,
+        "nh": vma.flags & vmas.NOHUGEPAGE,
+        "um": vma.modes & vmas.MISSING,
+        "uw": vma.modes & vmas.WP,
+        "ui": vma.modes & vmas.MINOR,
+        "ur": vma.modes & vmas.RWP,
+    }
+    return bool(bits[name])

@@ -1,0 +1,386 @@
+"""Tasks and who runs next.
+
+A task is a greenlet, so kernel code reads as straight lines.  It gives up the processor in two
+ways: at a *point*, a named place where the real kernel can be preempted, and in *block*, until
+somebody wakes it.  A `Scheduler` decides at points and whenever more than one task can run; with
+the same scheduler and seed a run is the same, step by step (`trace`).
+
+Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_changing.read`),
+`folio.lock`, `copy.user`, `fill.page`, `fault.retry`, `event.resume`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from greenlet import getcurrent, greenlet
+
+from userfault.kernel.protocol import State
+from userfault.model.errors import ContractBreach, Deadlock, Killed
+
+if TYPE_CHECKING:
+    from userfault.model.process import Process
+
+
+class Scheduler(Protocol):
+    """Who runs.  `preemptive` False means that points are never asked about."""
+
+    preemptive: bool
+
+    def new_run(self) -> None:
+        """Begin a run: forget the last one."""
+
+    def next_task(self, tasks: Sequence[Task], point: str) -> int:
+        """The index of the task that runs next; tasks[0] stands at `point`, others at theirs."""
+
+    def next_random(self, limit: int) -> int:
+        """A number in [0, limit)."""
+
+
+class InOrder:
+    """Each task runs until it blocks, in the order in which they became ready."""
+
+    preemptive = False
+
+    def new_run(self) -> None:
+        """Nothing is kept."""
+
+    def next_task(self, tasks: Sequence[Task], point: str) -> int:
+        del tasks, point
+        return 0
+
+    def next_random(self, limit: int) -> int:
+        del limit
+        return 0
+
+
+class Seeded:
+    """Every choice at random from one seed."""
+
+    preemptive = True
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._random = random.Random(seed)
+
+    def new_run(self) -> None:
+        self._random = random.Random(self._seed)
+
+    def next_task(self, tasks: Sequence[Task], point: str) -> int:
+        del point
+        return self._random.randrange(len(tasks))
+
+    def next_random(self, limit: int) -> int:
+        return self._random.randrange(limit)
+
+
+class Operation:
+    """One thing a task was given to do; satisfies `protocol.Pending` but for the outcome."""
+
+    __slots__ = ("_task", "call", "done", "error", "started", "value")
+
+    def __init__(self, task: Task, call: Callable[[], Any]) -> None:
+        self._task = task
+        self.call = call
+        self.started = False
+        self.done = False
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Run in the task."""
+        self.started = True
+        try:
+            self.value = self.call()
+        except Exception as error:  # whatever it is, whoever waits for the result must hear it
+            self.error = error
+        self.done = True
+
+    @property
+    def state(self) -> State:
+        if self.done:
+            return State.DONE
+        if not self.started:
+            return State.NOT_STARTED
+        return State.BLOCKED if self._task.waits is not None else State.RUNNING
+
+    @property
+    def waits_for(self) -> str:
+        waits = self._task.waits
+        return waits.kind if waits is not None and self.started and not self.done else ""
+
+    def get(self) -> Any:
+        """The value, or raise what the call raised; runs the machine until it is there."""
+        if not self.done:
+            self._task.sched.run(self)
+        if not self.done:
+            raise Deadlock(self._task.sched.stuck())
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Wait:
+    """What a sleeping task waits for.
+
+    `kind`: `fault`, `event`, `read`, `pipe`, or `lock`, which somebody *must* give up.  `tell`
+    describes it.  `interruptible`: a signal ends it.  `give_up` takes the waiter off its queue
+    when something other than a wake-up ends the wait.
+    """
+
+    __slots__ = ("give_up", "interruptible", "kind", "tell")
+
+    def __init__(
+        self,
+        kind: str,
+        tell: Callable[[], str],
+        *,
+        interruptible: bool = False,
+        give_up: Callable[[], None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.tell = tell
+        self.interruptible = interruptible
+        self.give_up = give_up
+
+
+class Task:
+    """A thread of a process: one operation at a time, in the order given."""
+
+    __slots__ = (
+        "_fiber",
+        "idle",
+        "interrupted",
+        "killed",
+        "name",
+        "process",
+        "queue",
+        "restarts",
+        "sched",
+        "signals",
+        "tid",
+        "waits",
+    )
+
+    def __init__(self, sched: Sched, process: Process, name: str, tid: int) -> None:
+        self.sched = sched
+        self.process = process
+        self.name = name
+        self.tid = tid
+        self.queue: deque[Operation] = deque()
+        self.waits: Wait | None = None
+        self.idle = True
+        self.interrupted = False  # a signal ended the last wait
+        self.restarts = False  # ... whose handler was set with SA_RESTART
+        self.killed = False
+        self.signals: list[int] = []  # handled, in order: what a handler would have seen
+        self._fiber: greenlet | None = None
+
+    def submit(self, call: Callable[[], Any]) -> Operation:
+        """Give it work; it starts when the machine runs."""
+        operation = Operation(self, call)
+        self.queue.append(operation)
+        if self.idle:
+            self.idle = False
+            self.sched.runnable.append(self)
+        return operation
+
+    def call(self, call: Callable[[], Any]) -> Any:
+        """Do it now: inside a task directly, from outside by running the machine."""
+        if self.sched.current is not None:
+            return call()
+        return self.submit(call).get()
+
+    def signal(self, number: int, *, restart: bool = False) -> None:
+        """A signal with a handler arrives: an interruptible sleep ends."""
+        self.signals.append(number)
+        self.restarts = restart
+        waits = self.waits
+        if waits is not None and waits.interruptible:
+            self.interrupted = True
+            self._end_wait(waits)
+
+    def kill(self) -> None:
+        """SIGKILL: any sleep but that for a lock ends, work not begun is dropped."""
+        self.killed = True
+        for operation in self.queue:
+            operation.error = Killed()
+            operation.done = True
+        self.queue.clear()
+        if self.waits is not None and self.waits.kind != "lock":
+            self._end_wait(self.waits)
+
+    def _end_wait(self, waits: Wait) -> None:
+        if waits.give_up is not None:
+            waits.give_up()
+        self.sched.wake(self)
+
+    def resume(self) -> None:
+        """Run it until it gives up the processor (called by the machine's loop)."""
+        if self._fiber is None:
+            self._fiber = greenlet(self._run)
+        self._fiber.switch()
+
+    def _run(self) -> None:
+        sched = self.sched
+        while True:
+            while self.queue:
+                self.queue.popleft().run()
+            self.idle = True
+            sched.hub.switch()
+
+
+class Sched:
+    """The processor: one task runs at a time."""
+
+    def __init__(self, scheduler: Scheduler, *, trace: bool = False) -> None:
+        self.scheduler = scheduler
+        self.preemptive = scheduler.preemptive
+        self.runnable: list[Task] = []
+        self.sleeping: dict[Task, None] = {}
+        self.current: Task | None = None
+        self.trace: list[tuple[str, str]] | None = [] if trace else None
+        self.hook: tuple[str, str] | None = None  # the memory type's hook that is running
+        self.steps = 0
+        self._chosen: Task | None = None
+        self.hub: greenlet = getcurrent()
+        scheduler.new_run()
+
+    def point(self, name: str) -> None:
+        """The current task may be preempted here."""
+        if self.trace is not None and self.current is not None:
+            self.trace.append((self.current.name, name))
+        if not self.preemptive or not self.runnable:
+            return
+        me = self.current
+        if me is None or self.hook is not None:
+            return
+        choices = [me, *self.runnable]
+        chosen = self.scheduler.next_task(choices, name)
+        if chosen:
+            self._chosen = self.runnable.pop(chosen - 1)
+            self.runnable.append(me)
+            self.hub.switch()
+
+    def block(self, waits: Wait) -> None:
+        """The current task sleeps until `wake`; raises Killed if its process ended meanwhile."""
+        if self.hook is not None:
+            raise ContractBreach(*self.hook, "a hook must not sleep: locks are held around it")
+        me = self.current
+        if me is None:
+            raise Deadlock([("the caller outside of any task", waits.tell())])
+        if self.trace is not None:
+            self.trace.append((me.name, "sleep." + waits.kind))
+        me.interrupted = False
+        me.waits = waits
+        self.sleeping[me] = None
+        self.hub.switch()
+        if me.killed and waits.kind != "lock":
+            raise Killed
+
+    def wake(self, task: Task) -> None:
+        """A sleeping task can run again."""
+        if task.waits is not None:
+            task.waits = None
+            del self.sleeping[task]
+            self.runnable.append(task)
+
+    def run(self, until: Operation | None = None) -> None:
+        """Let tasks run until none can, or `until` is done.  Raises Deadlock (see `stuck`)."""
+        if self.current is not None:
+            raise RuntimeError("the machine is run from outside of its tasks")
+        self.hub = getcurrent()
+        runnable = self.runnable
+        while True:
+            task = self._chosen
+            if task is not None:
+                self._chosen = None
+            elif not runnable:
+                break
+            elif len(runnable) == 1:
+                task = runnable.pop()
+            else:
+                task = runnable.pop(self.scheduler.next_task(runnable, "pick"))
+            self.current = task
+            self.steps += 1
+            try:
+                task.resume()
+            finally:
+                self.current = None
+            if until is not None and until.done:
+                return
+        if any(task.waits is not None and task.waits.kind == "lock" for task in self.sleeping):
+            raise Deadlock(self.stuck())
+
+    def stuck(self) -> list[tuple[str, str]]:
+        """Every sleeping task and what it waits for."""
+        return [(task.name, task.waits.tell()) for task in self.sleeping if task.waits is not None]
+
+
+class RWLock:
+    """Many readers or one writer, first come first served; handed over, never stolen."""
+
+    __slots__ = ("_queue", "_sched", "name", "readers", "writer")
+
+    def __init__(self, sched: Sched, name: str) -> None:
+        self._sched = sched
+        self.name = name
+        self.readers = 0
+        self.writer: Task | None = None
+        self._queue: deque[tuple[bool, Task]] = deque()
+
+    def read(self) -> None:
+        if self._sched.preemptive:
+            self._sched.point(self.name + ".read")
+        if self.writer is None and not self._queue:
+            self.readers += 1
+        else:
+            self._wait(False)
+
+    def write(self) -> None:
+        if self._sched.preemptive:
+            self._sched.point(self.name + ".write")
+        if self.writer is None and not self.readers and not self._queue:
+            self.writer = self._sched.current or _OUTSIDE
+        else:
+            self._wait(True)
+
+    def read_done(self) -> None:
+        self.readers -= 1
+        if self._queue:
+            self._hand_over()
+
+    def write_done(self) -> None:
+        self.writer = None
+        if self._queue:
+            self._hand_over()
+
+    @property
+    def free(self) -> bool:
+        return not self.readers and self.writer is None
+
+    def _wait(self, write: bool) -> None:
+        task = self._sched.current
+        if task is not None:
+            self._queue.append((write, task))
+        kind = "write" if write else "read"
+        self._sched.block(Wait("lock", lambda: f"the lock {self.name} for {kind}"))
+
+    def _hand_over(self) -> None:
+        queue = self._queue
+        while queue:
+            write, task = queue[0]
+            if self.writer is not None or (write and self.readers):
+                return
+            queue.popleft()
+            if write:
+                self.writer = task
+            else:
+                self.readers += 1
+            self._sched.wake(task)
+
+
+_OUTSIDE: Any = object()

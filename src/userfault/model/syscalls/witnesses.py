@@ -1,0 +1,48 @@
+"""What is read from outside of the task: pagemap, PAGEMAP_SCAN, smaps."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.kernel import calls
+from userfault.kernel.calls import Result
+from userfault.model import (
+    scan,
+)
+from userfault.model.errors import Errno
+from userfault.model.sched import Task
+from userfault.model.syscalls.table import serves
+from userfault.uapi import pagemap as pagemap_abi
+
+
+@serves(calls.Pagemap)
+def _pagemap(task: Task, call: calls.Pagemap) -> Result:
+    words = scan.words(task.process.mm, call.address, call.length)
+    data = b"".join((word & calls.PAGEMAP_BITS).to_bytes(8, "little") for word in words)
+    return Result(data=data)
+
+
+@serves(calls.PagemapScan)
+def _pagemap_scan(task: Task, call: calls.PagemapScan) -> Result:
+    if call.size != pagemap_abi.pm_scan_arg.size:
+        raise Errno(errno.EINVAL)
+    argument = scan.ScanArgument(
+        call.start,
+        call.end,
+        call.flags,
+        call.category_mask,
+        call.category_inverted,
+        call.category_anyof_mask,
+        call.return_mask,
+        call.max_pages,
+        call.regions,
+    )
+    done = scan.Scan(task.process.mm, argument)
+    data = calls.SCAN_END.struct.pack(done.walk_end)
+    data += b"".join(pagemap_abi.page_region.struct.pack(*region) for region in done.regions)
+    return Result(value=len(done.regions), data=data)
+
+
+@serves(calls.Smaps)
+def _smaps(task: Task, call: calls.Smaps) -> Result:
+    return Result(vmas=scan.smaps(task.process.mm, call.start, call.end))

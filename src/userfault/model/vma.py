@@ -1,0 +1,121 @@
+"""A mapping of an address space (vm_area_struct), and when two of them are one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userfault.model.memtypes.ops import MemoryOps
+
+if TYPE_CHECKING:
+    from userfault.model.folio import Object
+    from userfault.model.mm import AddressSpace
+    from userfault.model.userfaultfd import Context
+
+SHARED = 1
+MAY_WRITE = 2
+LOCKED = 4
+HUGEPAGE = 8  # MADV_HUGEPAGE
+NOHUGEPAGE = 16
+DROPPABLE = 32
+SPECIAL = 64  # vdso, vvar
+DONTFORK = 128
+WIPEONFORK = 256
+NORESERVE = 512
+
+MISSING = 1
+WP = 2
+MINOR = 4
+RWP = 8
+
+
+class Vma:
+    """[start, end) with one protection, one object and one registration.
+
+    `offset`: of `start` in the object, in bytes; of anonymous memory, where it would be if it had
+    never been moved.  `modes`: registration modes, not 0 if and only if there is a `context`.
+    `family` stands for the kernel's anon_vma: 0 until a private page could exist.
+    """
+
+    __slots__ = (
+        "context",
+        "end",
+        "family",
+        "flags",
+        "mm",
+        "modes",
+        "name",
+        "object",
+        "offset",
+        "ops",
+        "promised",
+        "prot",
+        "shared",
+        "shift",
+        "start",
+    )
+
+    def __init__(
+        self,
+        mm: AddressSpace,
+        start: int,
+        end: int,
+        prot: int,
+        flags: int,
+        ops: MemoryOps,
+        target: Object | None,
+        offset: int,
+    ) -> None:
+        self.mm = mm
+        self.start = start
+        self.end = end
+        self.prot = prot
+        self.flags = flags
+        self.ops = ops
+        self.object = target
+        self.offset = offset
+        self.shift = target.shift if target is not None else 12
+        self.shared = bool(flags & SHARED)
+        self.modes = 0
+        self.context: Context | None = None
+        self.family = 0
+        self.promised: set[int] | None = None
+        self.name = ""
+
+    def index(self, address: int) -> int:
+        """Which page of the object is at `address`."""
+        return (address - self.start + self.offset) >> self.shift
+
+    def address_of(self, index: int) -> int:
+        """Where page `index` of the object is mapped; may lie outside of the mapping."""
+        return self.start + (index << self.shift) - self.offset
+
+    def like(self, start: int, end: int, offset: int) -> Vma:
+        """The same mapping elsewhere."""
+        twin = Vma(self.mm, start, end, self.prot, self.flags, self.ops, self.object, offset)
+        twin.modes = self.modes
+        twin.context = self.context
+        twin.family = self.family
+        twin.promised = self.promised
+        twin.name = self.name
+        return twin
+
+    def joins(self, after: Vma) -> bool:
+        """Whether `after` continues this mapping: same registration included."""
+        return (
+            self.end == after.start
+            and self.prot == after.prot
+            and self.flags == after.flags
+            and self.modes == after.modes
+            and self.context is after.context
+            and self.object is after.object
+            and self.ops is after.ops
+            and self.promised is after.promised
+            and not self.flags & SPECIAL
+            and not self.ops.pool  # hugetlb mappings are VM_DONTEXPAND, which never merge
+            and self.offset + self.end - self.start == after.offset
+            and (not self.family or not after.family or self.family == after.family)
+        )
+
+    @property
+    def kind(self) -> str:
+        return f"{self.ops.name}{'' if self.shared else ' private'}"

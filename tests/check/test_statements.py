@@ -1,0 +1,71 @@
+"""The statements: that they are well formed, and that this kernel and the model keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from helpers.skips import absent
+from helpers.world import PoolLock
+from userfault.check import kernels
+from userfault.check.live import live_kernel
+from userfault.check.outcome import Verdict
+from userfault.check.run import run_case
+from userfault.check.statement import Statement
+from userfault.check.statements import load
+from userfault.kernel.memtypes import memory_names
+from userfault.model.profiles import PROFILES
+
+STATEMENTS = load()
+CASES = [
+    pytest.param(found, memory, id=f"{found.number}{'-' if memory else ''}{memory}")
+    for found in STATEMENTS
+    for memory in found.memories or ("",)
+]
+
+
+@pytest.fixture
+def pools(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The hugetlb pools are ours where a case may change them."""
+    found, memory = request.node.callspec.params["found"], request.node.callspec.params["memory"]
+    if "huge" not in memory and "huge" not in found.promise.lower():
+        yield
+        return
+    lock = PoolLock()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@pytest.mark.usefixtures("agent", "leaks_nothing", "pools")
+@pytest.mark.parametrize(("found", "memory"), CASES)
+def test_the_running_kernel_keeps_it(found: Statement, memory: str) -> None:
+    result = run_case(found, memory, live_kernel)
+
+    if result.verdict is Verdict.CANNOT_RUN:
+        if "it is kept since" in result.reason:
+            pytest.skip(result.reason)  # nothing is lacking here but time
+        absent(result.reason)
+    assert result.verdict is Verdict.PASSED, "\n".join((result.reason, *result.trace))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(("found", "memory"), CASES)
+def test_the_model_keeps_it(found: Statement, memory: str, profile: str) -> None:
+    result = run_case(found, memory, kernels.model(profile).make)
+
+    if profile != "next" and result.reason.startswith(("it is kept since", "this kernel lacks")):
+        pytest.skip(result.reason)
+    if result.reason.startswith("no page goes to swap"):
+        pytest.skip("the model has no swap")
+    assert result.verdict is Verdict.PASSED, "\n".join((result.reason, *result.trace))
+
+
+@pytest.mark.parametrize("found", STATEMENTS, ids=lambda found: str(found.number))
+def test_it_is_one_sentence_with_a_source(found: Statement) -> None:
+    assert found.promise.endswith(".")
+    assert ". " not in found.promise
+    assert found.source
+    assert set(found.memories) <= set(memory_names())

@@ -1,0 +1,109 @@
+"""Tasks: who runs, what is reported when nobody can, and the windows between two steps."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from userfault.kernel.errors import TryAgain
+from userfault.kernel.events import Remove
+from userfault.kernel.memtypes import memory
+from userfault.kernel.modes import Feature, Mode
+from userfault.kernel.protocol import State
+from userfault.model.errors import Deadlock
+from userfault.model.kernel import ModelKernel
+from userfault.model.sched import RWLock, Seeded
+from userfault.uapi import mman
+
+PAGE = 4096
+ANON = memory("anon")
+
+
+def test_a_deadlock_names_the_tasks_and_what_each_waits_for() -> None:
+    kernel = ModelKernel()
+    sched = kernel.machine.sched
+    process = kernel.process()
+    lock = RWLock(sched, "example")
+
+    def hold_and_take_again() -> None:
+        lock.write()
+        lock.read()
+
+    process.task().call(hold_and_take_again)
+    with pytest.raises(Deadlock) as caught:
+        kernel.settle()
+    ((task, waits),) = caught.value.waits
+    assert task.startswith(str(process.pid))
+    assert waits == "the lock example for read"
+
+
+def test_a_lost_wake_up_is_told_from_a_fault_nobody_resolved() -> None:
+    kernel = ModelKernel()
+    process = kernel.process()
+    area = process.map(ANON, 2 * PAGE)
+    uffd = process.userfaultfd()
+    uffd.register(area.address, area.length, Mode.MISSING)
+    filled = process.task().read(area.address, 1)
+    empty = process.task().read(area.address + PAGE, 1)
+    kernel.settle()
+    uffd.copy(area.address, b"x" * PAGE, PAGE, wake=False)
+    with pytest.raises(TimeoutError, match="the page is there: its wake-up is lost"):
+        filled.result()
+    told = dict(kernel.machine.sched.stuck())
+    assert sum("wake-up is lost" in what for what in told.values()) == 1
+    uffd.wake(area.address, PAGE)
+    assert filled.result().data == b"x"
+    assert empty.state is State.BLOCKED
+
+
+def test_fills_fail_until_the_sender_of_a_read_event_has_run_again() -> None:
+    kernel = ModelKernel()
+    process = kernel.process()
+    area = process.map(ANON, PAGE)
+    uffd = process.userfaultfd(Feature.EVENT_REMOVE)
+    uffd.register(area.address, PAGE, Mode.MISSING)
+    removal = process.task().madvise(area.address, PAGE, mman.MADV_DONTNEED)
+    kernel.settle()
+    assert removal.waits_for == "event"
+    with pytest.raises(TryAgain):
+        uffd.copy(area.address, b"x" * PAGE, PAGE)
+    attempts: list[int] = []
+
+    def read_and_fill() -> None:
+        assert uffd.read() == [Remove(area.address, area.address + PAGE)]
+        try:
+            uffd.copy(area.address, b"x" * PAGE, PAGE)
+        except TryAgain:
+            attempts.append(errno.EAGAIN)
+
+    process.task().call(read_and_fill).result()
+    assert attempts == [errno.EAGAIN]
+    kernel.settle()
+    assert removal.state is State.DONE
+    assert uffd.copy(area.address, b"x" * PAGE, PAGE) == PAGE
+    kernel.check()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_of_two_copies_of_one_shared_page_exactly_one_succeeds(seed: int) -> None:
+    kernel = ModelKernel(scheduler=Seeded(seed))
+    process = kernel.process()
+    area = process.map(memory("shmem"), PAGE)
+    uffd = process.userfaultfd()
+    uffd.register(area.address, PAGE, Mode.MISSING)
+    outcomes: list[int] = []
+
+    def fill() -> None:
+        try:
+            outcomes.append(uffd.copy(area.address, b"x" * PAGE, PAGE))
+        except OSError as error:
+            outcomes.append(-(error.errno or 0))
+
+    copies = [process.task().call(fill) for _ in range(2)]
+    assert area.backing is not None
+    punch = process.task().call(lambda: area.backing.punch_hole(0, 0x1000))  # type: ignore[union-attr]
+    kernel.settle()
+    assert all(copy.state is State.DONE for copy in (*copies, punch))
+    assert PAGE in outcomes
+    kernel.check()
