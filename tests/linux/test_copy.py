@@ -18,9 +18,12 @@ from helpers.world import REGISTRABLE, World
 from userfault.kernel.errors import KernelError, NotRegistered, PageExists, TryAgain, UsageError
 from userfault.kernel.modes import Mode
 from userfault.linux import libc
+from userfault.linux.hugepool import read_pool
 from userfault.linux.libc import Pinned
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.uapi import mman
+
+_HUGE = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB
 
 TWO = pages(1, 2)
 
@@ -330,6 +333,9 @@ def test_an_empty_pool_shows_as_eexist_or_enomem(world: World) -> None:
     address = libc.mmap(
         0, size, 3, mman.MAP_PRIVATE | mman.MAP_NORESERVE, first.backing.fileno(), 0
     )
+    spare = read_pool(size)
+    length = spare.available * size
+    hoard = libc.mmap(0, length, 3, _HUGE, -1, 0) if length else 0  # reserves what nobody has
     try:
         uffd.register(address, size, Mode.MISSING)
         uffd.copy(first.address, bytes(size), size)
@@ -341,6 +347,8 @@ def test_an_empty_pool_shows_as_eexist_or_enomem(world: World) -> None:
             assert first.memory.traits.exists_is_ambiguous
     finally:
         libc.munmap(address, size)
+        if hoard:
+            libc.munmap(hoard, length)
 
 
 def test_the_error_of_a_closed_descriptor_is_not_a_crash(world: World) -> None:
