@@ -45,7 +45,7 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
     twin.flags &= ~vmas.LOCKED
     if twin.promised is not None:
         twin.promised = set()  # what is promised stays the parent's
-    wipe = vma.flags & vmas.WIPEONFORK
+    wipe = vma.flags & (vmas.WIPEONFORK | vmas.DROPPABLE)  # droppable memory implies it
     twin.context = None
     twin.modes = 0
     context = vma.context
@@ -59,9 +59,12 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
         twin.context = contexts[context]
         twin.modes = vma.modes
     child.insert(twin)
+    if vma.family:
+        twin.family = 0 if wipe else child.machine.family()
+        twin.inherited = not wipe
     if wipe:
-        twin.family = 0
-    elif vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
+        return
+    if vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
         _copy_entries(parent, child, vma, twin)
 
 

@@ -216,6 +216,10 @@ _ACTIONS: dict[int, _Action] = {
 }
 
 
+def _populates(vma: Vma, write: bool) -> bool:
+    return bool(vma.prot & mman.PROT_WRITE if write else vma.prot)
+
+
 def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
     at = start
     while at < end:
@@ -223,12 +227,16 @@ def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool
         if vma is None:
             raise Errno(errno.ENOMEM)
         stop = min(vma.end, end)
-        if not (vma.prot & mman.PROT_WRITE if write else vma.prot):
+        if not _populates(vma, write):
             raise Errno(errno.EINVAL)
         try:
             access.populate(task, mm, at, stop, write=write)
         except Signalled as signalled:
             if signalled.lsb:  # poison, whatever its signal code would be
                 raise Errno(_EHWPOISON) from None
-            raise Errno(errno.EFAULT) from None
+            # The mapping may have changed while a message was served.
+            now = mm.find(signalled.address)
+            if now is None:
+                raise Errno(errno.ENOMEM) from None
+            raise Errno(errno.EFAULT if _populates(now, write) else errno.EINVAL) from None
         at = stop

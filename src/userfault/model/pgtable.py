@@ -91,6 +91,10 @@ class PageTable:
         """Whether the table that would hold this entry was ever needed."""
         return (shift, address >> (PMD_SHIFT if shift == 12 else 30)) in self.built
 
+    def build(self, address: int, shift: int) -> None:
+        """A fault needs the table of this entry, whatever becomes of the fault."""
+        self.built.add((shift, address >> (PMD_SHIFT if shift == 12 else 30)))
+
     def forget_tables(self, start: int, end: int, shift: int) -> None:
         """A mapping is gone: its tables go that lie inside of it."""
         up = PMD_SHIFT if shift == 12 else 30

@@ -126,13 +126,32 @@ class Scan:
             categories = base | _categories(self.mm, vma, address, entry)
             if self._matches(categories):
                 low, high = max(address, arg.start), min(address + step, end)
-                if not self._report(low, high, categories & arg.report):
+                before = self.pages
+                goes_on = self._report(low, high, categories & arg.report)
+                if arg.flags & abi.PM_SCAN_WP_MATCHING and self.pages > before:
+                    goes_on = self._protect(vma, address, before) or goes_on
+                if not goes_on:
                     return False
-                if arg.flags & abi.PM_SCAN_WP_MATCHING and not _stays_empty(self.mm, vma, address):
-                    protect = set_rwp if vma.modes & vmas.RWP else set_wp
-                    protect(self.mm, vma, address, address + step, protect=True)
             address += step
         return True
+
+    def _protect(self, vma: Vma, address: int, before: int) -> bool:
+        """Protect what was just reported; True if that was taken back instead."""
+        mm = self.mm
+        step = 1 << vma.shift
+        part = (self.pages - before) * PAGE
+        if part < step and mm.table.has_table(address, vma.shift):
+            # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
+            start, end, categories = self.regions[-1]
+            low = end - part
+            self.regions[-1:] = [(start, low, categories)] if low > start else []
+            self.pages = before
+            self.walk_end = low
+            return True
+        if not _stays_empty(mm, vma, address):
+            protect = set_rwp if vma.modes & vmas.RWP else set_wp
+            protect(mm, vma, address, address + step, protect=True)
+        return False
 
     def _matches(self, categories: int) -> bool:
         arg = self.arg

@@ -33,7 +33,8 @@ class Vma:
 
     `offset`: of `start` in the object, in bytes; of anonymous memory, where it would be if it had
     never been moved.  `modes`: registration modes, not 0 if and only if there is a `context`.
-    `family` stands for the kernel's anon_vma: 0 until a private page could exist.
+    `family` stands for the kernel's anon_vma: 0 until a private page could exist; `inherited`: it came
+    with a fork, so that nobody else may join it.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Vma:
         "end",
         "family",
         "flags",
+        "inherited",
         "mm",
         "modes",
         "name",
@@ -78,6 +80,7 @@ class Vma:
         self.modes = 0
         self.context: Context | None = None
         self.family = 0
+        self.inherited = False
         self.promised: set[int] | None = None
         self.name = ""
 
@@ -95,6 +98,7 @@ class Vma:
         twin.modes = self.modes
         twin.context = self.context
         twin.family = self.family
+        twin.inherited = self.inherited
         twin.promised = self.promised
         twin.name = self.name
         return twin
@@ -113,8 +117,13 @@ class Vma:
             and not self.flags & SPECIAL
             and not self.ops.pool  # hugetlb mappings are VM_DONTEXPAND, which never merge
             and self.offset + self.end - self.start == after.offset
-            and (not self.family or not after.family or self.family == after.family)
+            and self._shares_family(after)
         )
+
+    def _shares_family(self, after: Vma) -> bool:
+        if self.family and after.family:
+            return self.family == after.family
+        return not (self.inherited or after.inherited)
 
     @property
     def kind(self) -> str:
