@@ -183,6 +183,8 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     wipe = advice == mman.MADV_WIPEONFORK
     if wipe and (vma.shared or vma.object is not None):
         raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
+    if advice == mman.MADV_KEEPONFORK and vma.flags & vmas.DROPPABLE:
+        raise Errno(errno.EINVAL)
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
         return end

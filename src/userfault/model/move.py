@@ -28,7 +28,6 @@ def move(
         if context.changing:
             return 0, errno.EAGAIN
         target, source = _mappings(context, dst, src, length)
-        mm.prepare_private(target)
         while done < length:
             if mm.sched.preemptive:
                 mm.sched.point("fill.page")
@@ -45,6 +44,8 @@ def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, V
     mm = context.mm
     target = mm.find(dst)
     source = mm.find(src)
+    if target is not None and not target.shared:
+        mm.prepare_private(target)  # before anything is checked, as a fill does
     if target is None or source is None:
         raise Errno(errno.ENOENT)
     differ = (

@@ -33,8 +33,8 @@ class Vma:
 
     `offset`: of `start` in the object, in bytes; of anonymous memory, where it would be if it had
     never been moved.  `modes`: registration modes, not 0 if and only if there is a `context`.
-    `family` stands for the kernel's anon_vma: 0 until a private page could exist; `inherited`: it came
-    with a fork, so that nobody else may join it.
+    `family` stands for the kernel's anon_vma: 0 until a private page could exist; `inherited`: it
+    came with a fork, so that nobody else may join it.
     """
 
     __slots__ = (
