@@ -53,7 +53,7 @@ _SCANS = (0, 1, 2, 3)  # PM_SCAN_WP_MATCHING, PM_SCAN_CHECK_WPASYNC
 
 Choose: TypeAlias = Callable[[int], int]
 _T = TypeVar("_T")
-_STEPS = 40  # at most, after the beginning
+_STEPS = 28  # at most, after the beginning
 
 
 class _Drawer:

@@ -149,10 +149,11 @@ class Pair:
             return
         if step.verb == "fork" and len(self._scopes) >= _PROCESSES:
             return
-        if step.verb == "kload" and any(
-            isinstance(sleeper.live.call, calls.WriteFrom) for sleeper in self._sleepers
+        if step.verb in ("kload", "kstore") and any(
+            isinstance(sleeper.live.call, calls.WriteFrom | calls.ReadInto)
+            for sleeper in self._sleepers
         ):
-            return  # it would wait for the lock of the file, which the model has not
+            return  # it would wait for a lock of the file, which the model has not
         index = self._idle(step)
         if index is None:
             return
