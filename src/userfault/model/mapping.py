@@ -138,10 +138,13 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
     """Take everything in [start, end) away; `unmaps` gets who has to be told."""
     found = mm.overlapping(start, end)
-    for vma in found:
-        mask = (1 << vma.shift) - 1
-        if (vma.start < start and start & mask) or (vma.end > end and end & mask):
-            raise Errno(errno.EINVAL)
+    # Cut at the start, then at the end: huge pages that the end would cut stay cut at the start.
+    if found and found[0].start < start:
+        mm.split(found[0], start)
+    found = mm.overlapping(start, end)
+    if found and found[-1].end > end:
+        mm.split(found[-1], end)
+        found = mm.overlapping(start, end)
     for vma in found:
         context = vma.context
         if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
@@ -150,7 +153,7 @@ def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None
             events.announce(context)
             unmaps.append((context, start, end))
     for vma in found:
-        discard(mm, mm.isolate(vma, start, end))
+        discard(mm, vma)
 
 
 def discard(mm: AddressSpace, vma: Vma) -> None:
