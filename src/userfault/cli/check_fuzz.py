@@ -25,6 +25,8 @@ from userfault.kernel.errors import MemoryUnavailable, UserfaultError
 from userfault.linux.hugepool import PoolShare, growing
 
 _SHOWN_S = 5.0
+# Free pages belong to whoever takes them: enough for some runs at once.
+_POOL = 4 * areas.HUGE_PAGES
 
 
 class Totals:
@@ -71,7 +73,7 @@ def _huge_pages(console: Console) -> Iterator[bool]:
         with interrupts.deferred():
             try:
                 with growing(HUGE):
-                    share = PoolShare(HUGE, areas.HUGE_PAGES, grow=True)
+                    share = PoolShare(HUGE, _POOL, grow=True)
             except MemoryUnavailable as error:
                 console.print(f"without hugetlb: {error.what} ({error.cause})")
         yield share is not None
