@@ -29,6 +29,7 @@ _SETTLE_S = 10.0
 _TASKS = 6  # of a process; steps for which all sleep are left out
 _PROCESSES = 3
 _ALL_MESSAGES = 64 * MESSAGE
+_CHOSEN = 1  # in place of an address that the kernel chose
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -243,6 +244,8 @@ class Pair:
         if isinstance(pending.call, calls.ReadFd):
             data = _comparable(result.data, side.threads, self._shuffled)
             return msgspec.structs.replace(result, data=data)
+        if isinstance(pending.call, calls.Mremap) and _chosen(result.value):
+            return msgspec.structs.replace(result, value=_CHOSEN)
         return result
 
     def _ended(self, one: _Sleeper, result: Result) -> None:
@@ -310,6 +313,11 @@ def _tell(answer: Result | str) -> str:
     return answer if isinstance(answer, str) else show_result(answer)
 
 
+def _chosen(address: int) -> bool:
+    """Whether the kernel chose this address itself: those of two kernels differ."""
+    return address >= calls.ARENA + calls.ARENA_LENGTH
+
+
 def _messages(data: bytes) -> list[bytes]:
     return [data[at : at + MESSAGE] for at in range(0, len(data), MESSAGE)]
 
@@ -320,6 +328,11 @@ def _comparable(data: bytes, threads: dict[int, int], shuffled: bool) -> bytes:
     if len(data) % MESSAGE:
         return data
     for message in _messages(data):
+        if message[0] == abi.UFFD_EVENT_REMAP:
+            event, start, to, length = abi.uffd_msg_remap.struct.unpack(message)
+            to = _CHOSEN if _chosen(to) else to
+            events.append(abi.uffd_msg_remap.struct.pack(event, start, to, length))
+            continue
         if message[0] != abi.UFFD_EVENT_PAGEFAULT:
             events.append(message)
             continue
