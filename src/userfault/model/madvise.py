@@ -20,12 +20,7 @@ from userfault.uapi import userfaultfd as abi
 _EHWPOISON = 133  # not in every build of the errno module
 
 _HINTS = {
-    mman.MADV_NORMAL,
-    mman.MADV_RANDOM,
-    mman.MADV_SEQUENTIAL,
     mman.MADV_WILLNEED,
-    mman.MADV_DONTDUMP,
-    mman.MADV_DODUMP,
     mman.MADV_COLD,
     mman.MADV_PAGEOUT,  # there is no swap
     mman.MADV_MERGEABLE,
@@ -183,7 +178,8 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     wipe = advice == mman.MADV_WIPEONFORK
     if wipe and (vma.shared or vma.object is not None):
         raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
-    if advice == mman.MADV_KEEPONFORK and vma.flags & vmas.DROPPABLE:
+    undone = advice in (mman.MADV_KEEPONFORK, mman.MADV_DODUMP)
+    if undone and vma.flags & vmas.DROPPABLE:
         raise Errno(errno.EINVAL)
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
@@ -201,6 +197,11 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
 _FLAGS = {
     mman.MADV_HUGEPAGE: (vmas.HUGEPAGE, vmas.NOHUGEPAGE),
     mman.MADV_NOHUGEPAGE: (vmas.NOHUGEPAGE, vmas.HUGEPAGE),
+    mman.MADV_NORMAL: (0, vmas.RANDOM | vmas.SEQUENTIAL),
+    mman.MADV_RANDOM: (vmas.RANDOM, vmas.SEQUENTIAL),
+    mman.MADV_SEQUENTIAL: (vmas.SEQUENTIAL, vmas.RANDOM),
+    mman.MADV_DONTDUMP: (vmas.DONTDUMP, 0),
+    mman.MADV_DODUMP: (0, vmas.DONTDUMP),
     mman.MADV_DONTFORK: (vmas.DONTFORK, 0),
     mman.MADV_DOFORK: (0, vmas.DONTFORK),
     mman.MADV_WIPEONFORK: (vmas.WIPEONFORK, 0),

@@ -222,6 +222,7 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         raise Errno(errno.EINVAL)
     if end == start:
         return
+    changed = False
     mm.lock.write()
     try:
         at = start
@@ -234,16 +235,18 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
             if noted and bool(vma.flags & vmas.LOCKED) is not lock:
                 part = mm.isolate(vma, start, end)
                 part.flags ^= vmas.LOCKED
+                changed = True
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        mm.merge(start, end)
+        if changed:
+            mm.merge(start, end)
         mm.lock.write_done()
     if lock:
-        _fault_in(task, mm, start, end)
+        fault_in(task, mm, start, end)
 
 
-def _fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
+def fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
     """What mlock makes resident: written where a write is private anyway."""
     while start < end:
         vma = mm.find(start)

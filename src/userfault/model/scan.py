@@ -61,7 +61,7 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
             raise Errno(errno.ENOMEM)
         entry = mm.entry(vma, at & -(1 << vma.shift))
         present = entry is not None and entry[1] is not None
-        if not present and vma.object is not None:
+        if not present and vma.object is not None and vma.shift == 12:
             folio = vma.object.cache.get(vma.index(at))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))
@@ -139,6 +139,8 @@ class Scan:
         """Protect what was just reported; True if that was taken back instead."""
         mm = self.mm
         step = 1 << vma.shift
+        if _stays_empty(mm, vma, address):
+            return False
         part = (self.pages - before) * PAGE
         if part < step and mm.table.has_table(address, vma.shift):
             # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
@@ -148,9 +150,8 @@ class Scan:
             self.pages = before
             self.walk_end = low
             return True
-        if not _stays_empty(mm, vma, address):
-            protect = set_rwp if vma.modes & vmas.RWP else set_wp
-            protect(mm, vma, address, address + step, protect=True)
+        protect = set_rwp if vma.modes & vmas.RWP else set_wp
+        protect(mm, vma, address, address + step, protect=True)
         return False
 
     def _matches(self, categories: int) -> bool:

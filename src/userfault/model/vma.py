@@ -21,6 +21,9 @@ SPECIAL = 64  # vdso, vvar
 DONTFORK = 128
 WIPEONFORK = 256
 NORESERVE = 512
+RANDOM = 1024  # MADV_RANDOM, MADV_SEQUENTIAL: hints, but mappings with others do not join
+SEQUENTIAL = 2048
+DONTDUMP = 4096
 
 MISSING = 1
 WP = 2

@@ -202,7 +202,8 @@ def _poll(task: Task, call: calls.Poll) -> Result:
     if file is None:
         revents = 0x20  # POLLNVAL
     elif isinstance(file, UffdFile):
-        found = messages.poll(task, file, wait=call.timeout_ms < 0)
+        with task.process.using(file):
+            found = messages.poll(task, file, wait=call.timeout_ms < 0)
         revents = found & (call.events | messages.POLLERR)
     elif isinstance(file, PipeEnd):
         ready = file.pipe.data if file.readable else file.pipe.CAPACITY - len(file.pipe.data)
