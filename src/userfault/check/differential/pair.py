@@ -86,6 +86,7 @@ class _Sleeper(msgspec.Struct, frozen=True):
     task: int
     live: CallPending
     model: CallPending
+    fds: dict[str, int]  # what was open when it was called: what a child inherits
 
 
 class Pair:
@@ -201,7 +202,13 @@ class Pair:
         asleep = sum(1 for one in self._sleepers if one.live.waits_for == calls.WAITS_FAULT)
         if asleep > 1 and step.verb in WAKERS | {"events"}:
             self._shuffled = True
-        new = _Sleeper(step.process, index, live.call(call), model.call(call))
+        new = _Sleeper(
+            step.process,
+            index,
+            live.call(call),
+            model.call(call),
+            dict(self._scopes[step.process].fds),
+        )
         self._sleepers.append(new)
         self._settle()
         ended = None
@@ -244,6 +251,9 @@ class Pair:
         if isinstance(pending.call, calls.ReadFd):
             data = _comparable(result.data, side.threads, self._shuffled)
             return msgspec.structs.replace(result, data=data)
+        if isinstance(pending.call, calls.Read) and self._shuffled:
+            # Other tasks that were woken with it write to their parts of the page.
+            return msgspec.structs.replace(result, data=b"")
         if isinstance(pending.call, calls.Mremap) and _chosen(result.value):
             return msgspec.structs.replace(result, value=_CHOSEN)
         return result
@@ -254,7 +264,7 @@ class Pair:
         if isinstance(one.live.call, calls.Fork) and result.ok:
             self._live.add(self._live.kernel.processes[one.live.result().value])
             self._model.add(self._model.kernel.processes[one.model.result().value])
-            self._welcome(Scope(scope.fds))
+            self._welcome(Scope(one.fds))
         if isinstance(one.live.call, calls.ReadFd):
             for message in _messages(result.data):
                 if message[0] == abi.UFFD_EVENT_FORK:
