@@ -45,7 +45,7 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
     twin.flags &= ~vmas.LOCKED
     if twin.promised is not None:
         twin.promised = set()  # what is promised stays the parent's
-    wipe = vma.flags & (vmas.WIPEONFORK | vmas.DROPPABLE)  # droppable memory implies it
+    wipe = vma.flags & vmas.WIPEONFORK
     twin.context = None
     twin.modes = 0
     context = vma.context

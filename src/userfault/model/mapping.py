@@ -98,7 +98,7 @@ def _insert(
     if behind.may_write or not shared:
         bits |= vmas.MAY_WRITE
     if flags & 0xF == mman.MAP_DROPPABLE:
-        bits |= vmas.DROPPABLE
+        bits |= vmas.DROPPABLE | vmas.WIPEONFORK | vmas.DONTDUMP
     if flags & mman.MAP_LOCKED:
         bits |= vmas.LOCKED
     if flags & mman.MAP_NORESERVE and behind.ops.reserve is not None:
