@@ -6,6 +6,7 @@ argument.  Every attempt is a run on both kernels, some milliseconds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from userfault.check.differential.program import Argument, Pages, Program, Spot,
 
 Run: TypeAlias = Callable[[Program], Divergence | None]
 _ATTEMPTS = 600
+_DEADLINE_S = 60.0  # an attempt that hangs takes ten seconds
 
 
 class _Shrinker:
@@ -23,10 +25,11 @@ class _Shrinker:
         self._run = run
         self.best = found
         self._left = _ATTEMPTS
+        self._deadline = time.monotonic() + _DEADLINE_S
 
     def attempt(self, program: Program) -> bool:
         """Whether it diverges too: then it is the best one so far."""
-        if self._left == 0:
+        if self._left == 0 or time.monotonic() > self._deadline:
             return False
         self._left -= 1
         found = self._run(program)

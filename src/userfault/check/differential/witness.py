@@ -22,9 +22,17 @@ _PRESENT = 1 << 63
 _EDGE = 64  # bytes compared at each end of a huge page
 
 
-def look(ask: Ask, areas: list[Area], scope: Scope) -> Iterator[tuple[Call, Result, Result]]:
-    """Every call that looks, and what each kernel answered."""
-    states = list(_pagemaps(areas)) + list(_queues(scope)) + list(_files(scope))
+def look(
+    ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool
+) -> Iterator[tuple[Call, Result, Result]]:
+    """Every call that looks, and what each kernel answered.
+
+    `files`: look at files too, which one process of a program does for all.  `thorough`: at both
+    ends of huge pages, not only at their start.
+    """
+    states = [*_pagemaps(areas), *_queues(scope)]
+    if files:
+        states += _files(scope, thorough)
     answers = list(zip(states, ask(states), strict=True))
     for call, (live, model) in answers:
         yield call, live, model
@@ -32,7 +40,7 @@ def look(ask: Ask, areas: list[Area], scope: Scope) -> Iterator[tuple[Call, Resu
         read
         for call, (live, _) in answers
         if isinstance(call, calls.Pagemap)
-        for read in _contents(call, live.data)
+        for read in _contents(call, live.data, thorough)
     ]
     if contents:
         for call, (live, model) in zip(contents, ask(contents), strict=True):
@@ -72,7 +80,7 @@ def _queues(scope: Scope) -> Iterator[Call]:
             yield calls.Fdinfo(fd)
 
 
-def _files(scope: Scope) -> Iterator[Call]:
+def _files(scope: Scope, thorough: bool) -> Iterator[Call]:
     for name, size in (("m", PAGE), ("h", HUGE)):
         fd = scope.fds.get(name)
         if fd is None:
@@ -83,15 +91,17 @@ def _files(scope: Scope) -> Iterator[Call]:
         else:
             for number in range(FILE_PAGES[name]):
                 yield calls.Pread(fd, _EDGE, number * size)
-                yield calls.Pread(fd, _EDGE, (number + 1) * size - _EDGE)
+                if thorough:
+                    yield calls.Pread(fd, _EDGE, (number + 1) * size - _EDGE)
 
 
-def _contents(call: calls.Pagemap, words: bytes) -> Iterator[Call]:
+def _contents(call: calls.Pagemap, words: bytes, thorough: bool) -> Iterator[Call]:
     """Reads of the pages that are present, by runs."""
     if call.length == PAGE:  # of a huge page
         if int.from_bytes(words[:8], "little") & _PRESENT:
             yield calls.Read(call.address, _EDGE)
-            yield calls.Read(call.address + HUGE - _EDGE, _EDGE)
+            if thorough:
+                yield calls.Read(call.address + HUGE - _EDGE, _EDGE)
         return
     first: int | None = None
     for number in range(len(words) // 8 + 1):
