@@ -22,10 +22,11 @@ from userfault.uapi import userfaultfd as uffd
 
 def words(mm: AddressSpace, address: int, length: int) -> list[int]:
     """One 64-bit word for each 4 KiB page."""
-    found = []
-    for at in range(address & -PAGE, address + length, PAGE):
-        vma = mm.find(at)
-        found.append(_word(mm, vma, at) if vma is not None else 0)
+    start, end = address & -PAGE, address + length
+    found = [0] * len(range(start, end, PAGE))
+    for vma in mm.overlapping(start, end):
+        for at in range(max(vma.start, start), min(vma.end, end), PAGE):
+            found[(at - start) // PAGE] = _word(mm, vma, at)
     return found
 
 
