@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench mutants clean
 
 help:
 	@echo "make demo   restore a real memory image page fault by page fault, on every memory type"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  our code and C in one run (some minutes)"
+	@echo "make mutants  deliberate errors in the model, and which check notices each (some minutes)"
 	@echo "make clean  remove the virtual environment and caches"
 
 $(VENV)/.made: pyproject.toml
@@ -39,6 +40,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench all
+
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m mutants
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
