@@ -81,6 +81,10 @@ FIXED = {
         "0 uffd u0; 0 api u0 0x8000; 0 map huge; 0 register u0 huge+0 1p 3; 0 load huge+0;"
         " 2 scan huge+0 1p 1 0 2"
     ),
+    "memory that was never private is no longer charged when it is not writable": (
+        f"{_U0}; 0 map anon; 0 mprotect anon+0 1p 0; 0 move u0 anon+1 anon+0 1p 0;"
+        " 0 mprotect anon+0 2p 0"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 

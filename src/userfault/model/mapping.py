@@ -101,6 +101,8 @@ def _insert(
         bits |= vmas.DROPPABLE | vmas.WIPEONFORK | vmas.DONTDUMP
     if flags & mman.MAP_LOCKED:
         bits |= vmas.LOCKED
+    if not shared and prot & mman.PROT_WRITE and _accountable(behind.ops, bits):
+        bits |= vmas.ACCOUNT
     if flags & mman.MAP_NORESERVE and behind.ops.reserve is not None:
         bits |= vmas.NORESERVE
     offset = behind.offset if behind.object is not None else address
@@ -205,8 +207,17 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
         mm.lock.write_done()
 
 
+def _accountable(ops: MemoryOps, bits: int) -> bool:
+    return not ops.pool and not bits & (vmas.DROPPABLE | vmas.NORESERVE)
+
+
 def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
     mm.split_range(vma.start, vma.end)
+    if not prot & mman.PROT_WRITE:
+        if vma.object is None and not vma.family:  # nothing is charged (measured on 6.18)
+            vma.flags &= ~vmas.ACCOUNT
+    elif not vma.shared and not vma.prot & mman.PROT_WRITE and _accountable(vma.ops, vma.flags):
+        vma.flags |= vmas.ACCOUNT
     vma.prot = prot
     for address in mm.table.addresses(vma.start, vma.end, vma.shift):
         entry = mm.table.get(address, vma.shift)

@@ -24,6 +24,7 @@ NORESERVE = 512
 RANDOM = 1024  # MADV_RANDOM, MADV_SEQUENTIAL: hints, but mappings with others do not join
 SEQUENTIAL = 2048
 DONTDUMP = 4096
+ACCOUNT = 8192  # charged against overcommit: no limit here, but mappings must agree to join
 
 MISSING = 1
 WP = 2
