@@ -85,6 +85,13 @@ FIXED = {
         f"{_U0}; 0 map anon; 0 mprotect anon+0 1p 0; 0 move u0 anon+1 anon+0 1p 0;"
         " 0 mprotect anon+0 2p 0"
     ),
+    "a fill makes its page table before it fails": (
+        f"{_U0}; 0 map hugepriv; 0 register u0 hugepriv+0 1p 2; 0 continue u0 hugepriv+0 1p 0;"
+        " 0 scan hugepriv+0 1p 0 0 0"
+    ),
+    "a fork copies empty page tables": (
+        "0 map anon; 0 store anon+0; 0 madvise anon+0 1p 4; 0 fork; c1.1 scan anon+0 1p 0 0 0"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 

@@ -79,6 +79,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
     """Private pages become shared and read-only on both sides; pinned ones are copied now."""
     lost = 0 if twin.modes & (vmas.WP | vmas.RWP) else pt.UFFD_WP | pt.UFFD_RWP
     shift = vma.shift
+    child.table.inherit(parent.table, vma.start, vma.end, shift)
     for address in parent.table.addresses(vma.start, vma.end, shift):
         entry = parent.table.get(address, shift)
         assert entry is not None

@@ -94,6 +94,8 @@ def _move_one(
         mm.split_thp(huge)
     elif not allow_holes and not mm.table.has_table(src, source.shift):
         raise Errno(errno.ENOENT)
+    mm.table.build(src, source.shift)
+    mm.table.build(dst, target.shift)
     if mm.entry(target, dst) is not None:
         raise Errno(errno.EEXIST)
     if is_part and not source.flags & vmas.LOCKED:
