@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress lint bench clean
+.PHONY: help demo test stress mutants lint bench clean
 
 help:
 	@echo "make demo   restore a real memory image page fault by page fault, on every memory type"
@@ -12,6 +12,7 @@ help:
 	@echo "make stress kill the pager's processes 1,000 times, and at every system call (some minutes)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  our code and C in one run (some minutes)"
+	@echo "make mutants put errors into the model and show which check notices each (some minutes)"
 	@echo "make clean  remove the virtual environment and caches"
 
 $(VENV)/.made: pyproject.toml
@@ -44,6 +45,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench all
+
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m mutants
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

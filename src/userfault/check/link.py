@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from userfault.check import wire
 
+_CHUNK = 1 << 20
+
 
 class Link:
     """The socket of one agent.  `closed` once the agent is gone."""
@@ -58,10 +60,12 @@ class Link:
     def _receive(self) -> None:
         try:
             while not self.closed:
-                chunk = self._socket.recv(1 << 20)
+                chunk = self._socket.recv(_CHUNK)
                 if not chunk:
                     self._hang_up()
                 self._received += chunk
+                if len(chunk) < _CHUNK:  # that was all there is
+                    return
         except BlockingIOError:
             return
         except OSError:

@@ -15,11 +15,13 @@ from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.run import run, unknown_features
 from userfault.check.selection import Selection, select
 from userfault.check.statements import load
-from userfault.cli import errors, interrupts
+from userfault.cli import check_fuzz, errors, interrupts
 from userfault.cli.check_explain import explain_result, explain_statement
 from userfault.cli.check_files import Header, JsonLines, JunitFile
 from userfault.cli.check_table import CheckTable, print_list
 from userfault.kernel.errors import UsageError
+
+_PROGRAMS = 2000
 
 
 @click.command()
@@ -36,6 +38,10 @@ from userfault.kernel.errors import UsageError
     "--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write a JUnit report too."
 )
 @click.option("--model", is_flag=True, help="Check the model kernel, not the running one.")
+@click.option("--fuzz", is_flag=True, help="Run random programs on this kernel and on its model.")
+@click.option("--programs", metavar="N", type=click.IntRange(1), help="How many (default: 2000).")
+@click.option("--seed", metavar="S", type=int, help="Of --fuzz: the same seed, the same programs.")
+@click.option("--program", metavar="TEXT", help="Run one such program and show every call.")
 @click.option("--profile", metavar="V", help="The model's version, as 6.18 (default: next).")
 def check(
     only: tuple[str, ...],
@@ -45,12 +51,27 @@ def check(
     junit: Path | None,
     model: bool,
     profile: str | None,
+    fuzz: bool,
+    programs: int | None,
+    seed: int | None,
+    program: str | None,
 ) -> int:
     """Check what a kernel does against what kernels promise.
 
     Each statement runs in processes of its own, with a deadline.  Exit code 0: none failed and
     none was lost; 3: none could run.
     """
+    if (programs is not None or seed is not None) and not fuzz:
+        raise UsageError("--programs and --seed without --fuzz", cure="add --fuzz")
+    if fuzz or program is not None:
+        if only or as_list or explain or as_json or junit or model or profile:
+            raise UsageError(
+                "--fuzz and --program run no statements",
+                cure="leave out the options that choose or report them",
+            )
+        if program is not None:
+            return check_fuzz.replay(program)
+        return check_fuzz.fuzz(programs or _PROGRAMS, seed)
     if profile and not model:
         raise UsageError("--profile without --model", cure="add --model")
     if explain is not None:

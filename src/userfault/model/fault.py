@@ -98,7 +98,10 @@ def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: 
     if write and not vma.shared:
         mm.prepare_private(vma)  # before it is known whether a message has to be sent
     if vma.ops.fault_folio is not None:
+        if vma.ops.pool:
+            mm.table.build(page, vma.shift)
         return _empty_file(mm, vma, page, address, wp, write)
+    mm.table.build(page, vma.shift)
     if vma.modes & vmas.MISSING:
         return _MISSING
     if not write and vma.ops.zero_page:

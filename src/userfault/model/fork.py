@@ -59,9 +59,12 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
         twin.context = contexts[context]
         twin.modes = vma.modes
     child.insert(twin)
+    if vma.family:
+        twin.family = 0 if wipe else child.machine.family()
+        twin.inherited = not wipe
     if wipe:
-        twin.family = 0
-    elif vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
+        return
+    if vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
         _copy_entries(parent, child, vma, twin)
 
 
@@ -76,6 +79,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
     """Private pages become shared and read-only on both sides; pinned ones are copied now."""
     lost = 0 if twin.modes & (vmas.WP | vmas.RWP) else pt.UFFD_WP | pt.UFFD_RWP
     shift = vma.shift
+    child.table.inherit(parent.table, vma.start, vma.end, shift)
     for address in parent.table.addresses(vma.start, vma.end, shift):
         entry = parent.table.get(address, shift)
         assert entry is not None

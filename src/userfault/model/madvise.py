@@ -20,12 +20,7 @@ from userfault.uapi import userfaultfd as abi
 _EHWPOISON = 133  # not in every build of the errno module
 
 _HINTS = {
-    mman.MADV_NORMAL,
-    mman.MADV_RANDOM,
-    mman.MADV_SEQUENTIAL,
     mman.MADV_WILLNEED,
-    mman.MADV_DONTDUMP,
-    mman.MADV_DODUMP,
     mman.MADV_COLD,
     mman.MADV_PAGEOUT,  # there is no swap
     mman.MADV_MERGEABLE,
@@ -183,6 +178,9 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     wipe = advice == mman.MADV_WIPEONFORK
     if wipe and (vma.shared or vma.object is not None):
         raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
+    undone = advice in (mman.MADV_KEEPONFORK, mman.MADV_DODUMP)
+    if undone and vma.flags & vmas.DROPPABLE:
+        raise Errno(errno.EINVAL)
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
         return end
@@ -199,6 +197,11 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
 _FLAGS = {
     mman.MADV_HUGEPAGE: (vmas.HUGEPAGE, vmas.NOHUGEPAGE),
     mman.MADV_NOHUGEPAGE: (vmas.NOHUGEPAGE, vmas.HUGEPAGE),
+    mman.MADV_NORMAL: (0, vmas.RANDOM | vmas.SEQUENTIAL),
+    mman.MADV_RANDOM: (vmas.RANDOM, vmas.SEQUENTIAL),
+    mman.MADV_SEQUENTIAL: (vmas.SEQUENTIAL, vmas.RANDOM),
+    mman.MADV_DONTDUMP: (vmas.DONTDUMP, 0),
+    mman.MADV_DODUMP: (0, vmas.DONTDUMP),
     mman.MADV_DONTFORK: (vmas.DONTFORK, 0),
     mman.MADV_DOFORK: (0, vmas.DONTFORK),
     mman.MADV_WIPEONFORK: (vmas.WIPEONFORK, 0),
@@ -216,6 +219,10 @@ _ACTIONS: dict[int, _Action] = {
 }
 
 
+def _populates(vma: Vma, write: bool) -> bool:
+    return bool(vma.prot & mman.PROT_WRITE if write else vma.prot)
+
+
 def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
     at = start
     while at < end:
@@ -223,12 +230,16 @@ def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool
         if vma is None:
             raise Errno(errno.ENOMEM)
         stop = min(vma.end, end)
-        if not (vma.prot & mman.PROT_WRITE if write else vma.prot):
+        if not _populates(vma, write):
             raise Errno(errno.EINVAL)
         try:
             access.populate(task, mm, at, stop, write=write)
         except Signalled as signalled:
             if signalled.lsb:  # poison, whatever its signal code would be
                 raise Errno(_EHWPOISON) from None
-            raise Errno(errno.EFAULT) from None
+            # The mapping may have changed while a message was served.
+            now = mm.find(signalled.address)
+            if now is None:
+                raise Errno(errno.ENOMEM) from None
+            raise Errno(errno.EFAULT if _populates(now, write) else errno.EINVAL) from None
         at = stop

@@ -98,9 +98,11 @@ def _insert(
     if behind.may_write or not shared:
         bits |= vmas.MAY_WRITE
     if flags & 0xF == mman.MAP_DROPPABLE:
-        bits |= vmas.DROPPABLE
+        bits |= vmas.DROPPABLE | vmas.WIPEONFORK | vmas.DONTDUMP
     if flags & mman.MAP_LOCKED:
         bits |= vmas.LOCKED
+    if not shared and prot & mman.PROT_WRITE and _accountable(behind.ops, bits):
+        bits |= vmas.ACCOUNT
     if flags & mman.MAP_NORESERVE and behind.ops.reserve is not None:
         bits |= vmas.NORESERVE
     offset = behind.offset if behind.object is not None else address
@@ -138,10 +140,13 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
     """Take everything in [start, end) away; `unmaps` gets who has to be told."""
     found = mm.overlapping(start, end)
-    for vma in found:
-        mask = (1 << vma.shift) - 1
-        if (vma.start < start and start & mask) or (vma.end > end and end & mask):
-            raise Errno(errno.EINVAL)
+    # Cut at the start, then at the end: huge pages that the end would cut stay cut at the start.
+    if found and found[0].start < start:
+        mm.split(found[0], start)
+    found = mm.overlapping(start, end)
+    if found and found[-1].end > end:
+        mm.split(found[-1], end)
+        found = mm.overlapping(start, end)
     for vma in found:
         context = vma.context
         if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
@@ -150,7 +155,7 @@ def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None
             events.announce(context)
             unmaps.append((context, start, end))
     for vma in found:
-        discard(mm, mm.isolate(vma, start, end))
+        discard(mm, vma)
 
 
 def discard(mm: AddressSpace, vma: Vma) -> None:
@@ -202,8 +207,17 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
         mm.lock.write_done()
 
 
+def _accountable(ops: MemoryOps, bits: int) -> bool:
+    return not ops.pool and not bits & (vmas.DROPPABLE | vmas.NORESERVE)
+
+
 def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
     mm.split_range(vma.start, vma.end)
+    if not prot & mman.PROT_WRITE:
+        if vma.object is None and not vma.family:  # nothing is charged (measured on 6.18)
+            vma.flags &= ~vmas.ACCOUNT
+    elif not vma.shared and not vma.prot & mman.PROT_WRITE and _accountable(vma.ops, vma.flags):
+        vma.flags |= vmas.ACCOUNT
     vma.prot = prot
     for address in mm.table.addresses(vma.start, vma.end, vma.shift):
         entry = mm.table.get(address, vma.shift)
@@ -219,6 +233,7 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         raise Errno(errno.EINVAL)
     if end == start:
         return
+    changed = False
     mm.lock.write()
     try:
         at = start
@@ -231,16 +246,18 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
             if noted and bool(vma.flags & vmas.LOCKED) is not lock:
                 part = mm.isolate(vma, start, end)
                 part.flags ^= vmas.LOCKED
+                changed = True
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        mm.merge(start, end)
+        if changed:
+            mm.merge(start, end)
         mm.lock.write_done()
     if lock:
-        _fault_in(task, mm, start, end)
+        fault_in(task, mm, start, end)
 
 
-def _fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
+def fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
     """What mlock makes resident: written where a write is private anyway."""
     while start < end:
         vma = mm.find(start)

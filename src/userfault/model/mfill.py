@@ -80,6 +80,7 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
                 sched.point("fill.page")
             if job.task.killed:
                 raise Errno(errno.EINTR)
+            mm.table.build(job.dst + done, vma.shift)  # whatever becomes of the page
             try:
                 action(job, vma, job.dst + done)
             except _SourceMissing:

@@ -131,6 +131,7 @@ class AddressSpace:
                 break
             if before.joins(after):
                 before.family = before.family or after.family
+                before.inherited = before.inherited or after.inherited
                 self.remove(after)
                 before.end = after.end
             else:
@@ -155,6 +156,7 @@ class AddressSpace:
             lower, upper = (other, vma) if other.start < vma.start else (vma, other)
             if (
                 other.family
+                and not other.inherited
                 and lower.end == upper.start
                 and lower.object is upper.object
                 and lower.flags == upper.flags

@@ -28,7 +28,6 @@ def move(
         if context.changing:
             return 0, errno.EAGAIN
         target, source = _mappings(context, dst, src, length)
-        mm.prepare_private(target)
         while done < length:
             if mm.sched.preemptive:
                 mm.sched.point("fill.page")
@@ -45,6 +44,8 @@ def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, V
     mm = context.mm
     target = mm.find(dst)
     source = mm.find(src)
+    if target is not None and not target.shared:
+        mm.prepare_private(target)  # before anything is checked, as a fill does
     if target is None or source is None:
         raise Errno(errno.ENOENT)
     differ = (
@@ -93,6 +94,8 @@ def _move_one(
         mm.split_thp(huge)
     elif not allow_holes and not mm.table.has_table(src, source.shift):
         raise Errno(errno.ENOENT)
+    mm.table.build(src, source.shift)
+    mm.table.build(dst, target.shift)
     if mm.entry(target, dst) is not None:
         raise Errno(errno.EEXIST)
     if is_part and not source.flags & vmas.LOCKED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
@@ -10,7 +11,7 @@ from userfault.model import events
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
-from userfault.model.mapping import Unmaps, tell_unmaps, unmap_locked
+from userfault.model.mapping import Unmaps, fault_in, tell_unmaps, unmap_locked
 from userfault.model.mm import AddressSpace
 from userfault.model.sched import Task
 from userfault.model.userfaultfd import Context
@@ -58,7 +59,16 @@ def mremap(
             payload = (before, after, length)
             events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
         tell_unmaps(task, call.unmaps)
+    _populate(task, call, result)
     return result
+
+
+def _populate(task: Task, call: _Call, start: int) -> None:
+    """What a locked mapping has grown by is faulted in; errors are nobody's (mlock(2))."""
+    vma = call.mm.find(start)
+    if call.new_length > call.old_length and vma is not None and vma.flags & vmas.LOCKED:
+        with contextlib.suppress(Errno):
+            fault_in(task, call.mm, start + call.old_length, start + call.new_length)
 
 
 def _check(call: _Call) -> None:
@@ -126,9 +136,12 @@ def _duplicate(call: _Call, vma: Vma) -> int:
         raise Errno(errno.ENOMEM)
     if call.flags & MREMAP_FIXED:
         unmap_locked(mm, call.new, call.new + call.new_length, call.early)
+        found = mm.find(call.old)
+        if found is None:
+            raise Errno(errno.EFAULT)
+        vma = found
     else:
         call.new = mm.gap(call.new_length, PAGE)
-    call.flags |= MREMAP_DONTUNMAP
     _move(call, vma, call.old, 0, call.new, call.new_length)
     return call.new
 
@@ -225,7 +238,9 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
         assert joined is not None
         joined.context = None
         joined.modes = 0
-    if call.flags & MREMAP_DONTUNMAP:
+    if not old_length:
+        pass  # a duplicate: the old mapping stays as it is
+    elif call.flags & MREMAP_DONTUNMAP:
         vma.flags &= ~vmas.LOCKED
         if vma.end - vma.start == old_length:
             vma.family = 0
@@ -233,7 +248,8 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
         if moved.promised is not None:
             _give_promises(mm, vma, old, old_length)
         unmap_locked(mm, old, old + old_length, call.unmaps)
-    mm.merge(new, new + new_length)
+    if context is None or follows:
+        mm.merge(new, new + new_length)
 
 
 def _give_promises(mm: AddressSpace, vma: Vma, old: int, length: int) -> None:

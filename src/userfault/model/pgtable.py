@@ -91,6 +91,19 @@ class PageTable:
         """Whether the table that would hold this entry was ever needed."""
         return (shift, address >> (PMD_SHIFT if shift == 12 else 30)) in self.built
 
+    def build(self, address: int, shift: int) -> None:
+        """A fault needs the table of this entry, whatever becomes of the fault."""
+        self.built.add((shift, address >> (PMD_SHIFT if shift == 12 else 30)))
+
+    def inherit(self, parent: PageTable, start: int, end: int, shift: int) -> None:
+        """fork copies tables, empty ones too."""
+        up = PMD_SHIFT if shift == 12 else 30
+        self.built.update(
+            (kind, key)
+            for kind, key in parent.built
+            if kind == shift and key << up < end and (key + 1) << up > start
+        )
+
     def forget_tables(self, start: int, end: int, shift: int) -> None:
         """A mapping is gone: its tables go that lie inside of it."""
         up = PMD_SHIFT if shift == 12 else 30

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, WAITS_CHILD
@@ -101,6 +103,15 @@ class Process:
         if found is None:
             raise Errno(errno.EBADF)
         return found[0]
+
+    @contextlib.contextmanager
+    def using(self, file: OpenFile) -> Iterator[None]:
+        """A call that sleeps keeps its file open, whoever closes the descriptor (fdget)."""
+        file.links += 1
+        try:
+            yield
+        finally:
+            self._drop(file)
 
     def close(self, fd: int) -> None:
         found = self.fds.pop(fd, None)

@@ -22,10 +22,11 @@ from userfault.uapi import userfaultfd as uffd
 
 def words(mm: AddressSpace, address: int, length: int) -> list[int]:
     """One 64-bit word for each 4 KiB page."""
-    found = []
-    for at in range(address & -PAGE, address + length, PAGE):
-        vma = mm.find(at)
-        found.append(_word(mm, vma, at) if vma is not None else 0)
+    start, end = address & -PAGE, address + length
+    found = [0] * len(range(start, end, PAGE))
+    for vma in mm.overlapping(start, end):
+        for at in range(max(vma.start, start), min(vma.end, end), PAGE):
+            found[(at - start) // PAGE] = _word(mm, vma, at)
     return found
 
 
@@ -61,7 +62,7 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
             raise Errno(errno.ENOMEM)
         entry = mm.entry(vma, at & -(1 << vma.shift))
         present = entry is not None and entry[1] is not None
-        if not present and vma.object is not None:
+        if not present and vma.object is not None and vma.shift == 12:
             folio = vma.object.cache.get(vma.index(at))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))
@@ -126,13 +127,33 @@ class Scan:
             categories = base | _categories(self.mm, vma, address, entry)
             if self._matches(categories):
                 low, high = max(address, arg.start), min(address + step, end)
-                if not self._report(low, high, categories & arg.report):
+                before = self.pages
+                goes_on = self._report(low, high, categories & arg.report)
+                if arg.flags & abi.PM_SCAN_WP_MATCHING and self.pages > before:
+                    goes_on = self._protect(vma, address, before) or goes_on
+                if not goes_on:
                     return False
-                if arg.flags & abi.PM_SCAN_WP_MATCHING and not _stays_empty(self.mm, vma, address):
-                    protect = set_rwp if vma.modes & vmas.RWP else set_wp
-                    protect(self.mm, vma, address, address + step, protect=True)
             address += step
         return True
+
+    def _protect(self, vma: Vma, address: int, before: int) -> bool:
+        """Protect what was just reported; True if that was taken back instead."""
+        mm = self.mm
+        step = 1 << vma.shift
+        if _stays_empty(mm, vma, address):
+            return False
+        part = (self.pages - before) * PAGE
+        if part < step and mm.table.has_table(address, vma.shift):
+            # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
+            start, end, categories = self.regions[-1]
+            low = end - part
+            self.regions[-1:] = [(start, low, categories)] if low > start else []
+            self.pages = before
+            self.walk_end = low
+            return True
+        protect = set_rwp if vma.modes & vmas.RWP else set_wp
+        protect(mm, vma, address, address + step, protect=True)
+        return False
 
     def _matches(self, categories: int) -> bool:
         arg = self.arg

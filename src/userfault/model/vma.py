@@ -21,6 +21,10 @@ SPECIAL = 64  # vdso, vvar
 DONTFORK = 128
 WIPEONFORK = 256
 NORESERVE = 512
+RANDOM = 1024  # MADV_RANDOM, MADV_SEQUENTIAL: hints, but mappings with others do not join
+SEQUENTIAL = 2048
+DONTDUMP = 4096
+ACCOUNT = 8192  # charged against overcommit: no limit here, but mappings must agree to join
 
 MISSING = 1
 WP = 2
@@ -33,7 +37,8 @@ class Vma:
 
     `offset`: of `start` in the object, in bytes; of anonymous memory, where it would be if it had
     never been moved.  `modes`: registration modes, not 0 if and only if there is a `context`.
-    `family` stands for the kernel's anon_vma: 0 until a private page could exist.
+    `family` stands for the kernel's anon_vma: 0 until a private page could exist; `inherited`: it
+    came with a fork, so that nobody else may join it.
     """
 
     __slots__ = (
@@ -41,6 +46,7 @@ class Vma:
         "end",
         "family",
         "flags",
+        "inherited",
         "mm",
         "modes",
         "name",
@@ -78,6 +84,7 @@ class Vma:
         self.modes = 0
         self.context: Context | None = None
         self.family = 0
+        self.inherited = False
         self.promised: set[int] | None = None
         self.name = ""
 
@@ -95,6 +102,7 @@ class Vma:
         twin.modes = self.modes
         twin.context = self.context
         twin.family = self.family
+        twin.inherited = self.inherited
         twin.promised = self.promised
         twin.name = self.name
         return twin
@@ -113,8 +121,13 @@ class Vma:
             and not self.flags & SPECIAL
             and not self.ops.pool  # hugetlb mappings are VM_DONTEXPAND, which never merge
             and self.offset + self.end - self.start == after.offset
-            and (not self.family or not after.family or self.family == after.family)
+            and self._shares_family(after)
         )
+
+    def _shares_family(self, after: Vma) -> bool:
+        if self.family and after.family:
+            return self.family == after.family
+        return not (self.inherited or after.inherited)
 
     @property
     def kind(self) -> str:

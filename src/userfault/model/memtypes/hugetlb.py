@@ -73,8 +73,18 @@ def _fault(where: Where) -> Folio:
 
 
 def _preallocate(where: Where) -> Folio:
-    # hugetlb zeroes what it preallocates.
-    return _fault(where)
+    # hugetlb zeroes what it preallocates, also a page that reaches beyond the end of the file.
+    target = where.object
+    assert target is not None
+    folio = target.cache.get(where.index)
+    if folio is not None:
+        return pagecache.taken(folio)
+    folio = _alloc(where)
+    if folio is None:
+        raise Refused(errno.ENOSPC)
+    folio.flags |= UPTODATE | LOCKED
+    pagecache.add(folio, where)
+    return folio
 
 
 def _reserve(

@@ -36,7 +36,9 @@ SYSV = MemoryOps(
 SYSV_HUGETLB_RECOGNISED = replace(HUGETLB, name="sysv-hugetlb", segment=True)
 SYSV_HUGETLB = replace(SYSV_HUGETLB_RECOGNISED, can_userfault=None)
 
-DROPPABLE = MemoryOps(name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True)
+DROPPABLE = MemoryOps(
+    name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True, movable=True
+)
 DROPPABLE_RECOGNISED = replace(ANONYMOUS, name="droppable", movable=False)
 
 # vdso and vvar: no page of theirs can be replaced.

@@ -158,9 +158,11 @@ def _fstat(task: Task, call: calls.Fstat) -> Result:
 @serves(calls.Pread)
 def _pread(task: Task, call: calls.Pread) -> Result:
     file = _object(task, call.fd)
+    if not file.object.kind.can_resize:
+        raise Errno(errno.ESPIPE)  # guest_memfd has no position
     if not file.readable:
         raise Errno(errno.EBADF)
-    if not file.object.kind.can_resize or call.offset < 0:
+    if call.offset < 0:
         raise Errno(errno.EINVAL)
     data = filesystem.read(file.object, call.offset, call.length)
     return Result(value=len(data), data=data)
@@ -169,6 +171,8 @@ def _pread(task: Task, call: calls.Pread) -> Result:
 @serves(calls.Pwrite)
 def _pwrite(task: Task, call: calls.Pwrite) -> Result:
     file = _object(task, call.fd)
+    if not file.object.kind.can_resize:
+        raise Errno(errno.ESPIPE)
     if not file.writable:
         raise Errno(errno.EBADF)
     machine = task.process.machine
@@ -198,7 +202,8 @@ def _poll(task: Task, call: calls.Poll) -> Result:
     if file is None:
         revents = 0x20  # POLLNVAL
     elif isinstance(file, UffdFile):
-        found = messages.poll(task, file, wait=call.timeout_ms < 0)
+        with task.process.using(file):
+            found = messages.poll(task, file, wait=call.timeout_ms < 0)
         revents = found & (call.events | messages.POLLERR)
     elif isinstance(file, PipeEnd):
         ready = file.pipe.data if file.readable else file.pipe.CAPACITY - len(file.pipe.data)

@@ -38,7 +38,8 @@ def _read_file(task: Task, file: OpenFile, length: int, *, nowait: bool = False)
     if not file.readable:
         raise Errno(errno.EBADF)
     if isinstance(file, UffdFile):
-        return messages.read(task, file, length, nowait=nowait)
+        with task.process.using(file):
+            return messages.read(task, file, length, nowait=nowait)
     if isinstance(file, PipeEnd):
         return _read_pipe(task, file, length)
     if isinstance(file, DevZero):

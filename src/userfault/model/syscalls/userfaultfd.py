@@ -64,7 +64,8 @@ def _ioctl(task: Task, call: calls.Ioctl) -> Result:
     try:
         file = task.process.file(call.fd)
         if isinstance(file, UffdFile):
-            ioctls.ioctl(task, file.context, call.request, argument)
+            with task.process.using(file):
+                ioctls.ioctl(task, file.context, call.request, argument)
         else:
             value = _other_ioctl(task, file, call, argument)
     except Errno as refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 
 from userfault.kernel import calls
 from userfault.kernel.calls import Result
@@ -18,8 +19,8 @@ from userfault.uapi import pagemap as pagemap_abi
 @serves(calls.Pagemap)
 def _pagemap(task: Task, call: calls.Pagemap) -> Result:
     words = scan.words(task.process.mm, call.address, call.length)
-    data = b"".join((word & calls.PAGEMAP_BITS).to_bytes(8, "little") for word in words)
-    return Result(data=data)
+    kept = [word & calls.PAGEMAP_BITS for word in words]
+    return Result(data=struct.pack(f"<{len(kept)}Q", *kept))
 
 
 @serves(calls.PagemapScan)

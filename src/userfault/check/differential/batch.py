@@ -1,0 +1,91 @@
+"""Many random programs in one process, and what became of them.
+
+A process runs a batch and no more, so that whatever it leaves behind in memory is gone after that;
+`seeds` gives each batch of a run its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import msgspec
+
+from userfault.check.differential.coverage import Coverage
+from userfault.check.differential.draw import program
+from userfault.check.differential.pair import Divergence, Line, Pair
+from userfault.check.differential.program import Program, to_text
+from userfault.check.differential.shrink import shrink
+from userfault.check.run import KernelFactory
+
+BATCH = 2000
+_RUNS_AGAIN = 3
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What to draw: how many programs, from which seed, with or without huge pages."""
+
+    programs: int
+    seed: int
+    huge: bool = True
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A divergence, as small as it got.
+
+    `steady`: it showed again when the same program ran again.  Where it did not, something
+    outside of the program decides, or an order that nobody promises.
+    """
+
+    program: str
+    kind: str
+    steady: bool
+    lines: tuple[tuple[str, str, str], ...]
+
+
+class Runner:
+    """Runs programs on a pair of fresh kernels each, and counts."""
+
+    def __init__(self, live: KernelFactory, model: KernelFactory) -> None:
+        self._live = live
+        self._model = model
+        self.coverage = Coverage()
+
+    def run(self, program: Program) -> Divergence | None:
+        """The divergence of one program, if there is one."""
+        return self._run(program, self.coverage)
+
+    def trace(self, program: Program) -> tuple[Divergence | None, list[Line]]:
+        """The same, with every line of the traces."""
+        with contextlib.closing(Pair(self._live(), self._model(), self.coverage)) as pair:
+            return pair.run(program), pair.lines()
+
+    def examine(self, found: Divergence) -> Finding:
+        """Shrink a divergence that shows again, and make it a finding."""
+        uncounted = Coverage()
+        again = next(
+            filter(None, (self._run(found.program, uncounted) for _ in range(_RUNS_AGAIN))), None
+        )
+        if again is not None:
+            found = shrink(lambda smaller: self._run(smaller, uncounted), again)
+        lines = tuple((line.what, line.live, line.model) for line in found.lines)
+        return Finding(to_text(found.program), found.kind, again is not None, lines)
+
+    def _run(self, program: Program, coverage: Coverage) -> Divergence | None:
+        with contextlib.closing(Pair(self._live(), self._model(), coverage)) as pair:
+            return pair.run(program)
+
+
+def seeds(seed: int, programs: int, *, huge: bool) -> Iterator[Batch]:
+    """The batches of a run."""
+    draw = random.Random(seed)
+    for begin in range(0, programs, BATCH):
+        yield Batch(min(BATCH, programs - begin), draw.getrandbits(32), huge)
+
+
+def each(batch: Batch) -> Iterator[Program]:
+    """The programs of a batch."""
+    draw = random.Random(batch.seed)
+    for _ in range(batch.programs):
+        yield program(draw.randrange, huge=batch.huge)

@@ -1,0 +1,62 @@
+"""The model of this kernel: its profile, and its configuration as found."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+from userfault.check.live import LiveKernel, live_kernel
+from userfault.check.run import KernelFactory
+from userfault.check.trace import errno_name
+from userfault.kernel import calls
+from userfault.kernel.errors import Unavailable
+from userfault.model.profiles import PROFILES, Config, Profile
+from userfault.model.programs import ModelCalls
+from userfault.uapi import userfaultfd as abi
+
+_WITH_FORK = abi.uffdio_api.struct.pack(abi.UFFD_API, abi.UFFD_FEATURE_EVENT_FORK, 0)
+
+
+def profile_of(release: tuple[int, int]) -> Profile:
+    """The profile of a release: its own, or that of the latest one before it.
+
+    Raises Unavailable for a kernel older than any profile.
+    """
+    known = [p for p in PROFILES.values() if p.release <= release and p.name != "next"]
+    if not known:
+        raise Unavailable(
+            "cannot run here: the model has no profile of this kernel",
+            cause=f"it is {release[0]}.{release[1]}; profiles are {', '.join(PROFILES)}",
+            cure="run the statements alone: `userfault check`",
+        )
+    return max(known, key=lambda profile: profile.release)
+
+
+def configuration() -> Config:
+    """What the builder and the administrator of this kernel chose."""
+    with contextlib.closing(LiveKernel()) as kernel:
+        process = kernel.process()
+        task = process.tasks[0]
+        failure = task.call(calls.Sysctl("vm/memory_failure_recovery")).result()
+        unprivileged = task.call(calls.Sysctl("vm/unprivileged_userfaultfd")).result()
+        opened = task.call(calls.Userfaultfd(0)).result()
+        forks = task.call(calls.Ioctl(opened.value, abi.UFFDIO_API, _WITH_FORK)).result()
+        kvm = task.call(calls.Open(calls.File.KVM, 2)).result()
+    if opened.errno or forks.errno:
+        raise Unavailable(
+            "cannot run here: programs need every feature of userfaultfd",
+            cause=f"userfaultfd(2) or EVENT_FORK: {errno_name(opened.errno or forks.errno)}",
+            cure="run as root",
+        )
+    return Config(
+        memory_failure=failure.errno != errno.ENOENT,
+        kvm=kvm.ok,
+        unprivileged_userfaultfd=unprivileged.value,
+    )
+
+
+def kernels() -> tuple[KernelFactory, KernelFactory]:
+    """The running kernel, and the model of it.  Raises Unavailable where they cannot be had."""
+    profile = profile_of(LiveKernel().release)
+    config = configuration()
+    return live_kernel, lambda: ModelCalls(profile, config)

@@ -1,0 +1,113 @@
+"""What is compared when everything is at rest: page states, bytes, files, queues.
+
+Nothing here can change what it looks at: page states come from pagemap, bytes of pages are read
+where both kernels say that the page is there, files are read where reading fills no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from userfault.check.differential.areas import FILE_PAGES, Area
+from userfault.check.differential.verbs import Scope
+from userfault.kernel import calls
+from userfault.kernel.calls import HUGE, PAGE, Call, Result
+
+# Asks the observer of both kernels at once: the calls in, their results of both out.
+Ask: TypeAlias = Callable[[list[Call]], list[tuple[Result, Result]]]
+_PRESENT = 1 << 63
+_EDGE = 64  # bytes compared at each end of a huge page
+
+
+def look(
+    ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool
+) -> Iterator[tuple[Call, Result, Result]]:
+    """Every call that looks, and what each kernel answered.
+
+    `files`: look at files too, which one process of a program does for all.  `thorough`: at both
+    ends of huge pages, not only at their start.
+    """
+    states = [*_pagemaps(areas), *_queues(scope)]
+    if files:
+        states += _files(scope, thorough)
+    answers = list(zip(states, ask(states), strict=True))
+    for call, (live, model) in answers:
+        yield call, live, model
+    contents = [
+        read
+        for call, (live, _) in answers
+        if isinstance(call, calls.Pagemap)
+        for read in _contents(call, live.data, thorough)
+    ]
+    if contents:
+        for call, (live, model) in zip(contents, ask(contents), strict=True):
+            yield call, live, model
+
+
+def layout(ask: Ask, areas: list[Area]) -> Iterator[tuple[Call, Result, Result]]:
+    """The mappings by smaps: slow, so this is asked once a program."""
+    wanted: list[Call] = [
+        calls.Smaps(areas[0].address, areas[-1].address + areas[-1].length),
+    ]
+    for call, (live, model) in zip(wanted, ask(wanted), strict=True):
+        yield call, _comparable(live), _comparable(model)
+
+
+def _comparable(found: Result) -> Result:
+    """Without `Locked:`, of which each process that maps a page has its part."""
+    vmas = tuple(msgspec.structs.replace(vma, locked=0) for vma in found.vmas)
+    return msgspec.structs.replace(found, vmas=vmas)
+
+
+def _pagemaps(areas: list[Area]) -> Iterator[Call]:
+    small = [area for area in areas if area.page == PAGE]
+    if small:
+        yield calls.Pagemap(
+            small[0].address, small[-1].address + small[-1].length - small[0].address
+        )
+    for area in areas:
+        if area.page != PAGE:  # the first word of each page: the others say the same
+            for number in range(area.pages):
+                yield calls.Pagemap(area.address + number * area.page, PAGE)
+
+
+def _queues(scope: Scope) -> Iterator[Call]:
+    for name, fd in scope.fds.items():
+        if name[0] in "uf":
+            yield calls.Fdinfo(fd)
+
+
+def _files(scope: Scope, thorough: bool) -> Iterator[Call]:
+    for name, size in (("m", PAGE), ("h", HUGE)):
+        fd = scope.fds.get(name)
+        if fd is None:
+            continue
+        yield calls.Fstat(fd)
+        if size == PAGE:
+            yield calls.Pread(fd, FILE_PAGES[name] * PAGE)
+        else:
+            for number in range(FILE_PAGES[name]):
+                yield calls.Pread(fd, _EDGE, number * size)
+                if thorough:
+                    yield calls.Pread(fd, _EDGE, (number + 1) * size - _EDGE)
+
+
+def _contents(call: calls.Pagemap, words: bytes, thorough: bool) -> Iterator[Call]:
+    """Reads of the pages that are present, by runs."""
+    if call.length == PAGE:  # of a huge page
+        if int.from_bytes(words[:8], "little") & _PRESENT:
+            yield calls.Read(call.address, _EDGE)
+            if thorough:
+                yield calls.Read(call.address + HUGE - _EDGE, _EDGE)
+        return
+    first: int | None = None
+    for number in range(len(words) // 8 + 1):
+        word = int.from_bytes(words[8 * number : 8 * number + 8], "little")
+        if word & _PRESENT:
+            first = number if first is None else first
+        elif first is not None:
+            yield calls.Read(call.address + first * PAGE, (number - first) * PAGE)
+            first = None

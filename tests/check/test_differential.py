@@ -1,0 +1,190 @@
+"""Differential runs: programs as text, drawing, comparing, shrinking, counting."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from helpers.world import PoolLock
+from userfault.check.differential import coverage
+from userfault.check.differential.areas import HUGE_PAGES
+from userfault.check.differential.batch import Batch, Runner, each, seeds
+from userfault.check.differential.draw import program
+from userfault.check.differential.found import kernels, profile_of
+from userfault.check.differential.program import Program, from_text, to_text
+from userfault.kernel.calls import HUGE
+from userfault.kernel.errors import MemoryUnavailable, Unavailable, UsageError
+from userfault.linux.hugepool import PoolShare
+from userfault.model.errors import Errno
+from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config
+from userfault.model.programs import ModelCalls
+
+SMOKE_PROGRAMS = 2000
+SMOKE_SEED = 20_251_123
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """The same choices, made by Hypothesis: they shrink to 0, the simplest."""
+    return program(lambda below: draw(st.integers(0, below - 1)), huge=False)
+
+
+@pytest.fixture
+def huge(agent: None) -> Iterator[bool]:  # noqa: ARG001
+    """Free huge pages for one program at a time, if this machine has any."""
+    with contextlib.ExitStack() as stack:
+        lock = PoolLock()
+        stack.callback(lock.release)
+        try:
+            stack.callback(PoolShare(HUGE, HUGE_PAGES, grow=True).close)
+        except MemoryUnavailable:
+            yield False
+            return
+        yield True
+
+
+@pytest.fixture
+def runner(agent: None) -> Runner:  # noqa: ARG001
+    """This kernel and its model."""
+    try:
+        return Runner(*kernels())
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_a_program_is_what_its_text_says() -> None:
+    draw = random.Random(1)
+    for _ in range(200):
+        drawn = program(draw.randrange)
+        assert from_text(to_text(drawn)) == drawn
+
+
+@pytest.mark.parametrize("text", ["map", "x load anon+0", "0", "0 load nothing+0"])
+def test_what_is_no_program_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        from_text(text)
+
+
+def test_a_seed_is_a_run() -> None:
+    batches = list(seeds(7, 4500, huge=True))
+    assert [batch.programs for batch in batches] == [2000, 2000, 500]
+    assert batches == list(seeds(7, 4500, huge=True))
+    assert len({batch.seed for batch in batches}) == 3
+    small = Batch(20, batches[0].seed)
+    assert list(each(small)) == list(each(small))
+
+
+def test_programs_are_long_enough_and_reach_everything() -> None:
+    found = coverage.Coverage()
+    drawn = list(each(Batch(4000, 1)))
+    for one in drawn:
+        for step in one:
+            found.reached(step)
+    assert sum(map(len, drawn)) / len(drawn) >= 15
+    assert found.never() == []
+
+
+def test_a_kernel_newer_than_every_profile_gets_the_latest() -> None:
+    assert profile_of((6, 18)) is LINUX_6_18
+    assert profile_of((8, 1)) is LINUX_7_3
+    with pytest.raises(Unavailable):
+        profile_of((5, 4))
+
+
+# --- Two kernels that differ: a model and another one ---------------------------------------------
+
+_BEGIN = "0 uffd u0; 0 api u0 0; 0 map shm; 0 register u0 shm+0 8p 1; 0 truncate m 1p"
+_BEYOND_EOF = f"{_BEGIN}; 0 load anon+0; 0 map src; 0 fork; 0 copy u0 shm+4 src+0 1p 0; 0 fork"
+
+
+def _two_profiles() -> Runner:
+    other = msgspec.structs.replace(LINUX_6_18, copy_beyond_eof=errno.ENOMEM)
+    return Runner(
+        lambda: ModelCalls(LINUX_6_18, Config(memory_failure=False)),
+        lambda: ModelCalls(other, Config(memory_failure=False)),
+    )
+
+
+def test_a_divergence_is_found_where_it_is_and_shrinks_to_what_it_takes() -> None:
+    runner = _two_profiles()
+    found = runner.run(from_text(_BEYOND_EOF))
+    assert found is not None
+    finding = runner.examine(found)
+    assert finding.steady
+    assert finding.kind.startswith("copy: ")
+    verbs = [step.verb for step in from_text(finding.program)]
+    assert verbs == ["uffd", "api", "map", "register", "truncate", "copy"]
+    what, live, model = finding.lines[-1]
+    assert "UFFDIO_COPY" in what
+    assert live.startswith("EFAULT")
+    assert model.startswith("ENOMEM")
+    again = runner.run(from_text(finding.program))
+    assert again is not None
+    assert again.kind == finding.kind
+
+
+def test_a_model_that_breaks_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = _two_profiles()
+    made: list[ModelCalls] = []
+
+    class Breaking(ModelCalls):
+        def settle(self, timeout_s: float = 0.0) -> None:
+            del timeout_s
+            raise Errno(5)
+
+    def model() -> ModelCalls:
+        made.append(Breaking(LINUX_6_18))
+        return made[-1]
+
+    monkeypatch.setattr(runner, "_model", model)
+    found = runner.run(from_text("0 map anon"))
+    assert found is not None
+    assert "broke" in found.lines[-1].model
+
+
+def test_what_was_never_reached_is_told() -> None:
+    runner = _two_profiles()
+    runner.run(from_text("0 map anon; 0 load anon+0; 1 fork"))
+    assert runner.coverage.steps["load", "anon"] == 1
+    never = runner.coverage.never()
+    assert ("load", "anon") not in never
+    assert ("move", "hugetlb") in never
+    assert ("exit", coverage.NO_MEMORY) in never
+
+
+# --- This kernel and its model --------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_a_smoke_of_programs_does_not_diverge(runner: Runner, huge: bool) -> None:
+    for one in each(Batch(SMOKE_PROGRAMS, SMOKE_SEED, huge)):
+        found = runner.run(one)
+        if found is not None:
+            pytest.fail(_told(runner, found))
+
+
+@settings(
+    max_examples=200,
+    database=None,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+@given(one=programs())
+def test_programs_of_hypothesis_do_not_diverge(runner: Runner, one: Program) -> None:
+    found = runner.run(one)
+    assert found is None, _told(runner, found)
+
+
+def _told(runner: Runner, found: object) -> str:
+    finding = runner.examine(found)  # type: ignore[arg-type]  # a Divergence
+    rows = "\n".join(f"{what} | {live} | {model}" for what, live, model in finding.lines[-3:])
+    return f"userfault check --program '{finding.program}'\n{rows}"

@@ -1,0 +1,88 @@
+"""`userfault check --fuzz` and `--program`, as commands."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from check.test_command import _of_session
+from cli.commands import command, environment, userfault
+from helpers.skips import need_root
+from helpers.world import PoolLock
+
+pytestmark = pytest.mark.usefixtures("agent")
+_DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--programs", "5"),
+        ("--seed", "5"),
+        ("--fuzz", "--only", "5"),
+        ("--fuzz", "--model"),
+        ("--program", "0 map nowhere; x"),
+        ("--program", "0 nothing"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(arguments: tuple[str, ...]) -> None:
+    need_root()
+    assert userfault("check", *arguments).returncode == 2
+
+
+def test_a_run_tells_its_seed_its_speed_and_what_it_never_reached() -> None:
+    need_root()
+    lock = PoolLock()
+    try:
+        done = userfault("check", "--fuzz", "--programs", "30", "--seed", "3", columns=200)
+    finally:
+        lock.release()
+    assert done.returncode == 0, done.stdout
+    assert "seed 3: 30 programs" in done.stdout
+    assert "0 divergences" in done.stdout
+    assert "programs a second" in done.stdout
+    assert "never reached: " in done.stdout
+
+
+def test_a_program_is_shown_with_both_answers_and_the_exit_code_tells() -> None:
+    need_root()
+    same = userfault("check", "--program", "0 map anon; 1 store anon+2", columns=200)
+    assert same.returncode == 0, same.stdout
+    assert "they agree" in same.stdout
+    other = userfault("check", "--program", _DIFFERS, columns=200)
+    assert other.returncode == 1
+    assert "they differ" in other.stdout
+    assert "Fstat" in other.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_tells_how_far_it_came_and_leaves_nothing(
+    number: int, code: int
+) -> None:
+    need_root()
+    lock = PoolLock()
+    try:
+        with subprocess.Popen(
+            command("check", "--fuzz", "--programs", "100000"),
+            env=environment(PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None
+            while "a second" not in process.stdout.readline():
+                pass
+            process.send_signal(number)
+            told, _ = process.communicate()
+    finally:
+        lock.release()
+    assert process.returncode == code
+    assert "interrupted: " in told
+    deadline = time.monotonic() + 10
+    while (left := _of_session(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left

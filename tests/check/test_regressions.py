@@ -1,0 +1,120 @@
+"""Divergences that random programs found between the model and Linux 6.18, fixed in the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from helpers.skips import absent
+from helpers.world import PoolLock
+from userfault.check.differential.areas import HUGE_PAGES
+from userfault.check.differential.batch import Runner
+from userfault.check.differential.found import kernels
+from userfault.check.differential.program import from_text
+from userfault.kernel.calls import HUGE
+from userfault.kernel.errors import Unavailable
+from userfault.linux.hugepool import PoolShare
+
+_U0 = "0 uffd u0; 0 api u0 0"
+FIXED = {
+    "an ioctl on no descriptor leaves the argument as it was": "0 wake u0 anon+0 1p; 0 close u0",
+    "WIPEONFORK of a file is EINVAL before a hole is ENOMEM": (
+        "0 map shm; 0 madvise shm+7 3p 18; 0 map priv; 0 madvise priv+7 3p 18"
+    ),
+    "KEEPONFORK of droppable memory is EINVAL": "0 map drop; 0 madvise drop+0 1p 19",
+    "a child gets no page of droppable memory": "0 map drop; 0 store drop+0; 0 fork",
+    "PAGEMAP_SCAN of nothing asks no mapping": "0 map shm; 0 scan shm+1 0p 2 0 0",
+    "PAGEMAP_SCAN ends at the end of a page": "0 map alias; 0 scan alias+3 0p+512 0 4 0",
+    "PAGEMAP_SCAN protects a part of a hole of huge pages whole": (
+        "0 uffd u0; 0 api u0 0x8000; 0 map huge; 0 register u0 huge+0 1p 2; 0 scan huge+0 1p 1 0 2"
+    ),
+    "a fault that waits has made its page table": (
+        f"{_U0}; 0 map edge; 0 register u0 edge+0 1p 1; 2 mlock edge+0 1p; 0 scan edge+0 1p 0 0 0"
+    ),
+    "several registered mappings do not move, whatever else is wrong": (
+        f"{_U0}; 0 map hugeanon; 0 register u0 hugeanon+0 1p 2; 0 mremap hugeanon+0 3p 3p 3 dst+0"
+    ),
+    "an address beyond the end is ENOMEM before it is not aligned": "2 replace top+0+2048 2p",
+    "MADV_POPULATE says ENOMEM of what was unmapped meanwhile": (
+        f"{_U0}; 0 map priv; 0 register u0 priv+0 2p 1; 0 madvise priv+1 1p 22;"
+        " 0 mremap priv+0 2p 1p 0 edge+0; 0 wake u0 priv+0 2p"
+    ),
+    "memory that came with a fork joins nobody": (
+        "0 map anon; 0 store anon+0; 0 fork; c1.1 replace anon+0 1p"
+    ),
+    "MOVE prepares its destination before it checks anything": (
+        f"{_U0}; 0 map edge; 0 move u0 edge+0 edge+0 1p 0; 0 mremap edge+2 1p 1p 3 edge+0"
+    ),
+    "memory that MOVE has prepared is copied by a fork": (
+        f"{_U0}; 0 replace priv+0 1p; 0 move u0 priv+0 disk+0 1p 0; 0 load priv+0; 0 fork"
+    ),
+    "fallocate of a hugetlb file may end within a page": "0 map huge; 2 allocate h 1p 2p+100",
+    "what would cut a huge page stays cut at its start": (
+        "0 map disk; 0 map huge; 0 mremap disk+0 1p 1p 3 huge+1"
+    ),
+    "a hint splits a mapping": (
+        "0 map drop; 0 madvise drop+0 1p 16; 0 madvise drop+4 1p 2;"
+        " 0 map anon; 0 madvise anon+0 1p 16"
+    ),
+    "mincore of huge pages sees what is mapped": (
+        "0 map huge; 0 map hugealias; 0 store hugealias+0; 2 mincore huge+0 1p"
+    ),
+    "MOVE from droppable memory": (
+        f"{_U0}; 0 map drop; 0 map anon; 0 register u0 anon+0 1p 1; 0 move u0 anon+0 drop+0 1p 0"
+    ),
+    "a duplicate onto itself unmaps its source": "0 map alias; 1 mremap alias+5 0p 1p 3 alias+5",
+    "munlock of what is not locked joins nothing": (
+        "0 map shm; 0 mlock shm+0 1p; 0 fork; c1.0 munlock shm+0 1p"
+    ),
+    "a moved mapping without its registration joins nobody": (
+        f"{_U0}; 0 map alias; 0 register u0 alias+0 3p 1; 0 map shm; 0 mremap alias+2 1p 1p 3 shm+2"
+    ),
+    "locked memory that grows is faulted in": (
+        "0 map shm; 0 mlock shm+0 2p; 0 mremap shm+0 1p 2p 1 dst+0"
+    ),
+    "a call that sleeps keeps its descriptor open": (
+        f"{_U0}; 0 map dst; 0 register u0 dst+0 1p 1; 2 copy u0 dst+0 dst+0 1p 0; 0 close u0"
+    ),
+    "PAGEMAP_SCAN reports a part of an empty huge entry and leaves it": (
+        "0 uffd u0; 0 api u0 0x8000; 0 map huge; 0 register u0 huge+0 1p 3; 0 load huge+0;"
+        " 2 scan huge+0 1p 1 0 2"
+    ),
+    "memory that was never private is no longer charged when it is not writable": (
+        f"{_U0}; 0 map anon; 0 mprotect anon+0 1p 0; 0 move u0 anon+1 anon+0 1p 0;"
+        " 0 mprotect anon+0 2p 0"
+    ),
+    "a fill makes its page table before it fails": (
+        f"{_U0}; 0 map hugepriv; 0 register u0 hugepriv+0 1p 2; 0 continue u0 hugepriv+0 1p 0;"
+        " 0 scan hugepriv+0 1p 0 0 0"
+    ),
+    "a fork copies empty page tables": (
+        "0 map anon; 0 store anon+0; 0 madvise anon+0 1p 4; 0 fork; c1.1 scan anon+0 1p 0 0 0"
+    ),
+    "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
+}
+
+
+@pytest.fixture
+def pool() -> Iterator[None]:
+    """Free huge pages."""
+    with contextlib.ExitStack() as stack:
+        lock = PoolLock()
+        stack.callback(lock.release)
+        try:
+            stack.callback(PoolShare(HUGE, HUGE_PAGES, grow=True).close)
+        except Unavailable as error:
+            absent(str(error))
+        yield
+
+
+@pytest.mark.usefixtures("agent", "pool")
+@pytest.mark.parametrize("name", FIXED)
+def test_the_model_agrees_with_this_kernel(name: str) -> None:
+    try:
+        runner = Runner(*kernels())
+    except Unavailable as error:
+        absent(str(error))
+    found = runner.run(from_text(FIXED[name]))
+    assert found is None, found.lines[-1]

@@ -1,0 +1,248 @@
+"""Deliberate errors in the model, one line each."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Mutation(msgspec.Struct, frozen=True):
+    """In `file` of src/userfault/model, the `before` that stands there once becomes `after`."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+MUTATIONS = (
+    Mutation(
+        "wrong errno for unregistered memory",
+        "mfill.py",
+        "vma.end or vma.context is None:\n        raise Errno(errno.ENOENT)",
+        "vma.end or vma.context is None:\n        raise Errno(errno.EINVAL)",
+    ),
+    Mutation(
+        "a fill over a page succeeds",
+        "mfill.py",
+        "if there[0] & pt.PRESENT or guarded:",
+        "if guarded:",
+    ),
+    Mutation(
+        "poison over a page succeeds",
+        "mfill.py",
+        "_check_size(vma, address)\n    if job.mm.entry(vma, address) is not None:\n"
+        "        raise Errno(errno.EEXIST)\n    job.mm.mark",
+        "_check_size(vma, address)\n    job.mm.mark",
+    ),
+    Mutation(
+        "COPY with WP leaves the bit out",
+        "mfill.py",
+        "(pt.UFFD_WP if job.wp else 0)",
+        "0",
+    ),
+    Mutation(
+        "COPY to the private mapping of a file fills the file",
+        "mfill.py",
+        "ops = vma.ops if vma.shared else vma.ops.for_private\n    place = where(mm, vma, "
+        "address, shared=vma.shared)",
+        "ops = vma.ops\n    place = where(mm, vma, address, shared=True)",
+    ),
+    Mutation(
+        "a fill that ends early hides it",
+        "ioctls.py",
+        "raise Errno(errno.EAGAIN if done else code)",
+        "raise Errno(code)",
+    ),
+    Mutation("a fill wakes nobody", "ioctls.py", "if done and wake:", "if done and not wake:"),
+    Mutation(
+        "missing EAGAIN gate",
+        "ioctls.py",
+        '    """EAGAIN while an event is pending; the result field says so first."""\n'
+        "    if context.changing:",
+        '    """EAGAIN while an event is pending; the result field says so first."""\n'
+        "    if False:",
+    ),
+    Mutation(
+        "un-protecting wakes nobody",
+        "ioctls.py",
+        "if not protecting and not quiet:",
+        "if protecting and not quiet:",
+    ),
+    Mutation(
+        "WRITEPROTECT takes DONTWAKE while protecting",
+        "ioctls.py",
+        "if mode & ~3 or (protecting and quiet):",
+        "if mode & ~3:",
+    ),
+    Mutation(
+        "off by one at the end of the pending that wake",
+        "userfaultfd.py",
+        "woken = [waiter for waiter in pending if start <= waiter.address < end]",
+        "woken = [waiter for waiter in pending if start <= waiter.address < end - 0x1000]",
+    ),
+    Mutation(
+        "off by one at the end of the delivered that wake",
+        "userfaultfd.py",
+        "woken = [waiter for waiter in self.delivered if start <= waiter.address < end]",
+        "woken = [waiter for waiter in self.delivered if start <= waiter.address <= end]",
+    ),
+    Mutation(
+        "lost THREAD_ID",
+        "userfaultfd.py",
+        "task.tid if features & _THREAD_ID else 0,",
+        "0,",
+    ),
+    Mutation(
+        "EXACT_ADDRESS is rounded",
+        "userfaultfd.py",
+        "address if features & _EXACT else page,",
+        "page,",
+    ),
+    Mutation(
+        "SIGBUS is not raised",
+        "userfaultfd.py",
+        "if features & _SIGBUS or task.killed:",
+        "if task.killed:",
+    ),
+    Mutation(
+        "USER_MODE_ONLY serves the kernel",
+        "userfaultfd.py",
+        "if self.user_mode_only and not user:",
+        "if False:",
+    ),
+    Mutation(
+        "closing wakes nobody",
+        "userfaultfd.py",
+        "            mm.lock.write_done()\n        self.wake_all()",
+        "            mm.lock.write_done()",
+    ),
+    Mutation(
+        "poison goes with the registration",
+        "userfaultfd.py",
+        "mm.mark(vma, address, flags & ~pt.MARK_WP)",
+        "mm.mark(vma, address, 0)",
+    ),
+    Mutation(
+        "messages come last first",
+        "messages.py",
+        "waiter = context.pending.popleft()",
+        "waiter = context.pending.pop()",
+    ),
+    Mutation(
+        "events before faults",
+        "messages.py",
+        "    if context.pending:\n        waiter",
+        "    if context.pending and not context.events:\n        waiter",
+    ),
+    Mutation(
+        "an event's sender goes on before it is read",
+        "events.py",
+        "        context.wake_readers()\n        task.sched.block(",
+        "        context.wake_readers()\n        if event.child is None:\n            return\n"
+        "        task.sched.block(",
+    ),
+    Mutation(
+        "the UNMAP event comes before the pages have gone",
+        "mapping.py",
+        "        discard(mm, vma)\n\n\ndef discard",
+        "        pass\n\n\ndef discard",
+    ),
+    Mutation(
+        "the REMOVE event says one page too much",
+        "madvise.py",
+        "events.Event(abi.UFFD_EVENT_REMOVE, (start, end), task)",
+        "events.Event(abi.UFFD_EVENT_REMOVE, (start, end + 4096), task)",
+    ),
+    Mutation(
+        "mremap drops the wp bit",
+        "mremap.py",
+        "bits = 0 if keep_wp else pt.UFFD_WP | pt.UFFD_RWP",
+        "bits = pt.UFFD_WP | pt.UFFD_RWP",
+    ),
+    Mutation(
+        "mremap keeps the registration without its event",
+        "mremap.py",
+        "        joined.context = None\n        joined.modes = 0\n",
+        "",
+    ),
+    Mutation(
+        "a child keeps wp bits without its event",
+        "fork.py",
+        "lost = 0 if twin.modes & (vmas.WP | vmas.RWP) else pt.UFFD_WP | pt.UFFD_RWP",
+        "lost = 0",
+    ),
+    Mutation(
+        "a private page is not shared by fork",
+        "fork.py",
+        "if not vma.shared and flags & pt.EXCLUSIVE:",
+        "if False:",
+    ),
+    Mutation(
+        "WP registration leaves wp bits behind",
+        "registration.py",
+        "    clear_protection(mm, part, low, high)\n",
+        "",
+    ),
+    Mutation(
+        "UNREGISTER wakes nobody",
+        "registration.py",
+        "        owner.wake(low, high - low)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "REGISTER takes the memory of another descriptor",
+        "registration.py",
+        "    if vma.context is not None and vma.context is not context:\n"
+        "        raise Errno(errno.EBUSY)\n",
+        "",
+    ),
+    Mutation(
+        "MINOR is asked before the page cache",
+        "fault.py",
+        "    elif vma.modes & vmas.MINOR:",
+        "    elif vma.modes & vmas.MINOR and write:",
+    ),
+    Mutation(
+        "a protected page is written",
+        "fault.py",
+        "        if vma.modes & vmas.WP and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "        if False:",
+    ),
+    Mutation(
+        "fault-around in registered memory",
+        "fault.py",
+        "if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:",
+        "if not write and ops.fault_around:",
+    ),
+    Mutation(
+        "protecting marks nothing empty",
+        "protect.py",
+        "    if vma.ops.fault_folio is not None:\n        return True\n",
+        "",
+    ),
+    Mutation(
+        "MOVE over a page succeeds",
+        "move.py",
+        "    if mm.entry(target, dst) is not None:\n        raise Errno(errno.EEXIST)\n",
+        "",
+    ),
+    Mutation(
+        "MOVE takes a page that fork shares",
+        "move.py",
+        "if not flags & pt.EXCLUSIVE or folio.flags & folios.PINNED:",
+        "if folio.flags & folios.PINNED:",
+    ),
+    Mutation(
+        "PAGEMAP_SCAN does not protect",
+        "scan.py",
+        "if arg.flags & abi.PM_SCAN_WP_MATCHING and self.pages > before:",
+        "if False:",
+    ),
+)
+# A few of them, for the tests.
+QUICK = (
+    "missing EAGAIN gate",
+    "mremap drops the wp bit",
+    "off by one at the end of the delivered that wake",
+    "messages come last first",
+)
