@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import signal
-from pathlib import Path
 
 import pytest
 
+from model.fifth import driver
 from userfault.kernel.errors import KernelError
 from userfault.kernel.events import PageFault
 from userfault.kernel.modes import FaultFlag, Mode
@@ -22,7 +21,6 @@ from userfault.model.kernel import (
     ModelProcess,
     ModelTask,
 )
-from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.profiles import LINUX_7_3
 from userfault.uapi import mman
 
@@ -31,21 +29,10 @@ KINDS = ["shmem", "guest_memfd", "driver"]
 BOTH = Mode.MISSING | Mode.MINOR
 
 
-def _driver() -> MemoryOps:
-    path = Path(__file__).parents[2] / "examples" / "modelled_memory_type.py"
-    spec = importlib.util.spec_from_file_location("modelled_memory_type", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: MemoryOps = module.DRIVER
-    return found
-
-
 def world(
     kind: str, mode: Mode = BOTH
 ) -> tuple[ModelKernel, ModelProcess, ModelMapping, ModelUserfaultfd]:
-    kernel = ModelKernel(types=[_driver()])
+    kernel = ModelKernel(types=[driver()])
     process = kernel.process()
     area = process.map_type(kind, 4 * PAGE)
     uffd = process.userfaultfd()
