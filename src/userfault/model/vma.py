@@ -51,6 +51,7 @@ class Vma:
         "prot",
         "shared",
         "shift",
+        "soft_dirty",
         "start",
     )
 
@@ -80,6 +81,7 @@ class Vma:
         self.family = 0
         self.promised: set[int] | None = None
         self.name = ""
+        self.soft_dirty = True  # VM_SOFTDIRTY: new since soft-dirty bits were cleared
 
     def index(self, address: int) -> int:
         """Which page of the object is at `address`."""
@@ -97,6 +99,7 @@ class Vma:
         twin.family = self.family
         twin.promised = self.promised
         twin.name = self.name
+        twin.soft_dirty = self.soft_dirty
         return twin
 
     def joins(self, after: Vma) -> bool:
