@@ -21,7 +21,7 @@ from userfault.model.kernel import (
     ModelProcess,
     ModelTask,
 )
-from userfault.model.profiles import LINUX_7_3
+from userfault.model.profiles import FEATURE_GUEST_MEMFD, LINUX_7_3
 from userfault.uapi import mman
 
 PAGE = 4096
@@ -198,6 +198,12 @@ def test_user_mode_only_refuses_kvm_its_access() -> None:
     refused = emulating(guest, task).result()
     assert refused.errno == errno.EFAULT
     assert not uffd.read()
+
+
+def test_a_feature_bit_says_whether_guest_memfd_is_served() -> None:
+    assert ModelKernel().process().userfaultfd().offered & FEATURE_GUEST_MEMFD
+    released = ModelKernel(LINUX_7_3).process().userfaultfd()
+    assert not released.offered & FEATURE_GUEST_MEMFD
 
 
 def test_no_released_kernel_serves_guest_memfd() -> None:
