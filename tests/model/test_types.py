@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import signal
-from pathlib import Path
 
 import pytest
 
+from model.fifth import driver
 from userfault.kernel.errors import KernelError
 from userfault.kernel.events import PageFault
 from userfault.kernel.modes import FaultFlag, Mode
@@ -22,8 +21,7 @@ from userfault.model.kernel import (
     ModelProcess,
     ModelTask,
 )
-from userfault.model.memtypes.ops import MemoryOps
-from userfault.model.profiles import LINUX_7_3
+from userfault.model.profiles import FEATURE_GUEST_MEMFD, LINUX_7_3
 from userfault.uapi import mman
 
 PAGE = 4096
@@ -31,21 +29,10 @@ KINDS = ["shmem", "guest_memfd", "driver"]
 BOTH = Mode.MISSING | Mode.MINOR
 
 
-def _driver() -> MemoryOps:
-    path = Path(__file__).parents[2] / "examples" / "modelled_memory_type.py"
-    spec = importlib.util.spec_from_file_location("modelled_memory_type", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: MemoryOps = module.DRIVER
-    return found
-
-
 def world(
     kind: str, mode: Mode = BOTH
 ) -> tuple[ModelKernel, ModelProcess, ModelMapping, ModelUserfaultfd]:
-    kernel = ModelKernel(types=[_driver()])
+    kernel = ModelKernel(types=[driver()])
     process = kernel.process()
     area = process.map_type(kind, 4 * PAGE)
     uffd = process.userfaultfd()
@@ -211,6 +198,12 @@ def test_user_mode_only_refuses_kvm_its_access() -> None:
     refused = emulating(guest, task).result()
     assert refused.errno == errno.EFAULT
     assert not uffd.read()
+
+
+def test_a_feature_bit_says_whether_guest_memfd_is_served() -> None:
+    assert ModelKernel().process().userfaultfd().offered & FEATURE_GUEST_MEMFD
+    released = ModelKernel(LINUX_7_3).process().userfaultfd()
+    assert not released.offered & FEATURE_GUEST_MEMFD
 
 
 def test_no_released_kernel_serves_guest_memfd() -> None:

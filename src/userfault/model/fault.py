@@ -248,10 +248,11 @@ def _present(
         return _RESOLVED
     if not write or flags & pt.WRITE:
         return _RESOLVED
-    if flags & pt.UFFD_WP:
-        if vma.modes & vmas.WP and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):
+    if flags & (pt.UFFD_WP | pt.SOFT_CLEAN):
+        wp = flags & pt.UFFD_WP and vma.modes & vmas.WP
+        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):
             return _WP
-        mm.change(vma, page, entry, 0, pt.UFFD_WP)
+        mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
         return _RESOLVED
     assert folio is not None
     _break_cow(mm, vma, page, address, folio)
@@ -273,7 +274,7 @@ def unshare(mm: AddressSpace, address: int) -> None:
         return
     if not entry[1].flags & folios.ANON:
         return
-    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP)
+    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP | pt.SOFT_CLEAN)
     _break_cow(mm, vma, page, address, entry[1])
     made = mm.table.get(page, vma.shift)
     if kept and made is not None:

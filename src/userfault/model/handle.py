@@ -39,7 +39,7 @@ class ModelUserfaultfd:
         self.context = file.context
         self.features = features
         profile = process.machine.profile
-        self.offered = Feature(profile.features)
+        self.offered = Feature(profile.features | profile.says_guest_memfd)
 
     @classmethod
     def open(cls, process: Process, features: Feature, *, user_mode_only: bool) -> ModelUserfaultfd:

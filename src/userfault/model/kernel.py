@@ -14,7 +14,7 @@ from userfault.kernel.errors import KernelError, MemoryUnavailable, UsageError
 from userfault.kernel.memtypes import Memory, round_up, size_name
 from userfault.kernel.modes import Feature
 from userfault.kernel.protocol import Backing, Outcome, State
-from userfault.model import access, check, filesystem, madvise, mapping, mremap
+from userfault.model import access, check, filesystem, madvise, mapping, mremap, softdirty
 from userfault.model.errors import Deadlock, Errno, Killed, Signalled
 from userfault.model.folio import Cgroup, Object
 from userfault.model.handle import ModelUserfaultfd
@@ -319,6 +319,10 @@ class ModelProcess:
     def task(self) -> ModelTask:
         """A new thread."""
         return ModelTask(self, self.process.thread())
+
+    def clear_soft_dirty(self) -> None:
+        """Write 4 to /proc/PID/clear_refs."""
+        self.process.caller().call(lambda: softdirty.clear(self.process.mm))
 
     def exit(self) -> None:
         """The process ends."""

@@ -37,6 +37,7 @@ class Machine:
         scheduler: Scheduler | None = None,
         trace: bool = False,
         types: Iterable[MemoryOps] = (),
+        memfd: str = SHMEM.name,
     ) -> None:
         self.profile = profile
         self.config = config or Config()
@@ -49,6 +50,7 @@ class Machine:
         self.mount = Mount()  # memfds live here
         self.types = {ops.name: ops for ops in _types(profile)}
         self.types.update((ops.name, ops) for ops in types)
+        self.memfd = self.types[memfd].name  # of which type the files of memfd_create(2) are
         self.next_family = 1
         self.breaches: list[ContractBreach] = []
         self.unprivileged_userfaultfd = self.config.unprivileged_userfaultfd

@@ -133,7 +133,7 @@ def _fault_source_in(job: Job, action: Action, vma: Vma, done: int, step: int) -
     try:
         if mm.sched.preemptive:
             mm.sched.point("copy.user")
-        data = copy_in(job.task, job.source + done, step)
+        content = _copied_in(job.task, job.source + done, step)
     finally:
         mm.lock.read()
     vma = _destination(job, action)
@@ -141,7 +141,7 @@ def _fault_source_in(job: Job, action: Action, vma: Vma, done: int, step: int) -
         raise Errno(errno.EAGAIN)
     if mm.machine.profile.checks_after_retry and _identity(vma, job.dst) != before:
         raise Errno(errno.EAGAIN)
-    job.content = _content(data, step)
+    job.content = content
     return vma
 
 
@@ -351,6 +351,21 @@ def _peek_page(mm: AddressSpace, address: int) -> bytes | None:
         return None
     assert entry[1] is not None
     return intern(first + entry[1].read(address - offset + PAGE - page, offset))
+
+
+def _copied_in(task: Task, address: int, size: int) -> Content:
+    """The source of one page, base page by base page, with faults."""
+    if size == PAGE:
+        return intern(copy_in(task, address, PAGE))
+    pieces: dict[int, bytes] = {}
+    for piece in range(size // PAGE):
+        at = address + piece * PAGE
+        content = _peek_page(task.process.mm, at)
+        if content is None:
+            content = intern(copy_in(task, at, PAGE))
+        if content:
+            pieces[piece] = content
+    return pieces
 
 
 def _content(data: bytes, size: int) -> Content:

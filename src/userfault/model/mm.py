@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from userfault.model.userfaultfd import Context
 
 _KEEP = ~(pt.READ | pt.WRITE)
+_NO_STORE = pt.UFFD_WP | pt.SOFT_CLEAN
 
 
 def allowed(vma: Vma, flags: int) -> int:
@@ -34,7 +35,7 @@ def allowed(vma: Vma, flags: int) -> int:
     if flags & pt.UFFD_RWP or not vma.prot:
         return flags
     flags |= pt.READ
-    if vma.prot & PROT_WRITE and not flags & pt.UFFD_WP and (vma.shared or flags & pt.EXCLUSIVE):
+    if vma.prot & PROT_WRITE and not flags & _NO_STORE and (vma.shared or flags & pt.EXCLUSIVE):
         flags |= pt.WRITE
     return flags
 
@@ -132,6 +133,7 @@ class AddressSpace:
             if before.joins(after):
                 before.family = before.family or after.family
                 before.inherited = before.inherited or after.inherited
+                before.soft_dirty |= after.soft_dirty
                 self.remove(after)
                 before.end = after.end
             else:

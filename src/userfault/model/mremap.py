@@ -7,7 +7,7 @@ import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
-from userfault.model import events
+from userfault.model import events, softdirty
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
@@ -265,6 +265,9 @@ def _move_entries(
     table = mm.table
     shift = vma.shift
     bits = 0 if keep_wp else pt.UFFD_WP | pt.UFFD_RWP
+    moved_bit = softdirty.moved_bit(mm, shift)
+    if moved_bit:
+        bits |= pt.SOFT_CLEAN
     delta = moved.start - old
     for address in table.addresses(old, old + length, shift):
         entry = table.get(address, shift)
@@ -273,8 +276,8 @@ def _move_entries(
         flags, folio = entry
         if folio is not None:
             table.set(address + delta, shift, entry)
-            if flags & bits:
-                mm.change(moved, address + delta, entry, 0, bits)
+            if flags & bits or moved_bit:
+                mm.change(moved, address + delta, entry, moved_bit, bits)
             continue
         if not keep_wp:
             flags &= ~pt.MARK_WP

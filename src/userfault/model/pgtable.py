@@ -3,7 +3,7 @@
 An entry is `None` (nothing there) or a pair `(flags, folio)`:
 
 * present: PRESENT is set and `folio` is what is mapped; WRITE, DIRTY, EXCLUSIVE (anonymous and
-  not shared by fork), UFFD_WP and UFFD_RWP qualify it;
+  not shared by fork), UFFD_WP, UFFD_RWP, SOFT_CLEAN and SOFT_DIRTY qualify it;
 * the zero page: present, and `folio` is the one zero page;
 * a marker: PRESENT is clear, `folio` is None, one or more of MARK_WP, MARK_POISON, MARK_GUARD.
 
@@ -27,6 +27,8 @@ MARK_WP = 64
 MARK_POISON = 128
 MARK_GUARD = 256
 READ = 512  # the processor may load: no PROT_NONE, no RWP
+SOFT_CLEAN = 1024  # not written since soft-dirty bits were cleared: the next store faults
+SOFT_DIRTY = 2048  # soft dirty without having been written: mremap moved it here
 
 MARKS = MARK_WP | MARK_POISON | MARK_GUARD
 

@@ -136,7 +136,7 @@ class Config(msgspec.Struct, frozen=True):
     """What the builder or the administrator of a kernel chose, apart from its version."""
 
     memory_failure: bool = True  # poison raises BUS_MCEERR_AR, else BUS_ADRERR
-    soft_dirty: bool = False
+    soft_dirty: bool = False  # CONFIG_MEM_SOFT_DIRTY: bit 55 of pagemap words
     kvm: bool = True
     thp: str = "madvise"  # transparent huge pages: always, madvise, never
     unprivileged_userfaultfd: int = 0

@@ -15,6 +15,7 @@ from userfault.model.errors import Deadlock, Killed
 from userfault.model.files import O_RDWR, DevNull
 from userfault.model.machine import Machine
 from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.memtypes.shmem import SHMEM
 from userfault.model.process import Process, Processes
 from userfault.model.profiles import NEXT, Config, Profile
 from userfault.model.sched import Operation, Scheduler, Task
@@ -103,7 +104,9 @@ class ModelProcess:
 class ModelCalls:
     """The model as a kernel for one program of system calls.
 
-    `checking`: walk every invariant whenever the kernel settles.
+    `types`: memory types from outside.  `memfd`: which type the files of memfd_create(2) are, so
+    that a program written for one type runs on another.  `checking`: walk every invariant
+    whenever the kernel settles.
     """
 
     def __init__(
@@ -114,9 +117,12 @@ class ModelCalls:
         scheduler: Scheduler | None = None,
         trace: bool = False,
         types: Iterable[MemoryOps] = (),
+        memfd: str = SHMEM.name,
         checking: bool = False,
     ) -> None:
-        self.machine = Machine(profile, config, scheduler=scheduler, trace=trace, types=types)
+        self.machine = Machine(
+            profile, config, scheduler=scheduler, trace=trace, types=types, memfd=memfd
+        )
         self._processes = Processes(self.machine)
         self._known: dict[int, ModelProcess] = {}
         self._checking = checking

@@ -10,6 +10,7 @@ from userfault.kernel import calls
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
+from userfault.model import softdirty
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
 from userfault.model.mm import AddressSpace
@@ -31,6 +32,11 @@ def words(mm: AddressSpace, address: int, length: int) -> list[int]:
 
 
 def _word(mm: AddressSpace, vma: Vma, address: int) -> int:
+    soft = abi.PM_SOFT_DIRTY if softdirty.told(mm, vma, address) else 0
+    return soft | _hard_word(mm, vma, address)
+
+
+def _hard_word(mm: AddressSpace, vma: Vma, address: int) -> int:
     entry = mm.entry(vma, address & -(1 << vma.shift))
     if entry is None:
         return 0
@@ -247,6 +253,8 @@ def _categories(mm: AddressSpace, vma: Vma, address: int, entry: pt.Entry | None
         found |= written
     if vma.modes & vmas.RWP and not flags & pt.UFFD_RWP and mm.machine.profile.modes & vmas.RWP:
         found |= abi.PAGE_IS_ACCESSED
+    if mm.machine.config.soft_dirty and softdirty.written(flags):
+        found |= abi.PAGE_IS_SOFT_DIRTY
     if folio is mm.memory.zero:
         return found | abi.PAGE_IS_PFNZERO
     if not folio.flags & folios.ANON:

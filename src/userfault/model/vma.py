@@ -57,6 +57,7 @@ class Vma:
         "prot",
         "shared",
         "shift",
+        "soft_dirty",
         "start",
     )
 
@@ -87,6 +88,7 @@ class Vma:
         self.inherited = False
         self.promised: set[int] | None = None
         self.name = ""
+        self.soft_dirty = True  # VM_SOFTDIRTY: new since soft-dirty bits were cleared
 
     def index(self, address: int) -> int:
         """Which page of the object is at `address`."""
@@ -105,6 +107,7 @@ class Vma:
         twin.inherited = self.inherited
         twin.promised = self.promised
         twin.name = self.name
+        twin.soft_dirty = self.soft_dirty
         return twin
 
     def joins(self, after: Vma) -> bool:

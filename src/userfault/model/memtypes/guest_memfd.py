@@ -55,6 +55,10 @@ def _fault(where: Where) -> Folio:
     return pagecache.fault(where)
 
 
+def _mappable(target: Object) -> bool:
+    return bool(target.traits & MMAP)
+
+
 def _touchable(target: Object) -> bool:
     return bool(target.traits & INIT_SHARED)
 
@@ -74,6 +78,7 @@ GUEST_MEMFD = MemoryOps(
     can_resize=False,
     can_write=False,
     can_private=False,
+    mappable=_mappable,
     punch_drops_wp=True,
     touchable=_touchable,
     accounts_blocks=False,
@@ -89,6 +94,7 @@ GUEST_MEMFD_RELEASED = MemoryOps(
     can_resize=False,
     can_write=False,
     can_private=False,
+    mappable=_mappable,
     punch_drops_wp=True,
     touchable=_touchable,
     accounts_blocks=False,

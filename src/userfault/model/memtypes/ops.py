@@ -80,6 +80,7 @@ class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     can_resize: bool = True  # ftruncate
     can_write: bool = True  # write(2)
     can_private: bool = True  # MAP_PRIVATE
+    mappable: Callable[[Object], bool] | None = None  # mmap(2), else ENODEV (None: every object)
     fault_around: bool = False  # a read fault maps its cached neighbours
     pool: bool = False  # pages of a hugetlb pool: the profile says what an empty one means
     punch_drops_wp: bool = False  # punching a hole leaves no wp marker

@@ -83,7 +83,7 @@ def _memfd_create(task: Task, call: calls.MemfdCreate) -> Result:
             raise Errno(errno.ENODEV)
         target = machine.object("hugetlb", 0, shift=shift)
     else:
-        target = machine.object("shmem", 0)
+        target = machine.object(machine.memfd, 0)
     if not flags & (mman.MFD_ALLOW_SEALING | mman.MFD_NOEXEC_SEAL):
         target.seals = mman.F_SEAL_SEAL
     cloexec = O_CLOEXEC if flags & mman.MFD_CLOEXEC else 0

@@ -24,7 +24,6 @@ from userfault.model.files import (
 from userfault.model.folio import Object
 from userfault.model.machine import Machine
 from userfault.model.mapping import Behind
-from userfault.model.memtypes.guest_memfd import MMAP
 from userfault.model.sched import Task
 from userfault.model.syscalls.table import OK, info, serves
 from userfault.uapi import mman
@@ -119,11 +118,11 @@ def _mappable(task: Task, call: calls.Mmap, kind: int, *, shared: bool) -> OpenF
 
 def _file_behind(file: ObjectFile, call: calls.Mmap, shared: bool) -> Behind:
     target = file.object
-    if not target.kind.can_private:
-        if not target.traits & MMAP:
-            raise Errno(errno.ENODEV)
-        if not shared:
-            raise Errno(errno.EINVAL)
+    mappable = target.kind.mappable
+    if mappable is not None and not mappable(target):
+        raise Errno(errno.ENODEV)
+    if not shared and not target.kind.can_private:
+        raise Errno(errno.EINVAL)
     if call.offset % (1 << target.shift):
         raise Errno(errno.EINVAL)
     sealed = target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE)
