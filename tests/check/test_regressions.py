@@ -99,6 +99,16 @@ FIXED = {
     "small pages make the table that huge pages are in": (
         "0 map src; 0 map priv; 0 map huge; 0 mremap priv+0 1p 1p 3 huge+3; 0 scan huge+0 1p 0 0 0"
     ),
+    "mincore of huge pages without a table asks the page cache": (
+        "0 map hugealias; 0 allocate h 1p 1p; 1 mincore hugealias+1 0p+512"
+    ),
+    "truncating a hugetlb file to its own size drops markers": (
+        f"{_U0}; 0 map huge; 0 register u0 huge+0 2p 2; 0 truncate h 1p;"
+        " 0 writeprotect u0 huge+1 1p 1; 0 truncate h 1p"
+    ),
+    "MADV_DONTNEED frees page tables that it has emptied": (
+        "0 replace huge+2 1p; 0 store huge+2; 0 madvise huge+1 2p 4; 2 scan huge+0 3p 0 0 0"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 

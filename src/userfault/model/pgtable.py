@@ -105,6 +105,12 @@ class PageTable:
             if kind == shift and key << up < end and (key + 1) << up > start:
                 self.build(key << up, shift)
 
+    def free_empty(self, start: int, end: int) -> None:
+        """Free tables of small pages that lie in [start, end) whole and have no entry."""
+        for key in range(-(-start >> PMD_SHIFT), end >> PMD_SHIFT):
+            if key not in self.tables:
+                self.built.discard((12, key))
+
     def forget_tables(self, start: int, end: int) -> None:
         """Nothing is mapped in [start, end): tables go that lie inside of it."""
         gone = [
