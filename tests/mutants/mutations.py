@@ -119,7 +119,8 @@ MUTATIONS = (
     Mutation(
         "poison goes with the registration",
         "userfaultfd.py",
-        "            if flags & pt.MARK_WP:\n                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+        "            if flags & pt.MARK_WP:\n"
+        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
         "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
