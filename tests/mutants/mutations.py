@@ -119,8 +119,9 @@ MUTATIONS = (
     Mutation(
         "poison goes with the registration",
         "userfaultfd.py",
-        "mm.mark(vma, address, flags & ~pt.MARK_WP)",
-        "mm.mark(vma, address, 0)",
+        "            if flags & pt.MARK_WP:\n"
+        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+        "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
         "messages come last first",
