@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 
 import pytest
 
@@ -107,3 +109,21 @@ def test_of_two_copies_of_one_shared_page_exactly_one_succeeds(seed: int) -> Non
     assert all(copy.state is State.DONE for copy in (*copies, punch))
     assert PAGE in outcomes
     kernel.check()
+
+
+def test_a_machine_that_nobody_holds_is_freed() -> None:
+    kernel = ModelKernel()
+    process = kernel.process()
+    area = process.map(ANON, PAGE)
+    uffd = process.userfaultfd()
+    uffd.register(area.address, PAGE, Mode.MISSING)
+    touch = process.task().read(area.address, 1)
+    kernel.settle()
+    uffd.copy(area.address, b"x" * PAGE, PAGE)
+    assert touch.result().data == b"x"
+    machine = weakref.ref(kernel.machine)
+
+    del kernel, process, area, uffd, touch
+    gc.collect()
+
+    assert machine() is None

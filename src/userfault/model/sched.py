@@ -225,12 +225,13 @@ class Task:
         self._fiber.switch()
 
     def _run(self) -> None:
-        sched = self.sched
-        while True:
-            while self.queue:
-                self.queue.popleft().run()
-            self.idle = True
-            sched.hub.switch()
+        while self.queue:
+            self.queue.popleft().run()
+        self.idle = True
+        # The fiber ends here rather than wait for work: what a suspended one refers to, the whole
+        # machine, is out of the garbage collector's sight and would never be freed.
+        self._fiber = None
+        getcurrent().parent = self.sched.hub
 
 
 class Sched:
