@@ -206,7 +206,7 @@ MUTATIONS = (
     Mutation(
         "a protected page is written",
         "fault.py",
-        "        if vma.modes & vmas.WP and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
         "        if False:",
     ),
     Mutation(
