@@ -112,6 +112,10 @@ FIXED = {
     "an unmapping that would cut a huge page tells of what lies before it": (
         "0 uffd u0 0; 0 api u0 64; 0 map huge; 0 register u0 huge+0 1p 4; 1 munmap huge+0 1p+512"
     ),
+    "a hole leaves the marker of a huge page that is no longer registered for WP": (
+        f"{_U0}; 0 map hugealias; 0 register u0 hugealias+0 2p 2; 0 load hugealias+1;"
+        " 0 writeprotect u0 hugealias+0 2p 1; 0 register u0 hugealias+0 2p 4; 0 punch h 1p 1p"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 
