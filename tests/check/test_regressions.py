@@ -109,6 +109,13 @@ FIXED = {
     "MADV_DONTNEED frees page tables that it has emptied": (
         "0 replace huge+2 1p; 0 store huge+2; 0 madvise huge+1 2p 4; 2 scan huge+0 3p 0 0 0"
     ),
+    "an unmapping that would cut a huge page tells of what lies before it": (
+        "0 uffd u0 0; 0 api u0 64; 0 map huge; 0 register u0 huge+0 1p 4; 1 munmap huge+0 1p+512"
+    ),
+    "a hole leaves the marker of a huge page that is no longer registered for WP": (
+        f"{_U0}; 0 map hugealias; 0 register u0 hugealias+0 2p 2; 0 load hugealias+1;"
+        " 0 writeprotect u0 hugealias+0 2p 1; 0 register u0 hugealias+0 2p 4; 0 punch h 1p 1p"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 

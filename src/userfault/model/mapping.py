@@ -67,7 +67,7 @@ def mmap(
         _insert(mm, address, length, prot, flags, shared, behind)
     finally:
         mm.lock.write_done()
-    tell_unmaps(task, unmaps)
+        tell_unmaps(task, unmaps)  # also of what was announced before it failed
     if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
         try:
             write = bool(prot & mman.PROT_WRITE) and not shared
@@ -134,20 +134,19 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
         unmap_locked(mm, address, address + length, unmaps)
     finally:
         mm.lock.write_done()
-    tell_unmaps(task, unmaps)
+        tell_unmaps(task, unmaps)  # also of what was announced before it failed
 
 
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
     """Take everything in [start, end) away; `unmaps` gets who has to be told."""
     found = mm.overlapping(start, end)
-    # Cut at the start, then at the end: huge pages that the end would cut stay cut at the start.
+    # Cut at the start, announce from there on, cut at the end: what was done stays where the end
+    # would cut a huge page.
     if found and found[0].start < start:
-        mm.split(found[0], start)
-    found = mm.overlapping(start, end)
-    if found and found[-1].end > end:
-        mm.split(found[-1], end)
-        found = mm.overlapping(start, end)
+        found[0] = mm.split(found[0], start)
     for vma in found:
+        if vma.end > end:
+            mm.split(vma, end)
         context = vma.context
         if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
             continue

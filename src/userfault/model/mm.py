@@ -258,7 +258,9 @@ class AddressSpace:
             if folio is not None:
                 if not private_too and folio.flags & folios.ANON:
                     continue
-                wp = keeps_wp and flags & pt.UFFD_WP and vma.modes & WP
+                # A huge page leaves its marker whatever is registered now (measured on 6.18).
+                marks = vma.ops.pool or vma.modes & WP
+                wp = keeps_wp and flags & pt.UFFD_WP and marks
                 self.unmap(vma, address, pt.MARKER_WP if wp else None)
                 continue
             left = 0 if drop_markers else flags & pt.MARK_GUARD

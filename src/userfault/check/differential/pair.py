@@ -31,7 +31,6 @@ _TASKS = 6  # of a process; steps for which all sleep are left out
 _PROCESSES = 3
 _ALL_MESSAGES = 64 * MESSAGE
 _UFFD_WP = 1 << 57
-_MARKER = 1 << 63 | _UFFD_WP  # a marker is not present
 _CHOSEN = 1  # in place of an address that the kernel chose
 
 
@@ -182,14 +181,14 @@ class Pair:
             self._coverage.reached(step)
 
     def _spins(self, step: Step) -> bool:
-        """MADV_GUARD_INSTALL over a uffd-wp marker of a file never returns (seen on 6.18)."""
+        """MADV_GUARD_INSTALL over a uffd-wp page of a file never returns (seen on 6.18)."""
         spot = step.spot
         if step.args[-1] != mman.MADV_GUARD_INSTALL or spot is None:
             return False
         look: list[Call] = [calls.Pagemap(spot.address & -calls.PAGE, 2 * spot.of.length)]
         words, _ = self._asker(step.process)(look)[0]
         return any(
-            int.from_bytes(words.data[at : at + 8], "little") & _MARKER == _UFFD_WP
+            int.from_bytes(words.data[at : at + 8], "little") & _UFFD_WP
             for at in range(0, len(words.data), 8)
         )
 
