@@ -92,6 +92,23 @@ FIXED = {
     "a fork copies empty page tables": (
         "0 map anon; 0 store anon+0; 0 madvise anon+0 1p 4; 0 fork; c1.1 scan anon+0 1p 0 0 0"
     ),
+    "a child that is told of keeps its registration where it is wiped": (
+        "0 uffd u0 0; 0 api u0 2; 0 map dst; 0 register u0 dst+0 2p 1; 0 madvise dst+0 1p 18;"
+        " 0 fork; 0 events u0 16"
+    ),
+    "small pages make the table that huge pages are in": (
+        "0 map src; 0 map priv; 0 map huge; 0 mremap priv+0 1p 1p 3 huge+3; 0 scan huge+0 1p 0 0 0"
+    ),
+    "mincore of huge pages without a table asks the page cache": (
+        "0 map hugealias; 0 allocate h 1p 1p; 1 mincore hugealias+1 0p+512"
+    ),
+    "truncating a hugetlb file to its own size drops markers": (
+        f"{_U0}; 0 map huge; 0 register u0 huge+0 2p 2; 0 truncate h 1p;"
+        " 0 writeprotect u0 huge+1 1p 1; 0 truncate h 1p"
+    ),
+    "MADV_DONTNEED frees page tables that it has emptied": (
+        "0 replace huge+2 1p; 0 store huge+2; 0 madvise huge+1 2p 4; 2 scan huge+0 3p 0 0 0"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
 }
 

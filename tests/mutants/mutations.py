@@ -119,8 +119,9 @@ MUTATIONS = (
     Mutation(
         "poison goes with the registration",
         "userfaultfd.py",
-        "mm.mark(vma, address, flags & ~pt.MARK_WP)",
-        "mm.mark(vma, address, 0)",
+        "            if flags & pt.MARK_WP:\n"
+        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+        "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
         "messages come last first",
@@ -205,7 +206,7 @@ MUTATIONS = (
     Mutation(
         "a protected page is written",
         "fault.py",
-        "        if vma.modes & vmas.WP and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
         "        if False:",
     ),
     Mutation(

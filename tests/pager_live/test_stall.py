@@ -27,7 +27,6 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
             work()
             os._exit(0)
         pids.append(pid)
-        time.sleep(0.05)
         return pid
 
     yield fork
@@ -39,13 +38,26 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
 Fork = Callable[[Callable[[], object]], int]
 
 
+def waiting(forked: Fork) -> int:
+    return forked(lambda: select.epoll().poll(-1))
+
+
+def until(pid: int, state: str, place: str = "") -> int:
+    """Wait until the process is in `state` (and sleeps at `place`)."""
+    while True:
+        text = Path(f"/proc/{pid}/status").read_text()
+        if f"State:\t{state}" in text and place in Path(f"/proc/{pid}/wchan").read_text():
+            return pid
+        time.sleep(0.001)
+
+
 def looks(pid: int) -> list[bool]:
     stall = Stall()
     return [stall.seen(pid) for _ in range(3)]
 
 
 def test_a_process_that_waits_for_work_is_not_stuck(forked: Fork) -> None:
-    assert looks(forked(lambda: select.epoll().poll(-1))) == [False, False, False]
+    assert looks(until(waiting(forked), "S", "epoll")) == [False, False, False]
 
 
 def test_a_process_that_runs_is_not_stuck(forked: Fork) -> None:
@@ -57,14 +69,13 @@ def test_a_process_that_runs_is_not_stuck(forked: Fork) -> None:
 
 
 def test_a_process_in_one_system_call_is_stuck_at_the_second_look(forked: Fork) -> None:
-    assert looks(forked(signal.pause)) == [False, True, True]
+    assert looks(until(forked(signal.pause), "S", "pause")) == [False, True, True]
 
 
 def test_a_stopped_process_is_stuck_at_the_second_look(forked: Fork) -> None:
-    pid = forked(lambda: select.epoll().poll(-1))
+    pid = waiting(forked)
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(0.05)
-    assert looks(pid) == [False, True, True]
+    assert looks(until(pid, "T")) == [False, True, True]
 
 
 def test_one_that_has_run_since_the_last_look_is_not_stuck(forked: Fork) -> None:
@@ -84,7 +95,7 @@ def test_one_that_has_run_since_the_last_look_is_not_stuck(forked: Fork) -> None
 def test_what_has_ended_or_is_another_process_is_not_stuck(forked: Fork) -> None:
     stall = Stall()
     assert not stall.seen((1 << 22) + 1)
-    first, second = forked(signal.pause), forked(signal.pause)
+    first, second = (until(forked(signal.pause), "S", "pause") for _ in range(2))
     assert [stall.seen(first), stall.seen(second), stall.seen(first)] == [False, False, False]
 
 

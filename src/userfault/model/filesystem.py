@@ -36,16 +36,21 @@ def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
     _drop(machine, target, first, last)
 
 
+_NO_END = 1 << 40  # a page that no mapping reaches
+
+
 def truncate(machine: Machine, target: Object, size: int) -> None:
     """Set the size; what lies beyond goes, private copies too."""
     old = target.pages()
     target.size = size
     keep = target.pages()
+    if target.kind.truncate_drops_markers:
+        # Whatever the size was: everything behind the new one, markers too (measured on 6.18).
+        _unmap(target, keep, _NO_END, private_too=True, drop_markers=True)
     if keep < old:
         for hook in machine.guests:
             hook(target, keep, old)
-        drop = target.kind.truncate_drops_markers
-        _unmap(target, keep, old, private_too=True, drop_markers=drop)
+        _unmap(target, keep, old, private_too=True)
         _drop(machine, target, keep, old)
     if size % (1 << target.shift):
         _zero_part(target, size, keep << target.shift)

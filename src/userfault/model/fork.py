@@ -49,7 +49,7 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
     twin.context = None
     twin.modes = 0
     context = vma.context
-    if events.wants(context, abi.UFFD_FEATURE_EVENT_FORK) and context is not None and not wipe:
+    if events.wants(context, abi.UFFD_FEATURE_EVENT_FORK) and context is not None:
         if context not in contexts:
             heir = Context(child, user_mode_only=context.user_mode_only)
             heir.features = context.features

@@ -93,6 +93,8 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
             _free(mm, vma, start, end)
         else:
             mm.zap(vma, start, end, drop_markers=False)
+            if mm.machine.profile.frees_tables and vma.shift == 12:
+                mm.table.free_empty(start, end)
     finally:
         mm.lock.read_done()
     return stop

@@ -171,7 +171,7 @@ def discard(mm: AddressSpace, vma: Vma) -> None:
     floor = below[-1].end if below else 0
     above = mm.overlapping(vma.end, mm.task_size)
     ceiling = above[0].start if above else mm.task_size
-    mm.table.forget_tables(floor, ceiling, vma.shift)
+    mm.table.forget_tables(floor, ceiling)
 
 
 def tell_unmaps(task: Task, unmaps: Unmaps) -> None:

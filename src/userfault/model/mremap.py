@@ -269,6 +269,10 @@ def _move_entries(
     if moved_bit:
         bits |= pt.SOFT_CLEAN
     delta = moved.start - old
+    if shift == 12:
+        for table_start in range(old & pt.PMD_MASK, old + length, pt.PMD_SIZE):
+            if table.has_table(table_start, shift):  # empty or not
+                table.build(max(table_start, old) + delta, shift)
     for address in table.addresses(old, old + length, shift):
         entry = table.get(address, shift)
         assert entry is not None

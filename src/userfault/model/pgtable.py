@@ -81,7 +81,7 @@ class PageTable:
             if entry is None:
                 return
             table = self.tables[address >> PMD_SHIFT] = [*_EMPTY, 0]  # type: ignore[list-item]
-            self.built.add((12, address >> PMD_SHIFT))
+            self.build(address, 12)
         change = (entry is not None) - (table[slot] is not None)
         table[slot] = entry
         if change:
@@ -95,24 +95,31 @@ class PageTable:
 
     def build(self, address: int, shift: int) -> None:
         """A fault needs the table of this entry, whatever becomes of the fault."""
-        self.built.add((shift, address >> (PMD_SHIFT if shift == 12 else 30)))
+        if shift == 12:
+            self.built.add((12, address >> PMD_SHIFT))
+            shift = PMD_SHIFT  # the table of tables, in which entries of 2 MiB pages lie
+        self.built.add((shift, address >> 30))
 
     def inherit(self, parent: PageTable, start: int, end: int, shift: int) -> None:
         """fork copies tables, empty ones too."""
         up = PMD_SHIFT if shift == 12 else 30
-        self.built.update(
-            (kind, key)
-            for kind, key in parent.built
-            if kind == shift and key << up < end and (key + 1) << up > start
-        )
+        for kind, key in parent.built:
+            if kind == shift and key << up < end and (key + 1) << up > start:
+                self.build(key << up, shift)
 
-    def forget_tables(self, start: int, end: int, shift: int) -> None:
-        """A mapping is gone: its tables go that lie inside of it."""
-        up = PMD_SHIFT if shift == 12 else 30
+    def free_empty(self, start: int, end: int) -> None:
+        """Free tables of small pages that lie in [start, end) whole and have no entry."""
+        for key in range(-(-start >> PMD_SHIFT), end >> PMD_SHIFT):
+            if key not in self.tables:
+                self.built.discard((12, key))
+
+    def forget_tables(self, start: int, end: int) -> None:
+        """Nothing is mapped in [start, end): tables go that lie inside of it."""
         gone = [
             (kind, key)
             for kind, key in self.built
-            if kind == shift and start <= key << up and (key + 1) << up <= end
+            for up in (PMD_SHIFT if kind == 12 else 30,)
+            if start <= key << up and (key + 1) << up <= end
         ]
         self.built.difference_update(gone)
 

@@ -56,6 +56,7 @@ class Profile(msgspec.Struct, frozen=True):
     wp_many_mappings: bool = True  # WRITEPROTECT over several VMAs
     read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
+    frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
@@ -95,6 +96,7 @@ LINUX_6_1 = Profile(
     field_on_event=False,
     wp_many_mappings=False,
     read_nowait=errno.EOPNOTSUPP,
+    frees_tables=False,
     mremap_many=False,
     guest_memfd_mmap=False,
 )
@@ -105,6 +107,7 @@ LINUX_6_12 = Profile(
     foreign_unregister=True,
     droppable_registers=True,
     no_huge_page=errno.ENOMEM,
+    frees_tables=False,
     mremap_many=False,
     guest_memfd_mmap=False,
 )

@@ -68,7 +68,9 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
             raise Errno(errno.ENOMEM)
         entry = mm.entry(vma, at & -(1 << vma.shift))
         present = entry is not None and entry[1] is not None
-        if not present and vma.object is not None and vma.shift == 12:
+        # Of huge pages an empty entry says no; without a table the page cache is asked.
+        asked = vma.shift == 12 or not mm.table.has_table(at, vma.shift)
+        if not present and vma.object is not None and asked:
             folio = vma.object.cache.get(vma.index(at))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))

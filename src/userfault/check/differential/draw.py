@@ -141,7 +141,9 @@ def _fill(*modes: int) -> Callable[[_Drawer], tuple[Argument, ...]]:
 
 def _file_range(d: _Drawer) -> tuple[Argument, ...]:
     extra = 100 if d.rarely(10) else 0
-    return (d.file(), Pages(d.number(9)), Pages(int(d.of(1, 1, 2, 8)), extra))
+    file = d.file()
+    longest = 2 if file == "h" else 8  # of huge pages no more than the pool has
+    return (file, Pages(d.number(longest + 1)), Pages(d.of(1, 1, 2, longest), extra))
 
 
 # Weight and arguments of each kind of step.
@@ -190,7 +192,7 @@ def _begin(d: _Drawer, names: tuple[str, ...]) -> list[Step]:
     """Descriptors, mappings, registrations."""
     features = 0
     for _ in range(d.number(4)):
-        features |= int(d.of(*_FEATURES))
+        features |= d.of(*_FEATURES)
     flags = NONBLOCK | (abi.UFFD_USER_MODE_ONLY if d.rarely(10) else 0)
     found = [Step(0, 0, "uffd", ("u0", flags)), Step(0, 0, "api", ("u0", features))]
     if d.rarely(4):

@@ -30,7 +30,7 @@ def look(
     `files`: look at files too, which one process of a program does for all.  `thorough`: at both
     ends of huge pages, not only at their start.
     """
-    states = [*_pagemaps(areas), *_queues(scope)]
+    states = [*_pagemaps(areas, thorough), *_queues(scope)]
     if files:
         states += _files(scope, thorough)
     answers = list(zip(states, ask(states), strict=True))
@@ -40,7 +40,7 @@ def look(
         read
         for call, (live, _) in answers
         if isinstance(call, calls.Pagemap)
-        for read in _contents(call, live.data, thorough)
+        for read in _contents(call, live.data)
     ]
     if contents:
         for call, (live, model) in zip(contents, ask(contents), strict=True):
@@ -62,7 +62,7 @@ def _comparable(found: Result) -> Result:
     return msgspec.structs.replace(found, vmas=vmas)
 
 
-def _pagemaps(areas: list[Area]) -> Iterator[Call]:
+def _pagemaps(areas: list[Area], thorough: bool) -> Iterator[Call]:
     small = [area for area in areas if area.page == PAGE]
     if small:
         yield calls.Pagemap(
@@ -72,6 +72,8 @@ def _pagemaps(areas: list[Area]) -> Iterator[Call]:
         if area.page != PAGE:  # the first word of each page: the others say the same
             for number in range(area.pages):
                 yield calls.Pagemap(area.address + number * area.page, PAGE)
+                if thorough:
+                    yield calls.Pagemap(area.address + (number + 1) * area.page - PAGE, PAGE)
 
 
 def _queues(scope: Scope) -> Iterator[Call]:
@@ -95,13 +97,12 @@ def _files(scope: Scope, thorough: bool) -> Iterator[Call]:
                     yield calls.Pread(fd, _EDGE, (number + 1) * size - _EDGE)
 
 
-def _contents(call: calls.Pagemap, words: bytes, thorough: bool) -> Iterator[Call]:
+def _contents(call: calls.Pagemap, words: bytes) -> Iterator[Call]:
     """Reads of the pages that are present, by runs."""
-    if call.length == PAGE:  # of a huge page
+    if call.length == PAGE:  # the first one of a huge page, or the last
         if int.from_bytes(words[:8], "little") & _PRESENT:
-            yield calls.Read(call.address, _EDGE)
-            if thorough:
-                yield calls.Read(call.address + HUGE - _EDGE, _EDGE)
+            last = bool(call.address % HUGE)
+            yield calls.Read(call.address + last * (PAGE - _EDGE), _EDGE)
         return
     first: int | None = None
     for number in range(len(words) // 8 + 1):
