@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, fairness, latency, patterns, start
+from bench import bulk, fairness, latency, model, patterns, start
 from bench.images import NotCachedError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "patterns": patterns,
     "fairness": fairness,
     "start": start,
+    "model": model,
 }
 
 
