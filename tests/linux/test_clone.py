@@ -7,7 +7,6 @@ import threading
 
 from helpers import child
 from userfault.linux.clone import fork_sharing_descriptors
-from userfault.linux.smaps import private_memory
 
 HERE = "linux.test_clone:"
 
@@ -65,8 +64,3 @@ def test_what_the_child_closes_is_closed_for_both() -> None:
 def test_the_child_is_a_whole_interpreter_with_threads() -> None:
     pid, seen = child.run(HERE + "threads_of_the_child")
     assert pid == seen
-
-
-def test_private_memory_of_a_process_counts_its_own_pages_only() -> None:
-    assert private_memory(os.getpid()) > 1 << 20
-    assert private_memory((1 << 22) + 1) == 0

@@ -83,23 +83,6 @@ def _runs(pid: int) -> bool:
         os.close(process)
 
 
-def private_kib(pid: int, sources: str) -> int:
-    """Memory that a process has for itself, in KiB; 0 once it has ended.
-
-    Private_Clean and Private_Dirty of /proc/PID/smaps (proc(5)), without mappings of files below
-    `sources`: their pages are the page cache's, and count as private to whoever maps them alone.
-    """
-    total, counted = 0, True
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-            name = line.split(maxsplit=1)[0]
-            if not name.endswith(":"):
-                counted = sources not in line
-            elif counted and name in ("Private_Clean:", "Private_Dirty:"):
-                total += int(line.split()[1])
-    return total
-
-
 def marked(mark: str) -> list[int]:
     """Processes with `mark` in their environment: everything that the client started."""
     found = []

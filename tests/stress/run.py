@@ -22,10 +22,11 @@ from stress import family, source
 from stress.board import OPS, Board
 from stress.build import build
 from stress.client import Job, Slot
-from stress.family import Killer, private_kib
+from stress.family import Killer
 from stress.standstill import Standstill, after_kills, summary
 from userfault.kernel.memtypes import MIB
 from userfault.linux.hugepool import PoolShare
+from userfault.linux.smaps import private_memory
 
 _TESTS = Path(__file__).resolve().parent.parent
 _MARK = "USERFAULT_STRESS"
@@ -199,7 +200,7 @@ class Referee:
             self._sampled = time.monotonic()
             for role, pid in self._processes.items():
                 most = self.result.private_kib.get(role, 0)
-                self.result.private_kib[role] = max(most, private_kib(pid, str(self._scratch)))
+                self.result.private_kib[role] = max(most, private_memory(pid) >> 10)
 
     def _stop(self, client: subprocess.Popen[bytes], channel: socket.socket, board: Board) -> None:
         """Let the client end by itself: it leaves its memory, and ends its pager."""

@@ -1,4 +1,4 @@
-"""How much memory is a process's own: proc_pid_smaps_rollup(5), Linux 4.14."""
+"""How much memory is a process's own: /proc/PID/smaps (proc_pid_smaps(5))."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ _OURS = ("Private_Clean:", "Private_Dirty:", "Private_Hugetlb:")
 def private_memory(pid: int) -> int:
     """Bytes that nobody else maps; 0 when the process has ended or may not be looked at.
 
-    Pages of files and memory shared with others do not count, however much of them is mapped.
+    What is mapped shared does not count, however much of it there is: its pages are a file's or a
+    memfd's, and smaps calls them private as long as one process alone maps them.
     """
-    total = 0
+    total, private = 0, False
     try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as file:
             for line in file:
                 name, *rest = line.split()
-                if name in _OURS:
+                if not name.endswith(":"):  # the head: "start-end perms ..."
+                    private = rest[0].endswith("p")
+                elif private and name in _OURS:
                     total += int(rest[0]) * 1024
     except OSError:
         return 0
