@@ -300,9 +300,14 @@ def fork_as_nobody(image: str) -> str:
     return ""
 
 
-def many_children(image: str, count: int) -> int:
-    """How many contexts the pager serves some time after `count` children have come and gone."""
+def many_children(image: str, count: int) -> list[int]:
+    """How many contexts the pager serves some time after `count` children have come and gone, and
+    how many descriptors it has more than before.
+    """
     with lazy(image, fork=True, policy=DEMAND) as mapped:
+        mapped[0]
+        held = f"/proc/{worker_of(mapped._parts.pager)}/fd"
+        before = len(os.listdir(held))
         for page in range(count):
             assert os.WIFEXITED(touch_in_child(mapped, page))
         deadline = time.monotonic() + 10
@@ -311,7 +316,7 @@ def many_children(image: str, count: int) -> int:
             time.sleep(0.1)
             answer = mapped._parts.ask()
             contexts = answer.contexts if answer else 0
-        return contexts
+        return [contexts, len(os.listdir(held)) - before]
 
 
 def views_after_the_pagers_death(image: str) -> dict[str, Any]:

@@ -274,7 +274,6 @@ class LiveDriver:
         core = context.core.fork(pages)
         child = Context(served, self.number(), core, event.userfaultfd, states)
         served.contexts.append(child)
-        self._children[child] = None
         self._watch_context(child)
 
     def _copy_states(self, context: Context) -> tuple[int, Pages]:
@@ -284,7 +283,8 @@ class LiveDriver:
             why = os.strerror(error.errno or 0)
             self._performer.end_client(f"no page states for a forked child: {why}")
             held = context.core.pages
-            return context.states, Pages(bytearray(held.states[0 : held.count]), held.count)
+            states = context.served.main.states
+            return states, Pages(bytearray(held.states[0 : held.count]), held.count)
 
     def _unreadable(self, error: OSError) -> None:
         """A read failed: only a FORK event without a free descriptor is known to do that."""
@@ -415,11 +415,11 @@ class LiveDriver:
         for context in served.contexts:
             if not context.closed:
                 self._watch_context(context)
-                if context is not served.main:
-                    self._children[context] = None
 
     def _watch_context(self, context: Context) -> None:
         self.watch(context.fd, functools.partial(self._readable, context))
+        if context is not context.served.main:
+            self._children[context] = None
         if context.core.eager:
             self._busy.add(context)
 

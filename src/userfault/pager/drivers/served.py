@@ -61,7 +61,7 @@ class Origin:
         elif isinstance(spec, FunctionSpec):
             policy = attach.policy
             slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
-            self.fetcher = Workers(attach.number, spec, slot, policy.fetches)
+            self.fetcher = Workers(attach.number, spec, slot)
 
     def address(self, offset: int, length: int) -> int:
         """Where bytes of the source can be copied from at once, or 0."""
@@ -98,8 +98,7 @@ class Served:
         self.page_size = attach.page_size
         self.zeropage = attach.zeropage
         self._fds = fds
-        self._states = mmap.mmap(fds.states, os.fstat(fds.states).st_size)
-        self._maps = [self._states]
+        self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.origin = Origin(attach, fds.source, bell)
         self.plan = Plan(
@@ -124,8 +123,8 @@ class Served:
         """A mapping that a client hands over; its first context gets `number`."""
         served = cls(attach, fds, bell)
         if attach.prepared:
-            served._states[0 : attach.pages] = bytes([CACHED]) * attach.pages
-        core = MappingCore(served.plan, Pages(served._states, attach.pages))
+            served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
+        core = MappingCore(served.plan, served._pages(fds.states))
         uffd = LiveUserfaultfd.adopt(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
         return served
@@ -148,25 +147,26 @@ class Served:
             served.contexts.append(context)
         return served
 
+    def _mapped(self, states: int) -> mmap.mmap:
+        """The memory `states`.  Raises OSError."""
+        if states not in self._states:
+            self._states[states] = mmap.mmap(states, self.attach.pages)
+        return self._states[states]
+
     def _pages(self, states: int) -> Pages:
-        """The page states in the memory `states`: the mapping's, or those of a forked child."""
-        if states == self._fds.states:
-            return Pages(self._states, self.attach.pages)
-        self._maps.append(mmap.mmap(states, self.attach.pages))
-        return Pages(self._maps[-1], self.attach.pages)
+        """The page states in the memory `states`.  Raises OSError."""
+        return Pages(self._mapped(states), self.attach.pages)
 
     def copy_states(self, held: Pages) -> tuple[int, Pages]:
         """Memory with a copy of the states, for the child of a fork.  Raises OSError."""
         states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
         try:
-            data = held.states[0 : held.count]
-            os.posix_fallocate(states, 0, len(data))
-            self._maps.append(mmap.mmap(states, len(data)))
+            os.posix_fallocate(states, 0, held.count)
+            self._mapped(states)[:] = bytes(held.states[0 : held.count])
         except OSError:
             os.close(states)
             raise
-        self._maps[-1][0 : len(data)] = data
-        return states, Pages(self._maps[-1], held.count)
+        return states, self._pages(states)
 
     @property
     def main(self) -> Context:
@@ -195,8 +195,9 @@ class Served:
         return self._recorded
 
     def forget_states(self, states: int) -> None:
-        """A context has gone: close the memory of its states, unless it is the mapping's."""
+        """A context has gone: let go of its states, unless they are the mapping's."""
         if states != self._fds.states:
+            self._states.pop(states).close()
             os.close(states)
 
     def close(self) -> None:
@@ -207,7 +208,7 @@ class Served:
         self.lifeline.disarm()
         self.lifeline.close()
         self.origin.close()
-        for held in self._maps:
+        for held in self._states.values():
             held.close()
         close_all([self._fds.states, self._fds.finished, self._fds.memory])
 

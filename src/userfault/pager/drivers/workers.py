@@ -66,12 +66,11 @@ class Worker:
 class Workers:
     """Fetches of one function source.  `watch`: called with a new worker's channel and handler."""
 
-    def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int, limit: int) -> None:
+    def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int) -> None:
         self._mapping = mapping
         self._spec = msgspec.msgpack.encode(spec)
         self._path = spec.path
         self._slot_bytes = slot_bytes
-        self._limit = limit
         self.workers: list[Worker] = []
         self.fresh: list[Worker] = []  # not yet watched by the loop
         self.answers: deque[Answered] = deque()
