@@ -227,10 +227,11 @@ def _ask(
         return None
 
 
-def _hung_up(channel: socket.socket) -> bool:
+def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
+    """Whether every process has closed its end of the channel, or does so in time."""
     poll = select.poll()
     poll.register(channel, 0)  # POLLHUP is always told
-    return bool(poll.poll(0))
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _end(family: _Family) -> None:
@@ -238,7 +239,7 @@ def _end(family: _Family) -> None:
     channel, (pid, process) = family.channel, family.first
     if os.getpid() == family.owner:  # a forked child has nothing to end
         channel.settimeout(_END_S)
-        if _ask(channel, 0, messages.Quit(), None) is not None or not _ended(channel):
+        if _ask(channel, 0, messages.Quit(), None) is not None or not _hung_up(channel, _END_S):
             _kill(family)
         pidfd.wait(process, _END_S)
         with contextlib.suppress(ChildProcessError):
@@ -246,13 +247,6 @@ def _end(family: _Family) -> None:
     channel.close()
     os.close(process)
     family.journal.close()
-
-
-def _ended(channel: socket.socket) -> bool:
-    """Whether every process has closed its end of the channel, or does so in time."""
-    poll = select.poll()
-    poll.register(channel, 0)
-    return bool(poll.poll(_END_S * 1000))
 
 
 def _kill(family: _Family) -> None:

@@ -80,20 +80,19 @@ class Performer:
         journal.copying(
             context.number, fill.kind, fill.page, fill.count, fill.address, source, length
         )
-        try:
-            _ioctl(context.fd, UFFDIO_COPY, journal.copy_argument)
-        except OSError as error:
-            self._refused(context, fill, error.errno or 0, journal.done_bytes())
-        else:
-            context.core.done(fill)
+        self._make(context, fill, UFFDIO_COPY, journal.copy_argument)
 
     def _short(self, context: Context, fill: Fill, length: int) -> None:
         journal = self._journal
         journal.filling(context.number, fill.kind, fill.page, fill.count, fill.address, length)
+        self._make(context, fill, _SHORT[fill.kind], journal.short_argument)
+
+    def _make(self, context: Context, fill: Fill, request: int, argument: memoryview) -> None:
+        """The ioctl whose argument lies in the journal."""
         try:
-            _ioctl(context.fd, _SHORT[fill.kind], journal.short_argument)
+            _ioctl(context.fd, request, argument)
         except OSError as error:
-            self._refused(context, fill, error.errno or 0, journal.done_bytes())
+            self._refused(context, fill, error.errno or 0, self._journal.done_bytes())
         else:
             context.core.done(fill)
 

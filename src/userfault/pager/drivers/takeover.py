@@ -27,7 +27,6 @@ def take_over(
     mappings: list[records.ServedRecord],
 ) -> None:
     """Make `driver` serve what the journal's record names: `family`, with `mappings` in it."""
-    journal.applied = family.applied if family.batch == journal.head else 0
     for mapping in mappings:
         driver.restore(Served.again(mapping, driver.bell))
     contexts = {
@@ -62,6 +61,8 @@ def _replay(
     if context is not None:
         events = [event for event in map(decode, messages) if not isinstance(event, PageFault)]
         snapshot = recovery.Snapshot(family.batch, family.applied, ())
-        for before, event in recovery.unapplied(snapshot, journal.head, events):
+        left = recovery.unapplied(snapshot, journal.head, events)
+        journal.applied = len(events) - len(left)
+        for before, event in left:
             driver.event(context, event, before)
     journal.batch_done(sum(map(len, messages)))
