@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stress import every_call
-from stress.build import CompilerMissingError
 from stress.run import Options, Result, run
 from stress.standstill import Standstill
 from userfault.kernel.errors import UserfaultError
@@ -43,7 +42,7 @@ def main() -> int:
     try:
         with _bar(console, options) as show:
             result = run(options, show)
-    except (CompilerMissingError, UserfaultError) as error:
+    except UserfaultError as error:
         console.print(f"it cannot run: {error}")
         return 2
     except KeyboardInterrupt:

@@ -14,8 +14,8 @@ import pytest
 from helpers.skips import absent, need_root
 from helpers.world import PoolLock
 from stress import family
-from stress.build import CompilerMissingError
 from stress.run import Options, run
+from userfault.check.agent.build import NoAgent
 
 KILLS = 40
 
@@ -30,7 +30,7 @@ def test_no_byte_is_wrong_and_no_thread_hangs_while_worker_and_supervisor_are_ki
     try:
         options = Options(kills=KILLS, memory=tuple(memory.split(",")))
         result = run(options, lambda _: None)
-    except CompilerMissingError as error:
+    except NoAgent as error:
         absent(str(error))
     finally:
         lock.release()

@@ -69,7 +69,8 @@ def cache_directory() -> Path:
     return directory
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """The command of a C compiler: $CC, or the first there is.  Raises NoAgent."""
     chosen = os.environ.get("CC")
     if chosen:
         return shlex.split(chosen)
@@ -80,11 +81,11 @@ def _compiler() -> list[str]:
 
 
 def _compile(target: Path) -> None:
-    compiler = _compiler()
+    chosen = compiler()
     # Renamed into place: two first runs at once must not execute half a file.
     file, unfinished = tempfile.mkstemp(dir=target.parent, prefix="unfinished-")
     os.close(file)
-    command = [*compiler, *_OPTIONS, "-o", unfinished, str(SOURCE)]
+    command = [*chosen, *_OPTIONS, "-o", unfinished, str(SOURCE)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.chmod(unfinished, 0o700)
