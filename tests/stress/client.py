@@ -27,9 +27,9 @@ from stress.board import Board
 from userfault import Policy, lazy
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import memory as named_memory
+from userfault.linux.parent import end_with_parent
 from userfault.pager.core.states import NAMES
 
-_PR_SET_PDEATHSIG = 1
 _POOL_PAUSE_S = 0.2
 
 
@@ -172,7 +172,7 @@ class Client:
 
 def main() -> None:
     """The process."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     job = msgspec.json.decode(Path(sys.argv[3]).read_bytes(), type=Job)

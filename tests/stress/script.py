@@ -6,7 +6,6 @@ Started by `every_call`; `argv`: a socket, the source's path.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from stress.source import PAGE
 from userfault import LazyMemory, Policy, lazy
 from userfault.kernel.errors import PagerError
 from userfault.linux import libc
+from userfault.linux.parent import end_with_parent
 from userfault.uapi import mman
 
 PAGES = 64
@@ -109,7 +109,7 @@ def _check(base: int, page: int, expected: bytes) -> None:
 
 def main() -> None:
     """Answer `processes` and `run WHOM` until the other side is gone."""
-    ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    end_with_parent(os.getppid())
     channel = socket.socket(fileno=int(sys.argv[1]))
     path = Path(sys.argv[2])
     source.write_file(path, KIND, PAGES, PAGE)

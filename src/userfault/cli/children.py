@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from userfault.cli import interrupts
+from userfault.linux import parent
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _END_S = 10.0  # a client gives its memory back in far less; a 1 GiB page takes seconds
 
 
@@ -30,7 +29,7 @@ def python_child(
     root = str(Path(__file__).resolve().parents[2])
     program = (
         f"import sys; sys.path.append({root!r})\n"
-        f"from {__name__} import end_with_parent; end_with_parent({os.getpid()})\n"
+        f"from {parent.__name__} import end_with_parent; end_with_parent({os.getpid()})\n"
         f"from {module} import main; main()"
     )
     child = None
@@ -64,10 +63,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             with contextlib.suppress(OSError):  # what it did not read any more
                 pipe.close()
-
-
-def end_with_parent(parent: int) -> None:
-    """In a child of `parent`: be killed when that dies, even by SIGKILL (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it has died before
-        os._exit(1)

@@ -8,7 +8,6 @@ and replaced.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import signal
@@ -20,6 +19,7 @@ import msgspec
 
 from userfault.kernel.errors import SourceError
 from userfault.linux import pidfd
+from userfault.linux.parent import end_with_parent
 from userfault.pager.core.actions import Fetch
 from userfault.pager.drivers.readers import Answered
 from userfault.pager.drivers.spawn import spawn_python
@@ -29,7 +29,6 @@ from userfault.source.spec import FunctionSpec
 _REQUEST = struct.Struct("=QQQ")  # fetch number, offset, length
 _REPLY = struct.Struct("=Q?")  # fetch number, whether it worked; then the cause as text
 _MAX_TEXT = 4000
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Worker:
@@ -132,7 +131,7 @@ def work(channel: socket.socket) -> None:
 
     The kernel kills it with the pager, even in the middle of a function that never returns.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    end_with_parent(os.getppid())
     with contextlib.suppress(ConnectionError):  # the pager was killed, and so are we in a moment
         _answer(channel)
 
