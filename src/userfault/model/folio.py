@@ -224,9 +224,6 @@ class Memory:
         else:
             del self.in_hand[folio]
 
-    def can_free_page(self, pages: int) -> bool:
-        return self.limit is None or self.used + pages <= self.limit
-
 
 class Mount:
     """A file system with a size: `limit` blocks of one base page (None: no limit)."""
@@ -246,7 +243,6 @@ class Object:
     """
 
     __slots__ = (
-        "allow_write",
         "blocks",
         "cache",
         "kind",
@@ -282,7 +278,6 @@ class Object:
         self.links = 0
         self.blocks = 0  # charged to the mount
         self.seals = 0
-        self.allow_write = True
         self.promised: set[int] = set()  # hugetlb: indexes reserved in the pool and not used yet
         self.private_indexes: set[int] = set()  # guest_memfd: pages that only the guest may see
 
@@ -303,3 +298,9 @@ class Object:
         """Out of the page cache; the cache's reference passes to the caller."""
         del self.cache[folio.index]
         folio.object = None
+
+    def uncharge(self) -> None:
+        """One block back to the mount."""
+        if self.mount is not None:
+            self.mount.used -= 1
+            self.blocks -= 1

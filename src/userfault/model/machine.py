@@ -93,9 +93,7 @@ class Machine:
     def drop_cached(self, target: Object, folio: Folio) -> None:
         """Take one page out of the cache and drop the cache's reference."""
         target.remove(folio)
-        if target.mount is not None:
-            target.mount.used -= 1
-            target.blocks -= 1
+        target.uncharge()
         self.memory.put(folio)
 
     def lock_folio(self, folio: Folio) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 
+from msgspec.structs import replace
+
 from userfault.model.errors import Refused
 from userfault.model.folio import Folio, Object
 from userfault.model.memtypes import pagecache
@@ -20,12 +22,16 @@ MMAP = 1
 INIT_SHARED = 2
 
 
+def _touchable(target: Object) -> bool:
+    return bool(target.traits & INIT_SHARED)
+
+
 def _shared(target: Object, index: int) -> bool:
-    return bool(target.traits & INIT_SHARED) and index not in target.private_indexes
+    return _touchable(target) and index not in target.private_indexes
 
 
 def _can_userfault(facts: Facts) -> bool:
-    return facts.object is not None and bool(facts.object.traits & INIT_SHARED)
+    return facts.object is not None and _touchable(facts.object)
 
 
 def _get(target: Object, index: int) -> Folio:
@@ -59,32 +65,7 @@ def _mappable(target: Object) -> bool:
     return bool(target.traits & MMAP)
 
 
-def _touchable(target: Object) -> bool:
-    return bool(target.traits & INIT_SHARED)
-
-
-GUEST_MEMFD = MemoryOps(
-    name="guest_memfd",
-    can_userfault=_can_userfault,
-    get_folio_noalloc=_get,
-    alloc_folio=_alloc,
-    filemap_add=_add,
-    filemap_remove=pagecache.remove,
-    fault_folio=_fault,
-    guest_folio=pagecache.fault,
-    cached=pagecache.cached,
-    preallocate=pagecache.preallocate,
-    size_checked_at_entry=True,
-    can_resize=False,
-    can_write=False,
-    can_private=False,
-    mappable=_mappable,
-    punch_drops_wp=True,
-    touchable=_touchable,
-    accounts_blocks=False,
-)
-
-# As in every released kernel (6.18 to 7.3): mappable, but no table.
+# As in every released kernel (6.18 to 7.3): mappable, but userfaultfd does not know it.
 GUEST_MEMFD_RELEASED = MemoryOps(
     name="guest_memfd",
     fault_folio=_fault,
@@ -98,4 +79,14 @@ GUEST_MEMFD_RELEASED = MemoryOps(
     punch_drops_wp=True,
     touchable=_touchable,
     accounts_blocks=False,
+)
+
+GUEST_MEMFD = replace(
+    GUEST_MEMFD_RELEASED,
+    can_userfault=_can_userfault,
+    get_folio_noalloc=_get,
+    alloc_folio=_alloc,
+    filemap_add=_add,
+    filemap_remove=pagecache.remove,
+    size_checked_at_entry=True,
 )

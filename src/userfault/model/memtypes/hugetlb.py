@@ -11,14 +11,9 @@ import errno
 from userfault.model.errors import Refused
 from userfault.model.folio import ANON, LOCKED, UPTODATE, Folio, Memory, Object
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.memtypes.ops import MemoryOps, Where
 
 _FROM_PROMISE = 1 << 16  # a folio flag of this type: undo restores the promise
-
-
-def _can_userfault(facts: Facts) -> bool:
-    del facts
-    return True
 
 
 def _promised(where: Where) -> set[int] | None:
@@ -56,6 +51,15 @@ def _add(folio: Folio, where: Where) -> None:
     pagecache.add(folio, where)
 
 
+def _zeroed(where: Where) -> Folio:
+    """A new page that can be shown, locked; refuses with ENOSPC."""
+    folio = _alloc(where)
+    if folio is None:
+        raise Refused(errno.ENOSPC)
+    folio.flags |= UPTODATE | LOCKED
+    return folio
+
+
 def _fault(where: Where) -> Folio:
     target = where.object
     if target is not None and where.index >= target.size >> target.shift:
@@ -63,10 +67,7 @@ def _fault(where: Where) -> Folio:
     folio = target.cache.get(where.index) if target is not None else None
     if folio is not None:
         return pagecache.taken(folio)
-    folio = _alloc(where)
-    if folio is None:
-        raise Refused(errno.ENOSPC)
-    folio.flags |= UPTODATE | LOCKED
+    folio = _zeroed(where)
     if where.shared:
         _add(folio, where)
     return folio
@@ -79,10 +80,7 @@ def _preallocate(where: Where) -> Folio:
     folio = target.cache.get(where.index)
     if folio is not None:
         return pagecache.taken(folio)
-    folio = _alloc(where)
-    if folio is None:
-        raise Refused(errno.ENOSPC)
-    folio.flags |= UPTODATE | LOCKED
+    folio = _zeroed(where)
     pagecache.add(folio, where)
     return folio
 
@@ -122,7 +120,7 @@ def _unreserve(
 
 HUGETLB = MemoryOps(
     name="hugetlb",
-    can_userfault=_can_userfault,
+    can_userfault=pagecache.every_mode,
     get_folio_noalloc=pagecache.lookup,
     alloc_folio=_alloc,
     undo_alloc=_undo_alloc,

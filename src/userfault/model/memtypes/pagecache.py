@@ -6,7 +6,13 @@ import errno
 
 from userfault.model.errors import Errno, Refused
 from userfault.model.folio import LOCKED, UPTODATE, Folio, Object
-from userfault.model.memtypes.ops import Where
+from userfault.model.memtypes.ops import Facts, Where
+
+
+def every_mode(facts: Facts) -> bool:
+    """Userfaultfd serves the type in every mode."""
+    del facts
+    return True
 
 
 def cached(target: Object, index: int) -> bool:
@@ -60,14 +66,7 @@ def remove(folio: Folio, target: Object) -> None:
     target.remove(folio)
     folio.refs -= 1
     folio.flags &= ~LOCKED
-    uncharge(target)
-
-
-def uncharge(target: Object) -> None:
-    """One block back."""
-    if target.mount is not None:
-        target.mount.used -= 1
-        target.blocks -= 1
+    target.uncharge()
 
 
 def fault(where: Where) -> Folio:

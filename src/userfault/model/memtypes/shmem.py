@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.anon import ANONYMOUS
-from userfault.model.memtypes.ops import Facts, MemoryOps
-
-
-def _can_userfault(facts: Facts) -> bool:
-    del facts
-    return True
-
+from userfault.model.memtypes.ops import MemoryOps
 
 SHMEM = MemoryOps(
     name="shmem",
-    can_userfault=_can_userfault,
+    can_userfault=pagecache.every_mode,
     get_folio_noalloc=pagecache.lookup,
     alloc_folio=pagecache.allocate,
     filemap_add=pagecache.add,
