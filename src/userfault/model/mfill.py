@@ -65,9 +65,7 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
 
     Raises Errno where the result field stays untouched (ESRCH).
     """
-    mm = job.mm
-    if not mm.alive:
-        raise Errno(errno.ESRCH)
+    mm = job.context.space()
     sched = mm.sched
     done = 0
     code = 0

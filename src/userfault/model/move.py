@@ -19,9 +19,7 @@ def move(
     context: Context, dst: int, src: int, length: int, *, allow_holes: bool
 ) -> tuple[int, int]:
     """Move the range: (bytes done, errno that ended it or 0)."""
-    mm = context.mm
-    if not mm.alive:
-        raise Errno(errno.ESRCH)
+    mm = context.space()
     done = 0
     mm.lock.read()
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
@@ -13,29 +15,40 @@ from userfault.model.vma import Vma
 from userfault.uapi import userfaultfd as abi
 
 
-def writeprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
-    """UFFDIO_WRITEPROTECT, mapping by mapping: those before a bad one stay changed."""
-    mm = _space(context)
-    end = start + length
+@contextlib.contextmanager
+def _locked(context: Context) -> Iterator[AddressSpace]:
+    """The address space with its lock held for reading; EAGAIN while an event is pending."""
+    mm = context.space()
     mm.lock.read()
     try:
         if context.changing:
             raise Errno(errno.EAGAIN)
-        found = mm.overlapping(start, end)
-        if not mm.machine.profile.wp_many_mappings and (
-            not found or found[0].start > start or found[0].end < end
-        ):
-            raise Errno(errno.ENOENT)
-        if not found:
-            raise Errno(errno.ENOENT)
-        for vma in found:
-            if not vma.modes & vmas.WP:
-                raise Errno(errno.ENOENT)
-            if (start | length) & ((1 << vma.shift) - 1):
-                raise Errno(errno.EINVAL)
-            set_wp(mm, vma, max(start, vma.start), min(end, vma.end), protect=protect)
+        yield mm
     finally:
         mm.lock.read_done()
+
+
+def _demand(vma: Vma, mode: int, start: int, length: int) -> None:
+    """The mapping is registered in `mode`, and the range is of whole pages of it."""
+    if not vma.modes & mode:
+        raise Errno(errno.ENOENT)
+    if (start | length) & ((1 << vma.shift) - 1):
+        raise Errno(errno.EINVAL)
+
+
+def writeprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
+    """UFFDIO_WRITEPROTECT, mapping by mapping: those before a bad one stay changed."""
+    end = start + length
+    with _locked(context) as mm:
+        found = mm.overlapping(start, end)
+        if not found:
+            raise Errno(errno.ENOENT)
+        whole = found[0].start <= start and found[0].end >= end
+        if not whole and not mm.machine.profile.wp_many_mappings:
+            raise Errno(errno.ENOENT)
+        for vma in found:
+            _demand(vma, vmas.WP, start, length)
+            set_wp(mm, vma, max(start, vma.start), min(end, vma.end), protect=protect)
 
 
 def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
@@ -77,24 +90,15 @@ def _pages(mm: AddressSpace, vma: Vma, start: int, end: int) -> list[int]:
 
 def rwprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
     """UFFDIO_RWPROTECT (7.3): everything is checked before anything changes."""
-    mm = _space(context)
     end = start + length
-    mm.lock.read()
-    try:
-        if context.changing:
-            raise Errno(errno.EAGAIN)
+    with _locked(context) as mm:
         found = mm.overlapping(start, end)
         if not found:
             raise Errno(errno.ENOENT)
         for vma in found:
-            if not vma.modes & vmas.RWP:
-                raise Errno(errno.ENOENT)
-            if (start | length) & ((1 << vma.shift) - 1):
-                raise Errno(errno.EINVAL)
+            _demand(vma, vmas.RWP, start, length)
         for vma in found:
             set_rwp(mm, vma, max(start, vma.start), min(end, vma.end), protect=protect)
-    finally:
-        mm.lock.read_done()
 
 
 def set_rwp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
@@ -106,9 +110,3 @@ def set_rwp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) 
         assert entry is not None
         if entry[1] is not None and bool(entry[0] & pt.UFFD_RWP) is not protect:
             mm.change(vma, address, entry, add, clear)
-
-
-def _space(context: Context) -> AddressSpace:
-    if not context.mm.alive:
-        raise Errno(errno.ESRCH)
-    return context.mm

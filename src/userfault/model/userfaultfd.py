@@ -91,6 +91,12 @@ class Context:
             features |= abi.UFFD_FEATURE_WP_UNPOPULATED
         self.features = features | INITIALIZED
 
+    def space(self) -> AddressSpace:
+        """The address space; ESRCH when its process has ended."""
+        if not self.mm.alive:
+            raise Errno(errno.ESRCH)
+        return self.mm
+
     def set_mode(self, enable: int, disable: int) -> None:
         """UFFDIO_SET_MODE (7.3): RWP_ASYNC on or off; switching it on wakes every waiter."""
         if not self.mm.machine.profile.api_ioctls & 1 << abi._UFFDIO_SET_MODE:
@@ -100,8 +106,7 @@ class Context:
             raise Errno(errno.EINVAL)
         if enable and not self.features & abi.UFFD_FEATURE_RWP:
             raise Errno(errno.EINVAL)
-        if not self.mm.alive:
-            raise Errno(errno.ESRCH)
+        self.space()
         self.features = (self.features | enable) & ~disable
         if enable:
             self.wake_all()

@@ -128,27 +128,19 @@ def _read_into(task: Task, call: calls.ReadInto) -> Result:
     if call.address > mm.task_size or call.length > mm.task_size - call.address:
         raise Errno(errno.EFAULT)
     if isinstance(file, DevZero):
-        return Result(value=_zeros_into(task, call.address, call.length))
+        return Result(value=_copy_out(task, call.address, call.length, lambda _, n: bytes(n)))
     data = _read_file(task, file, call.length)
-    done = 0
-    while done < len(data):
-        step = min(PAGE - (call.address + done) % PAGE, len(data) - done)
-        try:
-            access.copy_out(task, call.address + done, data[done : done + step])
-        except Errno:
-            if done:
-                break
-            raise
-        done += step
+    done = _copy_out(task, call.address, len(data), lambda at, n: data[at : at + n])
     return Result(value=done)
 
 
-def _zeros_into(task: Task, address: int, length: int) -> int:
+def _copy_out(task: Task, address: int, length: int, chunk: _Chunk) -> int:
+    """Page by page; how far it came, unless the first page failed."""
     done = 0
     while done < length:
         step = min(PAGE - (address + done) % PAGE, length - done)
         try:
-            access.copy_out(task, address + done, bytes(step))
+            access.copy_out(task, address + done, chunk(done, step))
         except Errno:
             if done:
                 return done
