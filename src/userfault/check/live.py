@@ -155,7 +155,6 @@ class LiveProcess:
         self.kernel = kernel
         self.pid = pid
         self.alive = True
-        self.exiting = False
         self.tasks: list[calls.CallTask] = []
         self.place = Place(pid, str(cache_directory()), kernel.callback_address)
         self._threads: list[LiveTask] = []
@@ -184,8 +183,6 @@ class LiveProcess:
             return
         if step.control and task is not None:
             self._control.append(task.advance)
-        if task is not None and task.current and isinstance(task.current.call, calls.Exit):
-            self.exiting = True
         self._link.send(step.encode(task.index if task else CONTROL))
 
     def look(self, answer: Callable[[Reply], None]) -> None:
