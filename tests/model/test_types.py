@@ -213,3 +213,16 @@ def test_no_released_kernel_serves_guest_memfd() -> None:
     with pytest.raises(KernelError) as caught:
         uffd.register(area.address, PAGE, Mode.MISSING)
     assert caught.value.errno == errno.EINVAL
+
+
+def test_a_handle_passed_to_another_process_fills_memory_of_its_maker() -> None:
+    kernel, process, area, uffd = world("shmem")
+    monitor = kernel.process()
+    passed = uffd.pass_to(monitor.process)
+    touch = process.task().read(area.address, 1)
+    kernel.settle()
+    assert isinstance(passed.read()[0], PageFault)
+    passed.copy(area.address, b"m" * PAGE, PAGE)
+    kernel.settle()
+    assert touch.result().data == b"m"
+    kernel.check()

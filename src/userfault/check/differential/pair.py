@@ -335,7 +335,7 @@ class Pair:
         raise _Differs
 
     def close(self) -> None:
-        """End every process of both."""
+        """End every live process; the model's have no more than memory."""
         self._live.kernel.close()
 
 
