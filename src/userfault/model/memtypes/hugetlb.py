@@ -58,11 +58,11 @@ def _add(folio: Folio, where: Where) -> None:
 
 def _fault(where: Where) -> Folio:
     target = where.object
-    if target is not None and where.index >= target.size >> target.shift:
-        raise Refused(errno.EFAULT)
     folio = target.cache.get(where.index) if target is not None else None
     if folio is not None:
         return pagecache.taken(folio)
+    if target is not None and where.index >= target.size >> target.shift:
+        raise Refused(errno.EFAULT)
     folio = _alloc(where)
     if folio is None:
         raise Refused(errno.ENOSPC)
