@@ -76,8 +76,10 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
     if flags & pt.MARK_GUARD:
         raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
-    wp = pt.UFFD_WP if vma.modes & vmas.WP else 0
-    return _empty(mm, vma, page, address, wp, write)
+    if not vma.modes & vmas.WP and not vma.ops.pool:  # left over from another registration
+        mm.mark(vma, page, 0)
+        return _empty(mm, vma, page, address, 0, write)
+    return _empty(mm, vma, page, address, pt.UFFD_WP, write)
 
 
 def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:

@@ -273,6 +273,10 @@ class Sched:
         me = self.current
         if me is None:
             raise Deadlock([("the caller outside of any task", waits.tell())])
+        if me.killed and waits.kind != "lock":  # on its way out it sleeps no more
+            if waits.give_up is not None:
+                waits.give_up()
+            raise Killed
         if self.trace is not None:
             self.trace.append((me.name, "sleep." + waits.kind))
         me.interrupted = False
