@@ -42,7 +42,7 @@ def test_a_run_tells_its_seed_its_speed_and_what_it_never_reached() -> None:
         lock.release()
     assert done.returncode == 0, done.stdout
     assert "seed 3: 30 programs" in done.stdout
-    assert "0 divergences" in done.stdout
+    assert ", 0 of them diverged" in done.stdout
     assert "programs a second" in done.stdout
     assert "never reached: " in done.stdout
 

@@ -163,6 +163,21 @@ FIXED = {
         f"{_U0}; 0 map shm; 0 register u0 shm+0 7p 2; 0 writeprotect u0 shm+0 7p 1;"
         " 0 truncate m 1p; 0 register u0 shm+6 1p 4; 0 load shm+6"
     ),
+    "a hint of DONTUNMAP charges what stays": (
+        "0 map dst; 0 mremap dst+0 1p 1p 5 dst+1; 0 replace dst+0 1p"
+    ),
+    "closing a descriptor joins nothing else": (
+        "0 uffd u0 0; 0 api u0 2; 0 map shm; 0 map hugealias; 0 register u0 hugealias+0 1p 4;"
+        " 0 mlock shm+0 1p; 0 fork; 0 events u0 2; 0 close f0"
+    ),
+    "a write to a huge page with the protection of another registration never returns": (
+        f"{_U0}; 0 map huge; 0 load huge+0; 0 register u0 huge+0 2p 2;"
+        " 0 writeprotect u0 huge+0 1p 1; 0 register u0 huge+0 1p 4; 0 store huge+0"
+    ),
+    "MADV_GUARD_INSTALL over the wp marker of a file never returns": (
+        f"{_U0}; 0 map shm; 0 register u0 shm+0 7p 2; 0 writeprotect u0 shm+5 1p 1;"
+        " 0 madvise shm+1 3p 102; 0 madvise shm+1 7p 102"
+    ),
     "a marker left over from WP protects a huge page": (
         f"{_U0}; 0 map huge; 0 register u0 huge+0 2p 2; 0 writeprotect u0 huge+0 1p 1;"
         " 0 register u0 huge+0 1p 4; 0 load huge+0"

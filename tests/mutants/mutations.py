@@ -221,8 +221,8 @@ MUTATIONS = (
     Mutation(
         "a protected page is written",
         "fault.py",
-        "        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
-        "        if False:",
+        "            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "            if False:",
     ),
     Mutation(
         "fault-around in registered memory",

@@ -255,9 +255,7 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         fault_in(task, mm, start, end)
 
 
-def fault_in(
-    task: Task, mm: AddressSpace, start: int, end: int, *, tolerant: bool = False
-) -> None:
+def fault_in(task: Task, mm: AddressSpace, start: int, end: int, *, tolerant: bool = False) -> None:
     """What mlock makes resident: written where a write is private anyway.
 
     Raises Errno; `tolerant` goes on with the next mapping instead, as mmap and mremap do.

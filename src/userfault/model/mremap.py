@@ -244,7 +244,7 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     if not old_length:
         pass  # a duplicate: the old mapping stays as it is
     elif call.flags & MREMAP_DONTUNMAP:
-        vma.flags &= ~(vmas.LOCKED | vmas.ACCOUNT)
+        vma.flags &= ~vmas.LOCKED
         if vma.end - vma.start == old_length:
             vma.family = 0
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
+from userfault.check.differential.pair import ModelFactory
 from userfault.check.live import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
 from userfault.check.trace import errno_name
@@ -55,8 +56,8 @@ def configuration() -> Config:
     )
 
 
-def kernels() -> tuple[KernelFactory, KernelFactory]:
+def kernels() -> tuple[KernelFactory, ModelFactory]:
     """The running kernel, and the model of it.  Raises Unavailable where they cannot be had."""
     profile = profile_of(LiveKernel().release)
     config = configuration()
-    return live_kernel, lambda: ModelCalls(profile, config)
+    return live_kernel, lambda scheduler: ModelCalls(profile, config, scheduler=scheduler)
