@@ -27,6 +27,7 @@ from userfault.kernel import calls
 from userfault.kernel.calls import Call, Result
 from userfault.kernel.protocol import State
 from userfault.linux.hugepool import PoolShare, growing
+from userfault.linux.swapfile import SwapFile
 
 # Where a task sleeps, by /proc/PID/task/TID/wchan (measured on 6.18; the first two on 6.1 to 7.3).
 _WAITS = {
@@ -256,6 +257,9 @@ class LiveKernel:
         self._given_back.enter_context(growing(page_size))
         share = PoolShare(page_size, pages, grow=True)
         self._given_back.callback(share.close)
+
+    def swap(self) -> None:
+        self._given_back.callback(SwapFile([str(cache_directory()), "/var/tmp"]).close)
 
     # --- Children ---------------------------------------------------------------------------------
 
