@@ -19,14 +19,12 @@ static int uffd(unsigned long features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
 	return fd >= 0 && ioctl(fd, UFFDIO_API, &api) ? -1 : fd;
 }
 
 static int enroll(int fd, void *start, unsigned long length, unsigned long mode)
 {
 	struct uffdio_register range = { { (unsigned long)start, length }, mode, 0 };
-
 	return ioctl(fd, UFFDIO_REGISTER, &range);
 }
 
@@ -42,20 +40,17 @@ static void *copier(void *fd)
 int main(void)
 {
 	int fd = uffd(0), watch = uffd(0), rw = PROT_READ | PROT_WRITE;
-	int old = memfd_create("old", 0), new = memfd_create("new", 0);
-	char *memory = mmap(NULL, 8192, rw, MAP_SHARED, old, 0);
-	char *source = mmap(NULL, 8192, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory = mmap(NULL, 8192, rw, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char *source = mmap(NULL, 8192, rw, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pthread_t thread;
 
-	ftruncate(old, 8192);
-	ftruncate(new, 8192);
 	source[0] = 's';
 	enroll(watch, source, 8192, UFFDIO_REGISTER_MODE_MISSING);
 	enroll(fd, memory, 8192, UFFDIO_REGISTER_MODE_MISSING);
 	copy = (struct uffdio_copy){ (unsigned long)memory, (unsigned long)source, 8192, 0, 0 };
 	pthread_create(&thread, NULL, copier, &fd);
 	poll(&(struct pollfd){ watch, POLLIN, 0 }, 1, -1);
-	mmap(memory, 8192, rw, MAP_SHARED | MAP_FIXED, new, 0);
+	mmap(memory, 8192, rw, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0); /* another file */
 	enroll(fd, memory, 8192, UFFDIO_REGISTER_MODE_MISSING);
 	close(watch); /* the source becomes a page of zeroes */
 	pthread_join(thread, NULL);
