@@ -182,6 +182,9 @@ static void spawn(uint16_t number)
 	if (!pid) {
 		char *const arguments[] = {(char *)agent, digits, NULL};
 
+		/* 0, 1 and 2 of an agent are open on /dev/null; so is our own 0. */
+		dup2(0, 1);
+		dup2(0, 2);
 		fcntl(pair[1], F_SETFD, 0);
 		execv(agent, arguments);
 		_exit(127);
