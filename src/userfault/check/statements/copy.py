@@ -27,7 +27,6 @@ from userfault.kernel import calls
 from userfault.kernel.calls import (
     HUGE,
     PAGE,
-    TASK_SIZE,
     Ftruncate,
     Ioctl,
     Mmap,
@@ -152,15 +151,15 @@ def a_bad_range_leaves_the_field(t: Thread) -> None:
     u = t.uffd()
     area = t.map("anon", pages=2)
     u.register(area.address, area.length, MISSING)
-    source = t.source()
+    source, end = t.source(), t.task_size()
     for dst, src, length in (
         (area.address, source, 0),
         (area.address, source, PAGE + 1),
         (area.address + 1, source, PAGE),
-        (TASK_SIZE, source, PAGE),
+        (end, source, PAGE),
         (area.address, source, -PAGE % (1 << 64)),
-        (area.address, TASK_SIZE, PAGE),
-        (area.address, TASK_SIZE - 1, PAGE),
+        (area.address, end, PAGE),
+        (area.address, end - 1, PAGE),
         (area.address, -PAGE % (1 << 64), PAGE),
     ):
         u.copy(dst, src, length, fails=EINVAL, field=UNTOUCHED)
