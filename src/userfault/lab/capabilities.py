@@ -52,7 +52,7 @@ class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: str
     refused: str = ""
     ioctls: int = 0
-    tried: dict[str, str] = {}  # noqa: RUF012  # msgspec copies it
+    tried: dict[str, str] = {}  # msgspec copies it
 
 
 def capabilities(make_kernel: KernelFactory) -> Iterator[Cell]:

@@ -12,6 +12,7 @@ done
 if [ -b /dev/ram0 ]; then
 	busybox mke2fs -q /dev/ram0 >/dev/null && busybox mount -t ext4 /dev/ram0 /disk ||
 		echo "lab: no disk"
+	busybox mkswap /dev/ram1 >/dev/null && busybox swapon /dev/ram1 || echo "lab: no swap"
 fi
 tries=0
 until [ -c /dev/vport0p1 ] || [ $tries = 200 ]; do
