@@ -25,6 +25,7 @@ from userfault.kernel.modes import Feature, Ioctls, Mode
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 
+NO_FEATURE = "no such feature"
 _DEADLINE_S = 60.0
 _EITHER = mman.PROT_READ | mman.PROT_WRITE
 _NOREPLACE = mman.MAP_FIXED_NOREPLACE
@@ -44,13 +45,15 @@ MODES: dict[str, tuple[Feature, Mode]] = {
 class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     """One memory in one mode.
 
-    `refused`: why there is no such registration: an errno, or what is lacking.  Else `ioctls` is
-    the word that it returned, and `tried` how each ioctl ended: empty for success, or an errno.
+    `refused`: why there is no such registration: an errno or NO_FEATURE; with `lacking`, why there
+    is no such memory.  Else `ioctls` is the word that the registration returned, and `tried` how
+    each ioctl ended: empty for success, or an errno.
     """
 
     memory: str
     mode: str
     refused: str = ""
+    lacking: bool = False
     ioctls: int = 0
     tried: dict[str, str] = {}  # msgspec copies it
 
@@ -63,12 +66,12 @@ def capabilities(make_kernel: KernelFactory) -> Iterator[Cell]:
             offered = thread.offered_features()
             for mode, (features, bits) in MODES.items():
                 if features & ~offered:
-                    yield Cell(name, mode, refused="no such feature")
+                    yield Cell(name, mode, refused=NO_FEATURE)
                     continue
                 try:
                     yield _cell(thread, name, mode, features, bits)
                 except CannotRun as error:
-                    yield Cell(name, mode, refused=str(error))
+                    yield Cell(name, mode, refused=str(error), lacking=True)
 
 
 def _cell(t: Thread, name: str, mode: str, features: Feature, bits: Mode) -> Cell:

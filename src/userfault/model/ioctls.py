@@ -138,8 +138,11 @@ def _finish(
 def _copy(task: Task, context: Context, argument: Argument) -> None:
     _gate(context, argument, 32)
     dst, src, length, mode = _FOUR(argument.read(32))
-    check_range(context.mm, src, length, aligned=False)
+    if context.mm.machine.profile.checks_source:
+        check_range(context.mm, src, length, aligned=False)
     check_range(context.mm, dst, length)
+    if src + length >= 1 << 64:
+        raise Errno(errno.EINVAL)
     if mode & ~(abi.UFFDIO_COPY_MODE_DONTWAKE | abi.UFFDIO_COPY_MODE_WP):
         raise Errno(errno.EINVAL)
     job = mfill.Job(task, context, dst, length, bool(mode & abi.UFFDIO_COPY_MODE_WP), src)
