@@ -29,7 +29,6 @@ _WAITS = {
     "userfaultfd_read_iter": calls.WAITS_MESSAGE,
     "userfaultfd_ctx_read": calls.WAITS_MESSAGE,
     "userfaultfd_read": calls.WAITS_MESSAGE,  # 6.1
-    "userfaultfd_read": calls.WAITS_MESSAGE,  # 6.1
     "poll_schedule_timeout.constprop.0": calls.WAITS_MESSAGE,
     "anon_pipe_read": calls.WAITS_PIPE,
     "anon_pipe_write": calls.WAITS_PIPE,

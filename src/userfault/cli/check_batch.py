@@ -50,10 +50,7 @@ class _Counting:
             self.report(*findings)
 
     def report(self, *findings: Finding) -> None:
-        coverage = self._runner.coverage
-        cells = tuple(
-            (*cell, reached, coverage.successes[cell]) for cell, reached in coverage.steps.items()
-        )
+        cells = self._runner.coverage.counted()
         click.echo(msgspec.json.encode(Progress(self._programs, self._steps, findings, cells)))
         self._reported = time.monotonic()
 

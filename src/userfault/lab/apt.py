@@ -24,7 +24,7 @@ class NoPackage(Unavailable):
     """A package, or the mirror, cannot be had."""
 
 
-class FetchFailed(UserfaultError):
+class FetchFailed(UserfaultError):  # noqa: N818  # reads as what happened
     """This machine could not take in what was fetched."""
 
 

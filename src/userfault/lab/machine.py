@@ -81,7 +81,8 @@ class Machine:
                     stdout=self._messages,
                     stderr=self._messages,
                     process_group=0,
-                    preexec_fn=lambda: end_with_parent(parent),
+                    # A worker has one thread: nothing else holds a lock at the fork.
+                    preexec_fn=lambda: end_with_parent(parent),  # noqa: PLW1509
                 )
             self.port = ours
             self._close = stack.pop_all()

@@ -29,7 +29,10 @@ _BUSYBOX = "busybox-static"
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """A kernel that can be booted.  `release`: its own word (`uname -r`).  `modules`: its directory of modules, None: it needs none."""
+    """A kernel that can be booted.
+
+    `release`: its own word (`uname -r`).  `modules`: their directory; None: it needs none.
+    """
 
     name: str
     release: str
@@ -93,6 +96,12 @@ class Store:
                 f"cannot keep a kernel in {self.root}", cause=str(error), cure=cure
             ) from None
 
+    def busybox(self) -> Path:
+        """A busybox without libraries: that of a kernel that is there, else a fetched one."""
+        for kernel in self.kernels():
+            return Path(kernel.busybox)
+        return Path(self.fetch(SUITES["trixie"]).busybox)
+
     def _newest(self, apt: Apt, suite: Suite, tell: Callable[[str], None]) -> Kernel:
         packages = newest_packages(apt)
         version = next(iter(packages.values()))
@@ -123,6 +132,18 @@ class Store:
             yield
         finally:
             os.close(file)
+
+
+def own_kernel(store: Store, vmlinuz: Path, modules: Path | None) -> Kernel:
+    """A kernel of the user's own.  Raises NoPackage where there is no busybox to boot it with."""
+    release = modules.resolve().name if modules else vmlinuz.name
+    return Kernel(
+        name=vmlinuz.name,
+        release=release,
+        vmlinuz=str(vmlinuz),
+        modules=str(modules) if modules else None,
+        busybox=str(store.busybox()),
+    )
 
 
 def newest_packages(apt: Apt) -> dict[str, str]:
