@@ -84,7 +84,7 @@ def _statements(statements: list[Statement], results: list[Results]) -> Iterator
 
 
 def _by_subject(statements: list[Statement]) -> list[Statement]:
-    first = {}
+    first: dict[str, int] = {}
     for found in statements:
         first.setdefault(found.subject, found.number)
     return sorted(statements, key=lambda found: (first[found.subject], found.number))

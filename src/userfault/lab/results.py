@@ -7,7 +7,7 @@ make of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -72,44 +72,54 @@ def fold(results: Iterable[CaseResult]) -> list[Cases]:
     return found
 
 
-# --- Reports of `check --json` and `lab run --json` -------------------------------------------------
+# --- Reports -------------------------------------------------------------------------------------
 
 
-class _Case(msgspec.Struct):
-    """A line of a report that is about one case."""
+class _Line(msgspec.Struct):
+    """A line of `check --json` or `lab run --json`: a header, a case, or the sums."""
 
-    number: int
-    memory: str
-    verdict: Verdict
+    kernel: str = ""
+    number: int = 0
+    memory: str = ""
+    verdict: Verdict | None = None
     reason: str = ""
-    seconds: float = 0.0
 
 
-def read_report(lines: Iterable[bytes]) -> Iterator[CaseResult]:
-    """The cases of a report in JSON lines; its other lines are passed over.
+def read_reports(lines: Iterable[bytes]) -> list[tuple[str, list[CaseResult]]]:
+    """Of each report in JSON lines: the kernel's name, and its cases.
 
-    Raises UsageError for what is not such a report.
+    Raises UsageError for what is no such report.
     """
-    anything = False
-    for line in lines:
+    found: list[tuple[str, list[CaseResult]]] = []
+    for data in lines:
         try:
-            values = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-            if not {"number", "verdict"} <= values.keys():
-                continue
-            case = msgspec.json.decode(line, type=_Case)
+            line = msgspec.json.decode(data, type=_Line)
         except msgspec.MsgspecError as error:
             raise UsageError("this is no report in JSON lines", cause=str(error)) from None
-        anything = True
-        yield CaseResult(case.number, case.memory, case.verdict, case.reason, case.seconds)
-    if not anything:
-        raise UsageError("the report has no cases", cure="make it with `userfault check --json`")
+        if line.kernel:
+            found.append((line.kernel, []))
+        elif line.verdict is not None and found:
+            case = CaseResult(line.number, line.memory, line.verdict, line.reason, 0.0)
+            found[-1][1].append(case)
+    if not found:
+        raise UsageError("the report is empty", cure="make it with `userfault check --json`")
+    return found
+
+
+def with_report(results: Results, cases: Iterable[CaseResult]) -> Results:
+    """The same, with the statements of a report in the place of what there was of them."""
+    folded = fold(cases)
+    anew = {one.number for one in folded}
+    kept = [one for one in results.statements if one.number not in anew]
+    statements = sorted([*kept, *folded], key=lambda one: one.number)
+    return msgspec.structs.replace(results, statements=statements)
 
 
 # --- Files ---------------------------------------------------------------------------------------
 
 
 def encode(results: Results) -> bytes:
-    """As JSON with one case, cell or program a line, so that a change of one is a line of a diff."""
+    """As JSON with a case, cell or program a line, so that one change is one line of a diff."""
     parts = []
     for name, value in msgspec.to_builtins(results).items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
