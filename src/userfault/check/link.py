@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
+from typing import Protocol
 
 from userfault.check import wire
 
 _CHUNK = 1 << 20
 
 
+class Stream(Protocol):
+    """What a link needs of a socket (of a channel that is like one)."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """It is called with False: from then on nothing waits."""
+
+    def fileno(self) -> int:
+        """For select(2)."""
+
+    def send(self, data: bytearray, /) -> int:
+        """How much it took; raises BlockingIOError, or another OSError once nobody reads."""
+
+    def recv(self, length: int, /) -> bytes:
+        """What has arrived, b"" at the end; raises BlockingIOError, or another OSError."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
 class Link:
     """The socket of one agent.  `closed` once the agent is gone."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: Stream) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._received = bytearray()

@@ -7,18 +7,13 @@ a hang shows as TimeoutError, a crash as a process that is not alive.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import socket
-import struct
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
 
 from userfault.check import wire
-from userfault.check.agent.build import NoAgent, agent_path, cache_directory
+from userfault.check.agent.build import NoAgent
+from userfault.check.host import Host, ThisHost
 from userfault.check.link import Link
 from userfault.check.outcome import Lost
 from userfault.check.steps import Place, Steps, steps
@@ -26,8 +21,6 @@ from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, Result
 from userfault.kernel.protocol import State
-from userfault.linux.hugepool import PoolShare, growing
-from userfault.linux.swapfile import SwapFile
 
 # Where a task sleeps, by /proc/PID/task/TID/wchan (measured on 6.18; the first two on 6.1 to 7.3).
 _WAITS = {
@@ -35,6 +28,7 @@ _WAITS = {
     "userfaultfd_event_wait_completion": calls.WAITS_EVENT,
     "userfaultfd_read_iter": calls.WAITS_MESSAGE,
     "userfaultfd_ctx_read": calls.WAITS_MESSAGE,
+    "userfaultfd_read": calls.WAITS_MESSAGE,  # 6.1
     "poll_schedule_timeout.constprop.0": calls.WAITS_MESSAGE,
     "anon_pipe_read": calls.WAITS_PIPE,
     "anon_pipe_write": calls.WAITS_PIPE,
@@ -157,7 +151,7 @@ class LiveProcess:
         self.pid = pid
         self.alive = True
         self.tasks: list[calls.CallTask] = []
-        self.place = Place(pid, str(cache_directory()), kernel.callback_address)
+        self.place = Place(pid, kernel.host.directory, kernel.host.callback_address)
         self._threads: list[LiveTask] = []
         self._link = link
         # Who waits for the control thread's next answers: a task, or a look at the states.
@@ -221,30 +215,24 @@ class LiveProcess:
 
 
 class LiveKernel:
-    """The running Linux, for one program."""
+    """A Linux that runs, for one program: this one, or that of another host."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host | None = None) -> None:
         self.processes: dict[int, LiveProcess] = {}
-        self._children: list[subprocess.Popen[bytes]] = []
-        self._listener: socket.socket | None = None
+        self.host = host or ThisHost()
         self._expected: dict[int, LiveTask] = {}  # children that have not called yet
-        self._given_back = contextlib.ExitStack()
 
     @property
     def name(self) -> str:
-        return f"Linux {os.uname().release}"
+        return f"Linux {self.host.release}"
 
     @property
     def release(self) -> tuple[int, int]:
-        major, minor = os.uname().release.split(".")[:2]
+        major, minor = self.host.release.split(".")[:2]
         return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 
     def process(self) -> LiveProcess:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            child = _spawn(theirs.fileno())
-        self._children.append(child)
-        return self._add(child.pid, Link(ours))
+        return self._add(*self.host.spawn())
 
     def _add(self, pid: int, link: Link) -> LiveProcess:
         process = LiveProcess(self, pid, link)
@@ -253,25 +241,12 @@ class LiveKernel:
         return process
 
     def hugepages(self, page_size: int, pages: int) -> None:
-        # Held until the end: free pages belong to whoever maps first.
-        self._given_back.enter_context(growing(page_size))
-        share = PoolShare(page_size, pages, grow=True)
-        self._given_back.callback(share.close)
+        self.host.hugepages(page_size, pages)
 
     def swap(self) -> None:
-        self._given_back.callback(SwapFile([str(cache_directory()), "/var/tmp"]).close)
+        self.host.swap()
 
     # --- Children ---------------------------------------------------------------------------------
-
-    def callback_address(self) -> bytes:
-        """The struct sockaddr_un that a forked child connects to (an abstract name)."""
-        if self._listener is None:
-            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._listener.bind(b"\0userfault-check-" + os.urandom(16).hex().encode())
-            self._listener.listen()
-            self._listener.setblocking(False)
-        name = self._listener.getsockname()
-        return struct.pack("=H", socket.AF_UNIX) + bytes(name)
 
     def expect(self, pid: int, task: LiveTask) -> None:
         """Reply to a task once this child has called; fork(2) may return long before."""
@@ -281,22 +256,14 @@ class LiveKernel:
             self._expected[pid] = task
 
     def _welcome(self) -> bool:
-        """Take in a child that has called; True if there was one."""
-        if self._listener is None:
-            return False
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return False
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, uid, _ = struct.unpack("=iII", credentials)
-        if uid != os.geteuid():
-            connection.close()
-            return False
-        self._add(pid, Link(connection))
-        if pid in self._expected:
-            self._expected.pop(pid).advance(_CALLED)
-        return True
+        """Take in children that have called; True if there was one."""
+        anything = False
+        for pid, link in self.host.callers():
+            self._add(pid, link)
+            if pid in self._expected:
+                self._expected.pop(pid).advance(_CALLED)
+            anything = True
+        return anything
 
     # --- Time -------------------------------------------------------------------------------------
 
@@ -307,15 +274,9 @@ class LiveKernel:
         if timeout_s <= 0:
             return False
         alive = [process.link for process in self.processes.values() if process.alive]
-        readers: list[Link | socket.socket] = list(alive)
-        if self._listener is not None:
-            readers.append(self._listener)
-        writers = [link for link in alive if link.backlog]
-        readable, writable, _ = select.select(readers, writers, [], timeout_s)
-        for link in writable:
-            link.flush()
         # A part of a long reply is something too: who waits for the rest waits on.
-        return self._receive() or bool(readable or writable)
+        came = self.host.wait(alive, timeout_s)
+        return self._receive() or came
 
     def _receive(self) -> bool:
         anything = self._welcome()
@@ -390,7 +351,7 @@ class LiveKernel:
 
     def lost(self, process: LiveProcess) -> Exception:
         """Why an agent is gone that has not said hello."""
-        status = next((c.poll() for c in self._children if c.pid == process.pid), None)
+        status = self.host.status(process.pid)
         if status == _NO_DESCRIPTOR:
             return NoAgent(
                 "cannot run here: too few descriptors",
@@ -403,34 +364,9 @@ class LiveKernel:
     def close(self) -> None:
         for process in self.processes.values():
             process.link.close()
-        for child in self._children:
-            child.kill()
-            # A task that does not even die of SIGKILL must not hang us too.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(5)
-        if self._listener is not None:
-            self._listener.close()
-        self._given_back.close()
-
-
-def _spawn(connection: int) -> subprocess.Popen[bytes]:
-    path = agent_path()
-    try:
-        return subprocess.Popen(
-            [path, str(connection)],
-            pass_fds=(connection,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-    except OSError as error:
-        raise NoAgent(
-            "cannot run here: the agent does not start",
-            cause=str(error),
-            cure="set XDG_CACHE_HOME to a directory whose programs may be run",
-        ) from None
+        self.host.close()
 
 
 def live_kernel() -> calls.CallKernel:
-    """The factory of live kernels."""
+    """The factory of live kernels of this system."""
     return LiveKernel()

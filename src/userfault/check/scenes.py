@@ -52,6 +52,8 @@ class SleepingCopy(msgspec.Struct, frozen=True):
 def sleeping_copy(t: Thread, u: Uffd, dst: int, length: int, hole: int = 0) -> SleepingCopy:
     """Start a COPY whose source, full of `s`, lacks its page number `hole`, of 4 KiB."""
     area = t.map("anon", pages=length // PAGE)
+    # Where huge pages come unasked, one would fill the hole.
+    t.ok(calls.Madvise(area.address, area.length, mman.MADV_NOHUGEPAGE))
     if hole:
         t.write(area.address, b"s" * (hole * PAGE))
     if area.at(hole + 1) < area.end:

@@ -40,6 +40,18 @@ class Statement(msgspec.Struct, frozen=True):
         """The function's name, with spaces."""
         return self.body.__name__.replace("_", " ")
 
+    def outcome_on(self, release: tuple[int, ...]) -> str:
+        """Which of its `outcomes` holds on a release (major, minor); "" where they do not say."""
+        for when in self.outcomes:
+            word, _, number = when.rpartition(" ")
+            try:
+                named = tuple(map(int, number.split(".")))
+            except ValueError:  # not of a release
+                continue
+            if {"up to": release <= named, "since": release >= named}.get(word, release == named):
+                return when
+        return ""
+
     def run(self, thread: Thread, memory_name: str = "") -> None:
         """Run it; raises Failed, CannotRun or Lost."""
         if memory_name:

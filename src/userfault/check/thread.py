@@ -35,6 +35,7 @@ _NONE = Feature(0)
 _SETTLE_S = 5.0
 SIGBUS = 7
 SIGSEGV = 11
+_HIGH = 1 << 55  # an address that only five-level page tables reach
 
 
 class Program:
@@ -246,6 +247,13 @@ class Thread:
         area = self.map("anon", pages)
         self.write(area.address, fill * (length // len(fill)))
         return area.address
+
+    def task_size(self) -> int:
+        """The end of user addresses, as userfaultfd has it: with five-level tables it is later."""
+        if not self.do(calls.Mmap(_HIGH, PAGE)).ok:
+            return calls.TASK_SIZE
+        self.ok(calls.Munmap(_HIGH, PAGE))
+        return (1 << 56) - PAGE
 
     # --- userfaultfd ------------------------------------------------------------------------------
 

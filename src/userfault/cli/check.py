@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ from userfault.cli.check_files import Header, JsonLines, JunitFile
 from userfault.cli.check_table import CheckTable, print_list
 from userfault.kernel.errors import UsageError
 
-_PROGRAMS = 2000
+PROGRAMS = 2000
 
 
 @click.command()
@@ -61,19 +62,11 @@ def check(
     Each statement runs in processes of its own, with a deadline.  Exit code 0: none failed and
     none was lost; 3: none could run.
     """
-    if (programs is not None or seed is not None) and not fuzz:
-        raise UsageError("--programs and --seed without --fuzz", cure="add --fuzz")
-    if fuzz or program is not None:
-        if only or as_list or explain or as_json or junit or model or profile:
-            raise UsageError(
-                "--fuzz and --program run no statements",
-                cure="leave out the options that choose or report them",
-            )
-        if program is not None:
-            return check_fuzz.replay(program)
-        return check_fuzz.fuzz(programs or _PROGRAMS, seed)
-    if profile and not model:
-        raise UsageError("--profile without --model", cure="add --model")
+    refuse_mixtures(click.get_current_context().params)
+    if program is not None:
+        return check_fuzz.replay(program)
+    if fuzz:
+        return check_fuzz.fuzz(programs or PROGRAMS, seed)
     if explain is not None:
         only = (*only, str(explain))
     chosen = select(load(), only)
@@ -89,6 +82,20 @@ def check(
     if junit is not None:
         outputs.append(JunitFile(junit, header))
     return _run(chosen, factory, outputs)
+
+
+def refuse_mixtures(wanted: dict[str, Any]) -> None:
+    """Raise UsageError for options that do not go together."""
+    if (wanted["programs"] is not None or wanted["seed"] is not None) and not wanted["fuzz"]:
+        raise UsageError("--programs and --seed without --fuzz", cure="add --fuzz")
+    of_statements = ("only", "as_list", "explain", "as_json", "junit", "model", "profile")
+    if (wanted["fuzz"] or wanted["program"] is not None) and any(map(wanted.get, of_statements)):
+        raise UsageError(
+            "--fuzz and --program run no statements",
+            cure="leave out the options that choose or report them",
+        )
+    if wanted["profile"] and not wanted["model"]:
+        raise UsageError("--profile without --model", cure="add --model")
 
 
 def _run(

@@ -56,17 +56,13 @@ class _Counting:
             self.report(*findings)
 
     def report(self, *findings: Finding) -> None:
-        coverage = self._runner.coverage
-        cells = tuple(
-            (*cell, reached, coverage.successes[cell]) for cell, reached in coverage.steps.items()
-        )
         progress = Progress(
             self._programs,
             self._steps,
             self._diverging,
             self._runner.rescheduled,
             findings,
-            cells,
+            self._runner.coverage.counted(),
         )
         click.echo(msgspec.json.encode(progress))
         self._reported = time.monotonic()

@@ -53,11 +53,15 @@ class JsonLines:
 
 
 class JunitFile:
-    """One test suite, a test case for each statement on each memory."""
+    """One test suite, a test case for each statement on each memory.
 
-    def __init__(self, path: Path, header: Header) -> None:
+    `before`: the file so far, whose suites (of other kernels) stay in it.
+    """
+
+    def __init__(self, path: Path, header: Header, before: JunitFile | None = None) -> None:
         self._path = path
         self._suite = ElementTree.Element("testsuite", name=f"userfault check: {header.kernel}")
+        self._suites: list[ElementTree.Element] = [*(before._suites if before else ()), self._suite]
         self._counts: Counter[str] = Counter()
         self._written = 0.0
         self._write()
@@ -97,8 +101,10 @@ class JunitFile:
             self._suite.set(name, str(self._counts[name]))
         # Renamed into place: whoever looks, or kills us, finds a whole file.
         unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        ElementTree.ElementTree(self._suite).write(
-            unfinished, encoding="utf-8", xml_declaration=True
-        )
+        root = self._suite
+        if len(self._suites) > 1:
+            root = ElementTree.Element("testsuites")
+            root.extend(self._suites)
+        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
         os.replace(unfinished, self._path)
         self._written = time.monotonic()

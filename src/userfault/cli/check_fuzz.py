@@ -62,7 +62,7 @@ def fuzz(programs: int, seed: int | None) -> int:
                 _run(batch, totals, console, began)
         complete = True
     finally:
-        _print_totals(console, totals, time.monotonic() - began, complete=complete)
+        print_totals(console, totals, time.monotonic() - began, complete=complete)
     return errors.FAILED if totals.diverging else 0
 
 
@@ -126,7 +126,7 @@ def replay(text: str) -> int:
         runner = Runner(*kernels())
         with interrupts.deferred():
             found, lines = runner.trace(steps)
-    _print_lines(console, [(line.what, line.live, line.model) for line in lines])
+    print_lines(console, [(line.what, line.live, line.model) for line in lines])
     console.print("they differ" if found else "they agree")
     return errors.FAILED if found else 0
 
@@ -139,12 +139,12 @@ def print_finding(console: Console, found: Finding) -> None:
     console.print(Text(f"\ndivergence at {found.kind}", "bold red"))
     if not found.steady:
         console.print("(the same program ran again without it)")
-    _print_lines(console, list(found.lines))
+    print_lines(console, list(found.lines))
     console.print("see it again:")
     click.echo(f"  userfault check --program '{found.program}'\n")
 
 
-def _print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:
+def print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
     for title in ("call", "this kernel", "model"):
         table.add_column(title, ratio=1, overflow="fold")
@@ -154,7 +154,7 @@ def _print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:
     console.print(table)
 
 
-def _print_totals(console: Console, totals: Totals, seconds: float, *, complete: bool) -> None:
+def print_totals(console: Console, totals: Totals, seconds: float, *, complete: bool) -> None:
     programs, found = totals.programs, totals.coverage
     _print_coverage(console, found)
     never = found.never()

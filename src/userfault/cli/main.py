@@ -12,6 +12,7 @@ from userfault import __version__
 from userfault.cli import errors, interrupts
 from userfault.cli.check import check
 from userfault.cli.demo import demo
+from userfault.cli.lab import lab
 from userfault.cli.probe import probe
 from userfault.kernel.errors import UserfaultError
 
@@ -30,6 +31,7 @@ def userfault() -> None:
 userfault.add_command(probe)
 userfault.add_command(check)
 userfault.add_command(demo)
+userfault.add_command(lab)
 
 
 def main() -> NoReturn:

@@ -46,9 +46,11 @@ def copy(
     task: Task, context: Context, dst: int, source: mfill.Source, length: int, mode: int
 ) -> Done:
     """UFFDIO_COPY from an address of the caller, or from a buffer."""
-    if isinstance(source, int):
+    if isinstance(source, int) and context.mm.machine.profile.checks_source:
         check_range(context.mm, source, length, aligned=False)
     check_range(context.mm, dst, length)
+    if isinstance(source, int) and source + length >= 1 << 64:
+        raise Errno(errno.EINVAL)
     if mode & ~(DONTWAKE | _WP):
         raise Errno(errno.EINVAL)
     job = mfill.Job(task, context, dst, length, bool(mode & _WP), source)

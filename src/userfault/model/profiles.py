@@ -46,6 +46,7 @@ class Profile(msgspec.Struct, frozen=True):
     vvar_wp_async: int = errno.EINVAL  # WP registration of vvar, on a WP_ASYNC descriptor
     sysv_hugetlb: bool = True  # SysV huge-page segments are recognised (to 6.18)
     # Fills
+    checks_source: bool = True  # COPY: a source outside of user addresses is EINVAL (after 6.1)
     copy_beyond_eof: int = errno.EFAULT  # shared COPY or ZEROPAGE; ENOMEM with the table (7.1)
     continue_beyond_eof: int = errno.EINVAL  # EFAULT with the table
     checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
@@ -92,6 +93,7 @@ LINUX_6_1 = Profile(
     guard_markers=False,
     droppable=False,
     foreign_unregister=True,
+    checks_source=False,
     no_huge_page=errno.ENOMEM,
     field_on_event=False,
     wp_many_mappings=False,

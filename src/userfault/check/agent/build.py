@@ -38,11 +38,15 @@ def agent_path() -> Path:
             cause=f"the agent knows the system calls of {_MACHINE} only",
             cure="run the checks on the model: `userfault check --model`",
         )
-    source = SOURCE.read_bytes()
-    name = hashlib.sha256(source + " ".join(_OPTIONS).encode()).hexdigest()[:16]
-    target = cache_directory() / f"agent-{name}"
+    return build(SOURCE, _OPTIONS)
+
+
+def build(source: Path, options: tuple[str, ...]) -> Path:
+    """The program of a C file; compiles it if there is none yet.  Raises NoAgent."""
+    name = hashlib.sha256(source.read_bytes() + " ".join(options).encode()).hexdigest()[:16]
+    target = cache_directory() / f"{source.stem}-{name}"
     if not target.exists():
-        _compile(target)
+        _compile(source, options, target)
     return target
 
 
@@ -80,12 +84,12 @@ def compiler() -> list[str]:
     raise NoAgent("cannot run here: no C compiler", cure="install gcc or clang, or set CC")
 
 
-def _compile(target: Path) -> None:
+def _compile(source: Path, options: tuple[str, ...], target: Path) -> None:
     chosen = compiler()
     # Renamed into place: two first runs at once must not execute half a file.
     file, unfinished = tempfile.mkstemp(dir=target.parent, prefix="unfinished-")
     os.close(file)
-    command = [*chosen, *_OPTIONS, "-o", unfinished, str(SOURCE)]
+    command = [*chosen, *options, "-o", unfinished, str(source)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.chmod(unfinished, 0o700)

@@ -25,11 +25,15 @@ _RUNS_AGAIN = 3
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What to draw: how many programs, from which seed, with or without huge pages."""
+    """What to draw: how many programs, from which seed, with or without huge pages.
+
+    `skip`: this many are drawn before, and not run: another process has them.
+    """
 
     programs: int
     seed: int
     huge: bool = True
+    skip: int = 0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -85,5 +89,15 @@ def seeds(seed: int, programs: int, *, huge: bool) -> Iterator[Batch]:
 def each(batch: Batch) -> Iterator[Program]:
     """The programs of a batch."""
     draw = random.Random(batch.seed)
-    for _ in range(batch.programs):
-        yield program(draw.randrange, huge=batch.huge)
+    for number in range(batch.skip + batch.programs):
+        drawn = program(draw.randrange, huge=batch.huge)
+        if number >= batch.skip:
+            yield drawn
+
+
+def slices(batches: Iterator[Batch], length: int) -> Iterator[Batch]:
+    """The same programs in batches of at most this length."""
+    for batch in batches:
+        for begin in range(0, batch.programs, length):
+            programs = min(length, batch.programs - begin)
+            yield msgspec.structs.replace(batch, programs=programs, skip=batch.skip + begin)

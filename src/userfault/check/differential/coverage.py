@@ -53,6 +53,10 @@ class Coverage:
         self.steps += other.steps
         self.successes += other.successes
 
+    def counted(self) -> tuple[tuple[str, str, int, int], ...]:
+        """(verb, memory, reached, succeeded) of what was reached, for another process."""
+        return tuple((*cell, reached, self.successes[cell]) for cell, reached in self.steps.items())
+
     def never(self) -> list[tuple[str, str]]:
         """What was never reached."""
         return [cell for cell in cells() if not self.steps[cell]]

@@ -6,7 +6,7 @@ import contextlib
 import errno
 
 from userfault.check.differential.pair import ModelFactory
-from userfault.check.live import LiveKernel, live_kernel
+from userfault.check.live import live_kernel
 from userfault.check.run import KernelFactory
 from userfault.check.trace import errno_name
 from userfault.kernel import calls
@@ -33,9 +33,9 @@ def profile_of(release: tuple[int, int]) -> Profile:
     return max(known, key=lambda profile: profile.release)
 
 
-def configuration() -> Config:
-    """What the builder and the administrator of this kernel chose."""
-    with contextlib.closing(LiveKernel()) as kernel:
+def configuration(live: KernelFactory = live_kernel) -> Config:
+    """What the builder and the administrator of a kernel chose."""
+    with contextlib.closing(live()) as kernel:
         process = kernel.process()
         task = process.tasks[0]
         failure = task.call(calls.Sysctl("vm/memory_failure_recovery")).result()
@@ -56,8 +56,9 @@ def configuration() -> Config:
     )
 
 
-def kernels() -> tuple[KernelFactory, ModelFactory]:
-    """The running kernel, and the model of it.  Raises Unavailable where they cannot be had."""
-    profile = profile_of(LiveKernel().release)
-    config = configuration()
-    return live_kernel, lambda scheduler: ModelCalls(profile, config, scheduler=scheduler)
+def kernels(live: KernelFactory = live_kernel) -> tuple[KernelFactory, ModelFactory]:
+    """A real kernel, and the model of it.  Raises Unavailable where they cannot be had."""
+    with contextlib.closing(live()) as kernel:
+        profile = profile_of(kernel.release)
+    config = configuration(live)
+    return live, lambda scheduler: ModelCalls(profile, config, scheduler=scheduler)

@@ -27,7 +27,6 @@ from userfault.kernel import calls
 from userfault.kernel.calls import (
     HUGE,
     PAGE,
-    TASK_SIZE,
     Ftruncate,
     Ioctl,
     Mmap,
@@ -147,23 +146,29 @@ def the_source_may_be_unaligned(t: Thread, memory: Memory) -> None:
     "COPY with a bad range leaves `copy` as it was.",
     since="4.3",
     source=_MEASURED,
+    outcomes={
+        "6.1": "a source outside of user addresses is EFAULT, as one that cannot be read",
+        "since 6.12": "a source outside of user addresses is EINVAL",
+    },
 )
 def a_bad_range_leaves_the_field(t: Thread) -> None:
     u = t.uffd()
     area = t.map("anon", pages=2)
     u.register(area.address, area.length, MISSING)
-    source = t.source()
+    source, end = t.source(), t.task_size()
     for dst, src, length in (
         (area.address, source, 0),
         (area.address, source, PAGE + 1),
         (area.address + 1, source, PAGE),
-        (TASK_SIZE, source, PAGE),
+        (end, source, PAGE),
         (area.address, source, -PAGE % (1 << 64)),
-        (area.address, TASK_SIZE, PAGE),
-        (area.address, TASK_SIZE - 1, PAGE),
         (area.address, -PAGE % (1 << 64), PAGE),
     ):
         u.copy(dst, src, length, fails=EINVAL, field=UNTOUCHED)
+    checked = t.since("6.12")
+    for src in (end, end - 1):
+        code, field = (EINVAL, UNTOUCHED) if checked else (EFAULT, -EFAULT)
+        u.copy(area.address, src, PAGE, fails=code, field=field)
     expect(t.page(area.address), EMPTY, "the page")
 
 

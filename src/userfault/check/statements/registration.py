@@ -52,13 +52,13 @@ def a_mode_must_be_known(t: Thread) -> None:
 )
 def a_range_must_be_whole_pages_of_user_addresses(t: Thread) -> None:
     u = t.uffd()
-    area = t.map("anon", pages=2)
+    area, end = t.map("anon", pages=2), t.task_size()
     for start, length in (
         (area.address + 1, PAGE),
         (area.address, PAGE + 1),
         (area.address, 0),
-        (TASK_SIZE, PAGE),
-        (area.address, TASK_SIZE - area.address + PAGE),
+        (end, PAGE),
+        (area.address, end - area.address + PAGE),
         (area.address, -PAGE % (1 << 64)),
         (-PAGE % (1 << 64), 2 * PAGE),
     ):

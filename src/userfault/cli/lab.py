@@ -1,0 +1,68 @@
+"""`userfault lab`: other real kernels, booted in QEMU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from userfault.cli.lab_run import run
+from userfault.lab.store import Store
+from userfault.lab.suites import SUITES, suite
+
+CACHE = click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where kernels are kept (default: ~/.cache/userfault/lab).",
+)
+
+
+@click.group()
+def lab() -> None:
+    """Boot other real kernels in QEMU, and run checks or commands inside.
+
+    No KVM and no privilege is needed; what it fetches is unpacked in a cache folder, nothing is
+    installed.
+    """
+
+
+@lab.command("list")
+@CACHE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def list_(cache: Path | None, as_json: bool) -> int:
+    """List the kernels that are there, and the suites that one can be fetched from."""
+    known = Store(cache).kernels()
+    if as_json:
+        for kernel in known:
+            click.echo(msgspec.json.encode(kernel))
+        return 0
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("suite", "version", "release"):
+        table.add_column(title, no_wrap=True)
+    for found in SUITES.values():
+        there = [kernel for kernel in known if kernel.suite == found.name]
+        for kernel in there:
+            table.add_row(kernel.suite, kernel.version, kernel.release)
+        if not there:
+            table.add_row(found.name, "", f"not fetched: {found.kernels}")
+    Console(highlight=False, markup=False).print(table)
+    return 0
+
+
+@lab.command()
+@CACHE
+@click.argument("suites", metavar="[SUITE]...", nargs=-1)
+def fetch(cache: Path | None, suites: tuple[str, ...]) -> int:
+    """Fetch the newest kernel of each SUITE (default: all)."""
+    store = Store(cache)
+    for name in suites or SUITES:
+        kernel = store.fetch(suite(name), lambda told: click.echo(told, err=True))
+        click.echo(f"{kernel.suite}: {kernel.version} ({kernel.release})")
+    return 0
+
+
+lab.add_command(run)

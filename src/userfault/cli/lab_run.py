@@ -1,0 +1,122 @@
+"""`userfault lab run KERNEL... -- check|CMD`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from userfault.check.selection import select
+from userfault.check.statements import load
+from userfault.cli import lab_check, lab_fuzz
+from userfault.cli.check import check, refuse_mixtures
+from userfault.cli.lab_jobs import Setup
+from userfault.kernel.errors import UsageError
+from userfault.lab.machine import qemu
+from userfault.lab.store import Kernel, Store, own_kernel
+from userfault.lab.suites import SUITES, suite
+
+_CHECK = "check"
+
+
+class _Split(click.Command):
+    """What stands after `--` is not ours: click alone would take the `--` away."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ours, inner = args, []
+        if "--" in args:
+            at = args.index("--")
+            ours, inner = args[:at], args[at + 1 :]
+        ctx.meta["inner"] = inner
+        return super().parse_args(ctx, ours)
+
+
+@click.command(cls=_Split, options_metavar="[OPTIONS]", short_help="Run something on kernels.")
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where kernels are kept (default: ~/.cache/userfault/lab).",
+)
+@click.option(
+    "--kernel",
+    "vmlinuz",
+    metavar="VMLINUZ",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A kernel of your own.",
+)
+@click.option(
+    "--modules",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Its modules, as /lib/modules/RELEASE.",
+)
+@click.option("--guests", metavar="N", type=click.IntRange(1), help="At once (default: CPUs).")
+@click.option("--memory", metavar="MIB", type=click.IntRange(256), default=1024, show_default=True)
+@click.option("--append", metavar="WORDS", default="", help="Words for the kernel's command line.")
+@click.argument("kernels", metavar="[KERNEL]... -- check [OPTIONS] | COMMAND...", nargs=-1)
+@click.pass_context
+def run(
+    ctx: click.Context,
+    kernels: tuple[str, ...],
+    cache: Path | None,
+    vmlinuz: Path | None,
+    modules: Path | None,
+    guests: int | None,
+    memory: int,
+    append: str,
+) -> int:
+    """Boot each KERNEL, and run `check` against it or a command inside.
+
+    A KERNEL is a suite (its newest kernel is fetched if none is there), a release that was
+    fetched (7.3), or `all`.  `check` takes the options of `userfault check`.
+    """
+    inner: list[str] = ctx.meta["inner"]
+    if not inner:
+        raise UsageError("nothing to run", cure="userfault lab run KERNEL... -- check")
+    if modules is not None and vmlinuz is None:
+        raise UsageError("--modules without --kernel", cure="add --kernel VMLINUZ")
+    qemu()
+    store = Store(cache)
+    found = [own_kernel(store, vmlinuz, modules)] if vmlinuz else []
+    found += _find(store, kernels)
+    if not found:
+        raise UsageError("no kernel named", cure=f"name one of {', '.join(SUITES)}, or `all`")
+    setups = [Setup(kernel, memory, append) for kernel in found]
+    if inner[0] == _CHECK:
+        return _check(setups, inner[1:], guests or os.cpu_count() or 1)
+    raise NotImplementedError
+
+
+def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:
+    found = []
+    for name in dict.fromkeys(part for n in names for part in (SUITES if n == "all" else (n,))):
+        if name in SUITES and not any(kernel.suite == name for kernel in store.kernels()):
+            found.append(store.fetch(suite(name), lambda told: click.echo(told, err=True)))
+        else:
+            found.append(store.find(name))
+    return found
+
+
+def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
+    wanted = check.make_context("userfault lab run ... -- check", arguments).params
+    refuse_mixtures(wanted)
+    if wanted["model"] or wanted["as_list"]:
+        raise UsageError("the lab runs real kernels", cure="leave out --model and --list")
+    if wanted["program"] is not None:
+        return lab_fuzz.replay(setups, wanted["program"])
+    if wanted["fuzz"]:
+        return lab_fuzz.fuzz(setups, wanted["programs"], wanted["seed"], guests)
+    only: tuple[str, ...] = wanted["only"]
+    explain: int | None = wanted["explain"]
+    if explain is not None:
+        only = (*only, str(explain))
+    wishes = lab_check.Wishes(
+        chosen=select(load(), only),
+        guests=guests,
+        as_json=wanted["as_json"],
+        junit=wanted["junit"],
+        explain=explain is not None,
+    )
+    return lab_check.run_all(setups, wishes)

@@ -1,0 +1,46 @@
+"""What a guest boots from: cpio archives, made in memory.
+
+The first archive is the system: busybox, the kernel's modules, the first script.  What it is to
+run comes in a second one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from userfault.check.agent.build import agent_path, build
+from userfault.lab.cpio import Archive
+from userfault.lab.modules import Modules
+
+_INSIDE = Path(__file__).with_name("inside")
+# virtio and its console; a disk in memory; KVM on top of emulated SVM (ccp where it is a module).
+_MODULES = (
+    *("virtio_pci", "virtio_console", "brd", "ext4"),
+    *("irqbypass", "ccp", "kvm", "kvm_amd"),
+)
+PORT = "/dev/vport0p1"
+DISK = "/disk"
+
+
+def system(busybox: Path, modules: Path | None) -> bytes:
+    """The system of a guest."""
+    archive = Archive()
+    archive.file("init", (_INSIDE / "init.sh").read_bytes(), 0o755)
+    archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+    for name in ("dev", "proc", "sys", "tmp", "disk"):
+        archive.directory(name)
+    order = Modules(modules).load_order(_MODULES) if modules else []
+    archive.file("modules/order", "".join(f"{name}\n" for name, _ in order).encode())
+    for name, data in order:
+        archive.file(f"modules/{name}.ko", data)
+    return archive.pack()
+
+
+def agents() -> bytes:
+    """The payload of a guest that is a host of agents.  Raises NoAgent without a compiler."""
+    archive = Archive()
+    archive.file("bin/agent", agent_path().read_bytes(), 0o755)
+    archive.file("bin/mux", build(_INSIDE / "mux.c", ("-O1", "-static")).read_bytes(), 0o755)
+    run = f"exec /bin/mux {PORT} /bin/agent </dev/null >/dev/null 2>/dev/console\n"
+    archive.file("run", run.encode())
+    return archive.pack()

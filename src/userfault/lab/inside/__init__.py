@@ -1,0 +1,1 @@
+"""What runs inside a guest: the multiplexer and the first script."""

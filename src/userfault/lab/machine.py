@@ -1,0 +1,135 @@
+"""One QEMU process: a guest with a kernel, an image in memory, a port and a console.
+
+Software emulation (TCG), so that it works wherever QEMU does; nested SVM gives the guest a
+/dev/kvm.  QEMU's exit status says nothing about the guest: what the guest has to say comes over
+its port, and the console is for the reasons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from userfault.kernel.errors import Unavailable
+from userfault.linux.parent import end_with_parent
+
+QEMU = "qemu-system-x86_64"
+_END_S = 10.0
+# Without what slows an emulated boot down; a panic or an oops ends the guest at once.
+_COMMAND_LINE = (
+    *("console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic"),
+    *("mitigations=off", "nokaslr", "no_timer_check", "tsc=reliable", "random.trust_cpu=on"),
+    *("rcupdate.rcu_expedited=1", "nowatchdog", "audit=0", "transparent_hugepage=madvise"),
+)
+# Five-level page tables would move the end of user space.
+_CPU = "max,+svm,la57=off"
+_PANIC = re.compile(r"Kernel panic.*|BUG:.*|Oops:.*|.*lab mux:.*|.*lab: .*")
+
+
+class NoQemu(Unavailable):
+    """No emulator here."""
+
+
+def qemu() -> str:
+    """The emulator's program.  Raises NoQemu."""
+    found = shutil.which(QEMU)
+    if found is None:
+        raise NoQemu(
+            f"cannot run here: {QEMU} is not installed",
+            cure="on Debian, as root: apt-get install qemu-system-x86",
+        )
+    return found
+
+
+class Machine:
+    """A running QEMU.  `port` is our end of the guest's serial port."""
+
+    def __init__(
+        self, kernel: Path, image: bytes, *, memory_mib: int, cpus: int = 1, extra: str = ""
+    ) -> None:
+        program = qemu()
+        with contextlib.ExitStack() as stack:
+            initrd = _memory_file(stack, "initrd", image)
+            self._console = _memory_file(stack, "console")
+            self._messages = _memory_file(stack, "qemu")
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            with theirs:
+                command = [
+                    *(program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+                    *("-machine", "pc", "-accel", "tcg", "-cpu", _CPU, "-smp", str(cpus)),
+                    *("-m", str(memory_mib), "-kernel", str(kernel)),
+                    *("-initrd", f"/proc/self/fd/{initrd}"),
+                    *("-append", " ".join((*_COMMAND_LINE, extra)).strip()),
+                    *("-chardev", f"file,id=console,path=/proc/self/fd/{self._console}"),
+                    *("-serial", "chardev:console"),
+                    *("-device", "virtio-serial-pci"),
+                    *("-chardev", f"socket,id=port,fd={theirs.fileno()}"),
+                    *("-device", "virtserialport,nr=1,chardev=port,name=lab"),
+                ]
+                parent = os.getpid()
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=(initrd, self._console, theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._messages,
+                    stderr=self._messages,
+                    process_group=0,
+                    # A worker has one thread: nothing else holds a lock at the fork.
+                    preexec_fn=lambda: end_with_parent(parent),  # noqa: PLW1509
+                )
+            self.port = ours
+            self._close = stack.pop_all()
+
+    @property
+    def pid(self) -> int:
+        """Of QEMU."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """False once QEMU has ended."""
+        return self._process.poll() is None
+
+    def console(self) -> str:
+        """What the guest's kernel and its first script have written."""
+        return _text(self._console)
+
+    def last_words(self) -> str:
+        """Why it ended, in a line: a panic, else the end of the console, else what QEMU says."""
+        lines = [line.strip() for line in self.console().splitlines() if line.strip()]
+        panics = [found[0] for line in lines if (found := _PANIC.search(line))]
+        messages = [line for line in _text(self._messages).splitlines() if line.strip()]
+        return (panics or messages or lines or ["the console is empty"])[-1 if not panics else 0]
+
+    def kill(self) -> None:
+        """End it now, with its process group; idempotent."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(_END_S)
+
+    def close(self) -> None:
+        """Kill it and let go of everything."""
+        self.kill()
+        self._close.close()
+
+
+def _memory_file(stack: contextlib.ExitStack, name: str, data: bytes = b"") -> int:
+    """A file in memory: nothing to clean up, no disk that could be full."""
+    file = os.memfd_create(f"userfault-lab-{name}")
+    stack.callback(os.close, file)
+    with open(file, "wb", closefd=False) as writer:
+        writer.write(data)
+    return file
+
+
+def _text(file: int) -> str:
+    size = os.fstat(file).st_size
+    return os.pread(file, size, 0).decode("utf-8", "replace").replace("\r", "")

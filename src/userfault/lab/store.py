@@ -1,0 +1,206 @@
+"""The kernels that were fetched: folders of a cache, each whole or not there.
+
+`lab/SUITE/VERSION/`: the kernel, its modules, busybox, and `about.json`.  A folder is renamed into
+place when it is whole; a lock for each suite lets one fetch at a time work on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from userfault.check.agent.build import cache_directory
+from userfault.kernel.errors import Unavailable, UsageError
+from userfault.lab import sources
+from userfault.lab.apt import Apt, FetchFailed
+from userfault.lab.suites import SUITES, Suite
+
+_META = "linux-image-cloud-amd64"
+_BUSYBOX = "busybox-static"
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """A kernel that can be booted.
+
+    `release`: its own word (`uname -r`).  `modules`: their directory; None: it needs none.
+    """
+
+    name: str
+    release: str
+    vmlinuz: str
+    modules: str | None
+    busybox: str
+    suite: str = ""
+    version: str = ""  # of the package
+
+
+class Store:
+    """The cache of kernels in a directory (by default the user's own)."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_directory() / "lab"
+
+    def kernels(self) -> list[Kernel]:
+        """All that are there, the newest of each suite first, in the order of the suites."""
+        found = []
+        for name in SUITES:
+            suite = [_load(about) for about in (self.root / name).glob("*/about.json")]
+            found += sorted(suite, key=lambda kernel: numbers(kernel.version), reverse=True)
+        return found
+
+    def find(self, name: str) -> Kernel:
+        """The newest kernel of a suite or a release (`7.3`, `7.3.4`).  Raises UsageError."""
+        known = self.kernels()
+        for kernel in known:
+            if kernel.suite == name:
+                return kernel
+        wanted = numbers(name)
+        for kernel in known:
+            if wanted and numbers(kernel.version)[: len(wanted)] == wanted:
+                return kernel
+        there = ", ".join(f"{k.suite} ({k.version})" for k in known) or "none"
+        raise UsageError(
+            f"there is no kernel {name!r}",
+            cause=f"fetched are: {there}",
+            cure="`userfault lab fetch`, or name a suite: " + ", ".join(SUITES),
+        )
+
+    def fetch(self, suite: Suite, tell: Callable[[str], None] = lambda _: None) -> Kernel:
+        """The newest kernel of a suite; downloads it if it is not there yet.
+
+        Raises NoPackage (no apt, no network, no such package) or FetchFailed (no space).
+        """
+        mirror = sources.mirror()
+        try:
+            with self._locked(suite):
+                tell(f"{suite.name}: asking {mirror.archive.uri}")
+                home = self.root / "apt" / suite.name
+                lines = sources.lines(mirror, suite.parts)
+                apt = Apt(home, lines, preferred=suite.preferred)
+                apt.update()
+                return self._newest(apt, suite, tell)
+        except OSError as error:
+            if isinstance(error, Unavailable):
+                raise
+            cure = "free some space, or choose another --cache" if _full(error) else ""
+            raise FetchFailed(
+                f"cannot keep a kernel in {self.root}", cause=str(error), cure=cure
+            ) from None
+
+    def busybox(self) -> Path:
+        """A busybox without libraries: that of a kernel that is there, else a fetched one."""
+        for kernel in self.kernels():
+            return Path(kernel.busybox)
+        return Path(self.fetch(SUITES["trixie"]).busybox)
+
+    def _newest(self, apt: Apt, suite: Suite, tell: Callable[[str], None]) -> Kernel:
+        packages = newest_packages(apt)
+        version = next(iter(packages.values()))
+        target = self.root / suite.name / version
+        about = target / "about.json"
+        if about.exists():
+            return _load(about)
+        busybox = apt.show(_BUSYBOX)
+        tell(f"{suite.name}: downloading {' '.join(packages)}")
+        target.parent.mkdir(exist_ok=True)
+        tree = Path(tempfile.mkdtemp(dir=self.root, prefix="unfinished-"))
+        try:
+            apt.unpack({**packages, _BUSYBOX: busybox["Version"]}, tree)
+            found = _describe(tree, suite, version)
+            (tree / "about.json").write_bytes(msgspec.json.encode(found))
+            shutil.rmtree(target, ignore_errors=True)  # what somebody has half removed
+            tree.rename(target)
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+        return _load(about)
+
+    @contextlib.contextmanager
+    def _locked(self, suite: Suite) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.root / f"{suite.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+
+def own_kernel(store: Store, vmlinuz: Path, modules: Path | None) -> Kernel:
+    """A kernel of the user's own.  Raises NoPackage where there is no busybox to boot it with."""
+    release = modules.resolve().name if modules else vmlinuz.name
+    return Kernel(
+        name=vmlinuz.name,
+        release=release,
+        vmlinuz=str(vmlinuz),
+        modules=str(modules) if modules else None,
+        busybox=str(store.busybox()),
+    )
+
+
+def newest_packages(apt: Apt) -> dict[str, str]:
+    """The packages (name: version) of the newest kernel.
+
+    From 7.x on an image is split: the kernel in linux-binary-*, the modules in linux-modules-*.
+    """
+    image = _depends(apt.show(_META), "linux-image-")
+    name, version = next(iter(image.items()))
+    parts = apt.show(name)
+    split = {**_depends(parts, "linux-binary-"), **_depends(parts, "linux-modules-")}
+    return split or {name: version}
+
+
+def _depends(fields: dict[str, str], prefix: str) -> dict[str, str]:
+    found = re.findall(r"(\S+) \(= ([^)]+)\)", fields.get("Depends", ""))
+    return {name: version for name, version in found if name.startswith(prefix)}
+
+
+def _load(about: Path) -> Kernel:
+    """The kernel that a file describes; its paths are below the file's folder."""
+    found = msgspec.json.decode(about.read_bytes(), type=Kernel)
+    place = about.parent
+    return msgspec.structs.replace(
+        found,
+        vmlinuz=str(place / found.vmlinuz),
+        modules=str(place / found.modules) if found.modules else None,
+        busybox=str(place / found.busybox),
+    )
+
+
+def _describe(tree: Path, suite: Suite, version: str) -> Kernel:
+    """What was unpacked; paths are relative to the folder."""
+    kernels = [*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")]
+    modules = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
+    busybox = [*tree.glob("bin/busybox"), *tree.glob("usr/bin/busybox")]
+    if not (kernels and modules and busybox):
+        raise FetchFailed(
+            f"the packages of {suite.name} hold no kernel",
+            cause="they are built in another way than this release of userfault knows",
+        )
+    return Kernel(
+        name=suite.name,
+        release=modules[0].name,
+        vmlinuz=str(kernels[0].relative_to(tree)),
+        modules=str(modules[0].relative_to(tree)),
+        busybox=str(busybox[0].relative_to(tree)),
+        suite=suite.name,
+        version=version,
+    )
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """`6.12.117+deb13` as (6, 12, 117); empty for what is no release."""
+    found = re.match(r"\d+(?:\.\d+)+", release)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def _full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
