@@ -113,7 +113,8 @@ def _destination(job: Job, action: Action) -> Vma:
     if (job.dst | job.length) & ((1 << vma.shift) - 1):
         raise Errno(errno.EINVAL)
     ops = vma.ops
-    if ops.can_userfault is None:
+    # hugetlb has a loop of its own that asks for no table: it serves SysV segments on 7.x, too.
+    if ops.can_userfault is None and not ops.pool:
         raise Errno(errno.EINVAL)
     if action is zeropage and not ops.zeropage:
         raise Errno(errno.EINVAL)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EINVAL, ENOENT, EPERM
+from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM
 
 from userfault.check.area import Area
 from userfault.check.outcome import CannotRun, expect
 from userfault.check.statement import ALL, ANON, HUGETLB, SHARED, statement
-from userfault.check.thread import Thread
+from userfault.check.thread import SIGBUS, Thread
 from userfault.check.trace import errno_name
 from userfault.check.uffd import MINOR, MISSING, RWP, WP, Uffd
 from userfault.kernel import calls
@@ -473,6 +473,36 @@ def wp_async_tracks_guest_memfd(t: Thread, memory: Memory) -> None:
     t.write(area.at(1), b"3")
     expect(_protected(t, area.at(0)), True, "the page that was not written")
     expect(_protected(t, area.at(1)), False, "the page that was written")
+
+
+@statement(
+    203,
+    "Where only WP under WP_ASYNC registers, in an ordinary file and in SysV memory, fills fail"
+    " with EINVAL; SysV memory of huge pages is filled all the same.",
+    since="6.7",
+    source="measured on 6.12 to 7.3",
+)
+def what_is_only_tracked_is_not_filled(t: Thread) -> None:
+    u = t.uffd(Feature.WP_ASYNC)
+    source = t.source()
+    for address in (_ordinary_file(t), _sysv(t, PAGE)):
+        u.register(address, PAGE, WP)
+        u.copy(address, source, PAGE, fails=EINVAL)
+        u.zeropage(address, PAGE, fails=EINVAL)
+        u.continue_(address, PAGE, fails=EINVAL)
+        u.poison(address, PAGE, fails=EINVAL)
+        t.write(address, b"w")
+    t.reserve(HUGE, 2)
+    address = _sysv(t, HUGE, _SHM_HUGETLB | mman.MAP_HUGE_2MB)
+    u.register(address, HUGE, WP)
+    u.copy(address, t.source(b"v", HUGE), HUGE)
+    expect(t.read(address), b"v", "the page")
+    u.copy(address, t.source(b"v", HUGE), HUGE, fails=EEXIST)
+    address = _sysv(t, HUGE, _SHM_HUGETLB | mman.MAP_HUGE_2MB)
+    u.register(address, HUGE, WP)
+    u.poison(address, HUGE)
+    t.raises(Read(address, 1), SIGBUS)
+    u.silent("all of this")
 
 
 # --- Unregistering -------------------------------------------------------------------------------
