@@ -130,7 +130,9 @@ def test_without_kvm_guest_memfd_cannot_run_and_the_rest_does(
         assert result.verdict is Verdict.CANNOT_RUN
         assert "/dev/kvm" in result.reason
 
-    program = from_text("0 uffd u0; 0 api u0 0; 0 map gmem; 0 register u0 gmem+0 1p 1; 0 load gmem+0")
+    program = from_text(
+        "0 uffd u0; 0 api u0 0; 0 map gmem; 0 register u0 gmem+0 1p 1; 0 load gmem+0"
+    )
     assert Runner(*both()).run(program) is None
 
 
