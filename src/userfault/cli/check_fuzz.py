@@ -17,7 +17,8 @@ from rich.text import Text
 
 from userfault.check.differential import areas, coverage, program
 from userfault.check.differential.batch import Batch, Finding, Runner, seeds
-from userfault.check.differential.found import kernels
+from userfault.check.differential.found import kernels, profile_of
+from userfault.check.live import LiveKernel
 from userfault.cli import errors, interrupts
 from userfault.cli.check_batch import Progress
 from userfault.kernel.calls import HUGE
@@ -57,13 +58,27 @@ def fuzz(programs: int, seed: int | None) -> int:
     complete = False
     try:
         with _huge_pages(console) as huge:
-            console.print(f"seed {seed}: {programs} programs on this kernel and on its model\n")
+            console.print(f"seed {seed}: {programs} programs on this kernel and on its model")
+            console.print(_of_another_release())
             for batch in seeds(seed, programs, huge=huge):
                 _run(batch, totals, console, began)
         complete = True
     finally:
         print_totals(console, totals, time.monotonic() - began, complete=complete)
     return errors.FAILED if totals.diverging else 0
+
+
+def _of_another_release() -> str:
+    """What to know where the model has no profile of this very release."""
+    release = LiveKernel().release
+    profile = profile_of(release)
+    if profile.release == release:
+        return ""
+    version = ".".join(map(str, release))
+    return (
+        f"(no profile of {version}: the model is that of {profile.name}, and what has changed"
+        " since diverges)\n"
+    )
 
 
 @contextlib.contextmanager
