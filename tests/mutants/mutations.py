@@ -1,4 +1,4 @@
-"""Deliberate errors in the model, one line each."""
+"""Deliberate errors in the model: one line each but where an order is turned round."""
 
 from __future__ import annotations
 
@@ -143,10 +143,25 @@ MUTATIONS = (
         "        task.sched.block(",
     ),
     Mutation(
-        "the UNMAP event comes before the pages have gone",
+        "an unmapping leaves the mapping",
         "mapping.py",
         "        discard(mm, vma)\n\n\ndef discard",
         "        pass\n\n\ndef discard",
+    ),
+    Mutation(
+        "the UNMAP event is read before the mapping has gone",
+        "mapping.py",
+        "    try:\n        unmap_locked(mm, address, address + length, unmaps)\n    finally:\n",
+        "    mm.lock.write_done()\n"
+        "    told = [(v.context, address, address + length) for v in"
+        " mm.overlapping(address, address + length)"
+        " if v.context and events.wants(v.context, abi.UFFD_FEATURE_EVENT_UNMAP)][:1]\n"
+        "    [events.announce(context) for context, _, _ in told]\n"
+        "    tell_unmaps(task, told)\n"
+        "    mm.lock.write()\n"
+        "    try:\n        unmap_locked(mm, address, address + length, unmaps)\n"
+        "        for context, _, _ in unmaps:\n            context.changing -= 1\n"
+        "        unmaps.clear()\n    finally:\n",
     ),
     Mutation(
         "the REMOVE event says one page too much",
@@ -179,7 +194,7 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
-        "WP registration leaves wp bits behind",
+        "UNREGISTER leaves wp bits behind",
         "registration.py",
         "    clear_protection(mm, part, low, high)\n",
         "",

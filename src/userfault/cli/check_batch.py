@@ -42,8 +42,10 @@ class _Counting:
         self._steps += len(program)
         findings: tuple[Finding, ...] = ()
         if found is not None and found.kind not in self._kinds:
-            self._kinds.add(found.kind)
-            findings = (self._runner.examine(found),)
+            finding = self._runner.examine(found)
+            findings = (finding,)
+            if finding.steady:  # another of its kind tells nothing new
+                self._kinds.add(found.kind)
         if findings or time.monotonic() - self._reported > _REPORT_S:
             self.report(*findings)
 

@@ -37,6 +37,11 @@ class Totals:
         self.findings: list[Finding] = []
         self.coverage = coverage.Coverage()
 
+    @property
+    def steady(self) -> list[Finding]:
+        """Findings that show whenever their program runs."""
+        return [found for found in self.findings if found.steady]
+
     def add(self, last: Progress) -> None:
         """The last report of a batch."""
         self.programs += last.programs
@@ -62,7 +67,7 @@ def fuzz(programs: int, seed: int | None) -> int:
         complete = True
     finally:
         _print_totals(console, totals, time.monotonic() - began, complete=complete)
-    return errors.FAILED if totals.findings else 0
+    return errors.FAILED if totals.steady else 0
 
 
 @contextlib.contextmanager
@@ -138,7 +143,7 @@ def print_finding(console: Console, found: Finding) -> None:
     """The traces side by side, and the line that shows them again."""
     console.print(Text(f"\ndivergence at {found.kind}", "bold red"))
     if not found.steady:
-        console.print("(the same program ran again without it)")
+        console.print("(not steady: the same program ran again without it)")
     _print_lines(console, list(found.lines))
     console.print("see it again:")
     click.echo(f"  userfault check --program '{found.program}'\n")
@@ -169,7 +174,8 @@ def _print_totals(console: Console, totals: Totals, seconds: float, *, complete:
     mean = totals.steps / programs if programs else 0.0
     console.print(
         f"\n{'' if complete else 'interrupted: '}{programs} programs of {mean:.1f} steps in the"
-        f" mean, {len(totals.findings)} divergences, {seconds:.1f} s,"
+        f" mean, {len(totals.steady)} divergences,"
+        f" {len(totals.findings) - len(totals.steady)} that did not show again, {seconds:.1f} s,"
         f" {programs / seconds:.0f} programs a second"
     )
 

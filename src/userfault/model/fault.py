@@ -95,7 +95,7 @@ def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
 
 def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
     """Nothing is mapped; `wp` is the bit that a marker left there."""
-    if write and not vma.shared:
+    if write and not vma.shared and not vma.ops.pool:
         mm.prepare_private(vma)  # before it is known whether a message has to be sent
     if vma.ops.fault_folio is not None:
         if vma.ops.pool:
@@ -127,7 +127,8 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
         _map_around(mm, vma, page)
         if mm.entry(vma, page) is not None and not wp:
             return _RESOLVED
-    if index >= target.pages() or (ops.touchable is not None and not ops.touchable(target)):
+    beyond = index >= target.pages() and not (ops.pool and index in target.cache)
+    if beyond or (ops.touchable is not None and not ops.touchable(target)):
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
     cached = target.cache.get(index)
     if cached is None:
@@ -145,13 +146,20 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     if folio.flags & folios.ANON:
         mm.prepare_private(vma)
         flags |= pt.EXCLUSIVE | pt.DIRTY
-    elif write and not vma.shared:
+    elif write and not vma.shared and not _waits_protected(vma, wp):
         folio = _copied(mm, vma, page, address, folio)
         flags |= pt.EXCLUSIVE | pt.DIRTY
+        if ops.pool:
+            flags &= ~pt.UFFD_WP
     mm.machine.unlock_folio(folio)
     mm.unmap(vma, page)
     mm.map_folio(vma, page, flags, folio)
     return _RESOLVED
+
+
+def _waits_protected(vma: Vma, wp: int) -> bool:
+    """Whether a huge page is mapped with its marker's protection first, to be copied later."""
+    return bool(wp) and vma.ops.pool and not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC)
 
 
 def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:

@@ -188,6 +188,7 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
     end = address + round_up(length, PAGE)
     if end <= address:
         raise Errno(errno.ENOMEM)
+    changed = False
     mm.lock.write()
     try:
         at = address
@@ -199,10 +200,12 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
             at = min(vma.end, end)
             if vma.prot != prot:
                 _set_prot(mm, mm.isolate(vma, address, end), prot)
+                changed = True
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        mm.merge(address, end)
+        if changed:
+            mm.merge(address, end)
         mm.lock.write_done()
 
 
@@ -258,16 +261,17 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
 
 def fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
     """What mlock makes resident: written where a write is private anyway."""
-    while start < end:
-        vma = mm.find(start)
-        if vma is None:
-            raise Errno(errno.ENOMEM)
+    while start < end and (found := mm.overlapping(start, end)):
+        vma = found[0]  # what was unmapped while a message was served is left out
+        start = max(start, vma.start)
         stop = min(vma.end, end)
         if vma.prot:
             write = bool(vma.prot & mman.PROT_WRITE) and not vma.shared
             try:
                 access.populate(task, mm, start, stop, write=write)
-            except Signalled:
+            except Signalled as signalled:
+                if mm.find(signalled.address) is None:
+                    continue
                 raise Errno(errno.ENOMEM) from None
             except Errno as refused:
                 code = errno.ENOMEM if refused.code == errno.EFAULT else refused.code

@@ -209,6 +209,8 @@ def _remap_many(call: _Call) -> int:
             raise Errno(errno.EFAULT)
         start, stop = max(vma.start, call.old), min(vma.end, end)
         new = call.new + start - call.old
+        if (start | new) & ((1 << vma.shift) - 1):
+            raise Errno(errno.EINVAL)
         unmap_locked(mm, new, new + stop - start, call.early)
         _move(call, vma, start, stop - start, new, stop - start)
     return call.new

@@ -151,7 +151,8 @@ class Scan:
         if _stays_empty(mm, vma, address):
             return False
         part = (self.pages - before) * PAGE
-        if part < step and mm.table.has_table(address, vma.shift):
+        entry = mm.entry(vma, address)
+        if part < step and entry is not None and entry[1] is not None:
             # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
             start, end, categories = self.regions[-1]
             low = end - part
@@ -159,6 +160,10 @@ class Scan:
             self.pages = before
             self.walk_end = low
             return True
+        if entry is not None and vma.shift == 12 and entry[0] & (pt.MARK_GUARD | pt.MARK_POISON):
+            # Any entry that is not present gets the bit, whatever it stands for.
+            mm.mark(vma, address, entry[0] | pt.MARK_WP)
+            return False
         protect = set_rwp if vma.modes & vmas.RWP else set_wp
         protect(mm, vma, address, address + step, protect=True)
         return False

@@ -20,7 +20,7 @@ from userfault.check.differential.shrink import shrink
 from userfault.check.run import KernelFactory
 
 BATCH = 2000
-_RUNS_AGAIN = 3
+_RUNS_AGAIN = 8
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ class Batch(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True):
     """A divergence, as small as it got.
 
-    `steady`: it showed again when the same program ran again.  Where it did not, something
-    outside of the program decides, or an order that nobody promises.
+    `steady`: it shows whenever the same program runs.  Where it does not, an order that nobody
+    promises decides (of tasks that were woken at once), or something outside of the program.
     """
 
     program: str
@@ -64,13 +64,11 @@ class Runner:
     def examine(self, found: Divergence) -> Finding:
         """Shrink a divergence that shows again, and make it a finding."""
         uncounted = Coverage()
-        again = next(
-            filter(None, (self._run(found.program, uncounted) for _ in range(_RUNS_AGAIN))), None
-        )
-        if again is not None:
-            found = shrink(lambda smaller: self._run(smaller, uncounted), again)
+        steady = all(self._run(found.program, uncounted) for _ in range(_RUNS_AGAIN))
+        if steady:
+            found = shrink(lambda smaller: self._run(smaller, uncounted), found)
         lines = tuple((line.what, line.live, line.model) for line in found.lines)
-        return Finding(to_text(found.program), found.kind, again is not None, lines)
+        return Finding(to_text(found.program), found.kind, steady, lines)
 
     def _run(self, program: Program, coverage: Coverage) -> Divergence | None:
         with contextlib.closing(Pair(self._live(), self._model(), coverage)) as pair:

@@ -62,11 +62,11 @@ def _zeroed(where: Where) -> Folio:
 
 def _fault(where: Where) -> Folio:
     target = where.object
-    if target is not None and where.index >= target.size >> target.shift:
-        raise Refused(errno.EFAULT)
     folio = target.cache.get(where.index) if target is not None else None
     if folio is not None:
         return pagecache.taken(folio)
+    if target is not None and where.index >= target.size >> target.shift:
+        raise Refused(errno.EFAULT)
     folio = _zeroed(where)
     if where.shared:
         _add(folio, where)
