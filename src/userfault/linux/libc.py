@@ -46,6 +46,8 @@ _mremap.argtypes = [
 ]
 _fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_syncfs = _libc.syncfs
+_syncfs.argtypes = [ctypes.c_int]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -128,6 +130,12 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2), with its flags (`os.posix_fallocate` has none)."""
     if _fallocate(fd, mode, offset, length):
         raise _fail("fallocate")
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write out the file system that `fd` is on; it reports failed writes since 5.8."""
+    if _syncfs(fd):
+        raise _fail("syncfs")
 
 
 def syscall(number: int, *arguments: int) -> int:
