@@ -17,6 +17,7 @@ class Holds(enum.Enum):
     DATA = "data"  # bytes to read; zeros among them are for the packer to find
     ZERO = "zero"  # reads zero, and was memory: allocated, or mapped to the zero page
     HOLE = "hole"  # nothing was ever there: a hole of a file, a page that was never touched
+    BASE = "base"  # as in the base: a hole of an image that tells changes alone
 
 
 class Run(NamedTuple):
@@ -62,14 +63,6 @@ class PageInput(Protocol):
         """Where the pages lay, in the order of their addresses; empty where nobody knows."""
         ...
 
-    @property
-    def about(self) -> Mapping[str, str]:
-        """Free words about it for the manifest: the name of the program, the pid, ...
-
-        Complete only when every page was read.
-        """
-        ...
-
     def runs(self) -> Iterator[Run]:
         """All pages in ascending order, without gaps."""
         ...
@@ -81,6 +74,19 @@ class PageInput(Protocol):
         """
         ...
 
+    def finish(self) -> Mapping[str, str]:
+        """Every page was read: free words about the input for the manifest (program, pid, ...).
+
+        A process that was stopped runs on from here.  Raises SourceError where the memory changed
+        while it was read, so that what was read is of no single moment.
+        """
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the user must know of pages that could not be had; complete after `finish`."""
+        ...
+
     def close(self) -> None:
-        """Let go of files and of the process, which runs on."""
+        """Let go of files and of the process, which runs on.  May be called at any time."""
         ...
