@@ -21,10 +21,10 @@ class Holds(enum.Enum):
 
 
 class Run(NamedTuple):
-    """`count` pages from page `first` of the image."""
+    """`pages` pages from page `first` of the image."""
 
     first: int
-    count: int
+    pages: int
     holds: Holds
 
 
