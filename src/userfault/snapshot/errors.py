@@ -45,7 +45,7 @@ class AlreadyThere(StoreError):
 
 
 class FormatError(UserfaultError):
-    """These bytes are not what the format allows: truncated, damaged, hostile or from the future."""
+    """These bytes are not what the format allows: truncated, damaged, hostile, or too new."""
 
 
 class NoSuchSnapshot(UserfaultError):
