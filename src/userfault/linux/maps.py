@@ -51,8 +51,8 @@ def mappings(pid: int) -> list[Mapping]:
 
     Raises OSError: ESRCH when the process has ended, EACCES without ptrace access to it.
     """
-    # surrogateescape: a name is whatever bytes the path has.
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+    # A name is whatever bytes the path has.
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
         return list(parsed(file))
 
 
@@ -75,7 +75,7 @@ def is_memory_file(mapping: Mapping, memory_devices: frozenset[str]) -> bool:
 def memory_devices(pid: int) -> frozenset[str]:
     """The devices ("major:minor", as maps writes them) of tmpfs and hugetlbfs that `pid` sees."""
     found = set()
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             mounted, _, kind = line.partition(" - ")
             if kind.split()[0] in _MEMORY_FILE_SYSTEMS:
