@@ -12,12 +12,17 @@ from userfault import __version__
 from userfault.cli import errors, interrupts
 from userfault.cli.check import check
 from userfault.cli.demo import demo
+from userfault.cli.diff import diff
+from userfault.cli.export import export
+from userfault.cli.info import info
+from userfault.cli.ls import ls
+from userfault.cli.pack import pack
 from userfault.cli.probe import probe
 from userfault.kernel.errors import UserfaultError
 
 _EPILOG = (
     "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
-    " lacks what it needs; 130 Ctrl-C."
+    " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
 
@@ -30,6 +35,8 @@ def userfault() -> None:
 userfault.add_command(probe)
 userfault.add_command(check)
 userfault.add_command(demo)
+for command in (pack, ls, info, diff, export):
+    userfault.add_command(command)
 
 
 def main() -> NoReturn:

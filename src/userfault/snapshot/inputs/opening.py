@@ -34,7 +34,7 @@ def open_image_file(
     `diff`: holes mean "as in the base" (a diff snapshot of Firecracker).  Raises UsageError where
     it cannot be told what it is, FormatError where it is damaged.
     """
-    if kind is Kind.CRIU or (kind is Kind.AUTO and _is_dump(path)):
+    if kind is Kind.CRIU or (kind is Kind.AUTO and is_dump(path)):
         return criu.CriuInput(path, criu.the_task(path, task))
     if task is not None:
         raise UsageError(
@@ -68,5 +68,6 @@ def _file_or_firecracker(path: str, kind: Kind, vmstate: str | None, diff: bool)
     return FileInput(path, holes=Holds.BASE if diff else Holds.HOLE)
 
 
-def _is_dump(path: str) -> bool:
+def is_dump(path: str) -> bool:
+    """Whether it is a folder with a CRIU dump."""
     return os.path.exists(os.path.join(path, "pstree.img"))

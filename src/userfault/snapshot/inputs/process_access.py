@@ -83,7 +83,9 @@ def refusal(pid: int, error: OSError) -> Exception:
         return Unavailable(
             f"may not read the memory of process {pid}",
             cause=_why_not(pid),
-            cure="run as root, or as its user where kernel.yama.ptrace_scope is 0",
+            cure="run where this process has CAP_SYS_PTRACE over it"
+            if os.geteuid() == 0
+            else "run as root, or as its user where kernel.yama.ptrace_scope is 0",
         )
     if isinstance(error, FileNotFoundError | ProcessLookupError):
         return SourceError(
