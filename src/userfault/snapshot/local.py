@@ -42,6 +42,7 @@ class LocalObjects:
         self._ready = False
         self._folders: set[str] = set()
         self._unsynced: set[str] = set()
+        self._many = False  # more than were worth remembering
 
     @property
     def url(self) -> str:
@@ -72,6 +73,16 @@ class LocalObjects:
             finally:
                 os.close(fd)
 
+    def will_need(self, key: str) -> None:
+        """Start reading the object into the page cache (posix_fadvise(2)); `get` tells errors."""
+        check_key(key)
+        with contextlib.suppress(OSError, FormatError):
+            fd, _ = self._open(key)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(fd)
+
     def put(self, key: str, data: bytes | bytearray | memoryview, *, new: bool = False) -> None:
         """See `Objects`."""
         check_key(key)
@@ -87,10 +98,10 @@ class LocalObjects:
             # Replacing syncs first: a crash must find the old bytes or the new ones.
             sync = new or os.path.lexists(target)
             atomic.write(self._path(_TMP), target, data, new=new, sync=sync)
-            with self._lock:
-                self._unsynced.add(target)
             if new:
                 self._sync_folders([target])
+            else:
+                self._remember(target)
         except FileExistsError:
             raise AlreadyThere(key, url=self.url) from None
         except OSError as error:
@@ -141,22 +152,18 @@ class LocalObjects:
         """See `Objects`: fsync of a few files and their folders, or one syncfs for many."""
         with self._lock:
             paths, self._unsynced = self._unsynced, set()
+            many, self._many = self._many, False
         try:
-            if len(paths) <= _FSYNC_MOST:
+            if many:
+                self._sync_everything()
+            else:
                 for path in paths:
                     with contextlib.suppress(FileNotFoundError):  # deleted since
                         _sync(path)
                 self._sync_folders(paths)
-            else:
-                fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    syncfs(fd)
-                finally:
-                    os.close(fd)
-                _sync(os.path.dirname(self._root))
         except OSError as error:
             with self._lock:
-                self._unsynced |= paths
+                self._many = True
             raise self._put_failed("what was written", error) from None
 
     def _path(self, key: str) -> str:
@@ -208,6 +215,24 @@ class LocalObjects:
         if folder not in self._folders:
             os.makedirs(folder, exist_ok=True)
             self._folders.add(folder)
+
+    def _remember(self, path: str) -> None:
+        """`path` was written and not synced."""
+        with self._lock:
+            if self._many:
+                return
+            self._unsynced.add(path)
+            if len(self._unsynced) > _FSYNC_MOST:
+                self._many = True
+                self._unsynced.clear()
+
+    def _sync_everything(self) -> None:
+        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
+        _sync(os.path.dirname(self._root))
 
     def _sync_folders(self, paths: Iterable[str]) -> None:
         """Make names durable: the folders of `paths`, up to the one that holds the store."""

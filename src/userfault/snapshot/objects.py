@@ -77,6 +77,14 @@ class Objects(Protocol):
         ...
 
 
+class Fetchable(Protocol):
+    """What a remote store has besides: reading in an event loop."""
+
+    async def fetch(self, key: str, *, most: int) -> bytes:
+        """`get`, ended at once when it is cancelled."""
+        ...
+
+
 def open_objects(url: str | os.PathLike[str]) -> Objects:
     """The store at a path or URL.  A folder need not exist: the first `put` makes it.
 
