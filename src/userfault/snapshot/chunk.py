@@ -94,6 +94,11 @@ def _zstd(payload: memoryview, raw_length: int) -> bytes:
     return raw
 
 
+def wrong_length(digest: bytes, length: int, expected: int) -> FormatError:
+    """The error of a chunk that holds more or less than the manifest says."""
+    return _bad(f"it holds {length} bytes, and the manifest says {expected}", digest)
+
+
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     """One a thread and level: they keep their tables, and are not for two threads at once."""
     found: dict[int, zstandard.ZstdCompressor] = _of_thread.__dict__.setdefault("compressors", {})

@@ -25,6 +25,7 @@ VERSION = 1
 # A piece is written whenever this many pages were stored: 4 MiB of digests.
 PIECE_PAGES = 1 << 18
 MOST_PIECE = 64 << 20
+MOST_STORED = MOST_PIECE + envelope.HEADER_BYTES
 
 _COUNT = struct.Struct("<I")
 _ROW = struct.Struct(f"<{DIGEST_BYTES}sIH")  # digest, stored length, pages

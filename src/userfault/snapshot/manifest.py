@@ -65,6 +65,14 @@ class ChunkTable:
         self.starts.append(self.starts[-1] + pages)
         return len(self.stored) - 1
 
+    def copy(self) -> ChunkTable:
+        """Another table of the same chunks."""
+        table = ChunkTable()
+        table.digests = bytearray(self.digests)
+        table.stored = array("I", self.stored)
+        table.starts = array("Q", self.starts)
+        return table
+
     def digest(self, chunk: int) -> bytes:
         """The digest of its stored bytes."""
         return bytes(self.digests[chunk * DIGEST_BYTES : (chunk + 1) * DIGEST_BYTES])
@@ -88,7 +96,10 @@ class ChunkTable:
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a snapshot is.  `length` in bytes, `created` in seconds since 1970."""
+    """What a snapshot is.  `length` in bytes, `created` in seconds since 1970.
+
+    `writer` is the id of the pack that made it, by which its pieces of the index are named.
+    """
 
     length: int
     kind: str
@@ -98,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True):
     base: Base | None = None
     regions: tuple[Region, ...] = ()
     about: Mapping[str, str] = {}
+    writer: str = ""
 
     @property
     def pages(self) -> int:
@@ -121,6 +133,7 @@ class _Body(msgspec.Struct, omit_defaults=True):
     base: Base | None = None
     regions: list[Region] = []
     about: dict[str, str] = {}
+    writer: str = ""
 
 
 _decoder = msgspec.msgpack.Decoder(_Body)
@@ -150,6 +163,7 @@ def encode(manifest: Manifest) -> bytes:
             pages=to_bytes(pages),
             regions=list(manifest.regions),
             about=dict(manifest.about),
+            writer=manifest.writer,
         )
     )
     data = envelope.seal(MAGIC, VERSION, body) if len(body) <= MOST_BODY else b""
@@ -202,6 +216,7 @@ def _checked(read: _Body) -> Manifest:
         base=read.base,
         regions=tuple(read.regions),
         about=read.about,
+        writer=read.writer,
     )
 
 
@@ -261,8 +276,8 @@ def _runs(read: _Body, slots: int) -> Runs:
 
 def _check_words(read: _Body) -> None:
     """Regions within the image and the address space; texts of sane length."""
-    if not 0 <= read.created < 1 << 63 or len(read.kind) > 64:
-        raise _UnsoundError("a date or kind that cannot be")
+    if not 0 <= read.created < 1 << 63 or max(len(read.kind), len(read.writer)) > 64:
+        raise _UnsoundError("a date, kind or writer that cannot be")
     if len(read.regions) > MOST_REGIONS or len(read.about) > _MOST_ABOUT:
         raise _UnsoundError(f"{len(read.regions)} regions and {len(read.about)} words about it")
     if any(len(key) > _MOST_TEXT or len(text) > _MOST_TEXT for key, text in read.about.items()):
