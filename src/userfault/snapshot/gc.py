@@ -26,17 +26,21 @@ be a dead one's.
 from __future__ import annotations
 
 import contextlib
+import random
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 
 from userfault.kernel.errors import UserfaultError
+from userfault.snapshot.errors import SnapshotInUse
 from userfault.snapshot.keys import CHUNKS, chunk_digest
 from userfault.snapshot.leases import Lease
 from userfault.snapshot.objects import Listed, Objects
 from userfault.snapshot.sweep import sweep
 
 GRACE_S = 3600.0
+_PAUSE_S = (0.1, 1.0)
 
 # (chunks looked at, None: how many there are is not known before)
 Progress = Callable[[int, int | None], None]
@@ -65,18 +69,25 @@ def gc(
     """Remove chunks, and rows of the index, that no snapshot refers to.
 
     `grace_s`: the age in seconds, by the clock of the store, from which on a chunk can be garbage.
-    `wait_s`: how long to wait for packs that run; new ones wait for us meanwhile.
+    `wait_s`: how long to try again while packs run.
 
     Raises SnapshotInUse where a pack runs, FormatError where a manifest cannot be read (then
     nothing is removed), StoreError.
     """
-    lease = Lease(objects, "gc", shares=False)
-    try:
-        lease.wait_for(lambda other: other.shares or other.id < lease.id, wait_s)
-        return _collect(objects, lease, dry_run, grace_s, progress)
-    finally:
-        with contextlib.suppress(UserfaultError):
-            lease.release()
+    end = time.monotonic() + wait_s
+    while True:
+        lease = Lease(objects, "gc", shares=False)
+        try:
+            # Nobody goes first: of two sweepers that start at once, both may have to stop.
+            lease.wait_for(lambda _: True, 0)
+            return _collect(objects, lease, dry_run, grace_s, progress)
+        except SnapshotInUse:
+            if time.monotonic() >= end:
+                raise
+        finally:
+            with contextlib.suppress(UserfaultError):
+                lease.release()
+        time.sleep(random.uniform(*_PAUSE_S))
 
 
 def _collect(

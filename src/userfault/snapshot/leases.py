@@ -7,7 +7,7 @@ deleting `.share`, which needs no room on a full disk.
 
 The rule, for both: first announce yourself, then look who else is there.  So of two that start at
 once at least one sees the other (puts, deletes and listings of a folder, of S3, GCS and Azure are
-strongly consistent).  A sharer that sees a sweeper waits for it; a sweeper that sees a sharer does
+strongly consistent).  A sharer that sees a sweeper waits for it; a sweeper that sees anybody does
 not sweep.
 
 Who died left its lease.  On this machine, in this pid namespace, the kernel tells: the process is
@@ -74,7 +74,7 @@ class Lease:
         self, objects: Objects, doing: str, *, name: str = "", base: str = "", shares: bool = True
     ) -> None:
         self._objects = objects
-        # Ids sort by age, roughly: between two of a kind the older one goes first.
+        # Ids sort by age, roughly: of two packs of one name the later one is told so at once.
         self.id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
         self.shares = shares
         self._holder = msgspec.msgpack.encode(

@@ -457,13 +457,13 @@ class _Job:
     def clean(self) -> None:
         """Remove what this pack, if it failed, and those that were killed have left behind.
 
-        Not while another pack runs, which may refer to it: then `gc` will.
+        Not while anybody else is there, who may refer to it: then `gc` will.
         """
         mine = range(self._first, len(self.chunks)) if self._failed else range(0)
         if not mine and not self._dead:
             return
         self._lease.to_sweeper()
-        if any(other.shares or other.id < self._lease.id for other in self._lease.alive()):
+        if self._lease.alive():
             return
         self._objects.delete(self._pieces if self._failed else [])
         dead = {other.id for other in self._dead}
