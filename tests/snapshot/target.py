@@ -1,0 +1,165 @@
+"""A process whose memory is looked at: it maps what its arguments say, tells where, and waits.
+
+Run as a program; `Target` is the test's side of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+PAGE = 4096
+PAGES = 16
+TOUCHED = (1, 3, 4, 9)
+_MADV_GUARD_INSTALL = 102  # 6.13
+
+
+def content(kind: str, number: int) -> bytes:
+    """What the target writes at the start of a page."""
+    return f"{kind} page {number:6}".encode()
+
+
+def _touched(kind: str, memory: mmap.mmap) -> mmap.mmap:
+    for number in TOUCHED:
+        at = number * PAGE
+        memory[at : at + len(content(kind, number))] = content(kind, number)
+    return memory
+
+
+def _anon(path: str) -> mmap.mmap:
+    del path
+    return mmap.mmap(-1, PAGES * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _private(path: str) -> mmap.mmap:
+    return _touched("private", _anon(path))
+
+
+def _shared(path: str) -> mmap.mmap:
+    del path
+    return _touched("shared", mmap.mmap(-1, PAGES * PAGE))
+
+
+def _memfd(path: str) -> mmap.mmap:
+    """Written by system calls: no page of it is in the page tables."""
+    del path
+    fd = os.memfd_create("target")
+    os.ftruncate(fd, PAGES * PAGE)
+    for number in TOUCHED:
+        os.pwrite(fd, content("memfd", number), number * PAGE)
+    memory = mmap.mmap(fd, PAGES * PAGE)
+    os.close(fd)
+    return memory
+
+
+def _file(path: str) -> mmap.mmap:
+    """A private mapping of a file, whose pages are 0xff except where it was written."""
+    with open(path, "wb") as file:
+        file.write(b"\xff" * PAGES * PAGE)
+    fd = os.open(path, os.O_RDONLY)
+    memory = mmap.mmap(
+        fd, PAGES * PAGE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+    )
+    os.close(fd)
+    return _touched("file", memory)
+
+
+def _read(path: str) -> mmap.mmap:
+    """Read and never written: mapped to the zero page."""
+    memory = _anon(path)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for number in TOUCHED:
+        assert memory[number * PAGE] == 0
+    return memory
+
+
+def _guarded(path: str) -> mmap.mmap:
+    """Guard pages among others."""
+    memory = _touched("guarded", _anon(path))
+    memory.madvise(_MADV_GUARD_INSTALL, 6 * PAGE, 2 * PAGE)
+    return memory
+
+
+def _hidden(path: str) -> mmap.mmap:
+    """Written, then made PROT_NONE."""
+    memory = _touched("hidden", _anon(path))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), PAGES * PAGE, 0) == 0
+    return memory
+
+
+def _cut(path: str) -> mmap.mmap:
+    """A shared file that ends within the mapping."""
+    memory = _memfd(path)
+    with open(path, "w+b") as file:
+        file.truncate(PAGES * PAGE)
+        memory = _touched("cut", mmap.mmap(file.fileno(), PAGES * PAGE))
+        file.truncate(2 * PAGE)
+    return memory
+
+
+KINDS: dict[str, Callable[[str], mmap.mmap]] = {
+    "anon": _anon,
+    "private": _private,
+    "shared": _shared,
+    "memfd": _memfd,
+    "file": _file,
+    "read": _read,
+    "guarded": _guarded,
+    "hidden": _hidden,
+    "cut": _cut,
+}
+
+
+class Target:
+    """The process, killed when the block is left.  `at`: the address of each mapping."""
+
+    def __init__(self, folder: Path, *kinds: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(folder / "mapped"), *kinds],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.pid = self.process.pid
+        assert self.process.stdout is not None
+        self.at: dict[str, int] = json.loads(self.process.stdout.readline() or "{}")
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    @property
+    def state(self) -> str:
+        """As in /proc/PID/stat: S sleeps, T is stopped."""
+        text = Path(f"/proc/{self.pid}/stat").read_text()
+        return text.rpartition(") ")[2][0]
+
+
+def main() -> None:
+    """In the target."""
+    path, *kinds = sys.argv[1:]
+    held = {kind: KINDS[kind](path + kind) for kind in kinds}
+    addresses = {}
+    for kind, memory in held.items():
+        addresses[kind] = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    print(json.dumps(addresses), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
