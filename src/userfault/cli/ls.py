@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from userfault.cli import json_output
-from userfault.cli.store_places import human
+from userfault.cli.store_places import human, store
 from userfault.snapshot import describe
 from userfault.snapshot.objects import open_objects
 
@@ -17,15 +17,15 @@ SCHEMA = "userfault.ls/1"
 
 
 @click.command(epilog="Example: userfault ls s3://bucket/snapshots")
-@click.argument("store")
+@click.argument("where", metavar="STORE", callback=store)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def ls(store: str, as_json: bool) -> None:
+def ls(where: str, as_json: bool) -> None:
     """List the snapshots of a store.
 
-    STORE is a folder or a URL.  `stored` is what the chunks take that a snapshot names itself; what it shares with others is
-    counted in each of them.
+    STORE is a folder or a URL.  `stored` is what the chunks take that a snapshot names itself; what
+    it shares with others is counted in each of them.
     """
-    objects = open_objects(store)
+    objects = open_objects(where)
     found = list(describe.summaries(objects))
     if as_json:
         json_output.show(SCHEMA, {"store": objects.url, "snapshots": found})
@@ -45,4 +45,4 @@ def ls(store: str, as_json: bool) -> None:
         table.add_row(
             each.name, human(each.length), human(each.stored), each.kind, created, each.base
         )
-    Console(highlight=False, markup=False).print(table if found else f"no snapshots in {store}")
+    Console(highlight=False, markup=False).print(table if found else f"no snapshots in {where}")

@@ -14,10 +14,14 @@ from userfault.cli.check import check
 from userfault.cli.demo import demo
 from userfault.cli.diff import diff
 from userfault.cli.export import export
+from userfault.cli.gc import gc
 from userfault.cli.info import info
 from userfault.cli.ls import ls
 from userfault.cli.pack import pack
 from userfault.cli.probe import probe
+from userfault.cli.rm import rm
+from userfault.cli.squash import squash
+from userfault.cli.verify import verify
 from userfault.kernel.errors import UserfaultError
 
 _EPILOG = (
@@ -35,7 +39,7 @@ def userfault() -> None:
 userfault.add_command(probe)
 userfault.add_command(check)
 userfault.add_command(demo)
-for command in (pack, ls, info, diff, export):
+for command in (pack, ls, info, verify, diff, export, squash, rm, gc):
     userfault.add_command(command)
 
 

@@ -60,7 +60,7 @@ Examples:
 @click.option("--base", metavar="NAME", help="Store what differs from this snapshot of the store.")
 @click.option(
     "--level",
-    type=click.IntRange(-7, 22),
+    type=click.IntRange(1, 22),
     default=LEVEL,
     show_default=True,
     help="Level of zstd: higher is smaller and slower.",

@@ -17,8 +17,11 @@ from rich.progress import (
 
 
 @contextlib.contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Within the block the value is called with how much is done, of how much; then it vanishes."""
+def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Within the block the value is called with how much is done, of how much (None: unknown).
+
+    It vanishes at the end.
+    """
     console = Console(stderr=True)
     shown = Progress(
         TextColumn("{task.description}"),

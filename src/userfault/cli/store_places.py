@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import click
 
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.keys import check_name
-from userfault.snapshot.objects import Objects, open_objects
+from userfault.snapshot.objects import Objects, open_objects, scheme_of
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -38,6 +39,13 @@ def snapshot(ctx: click.Context, param: click.Parameter | None, value: str) -> P
         return Place(store or "/", check_name(name))
     except UsageError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+
+
+def store(ctx: click.Context, param: click.Parameter | None, value: str) -> str:
+    """The callback of an argument that is a store which is there, a folder or a URL."""
+    if not scheme_of(value) and not os.path.isdir(value):
+        raise click.BadParameter(f"there is no folder {value}", ctx, param)
+    return value
 
 
 def snapshots(

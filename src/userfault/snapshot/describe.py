@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from userfault.snapshot import sweep
 from userfault.snapshot.image import Image, Layer, read_layer
 from userfault.snapshot.inputs.protocol import Region
-from userfault.snapshot.keys import SNAPSHOTS, is_name
 from userfault.snapshot.objects import Objects
 from userfault.snapshot.runs import Kind
 
@@ -48,15 +48,9 @@ class Description(msgspec.Struct, frozen=True):
     regions: list[Region]
 
 
-def names(objects: Objects) -> list[str]:
-    """The snapshots of a store, in the order of their names.  Raises StoreError."""
-    found = (each.key.removeprefix(SNAPSHOTS) for each in objects.list(SNAPSHOTS))
-    return sorted(name for name in found if is_name(name))
-
-
 def summaries(objects: Objects) -> Iterator[Summary]:
     """Each snapshot of a store, in the order of their names.  Raises StoreError, FormatError."""
-    for name in names(objects):
+    for name in sorted(sweep.names(objects)):
         yield summary(read_layer(objects, name))
 
 

@@ -20,7 +20,7 @@ class FileInput:
     """A file, from its first byte to its last.
 
     `kind` and `about` are kept in the manifest.  `holes`: what a hole of the file means.  Raises
-    UsageError where it is no file or block device, OSError where it cannot be opened.
+    UsageError where it is no file or block device, or cannot be opened.
     """
 
     regions: Sequence[Region] = ()
@@ -38,8 +38,7 @@ class FileInput:
         self._path = os.fspath(path)
         self._about = {"file": os.path.basename(self._path), **(about or {})}
         self._holes = holes
-        # A pipe would block here until somebody writes to it.
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd = _opened(self._path)
         self._buffer = bytearray()
         try:
             self._mode = os.fstat(self._fd).st_mode
@@ -126,3 +125,15 @@ class FileInput:
             cause=cause,
             cure="pack an intact copy",
         )
+
+
+def _opened(path: str) -> int:
+    try:
+        # A pipe would block here until somebody writes to it.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(
+            f"cannot open {path}",
+            cause=os.strerror(error.errno or 0),
+            cure="name an image that is there and may be read",
+        ) from None
