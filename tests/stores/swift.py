@@ -31,6 +31,19 @@ from swift.common.wsgi import run_wsgi
 sys.exit(run_wsgi(sys.argv[2], sys.argv[3], verbose=True))
 """
 
+# One device, one replica, 2**4 partitions for each ring: what swift-ring-builder does.
+_RINGS_OF = """
+import sys
+from swift.common.ring import RingBuilder
+folder, names, ports = sys.argv[1], sys.argv[2::2], sys.argv[3::2]
+for name, port in zip(names, ports):
+    builder = RingBuilder(4, 1, 1)
+    builder.add_dev({"region": 1, "zone": 1, "ip": "127.0.0.1", "port": int(port),
+                     "device": "d1", "weight": 1})
+    builder.rebalance()
+    builder.get_ring().save(f"{folder}/{name}.ring.gz")
+"""
+
 _SWIFT_CONF = """
 [swift-hash]
 swift_hash_path_prefix = tests
@@ -88,10 +101,11 @@ def running(folder: pathlib.Path) -> Iterator[S3]:
     ports = dict(zip(("proxy", *_RINGS), free_ports(4), strict=True))
     _configure(folder, ports)
     with contextlib.ExitStack() as stack:
-        for name, port in ports.items():
-            server = _start(folder, name)
+        servers = {name: _start(folder, name) for name in ports}
+        for server in servers.values():
             stack.callback(stop, server)
-            if not listens(port, server):
+        for name, port in ports.items():
+            if not listens(port, servers[name], seconds=90):
                 text = (folder / f"{name}.log").read_text(errors="replace")
                 raise RuntimeError(f"swift-{name}-server did not start:\n{text[-3000:]}")
         found = S3(ports["proxy"], "images", "test:tester", _SECRET)
@@ -108,23 +122,14 @@ def _configure(folder: pathlib.Path, ports: dict[str, int]) -> None:
             text += _PROXY.format(memcached=1, secret=_SECRET)
         else:
             text += _STORAGE.format(ring=name)
-            _make_ring(folder, name, port)
         (folder / f"{name}.conf").write_text(text)
-
-
-def _make_ring(folder: pathlib.Path, name: str, port: int) -> None:
-    """One device, one replica, 2**4 partitions."""
-    for command in (
-        ["create", "4", "1", "1"],
-        ["add", f"r1z1-127.0.0.1:{port}/d1", "1"],
-        ["rebalance"],
-    ):
-        subprocess.run(
-            ["swift-ring-builder", folder / f"{name}.builder", *command],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
+    rings = [word for name in _RINGS for word in (name, str(ports[name]))]
+    subprocess.run(
+        [_PYTHON, "-I", "-c", _RINGS_OF, folder, *rings],
+        check=True,
+        capture_output=True,
+        timeout=90,
+    )
 
 
 def _start(folder: pathlib.Path, name: str) -> subprocess.Popen[bytes]:

@@ -1,8 +1,8 @@
 """Error texts of services and libraries, made short and free of secrets.
 
 Services quote what they were sent (an access key, the text that was signed), and URLs may carry
-signatures.  So: the first line alone, URLs without user and query, of an answer's body only its
-code, and no value of a credential that this process knows.
+signatures.  So: what was requested and what came of it, URLs without user and query, of an answer's
+body only its code, and no value of a credential that this process knows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from userfault.snapshot.credentials import secrets
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z -]*)?)")
 _CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#)\"']*)[^\s)\"',]*")
-_RETRIES = re.compile(r", after \d+ retries.*?retry_timeout: \S+")
+_REQUEST = re.compile(r"Error performing ([A-Z]+) (\S+)")
 _MOST = 300
 
 # What the library tells only in its debug output, in our words.
@@ -33,7 +33,7 @@ _DETAILS = (
 )
 _SET = "set credentials in the environment (docs/store.md, Credentials)"
 _CURES = (
-    (("169.254.169.254", "metadata", "token request", "Account must", "401"), _SET),
+    (("api/token", "etadata", "token request", "Account must", "401"), _SET),
     (("403", "AccessDenied", "SignatureDoesNotMatch"), "check the credentials and what they allow"),
     (("NoSuchBucket", "ContainerNotFound", "bucket does not"), "create the bucket first"),
     (("plain HTTP is not allowed",), "set AWS_ALLOW_HTTP=true (AZURE_ALLOW_HTTP=true)"),
@@ -51,14 +51,18 @@ def readable(error: BaseException) -> tuple[str, str]:
 def redact(text: str) -> str:
     """One line without secrets, of at most a few hundred characters."""
     line, _, debug = text.partition("Debug source:")
-    line = line.strip()
-    status, code = _STATUS.search(line), _CODE.search(line)
-    if status:
-        line = line[: status.end()] + (f" ({code[1]})" if code else "")
+    line = " ".join(line.split())
+    request, status, code = _REQUEST.search(line), _STATUS.search(line), _CODE.search(line)
     detail = next((words for sign, words in _DETAILS if sign in debug), "")
-    line = " ".join(line.split()) + (f" ({detail})" if detail and not status else "")
-    line = _RETRIES.sub("", line)
-    line = _URL.sub(r"\1\2", line)
+    if status:
+        told = status[1] + (f" ({code[1]})" if code else "")
+    elif detail:
+        told = detail
+    else:
+        told = line
+    if request and told is not line:
+        told = f"{request[1]} {request[2]}: {told}"
+    told = _URL.sub(r"\1\2", told)
     for secret in secrets():
-        line = line.replace(secret, "***")
-    return line[:_MOST]
+        told = told.replace(secret, "***")
+    return told[:_MOST]
