@@ -6,6 +6,7 @@ Run as a program; `Target` is the test's side of it.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import mmap
 import os
@@ -105,6 +106,17 @@ def _cut(path: str) -> mmap.mmap:
     return memory
 
 
+def _large(path: str) -> mmap.mmap:
+    """64 MiB that zstd has work with."""
+    del path
+    memory = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, len(memory), 1 << 20):
+        memory[at : at + (1 << 20)] = b"".join(
+            hashlib.sha256(b"%d" % (at + n)).hexdigest().encode() for n in range(1 << 14)
+        )
+    return memory
+
+
 KINDS: dict[str, Callable[[str], mmap.mmap]] = {
     "anon": _anon,
     "private": _private,
@@ -115,6 +127,7 @@ KINDS: dict[str, Callable[[str], mmap.mmap]] = {
     "guarded": _guarded,
     "hidden": _hidden,
     "cut": _cut,
+    "large": _large,
 }
 
 
