@@ -60,6 +60,24 @@ def _memfd(path: str) -> mmap.mmap:
     return memory
 
 
+def _copied(path: str) -> mmap.mmap:
+    """A private mapping of a memfd: of the file's pages, 3 and 9 are written over here."""
+    del path
+    fd = os.memfd_create("target")
+    os.ftruncate(fd, PAGES * PAGE)
+    for number in TOUCHED[:3]:
+        text = content("copied" if number != 3 else "below", number)
+        os.pwrite(fd, text, number * PAGE)
+    memory = mmap.mmap(
+        fd, PAGES * PAGE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+    )
+    os.close(fd)
+    for number in (3, 9):
+        text = content("copied", number)
+        memory[number * PAGE : number * PAGE + len(text)] = text
+    return memory
+
+
 def _file(path: str) -> mmap.mmap:
     """A private mapping of a file, whose pages are 0xff except where it was written."""
     with open(path, "wb") as file:
@@ -122,6 +140,7 @@ KINDS: dict[str, Callable[[str], mmap.mmap]] = {
     "private": _private,
     "shared": _shared,
     "memfd": _memfd,
+    "copied": _copied,
     "file": _file,
     "read": _read,
     "guarded": _guarded,

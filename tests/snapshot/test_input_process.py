@@ -52,7 +52,9 @@ def told(pages: ProcessInput, address: int, holding: Holds) -> list[int]:
     return [n for n, each in enumerate(holds(pages, address)) if each is holding]
 
 
-@pytest.mark.parametrize("kind", ["private", "shared", "memfd", "file", "guarded", "hidden"])
+@pytest.mark.parametrize(
+    "kind", ["private", "shared", "memfd", "copied", "file", "guarded", "hidden"]
+)
 def test_touched_pages_are_read_and_others_are_holes(tmp_path: Path, kind: str) -> None:
     with (
         Target(tmp_path, kind) as target,

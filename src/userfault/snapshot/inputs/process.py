@@ -5,7 +5,8 @@ afterwards; `running=True` leaves it running, and pages are of different moments
 
 Holes: what was never touched, and pages of files that the process has not in its page tables.
 Memory that is a file without a disk (a memfd, shared anonymous memory, tmpfs) is read from that
-file, whichever process touched it: then no page is added to the process that is looked at.
+file, whichever process touched it: then no page is added to the process that is looked at.  Where
+it is mapped private, the process's own pages lie over those of the file.
 /proc/PID/mem does not wait for a userfaultfd: a page that is missing fails with EIO (measured on
 6.18).  So a process whose pages are served by itself can be read too.
 """
@@ -85,9 +86,8 @@ class ProcessInput:
         """What is present and what is not."""
         for part in self._parts:
             first, end = part.region.offset, part.region.offset + part.region.length
-            found = self._of_file(part) if part.fd >= 0 else self._of_tables(part.region)
             at = first
-            for start, stop, holds in found:
+            for start, stop, holds in self._there(part):
                 if start > at:
                     yield _run(at, start, Holds.HOLE)
                 yield _run(start, stop, holds)
@@ -107,10 +107,10 @@ class ProcessInput:
             region = part.region
             stop = min(end, region.offset + region.length)
             target = view[at - page * PAGE : stop - page * PAGE]
-            if part.fd >= 0:
-                self._read(part.fd, target, region.file_offset + at - region.offset)
-            else:
+            if part.fd < 0:
                 self._read(self._memory, target, region.start + at - region.offset)
+            else:
+                self._read_file(part, target, at - region.offset)
             at = stop
         return view
 
@@ -167,7 +167,7 @@ class ProcessInput:
             if not region.protection and not any(self._of_tables(region)):
                 continue
             fd = -1
-            if mapping.shared and maps.is_memory_file(mapping, memory_devices):
+            if maps.is_memory_file(mapping, memory_devices):
                 fd = self._file(mapping)
             yield _Part(region, fd)
             offset += region.length
@@ -183,6 +183,15 @@ class ProcessInput:
                     " has mapped were seen, the others are holes: run as root to have them all"
                 )
         return self._files[key]
+
+    def _there(self, part: _Part) -> Iterator[tuple[int, int, Holds]]:
+        """What of a region is there, in bytes of the image, in ascending order."""
+        if part.fd < 0:
+            return self._of_tables(part.region)
+        if part.region.shared:
+            return self._of_file(part)
+        both = sorted((*self._of_file(part), *self._of_tables(part.region)), key=lambda run: run[0])
+        return _joined(both)
 
     def _of_file(self, part: _Part) -> Iterator[tuple[int, int, Holds]]:
         """What of a region its file has, in bytes of the image."""
@@ -210,6 +219,22 @@ class ProcessInput:
         for found in present(self._pagemap, region.start, region.start + region.length):
             holds = Holds.ZERO if found.zero else Holds.DATA
             yield found.start + shift, found.end + shift, holds
+
+    def _read_file(self, part: _Part, target: memoryview, at: int) -> None:
+        """Bytes of a region from its file, and over them what the process has of its own."""
+        region = part.region
+        done = 0
+        while done < len(target):
+            got = os.preadv(part.fd, [target[done:]], region.file_offset + at + done)
+            if not got:  # behind the end of the file, which no process can read either
+                target[done:] = bytes(len(target) - done)
+                break
+            done += got
+        if not region.shared:
+            assert self._pagemap is not None
+            start = region.start + at
+            for own in present(self._pagemap, start, start + len(target)):
+                self._read(self._memory, target[own.start - start : own.end - start], own.start)
 
     def _read(self, fd: int, target: memoryview, position: int) -> None:
         """Fill `target`, with zeros where a page cannot be read."""
@@ -243,6 +268,19 @@ class ProcessInput:
             cause="it was killed, or went on and left",
             cure="pack a process that lives",
         )
+
+
+def _joined(runs: list[tuple[int, int, Holds]]) -> Iterator[tuple[int, int, Holds]]:
+    """Runs that may overlap, by their starts, as runs of data that do not."""
+    begun = end = 0
+    for start, stop, _ in runs:
+        if start > end:
+            if end > begun:
+                yield begun, end, Holds.DATA
+            begun = start
+        end = max(end, stop)
+    if end > begun:
+        yield begun, end, Holds.DATA
 
 
 def _run(start: int, end: int, holds: Holds) -> Run:
