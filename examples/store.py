@@ -1,7 +1,8 @@
 """A store of memory images: pack one, then what changed since, compare the two, get one back.
 
 The same with commands: `userfault pack first.mem store/first`, `userfault pack second.mem
-store/second --base first`, `userfault diff store/first second`, `userfault export store/second ...`.
+store/second --base first`, `userfault diff store/first second`, `userfault export store/second
+again.mem`.
 """
 
 from __future__ import annotations

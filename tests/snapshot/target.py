@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,17 +152,24 @@ KINDS: dict[str, Callable[[str], mmap.mmap]] = {
 
 
 class Target:
-    """The process, killed when the block is left.  `at`: the address of each mapping."""
+    """The process, killed when the block is left.  `at`: the address of each mapping.
 
-    def __init__(self, folder: Path, *kinds: str) -> None:
+    `detached`: in a session of its own, with no pipe open to us.
+    """
+
+    def __init__(self, folder: Path, *kinds: str, detached: bool = False) -> None:
+        told = folder / "told"
+        os.mkfifo(told)
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(folder / "mapped"), *kinds],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [sys.executable, __file__, str(folder / "mapped"), str(told), *kinds],
+            stdin=subprocess.DEVNULL if detached else None,
+            stdout=subprocess.DEVNULL if detached else None,
+            stderr=subprocess.DEVNULL if detached else None,
+            start_new_session=detached,
         )
         self.pid = self.process.pid
-        assert self.process.stdout is not None
-        self.at: dict[str, int] = json.loads(self.process.stdout.readline() or "{}")
+        self.at: dict[str, int] = json.loads(told.read_text() or "{}")
+        told.unlink()
 
     def __enter__(self) -> Target:
         return self
@@ -173,7 +181,7 @@ class Target:
         at: TracebackType | None,
     ) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
     @property
     def state(self) -> str:
@@ -184,13 +192,13 @@ class Target:
 
 def main() -> None:
     """In the target."""
-    path, *kinds = sys.argv[1:]
+    path, told, *kinds = sys.argv[1:]
     held = {kind: KINDS[kind](path + kind) for kind in kinds}
     addresses = {}
     for kind, memory in held.items():
         addresses[kind] = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    print(json.dumps(addresses), flush=True)
-    sys.stdin.read()
+    Path(told).write_text(json.dumps(addresses))
+    signal.pause()
 
 
 if __name__ == "__main__":
