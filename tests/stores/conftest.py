@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from helpers.leaks import descriptors
+from helpers.skips import absent, need_root
 from stores import nginx, seaweed, swift
 from stores.chunks import Fill, filling
 from stores.nginx import Web
@@ -25,6 +31,22 @@ def client_runtime() -> None:
     """The client library's threads and descriptors, which it starts once and keeps."""
     with pytest.raises(StoreError, match="refused"):
         RemoteObjects.open(_NOWHERE, Patience(retries=0)).exists("x")
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """Fail the test where it leaves threads, or descriptors that do not go within seconds.
+
+    The client library closes connections in threads of its own, a moment after the last use.
+    """
+    before, threads = descriptors(), set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= threads
+    end = time.monotonic() + 15
+    while left := {fd: what for fd, what in descriptors().items() if before.get(fd) != what}:
+        gc.collect()
+        assert time.monotonic() < end, f"descriptors left open: {left}"
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -108,3 +130,18 @@ def in_web(web: Web, prefix: str, no_credentials: None) -> Fill:  # noqa: ARG001
     """Forty chunks behind nginx."""
     filled = filling(open_objects(web.root / prefix))
     return Fill(web.url(prefix), filled.chunks)
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of 1 MiB."""
+    need_root()
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if done.returncode:
+        absent(f"cannot mount a tmpfs: {done.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -157,7 +157,7 @@ class Proxy:
         with self._lock:
             self._open |= {client, server}
         with contextlib.suppress(OSError), client, server:
-            while self._one_exchange(client, server):
+            while not self._gone and self._one_exchange(client, server):
                 pass
         with self._lock:
             self._open -= {client, server}

@@ -22,7 +22,7 @@ from userfault.snapshot.objects import Objects, open_objects
 from userfault.snapshot.reading import ChunkReader
 from userfault.snapshot.remote import Patience, RemoteObjects
 
-pytestmark = [pytest.mark.usefixtures("leaks_nothing"), pytest.mark.xdist_group("stores")]
+pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
 
 DEADLINE = 4.0
 # A machine under load may be late, but not by this much.
@@ -178,6 +178,7 @@ def test_a_read_in_advance_that_becomes_urgent_is_asked_for_twice(broken: Broken
 
 def test_a_server_that_vanishes_in_the_middle_is_an_error_in_time(broken: Broken) -> None:
     reader = broken.reader()
+    broken.proxy.hit(*[None] * 10, always=faults.slow(1))
     reader.ahead([chunk.wanted for chunk in broken.chunks])
     for chunk in broken.chunks[:5]:
         assert reader.chunk(*chunk.wanted) == chunk.data

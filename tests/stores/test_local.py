@@ -11,11 +11,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from helpers.skips import absent, need_root
 from stores.chunks import make
 from userfault.kernel.errors import UsageError
 from userfault.snapshot import atomic
@@ -29,27 +27,12 @@ from userfault.snapshot.errors import (
 from userfault.snapshot.local import LocalObjects
 from userfault.snapshot.objects import open_objects
 
-pytestmark = pytest.mark.usefixtures("leaks_nothing")
+pytestmark = [pytest.mark.usefixtures("leaks_nothing"), pytest.mark.xdist_group("stores")]
 
 
 @pytest.fixture
 def store(tmp_path: pathlib.Path) -> LocalObjects:
     return LocalObjects(tmp_path / "deep" / "store")
-
-
-@pytest.fixture
-def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file system of 1 MiB."""
-    need_root()
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        absent(f"cannot mount a tmpfs: {done.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def files(store: LocalObjects) -> list[str]:

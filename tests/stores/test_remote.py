@@ -21,6 +21,8 @@ from userfault.snapshot.objects import Objects, open_objects
 from userfault.snapshot.reading import open_reader
 from userfault.snapshot.redact import redact
 
+pytestmark = pytest.mark.xdist_group("stores")
+
 
 @pytest.fixture
 def store(s3: S3, prefix: str) -> Objects:

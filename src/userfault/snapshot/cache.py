@@ -3,7 +3,8 @@
 Files are named by digest and verified whenever they are read, so that nothing that happens to the
 folder can make wrong bytes: a file that is torn, corrupt or gone is fetched again.  How much is in
 it stands in the file `usage`, raised before a file is written and lowered after one is removed;
-a process killed in between leaves it too high, never too low, and the next eviction counts anew.
+a process killed in between leaves it too high, never too low, and the next eviction counts anew
+while nobody writes.
 
 When the bound is reached, the files unused for the longest time go, until a tenth is free.
 """
@@ -32,6 +33,7 @@ DEFAULT_SIZE = 10 << 30
 _FREED = 0.1  # of the bound, by one eviction
 _QUEUE_BYTES = 16 << 20
 _PAUSE_S = 60.0  # after a write failed
+_EVICT_WAIT_S = 0.5  # for those who write at the moment
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -108,9 +110,8 @@ class ChunkCache:
             return
         try:
             os.makedirs(self.folder, 0o700, exist_ok=True)
-            if not self._reserve(len(data)):
-                return
-            self._objects.put(chunk_key(digest), data)
+            if not self._put(digest, data) and self.evict(len(data)):
+                self._put(digest, data)
         except (StoreError, OSError) as error:
             self._pause(error)
 
@@ -144,20 +145,16 @@ class ChunkCache:
     def evict(self, wanted: int) -> bool:
         """Remove the files unused for the longest time until `wanted` more bytes fit.
 
-        False where another process is at it, or nothing more can be removed.
+        False where others are at work here and did not end within a moment.
         """
-        with self._alone() as alone:
+        with self._locked(fcntl.LOCK_EX, _EVICT_WAIT_S) as alone:
             if not alone:
                 return False
-            with self._counting() as fd:
-                before = _number(fd) or 0
             held, cutoff = self._survey(max(self._size - wanted, 0), int(self._size * _FREED))
             freed = self._remove(cutoff) if cutoff is not None else 0
             with self._counting() as fd:
-                # What others wrote meanwhile counts on top of what was found.
-                now = max(held - freed + (_number(fd) or 0) - before, 0)
-                _set(fd, now)
-            return now + wanted <= self._size
+                _set(fd, held - freed)
+            return held - freed + wanted <= self._size
 
     def _path(self, digest: bytes) -> str:
         return f"{self.folder}/{chunk_key(digest)}"
@@ -188,28 +185,24 @@ class ChunkCache:
     def _drop(self, digest: bytes) -> None:
         """Remove a file that is corrupt."""
         path = self._path(digest)
-        with contextlib.suppress(OSError):
-            size = os.stat(path).st_size
-            os.unlink(path)
-            self._count(-size)
+        with contextlib.suppress(OSError), self._locked(fcntl.LOCK_SH) as may:
+            if may:  # else the next reader removes it
+                size = os.stat(path).st_size
+                os.unlink(path)
+                with self._counting() as fd:
+                    _set(fd, max((_number(fd) or 0) - size, 0))
 
-    def _reserve(self, length: int) -> bool:
-        """Count a file that is about to be written; False where there is no room for it."""
-        with self._counting() as fd:
-            held = _number(fd)
-            if held is not None and held + length <= self._size:
-                _set(fd, held + length)
-                return True
-        if not self.evict(length):
-            return False
-        return self._count(length)
-
-    def _count(self, more: int) -> bool:
-        with self._counting() as fd:
-            held = max((_number(fd) or 0) + more, 0)
-            if more > 0 and held > self._size:
+    def _put(self, digest: bytes, data: bytes) -> bool:
+        """Count a file and write it; False where there is no room, or an eviction goes on."""
+        with self._locked(fcntl.LOCK_SH) as may:
+            if not may:
                 return False
-            _set(fd, held)
+            with self._counting() as fd:
+                held = _number(fd)
+                if held is None or held + len(data) > self._size:
+                    return False
+                _set(fd, held + len(data))
+            self._objects.put(chunk_key(digest), data)
             return True
 
     @contextlib.contextmanager
@@ -223,16 +216,19 @@ class ChunkCache:
             os.close(fd)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether nobody else evicts; nobody does while the body runs."""
+    def _locked(self, kind: int, seconds: float = 0) -> Iterator[bool]:
+        """Writers share a lock, an eviction has it alone: files and count do not differ then.
+
+        Yields whether it was had within `seconds`.
+        """
+        end = time.monotonic() + seconds
         fd = os.open(self._evicting, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            had = _try_lock(fd, kind)
+            while not had and time.monotonic() < end:
+                time.sleep(0.002)
+                had = _try_lock(fd, kind)
+            yield had
         finally:
             os.close(fd)
 
@@ -291,6 +287,14 @@ class ChunkCache:
                 digest, data = self._queue.popleft()
                 self._queued_bytes -= len(data)
             self.put(digest, data)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _number(fd: int) -> int | None:

@@ -162,10 +162,10 @@ class Fetcher:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
+            self._waiting.clear()  # or each flight that ends would start another
+            while tasks := asyncio.all_tasks(loop):
+                for task in tasks:
+                    task.cancel()
                 loop.run_until_complete(asyncio.wait(tasks))
         finally:
             loop.close()
