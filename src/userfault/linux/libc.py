@@ -50,6 +50,8 @@ _swapon = _libc.swapon
 _swapon.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _swapoff = _libc.swapoff
 _swapoff.argtypes = [ctypes.c_char_p]
+_syncfs = _libc.syncfs
+_syncfs.argtypes = [ctypes.c_int]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -144,6 +146,12 @@ def swapoff(path: str) -> None:
     """swapoff(2); needs CAP_SYS_ADMIN."""
     if _swapoff(os.fsencode(path)):
         raise _fail("swapoff")
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write out the file system that `fd` is on; it reports failed writes since 5.8."""
+    if _syncfs(fd):
+        raise _fail("syncfs")
 
 
 def syscall(number: int, *arguments: int) -> int:
