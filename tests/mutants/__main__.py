@@ -16,7 +16,7 @@ def main() -> int:
     """0 if every mutation is caught, and the model without one is not."""
     began = time.monotonic()
     healthy = hunt(None, _PROGRAMS)
-    if healthy.caught:
+    if healthy.caught or healthy.divergence:
         print(f"the model as it is does not pass: {healthy}")
         return 1
     print(_ROW.format("mutation", "statement", "program", "diverges at"), flush=True)
@@ -25,7 +25,9 @@ def main() -> int:
         verdict = hunt(mutation, _PROGRAMS)
         missed += not verdict.caught
         number = str(verdict.program) if verdict.program else "-"
-        found = verdict.divergence if verdict.caught else "NOT CAUGHT"
+        found = (
+            verdict.divergence if verdict.caught else f"NOT CAUGHT {verdict.divergence}".rstrip()
+        )
         row = _ROW.format(mutation.name, verdict.statement or "-", number, found)
         print(row, flush=True)
     seconds = time.monotonic() - began
