@@ -199,6 +199,11 @@ class LiveProcess:
         self._control.append(self._witnessed)
         self.request(step, None)
 
+    @property
+    def looking(self) -> bool:
+        """True while the control thread is at witnesses."""
+        return bool(self._witnesses)
+
     def _witnessed(self, reply: Reply) -> None:
         step = self._witnesses.popleft().next_step(reply)
         assert step is None  # a witness is one request
@@ -349,6 +354,9 @@ class LiveKernel:
         while True:
             while self._receive():
                 quiet_rounds = 0
+            while any(process.looking for process in self.processes.values()):
+                if not self.pump(deadline - time.monotonic()):
+                    raise TimeoutError("an agent does not answer")
             busy = [process for process in self.processes.values() if process.busy]
             if not busy:
                 return
@@ -409,7 +417,11 @@ class LiveKernel:
 
     def lost(self, process: LiveProcess) -> Exception:
         """Why an agent is gone that has not said hello."""
-        status = next((c.poll() for c in self._children if c.pid == process.pid), None)
+        status = None
+        for child in self._children:
+            if child.pid == process.pid:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = child.wait(1)  # its socket is closed before it has quite ended
         if status == _NO_DESCRIPTOR:
             return NoAgent(
                 "cannot run here: too few descriptors",
