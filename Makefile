@@ -47,7 +47,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench all
 
 mutants: $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python -m mutants
+	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

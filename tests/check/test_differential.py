@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 
 from helpers.world import PoolLock
 from userfault.check.differential import coverage
-from userfault.check.differential.areas import HUGE_PAGES
 from userfault.check.differential.batch import Batch, Finding, Runner, each, seeds
 from userfault.check.differential.draw import program
 from userfault.check.differential.found import kernels, profile_of
+from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program, from_text, to_text
 from userfault.check.differential.schedules import Scripted, others
-from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import MemoryUnavailable, Unavailable, UsageError
-from userfault.linux.hugepool import PoolShare
 from userfault.model.errors import Errno
 from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config, Profile
 from userfault.model.programs import ModelCalls, ModelProcess
@@ -40,24 +38,25 @@ def programs(draw: st.DrawFn) -> Program:
 
 
 @pytest.fixture
-def huge(agent: None) -> Iterator[bool]:  # noqa: ARG001
+def pool(agent: None) -> Iterator[Pool | None]:  # noqa: ARG001
     """Free huge pages for one program at a time, if this machine has any."""
     with contextlib.ExitStack() as stack:
         lock = PoolLock()
         stack.callback(lock.release)
         try:
-            stack.callback(PoolShare(HUGE, HUGE_PAGES, grow=True).close)
+            pool = stack.enter_context(contextlib.closing(Pool()))
+            pool.fill_up()
         except MemoryUnavailable:
-            yield False
+            yield None
             return
-        yield True
+        yield pool
 
 
 @pytest.fixture
-def runner(agent: None) -> Runner:  # noqa: ARG001
+def runner(pool: Pool | None) -> Runner:
     """This kernel and its model."""
     try:
-        return Runner(*kernels())
+        return Runner(*kernels(), pool)
     except Unavailable as error:
         pytest.skip(str(error))
 
@@ -216,8 +215,8 @@ def test_what_was_never_reached_is_told() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_smoke_of_programs_does_not_diverge(runner: Runner, huge: bool) -> None:
-    for one in each(Batch(SMOKE_PROGRAMS, SMOKE_SEED, huge)):
+def test_a_smoke_of_programs_does_not_diverge(runner: Runner, pool: Pool | None) -> None:
+    for one in each(Batch(SMOKE_PROGRAMS, SMOKE_SEED, pool is not None)):
         found = runner.run(one)
         if found is not None:
             pytest.fail(_told(runner.examine(found)))

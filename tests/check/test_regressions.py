@@ -178,6 +178,22 @@ FIXED = {
         f"{_U0}; 0 map shm; 0 register u0 shm+0 7p 2; 0 writeprotect u0 shm+5 1p 1;"
         " 0 madvise shm+1 3p 102; 0 madvise shm+1 7p 102"
     ),
+    "unregistering joins nothing that was not registered": (
+        f"{_U0}; 0 map anon; 0 register u0 anon+0 1p 1; 0 map dst; 0 mremap anon+0 1p 1p 3 dst+0;"
+        " 0 unregister u0 dst+0 1p"
+    ),
+    "nor beside it": (
+        f"{_U0}; 0 map dst; 0 store dst+0; 0 register u0 dst+0 6p 2; 0 mremap dst+4 1p 1p 3 dst+0;"
+        " 0 mremap dst+5 1p 1p 3 dst+1; 0 unregister u0 dst+0 1p"
+    ),
+    "mprotect joins only what it changes": (
+        f"{_U0}; 0 map anon; 0 register u0 anon+0 1p 1; 0 map dst; 0 mremap anon+0 1p 1p 3 dst+0;"
+        " 0 mprotect dst+7 1p 1; 0 mprotect dst+0 8p 3"
+    ),
+    "mlock joins only what it changes": (
+        f"{_U0}; 0 map anon; 0 register u0 anon+0 1p 1; 0 map dst; 0 mremap anon+0 1p 1p 3 dst+0;"
+        " 0 mlock dst+7 1p; 0 mlock dst+7 1p; 0 munlock dst+0 8p"
+    ),
     "a marker left over from WP protects a huge page": (
         f"{_U0}; 0 map huge; 0 register u0 huge+0 2p 2; 0 writeprotect u0 huge+0 1p 1;"
         " 0 register u0 huge+0 1p 4; 0 load huge+0"

@@ -8,6 +8,10 @@ import weakref
 
 import pytest
 
+from userfault.check.area import Area
+from userfault.check.thread import Thread, start
+from userfault.check.uffd import Uffd
+from userfault.kernel import calls
 from userfault.kernel.errors import TryAgain
 from userfault.kernel.events import Remove
 from userfault.kernel.memtypes import memory
@@ -15,7 +19,9 @@ from userfault.kernel.modes import Feature, Mode
 from userfault.kernel.protocol import State
 from userfault.model.errors import Deadlock
 from userfault.model.kernel import ModelKernel
-from userfault.model.sched import RWLock, Seeded
+from userfault.model.profiles import LINUX_6_18
+from userfault.model.programs import ModelCalls
+from userfault.model.sched import SPINS, RWLock, Seeded
 from userfault.uapi import mman
 
 PAGE = 4096
@@ -127,3 +133,71 @@ def test_a_machine_that_nobody_holds_is_freed() -> None:
     gc.collect()
 
     assert machine() is None
+
+
+# --- What only some schedules do, and what never ends ---------------------------------------------
+
+
+def _messages_for_a_page_that_is_there(seed: int) -> int:
+    """Two tasks write the zero page that has just been filled in for both of them."""
+    kernel = ModelKernel(LINUX_6_18, scheduler=Seeded(seed))
+    process = kernel.process()
+    area = process.map(memory("shmem-private"), PAGE)
+    uffd = process.userfaultfd()
+    uffd.register(area.address, PAGE, Mode.MISSING)
+    writers = [process.task().write(area.address + at, b"w") for at in range(2)]
+    kernel.settle()
+    assert len(uffd.read()) == 2
+    uffd.zeropage(area.address, PAGE)
+    kernel.settle()
+    again = uffd.read()
+    uffd.wake(area.address, PAGE)
+    kernel.settle()
+    assert all(writer.state is State.DONE for writer in writers)
+    assert process.task().read(area.address, 3).result().data == b"ww\0"
+    return len(again)
+
+
+def test_a_page_that_is_being_copied_has_no_entry_for_a_moment() -> None:
+    assert {_messages_for_a_page_that_is_there(seed) for seed in range(100)} == {0, 1}
+
+
+def _leftover_protection(kernel: ModelCalls) -> tuple[Thread, Uffd, Area]:
+    """A huge page that is still protected where only MINOR is registered."""
+    t = start(kernel, 10.0)
+    u = t.uffd()
+    area = t.map("hugetlb", pages=1)
+    t.write(area.address, b"x")
+    u.register(area.address, area.length, Mode.WP)
+    u.writeprotect(area.address, area.length)
+    u.register(area.address, area.length, Mode.MINOR)
+    return t, u, area
+
+
+def test_a_write_that_never_returns_goes_on_when_the_protection_is_lifted() -> None:
+    t, u, area = _leftover_protection(ModelCalls(LINUX_6_18))
+    writer = t.thread().call(calls.Write(area.address, b"w"))
+    assert writer.waits_for == SPINS
+    t.read(area.address)
+    assert writer.waits_for == SPINS
+    u.register(area.address, area.length, Mode.WP)
+    u.writeprotect(area.address, area.length, 0)
+    assert writer.state is State.DONE
+    assert t.read(area.address, 1) == b"w"
+
+
+def test_a_write_that_never_returns_ends_with_its_process() -> None:
+    kernel = ModelCalls(LINUX_6_18)
+    t, _, area = _leftover_protection(kernel)
+    writer = t.thread().call(calls.Write(area.address, b"w"))
+    with pytest.raises(TimeoutError, match="another registration"):
+        writer.result()
+    kernel.close()  # walks every invariant
+    assert writer.state is State.DONE
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_that_spin_do_not_keep_each_other_busy(seed: int) -> None:
+    t, _, area = _leftover_protection(ModelCalls(LINUX_6_18, scheduler=Seeded(seed)))
+    writers = [t.thread().call(calls.Write(area.address + at, b"w")) for at in range(2)]
+    assert [writer.waits_for for writer in writers] == [SPINS, SPINS]

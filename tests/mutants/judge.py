@@ -8,16 +8,14 @@ import sys
 import msgspec
 
 from mutants.hunt import Verdict
-from userfault.check.differential.areas import HUGE_PAGES
 from userfault.check.differential.batch import Batch, Runner, each
 from userfault.check.differential.found import configuration
+from userfault.check.differential.pool import Pool
 from userfault.check.live import live_kernel
 from userfault.check.outcome import Verdict as Outcome
 from userfault.check.run import run
 from userfault.check.statements import load
-from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import MemoryUnavailable
-from userfault.linux.hugepool import PoolShare
 from userfault.model.profiles import LINUX_6_18, NEXT
 from userfault.model.programs import ModelCalls
 
@@ -36,15 +34,17 @@ def _statement() -> str:
 def _program(programs: int) -> tuple[int, str]:
     """The first program that differs from the running kernel, and where."""
     config = configuration()
-    runner = Runner(
-        live_kernel, lambda scheduler: ModelCalls(LINUX_6_18, config, scheduler=scheduler)
-    )
-    with contextlib.ExitStack() as stack:
+    with contextlib.closing(Pool()) as pool:
         huge = True
         try:
-            stack.callback(PoolShare(HUGE, HUGE_PAGES, grow=True).close)
+            pool.fill_up()
         except MemoryUnavailable:
             huge = False
+        runner = Runner(
+            live_kernel,
+            lambda scheduler: ModelCalls(LINUX_6_18, config, scheduler=scheduler),
+            pool if huge else None,
+        )
         for number, one in enumerate(each(Batch(programs, _SEED, huge)), 1):
             found = runner.run(one)
             if found is not None:

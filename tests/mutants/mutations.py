@@ -14,6 +14,13 @@ class Mutation(msgspec.Struct, frozen=True):
     after: str
 
 
+_TELL = """        tell_unmaps(task, call.early)
+        for context, before, after, length in call.moved:
+            payload = (before, after, length)
+            events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
+        tell_unmaps(task, call.unmaps)
+"""
+
 MUTATIONS = (
     Mutation(
         "wrong errno for unregistered memory",
@@ -256,6 +263,72 @@ MUTATIONS = (
         "scan.py",
         "if arg.flags & abi.PM_SCAN_WP_MATCHING and self.pages > before:",
         "if False:",
+    ),
+    Mutation(
+        "a marker left over from another registration stays",
+        "fault.py",
+        "        mm.mark(vma, page, 0)\n        return _empty(mm, vma, page, address, 0, write)",
+        "        return _empty(mm, vma, page, address, 0, write)",
+    ),
+    Mutation(
+        "a huge page's leftover protection is lifted by a write",
+        "fault.py",
+        "        elif vma.ops.pool:\n            return _AGAIN",
+        "        elif False:\n            return _AGAIN",
+    ),
+    Mutation(
+        "a huge page loses the protection of its leftover marker",
+        "fault.py",
+        "if not vma.modes & vmas.WP and not vma.ops.pool:",
+        "if not vma.modes & vmas.WP:",
+    ),
+    Mutation(
+        "guards replace uffd-wp markers",
+        "madvise.py",
+        "    mm.zap(vma, start, end, drop_markers=False)\n    for address",
+        "    mm.zap(vma, start, end, drop_markers=True)\n    for address",
+    ),
+    Mutation(
+        "mlock reads private pages only",
+        "mapping.py",
+        "write = bool(vma.prot & mman.PROT_WRITE) and not vma.shared",
+        "write = False",
+    ),
+    Mutation(
+        "mlock of a hole that came meanwhile fails",
+        "mapping.py",
+        "            if mm.find(start) is None:\n                continue\n",
+        "",
+    ),
+    Mutation(
+        "locked memory that grows is not faulted in",
+        "mremap.py",
+        "        _populate(task, call, result)\n    finally:",
+        "    finally:",
+    ),
+    Mutation(
+        "locked memory that moves and grows is faulted in after its REMAP event",
+        "mremap.py",
+        f"        _populate(task, call, result)\n    finally:\n{_TELL}",
+        f"    finally:\n{_TELL}    _populate(task, call, result)\n",
+    ),
+    Mutation(
+        "DONTUNMAP leaves what stays locked",
+        "mremap.py",
+        "        vma.flags &= ~vmas.LOCKED\n        if vma.end",
+        "        if vma.end",
+    ),
+    Mutation(
+        "closing a descriptor joins everything that could join",
+        "userfaultfd.py",
+        "mm.merge(vma.start, vma.end)",
+        "mm.merge(0, mm.task_size)",
+    ),
+    Mutation(
+        "MOVE by who is not the owner",
+        "operations.py",
+        "    if task.process.mm is not context.mm:\n        raise Errno(errno.EINVAL)\n",
+        "",
     ),
 )
 # A few of them, for the tests.

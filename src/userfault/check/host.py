@@ -45,7 +45,7 @@ class Host(Protocol):
         """Wait until something may have come from one of them; False if nothing did."""
 
     def status(self, pid: int) -> int | None:
-        """The exit status of an agent that was spawned; None while it is not known."""
+        """The exit status of an agent whose socket is closed; None if it does not end soon."""
 
     def hugepages(self, page_size: int, pages: int) -> None:
         """See to free pages of a pool until `close()`.  Raises MemoryUnavailable."""
@@ -110,7 +110,11 @@ class ThisHost:
         return bool(readable or writable)
 
     def status(self, pid: int) -> int | None:
-        return next((c.poll() for c in self._children if c.pid == pid), None)
+        for child in self._children:
+            if child.pid == pid:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(1)  # its socket is closed before it has quite ended
+        return None
 
     def hugepages(self, page_size: int, pages: int) -> None:
         # Held until the end: free pages belong to whoever maps first.

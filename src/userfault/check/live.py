@@ -122,6 +122,9 @@ class LiveTask:
         if not self._process.alive:
             pending.end()
             return pending
+        if isinstance(call, calls.WITNESSES):
+            self._process.witness(pending)
+            return pending
         self._queue.append(pending)
         if len(self._queue) == 1:
             self.advance(None)
@@ -156,6 +159,7 @@ class LiveProcess:
         self._link = link
         # Who waits for the control thread's next answers: a task, or a look at the states.
         self._control: deque[Callable[[Reply], None]] = deque()
+        self._witnesses: deque[LivePending] = deque()
 
     def task(self) -> LiveTask:
         self.request(Step(Op.TASK, control=True), None)
@@ -179,6 +183,24 @@ class LiveProcess:
         if step.control and task is not None:
             self._control.append(task.advance)
         self._link.send(step.encode(task.index if task else CONTROL))
+
+    def witness(self, pending: LivePending) -> None:
+        """Have the control thread look: it needs no task, and waits for none."""
+        step = pending.next_step(None)
+        assert step is not None
+        assert step.control
+        self._witnesses.append(pending)
+        self._control.append(self._witnessed)
+        self.request(step, None)
+
+    @property
+    def looking(self) -> bool:
+        """True while the control thread is at witnesses."""
+        return bool(self._witnesses)
+
+    def _witnessed(self, reply: Reply) -> None:
+        step = self._witnesses.popleft().next_step(reply)
+        assert step is None  # a witness is one request
 
     def look(self, answer: Callable[[Reply], None]) -> None:
         """Ask where each task sleeps; `answer` gets the reply."""
@@ -211,6 +233,8 @@ class LiveProcess:
             self.alive = False
             for task in self._threads:
                 task.end()
+            while self._witnesses:
+                self._witnesses.popleft().end()
         return anything
 
 
@@ -291,6 +315,9 @@ class LiveKernel:
         while True:
             while self._receive():
                 quiet_rounds = 0
+            while any(process.looking for process in self.processes.values()):
+                if not self.pump(deadline - time.monotonic()):
+                    raise TimeoutError("an agent does not answer")
             busy = [process for process in self.processes.values() if process.busy]
             if not busy:
                 return

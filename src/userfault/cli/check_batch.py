@@ -5,6 +5,7 @@ The batch comes as the argument, in JSON; reports go to standard output, one JSO
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -13,6 +14,7 @@ import msgspec
 
 from userfault.check.differential.batch import Batch, Finding, Runner, each
 from userfault.check.differential.found import kernels
+from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program
 from userfault.cli import interrupts
 
@@ -71,10 +73,11 @@ class _Counting:
 def _main() -> None:
     interrupts.unwind_on_signals()
     batch = msgspec.json.decode(sys.argv[1], type=Batch)
-    counting = _Counting(Runner(*kernels()))
-    for program in each(batch):
-        counting.run(program)
-    counting.report()
+    with contextlib.closing(Pool()) as pool:
+        counting = _Counting(Runner(*kernels(), pool if batch.huge else None))
+        for program in each(batch):
+            counting.run(program)
+        counting.report()
 
 
 if __name__ == "__main__":

@@ -588,6 +588,9 @@ Call: TypeAlias = (
     | Smaps
 )
 
+# Looked at from outside of the tasks, at once, whatever the task that was asked is at.
+WITNESSES = (Pagemap, Fdinfo, Smaps)
+
 # --- Who runs them -------------------------------------------------------------------------------
 
 

@@ -184,24 +184,22 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
     end = address + round_up(length, PAGE)
     if end <= address:
         raise Errno(errno.ENOMEM)
-    changed = False
     mm.lock.write()
     try:
         at = address
-        for vma in mm.overlapping(address, end):
+        for vma in mm.each(address, end):
             if vma.start > at:
                 raise Errno(errno.ENOMEM)
             if prot & mman.PROT_WRITE and vma.shared and not vma.flags & vmas.MAY_WRITE:
                 raise Errno(errno.EACCES)
             at = min(vma.end, end)
             if vma.prot != prot:
-                _set_prot(mm, mm.isolate(vma, address, end), prot)
-                changed = True
+                part = mm.isolate(vma, address, end)
+                _set_prot(mm, part, prot)
+                mm.merge(part.start, part.end)
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        if changed:
-            mm.merge(address, end)
         mm.lock.write_done()
 
 
@@ -231,11 +229,10 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         raise Errno(errno.EINVAL)
     if end == start:
         return
-    changed = False
     mm.lock.write()
     try:
         at = start
-        for vma in mm.overlapping(start, end):
+        for vma in mm.each(start, end):
             if vma.start > at:
                 raise Errno(errno.ENOMEM)
             at = min(vma.end, end)
@@ -244,12 +241,10 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
             if noted and bool(vma.flags & vmas.LOCKED) is not lock:
                 part = mm.isolate(vma, start, end)
                 part.flags ^= vmas.LOCKED
-                changed = True
+                mm.merge(part.start, part.end)
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        if changed:
-            mm.merge(start, end)
         mm.lock.write_done()
     if lock:
         fault_in(task, mm, start, end)

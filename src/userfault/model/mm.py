@@ -88,6 +88,13 @@ class AddressSpace:
                 found.append(vma)
         return found
 
+    def each(self, start: int, end: int) -> Iterator[Vma]:
+        """Mappings that meet [start, end), one by one, while they are cut and joined."""
+        at = start
+        while at < end and (found := self.overlapping(at, end)):
+            at = found[0].end
+            yield found[0]
+
     def insert(self, vma: Vma) -> None:
         self.vmas[vma.start] = vma
         if vma.object is not None:

@@ -22,8 +22,6 @@ from userfault.model.sched import Operation, Scheduler, Task
 from userfault.model.special import map_specials
 from userfault.model.syscalls import perform
 
-_WITNESSES = (calls.Pagemap, calls.Fdinfo, calls.Smaps)
-
 
 class ModelPending:
     """A call that a task was given."""
@@ -72,7 +70,7 @@ class ModelTask:
     def call(self, call: calls.Call) -> ModelPending:
         """Give it a call; it runs when the kernel settles or a result is asked for."""
         task = self._task
-        if isinstance(call, _WITNESSES):
+        if isinstance(call, calls.WITNESSES):
             operation = Operation(task, lambda: perform(task, call))
             operation.run()
             return ModelPending(call, operation)

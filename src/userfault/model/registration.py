@@ -46,9 +46,8 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
         found = _range(mm, start, start + length)
         for vma in found:
             _may_register(context, vma, start + length, modes)
-        for vma in found:
+        for vma in mm.each(start, start + length):
             _set(mm, vma, start, start + length, context, modes)
-        mm.merge(start, start + length)
     finally:
         mm.lock.write_done()
     return _ioctls(mm, found, modes)
@@ -105,6 +104,7 @@ def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, mod
     vma = mm.isolate(vma, start, end)
     vma.context = context
     vma.modes = modes
+    mm.merge(vma.start, vma.end)  # mappings that do not change do not join either
 
 
 def _ioctls(mm: AddressSpace, found: list[Vma], modes: int) -> int:
@@ -137,10 +137,9 @@ def unregister(task: Task, context: Context, start: int, length: int) -> None:
                 raise Errno(errno.EINVAL)
             if not supported(context, vma, vma.modes):
                 raise Errno(errno.EINVAL)
-        for vma in found:
+        for vma in mm.each(start, end):
             if vma.context is not None:
                 _clear(mm, vma, start, end)
-        mm.merge(start, end)
     finally:
         mm.lock.write_done()
 
@@ -155,3 +154,4 @@ def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     clear_protection(mm, part, low, high)
     part.context = None
     part.modes = 0
+    mm.merge(low, high)

@@ -15,13 +15,16 @@ import msgspec
 from userfault.check.differential.coverage import Coverage
 from userfault.check.differential.draw import program
 from userfault.check.differential.pair import Divergence, ModelFactory, Pair
+from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program, to_text
 from userfault.check.differential.record import Line
 from userfault.check.differential.shrink import shrink
 from userfault.check.run import KernelFactory
+from userfault.kernel.errors import MemoryUnavailable
 
 BATCH = 2000
 _RUNS_AGAIN = 3
+_TRIES = 5  # for a program whose huge pages others take
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -51,18 +54,29 @@ class Finding(msgspec.Struct, frozen=True):
 class Runner:
     """Runs programs on a pair of fresh kernels each, and counts."""
 
-    def __init__(self, live: KernelFactory, model: ModelFactory) -> None:
+    def __init__(self, live: KernelFactory, model: ModelFactory, pool: Pool | None = None) -> None:
         self._live = live
         self._model = model
+        self._pool = pool
         self.coverage = Coverage()
         self.rescheduled = 0  # programs for which the model's first schedule would not do
 
     def run(self, program: Program) -> Divergence | None:
         """The divergence of one program, if there is one."""
-        with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
-            found = pair.run(program)
-            self.rescheduled += pair.rescheduled
-            return found
+        for _ in range(_TRIES):
+            if self._pool is not None:
+                self._pool.fill_up()
+            with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
+                found = pair.run(program)
+                self.rescheduled += pair.rescheduled
+            # Where somebody took the program's huge pages meanwhile, it says nothing.
+            if found is None or self._pool is None or not self._pool.fill_up():
+                return found
+        raise MemoryUnavailable(
+            "the huge pages of random programs do not stay free",
+            cause="other programs take them again and again",
+            cure="run it when they have ended, or enlarge the pool",
+        )
 
     def trace(self, program: Program) -> tuple[Divergence | None, list[Line]]:
         """The same, with every line of the traces."""
@@ -71,7 +85,7 @@ class Runner:
 
     def examine(self, found: Divergence) -> Finding:
         """Shrink a divergence that shows again, and make it a finding."""
-        quiet = Runner(self._live, self._model)
+        quiet = Runner(self._live, self._model, self._pool)
         again = next(filter(None, (quiet.run(found.program) for _ in range(_RUNS_AGAIN))), None)
         if again is not None:
             found = shrink(quiet.run, again)

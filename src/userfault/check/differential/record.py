@@ -14,7 +14,7 @@ from userfault.check.differential.side import AT_REST, SETTLE_S, SPINS_FOR_EVER,
 from userfault.check.trace import show_call, show_result
 from userfault.kernel.calls import Call
 
-_SPINS_S = 0.5
+_SPINS_S = 2.0
 
 
 class Line(msgspec.Struct, frozen=True):
