@@ -10,12 +10,14 @@ from userfault.check.differential.batch import Batch, Finding
 from userfault.check.outcome import CaseResult
 from userfault.lab.store import Kernel
 
+MEMORY_MIB = 1024
+
 
 class Setup(msgspec.Struct, frozen=True):
     """What a worker is for: the kernel that it boots; the argument of its program."""
 
     kernel: Kernel
-    memory_mib: int = 1024
+    memory_mib: int = MEMORY_MIB
     extra: str = ""  # words for the kernel's command line
 
 

@@ -48,19 +48,31 @@ def qemu() -> str:
 
 
 class Machine:
-    """A running QEMU.  `port` is our end of the guest's serial port."""
+    """A running QEMU.  `ports` are our ends of the guest's serial ports /dev/vport0p1, ..."""
 
     def __init__(
-        self, kernel: Path, image: bytes, *, memory_mib: int, cpus: int = 1, extra: str = ""
+        self,
+        kernel: Path,
+        image: bytes,
+        *,
+        memory_mib: int,
+        cpus: int = 1,
+        extra: str = "",
+        ports: int = 1,
     ) -> None:
         program = qemu()
         with contextlib.ExitStack() as stack:
             initrd = _memory_file(stack, "initrd", image)
             self._console = _memory_file(stack, "console")
             self._messages = _memory_file(stack, "qemu")
-            ours, theirs = socket.socketpair()
-            stack.callback(ours.close)
-            with theirs:
+            self.ports: list[socket.socket] = []
+            with contextlib.ExitStack() as theirs:
+                ends = []
+                for _ in range(ports):
+                    ours, end = socket.socketpair()
+                    stack.callback(ours.close)
+                    self.ports.append(ours)
+                    ends.append(theirs.enter_context(end).fileno())
                 command = [
                     *(program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
                     *("-machine", "pc", "-accel", "tcg", "-cpu", _CPU, "-smp", str(cpus)),
@@ -70,13 +82,14 @@ class Machine:
                     *("-chardev", f"file,id=console,path=/proc/self/fd/{self._console}"),
                     *("-serial", "chardev:console"),
                     *("-device", "virtio-serial-pci"),
-                    *("-chardev", f"socket,id=port,fd={theirs.fileno()}"),
-                    *("-device", "virtserialport,nr=1,chardev=port,name=lab"),
                 ]
+                for number, end_fd in enumerate(ends, 1):
+                    command += ["-chardev", f"socket,id=port{number},fd={end_fd}"]
+                    command += ["-device", f"virtserialport,nr={number},chardev=port{number}"]
                 parent = os.getpid()
                 self._process = subprocess.Popen(
                     command,
-                    pass_fds=(initrd, self._console, theirs.fileno()),
+                    pass_fds=(initrd, self._console, *ends),
                     stdin=subprocess.DEVNULL,
                     stdout=self._messages,
                     stderr=self._messages,
@@ -84,7 +97,6 @@ class Machine:
                     # A worker has one thread: nothing else holds a lock at the fork.
                     preexec_fn=lambda: end_with_parent(parent),  # noqa: PLW1509
                 )
-            self.port = ours
             self._close = stack.pop_all()
 
     @property

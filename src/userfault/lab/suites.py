@@ -40,7 +40,5 @@ def suite(name: str) -> Suite:
     """The suite of this name.  Raises UsageError."""
     found = SUITES.get(_ALIASES.get(name, name))
     if found is None:
-        raise UsageError(
-            f"the lab knows no suite {name!r}", cure=f"use one of {', '.join(SUITES)}"
-        )
+        raise UsageError(f"the lab knows no suite {name!r}", cure=f"use one of {', '.join(SUITES)}")
     return found
