@@ -9,6 +9,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from userfault.cli.lab_matrix import matrix
+from userfault.cli.lab_reproduce import reproduce
 from userfault.cli.lab_run import run
 from userfault.lab.store import Store
 from userfault.lab.suites import SUITES, suite
@@ -66,3 +68,5 @@ def fetch(cache: Path | None, suites: tuple[str, ...]) -> int:
 
 
 lab.add_command(run)
+lab.add_command(reproduce)
+lab.add_command(matrix)
