@@ -41,11 +41,15 @@ class ReplayJob(msgspec.Struct, frozen=True, tag="replay"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The first thing that a worker says: what it has booted, or why it could not."""
+    """The first thing that a worker says: what it has booted, or why it could not.
+
+    `rwp`: the kernel has RWP (7.3).
+    """
 
     kernel: str
     unknown_features: int = 0
     failure: str = ""
+    rwp: bool = False
 
 
 class CaseDone(msgspec.Struct, frozen=True, tag="case done"):

@@ -20,6 +20,7 @@ from userfault.kernel.errors import Unavailable
 from userfault.linux.parent import end_with_parent
 
 QEMU = "qemu-system-x86_64"
+_PACKAGE = "qemu-system-x86"
 _END_S = 10.0
 # Without what slows an emulated boot down; a panic or an oops ends the guest at once.
 _COMMAND_LINE = (
@@ -42,9 +43,34 @@ def qemu() -> str:
     if found is None:
         raise NoQemu(
             f"cannot run here: {QEMU} is not installed",
-            cure="on Debian, as root: apt-get install qemu-system-x86",
+            cure=f"on Debian, as root: apt-get install {_PACKAGE}, or `userfault lab fetch --qemu`",
         )
     return found
+
+
+def install_qemu() -> None:
+    """Install the emulator where it is absent, with apt-get as root.  Raises NoQemu."""
+    if shutil.which(QEMU):
+        return
+    if os.geteuid() or not shutil.which("apt-get"):
+        qemu()
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", _PACKAGE]
+    for attempt in (command, ["apt-get", "update", "-qq"], command):
+        done = subprocess.run(
+            attempt,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shutil.which(QEMU):
+            return
+    raise NoQemu(
+        f"cannot run here: {_PACKAGE} does not install",
+        cause=(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1],
+        cure="see that the mirror of /etc/apt can be reached",
+    )
 
 
 class Machine:
