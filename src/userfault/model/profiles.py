@@ -63,6 +63,11 @@ class Profile(msgspec.Struct, frozen=True):
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
     says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
 
+    @property
+    def rwp(self) -> bool:
+        """It has RWP and UFFDIO_SET_MODE (7.3)."""
+        return bool(self.modes & abi.UFFDIO_REGISTER_MODE_RWP)
+
 
 # In `next` alone: MISSING and MINOR work on guest_memfd.  A bit that no kernel uses.
 FEATURE_GUEST_MEMFD = 1 << 62
