@@ -9,13 +9,14 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, fairness, latency, model, patterns, start
+from bench import bulk, fairness, latency, model, patterns, start, store
 from bench.images import NotCachedError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
 from bench.native import CompilerMissingError
 from bench.report import Report, document, show
 from bench.run import Run
+from bench.store import ToolMissingError
 
 BENCHMARKS: dict[str, ModuleType] = {
     "latency": latency,
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "fairness": fairness,
     "start": start,
     "model": model,
+    "store": store,
 }
 
 
@@ -36,10 +38,11 @@ def main() -> int:
         print(f"{key}: {value}")
     with tempfile.TemporaryDirectory(prefix="userfault-bench-", dir=options.directory) as scratch:
         try:
-            run = Run(Path(scratch), tiny=options.tiny, rounds=options.rounds or _rounds(options))
+            rounds = options.rounds or _rounds(options)
+            run = Run(Path(scratch), tiny=options.tiny, rounds=rounds, images=options.image)
             for name in names:
                 _one(run, name)
-        except (CompilerMissingError, DifferError, NotCachedError) as error:
+        except (CompilerMissingError, DifferError, NotCachedError, ToolMissingError) as error:
             print(f"the run has failed: {error}", file=sys.stderr)
             return 1
         finally:
@@ -50,7 +53,7 @@ def main() -> int:
     if options.json:
         report.save(options.json)
     if options.document:
-        document(report, options.document)
+        document(report, options.document, options.section)
     return 0
 
 
@@ -75,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=0, help="counted rounds (default 7)")
     parser.add_argument("--json", type=Path, help="write the report to this file")
     parser.add_argument("--document", type=Path, help="put machine and table into this document")
+    parser.add_argument("--section", default="figures",
+                        help="between which marks of it (figures, store)")  # fmt: skip
+    parser.add_argument("--image", type=Path, action="append", default=[],
+                        help="one more image for `store`: a memory file of your own")  # fmt: skip
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser
 

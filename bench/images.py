@@ -20,23 +20,28 @@ class NotCachedError(Exception):
 
 
 class Image:
-    """An open file of `pages` pages, painted so that no two words are alike, all of it cached.
+    """An open file of `pages` pages, all of it cached.  `seed`: painted so that no two words are
+    alike; without one it is what it is.
 
     It stays mapped here, with every page in our page table: a machine that drops cached pages
     which nobody maps (by DAMON, for one) would have the disk take part in what is measured.
     """
 
-    def __init__(self, fd: int, pages: int, native: Native, seed: int) -> None:
+    def __init__(self, fd: int, pages: int, native: Native, seed: int | None) -> None:
         self.fd = fd
         self.pages = pages
         self.length = pages * PAGE
-        os.ftruncate(fd, self.length)
-        self._view = mmap.mmap(fd, self.length)
-        self._pinned = Pinned(self._view)
-        native.paint(self._pinned.address, self.length, seed)
-        # Written back before anything is timed: no disk works beside us, and the time of
-        # modification stays what it is.
-        os.fsync(fd)
+        if seed is None:
+            self._view = mmap.mmap(fd, self.length, prot=mmap.PROT_READ)
+            self._pinned = Pinned(self._view)
+        else:
+            os.ftruncate(fd, self.length)
+            self._view = mmap.mmap(fd, self.length)
+            self._pinned = Pinned(self._view)
+            native.paint(self._pinned.address, self.length, seed)
+            # Written back before anything is timed: no disk works beside us, and the time of
+            # modification stays what it is.
+            os.fsync(fd)
         self.hash = native.hash(self._pinned.address, self.length)
 
     def ensure_cached(self) -> None:
@@ -46,6 +51,11 @@ class Image:
                 return
             madvise(self._pinned.address, self.length, mman.MADV_POPULATE_READ)
         raise NotCachedError(f"pages of {self.pages} leave the page cache as fast as they come")
+
+    @classmethod
+    def of(cls, fd: int, native: Native) -> Image:
+        """The whole pages of an open file, which is taken over."""
+        return cls(fd, os.fstat(fd).st_size // PAGE, native, None)
 
     @classmethod
     def file(cls, directory: Path, pages: int, native: Native) -> Image:

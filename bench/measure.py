@@ -25,9 +25,10 @@ class Target(msgspec.Struct, frozen=True):
 class Row(msgspec.Struct, frozen=True):
     """One line of a report.  `ours`, `rival`: medians over the rounds, in `unit`.
 
-    `ratio`: the median of the ratios of each round (0: no rival).  `spread`: the lowest and the
-    highest of them.  `target`: for `ratio`, or for `ours` where there is no rival.  `cpu_us`: CPU
-    time that ours and the rival used for each fault, in µs (zeros: not asked).
+    `rival_name`: who the rival is.  `ratio`: the median of the ratios of each round (0: no rival).
+    `spread`: the lowest and the highest of them.  `target`: for `ratio`, or for `ours` where there
+    is no rival.  `cpu_us`: CPU time that ours and the rival used for each fault, in µs (zeros: not
+    asked).
     """
 
     benchmark: str
@@ -42,6 +43,7 @@ class Row(msgspec.Struct, frozen=True):
     rounds: int = 0
     note: str = ""
     cpu_us: tuple[float, float] = (0.0, 0.0)
+    rival_name: str = "C"
 
     @property
     def met(self) -> bool | None:

@@ -52,7 +52,7 @@ def show(row: Row) -> str:
     _, case, unit, ours, rival, ratio, spread, target, _, cpu, note = cells(row)
     line = f"    ours {ours} {unit}"
     if rival:
-        line += f", C {rival}"
+        line += f", {row.rival_name} {rival}"
     if ratio:
         line += f"; {row.ratio_of} {ratio} ({spread}, {row.rounds} rounds)"
     if target:
@@ -64,24 +64,25 @@ def show(row: Row) -> str:
 
 def markdown(rows: list[Row]) -> str:
     """The rows as a table for docs/performance.md."""
-    lines = [HEAD, ("---",) * len(HEAD), *(cells(row) for row in rows)]
+    names = {row.rival_name for row in rows if row.rival}
+    rival = names.pop() if len(names) == 1 else "rival"
+    head = tuple(rival if each == "C" else each.replace(" C", f" {rival}") for each in HEAD)
+    lines = [head, ("---",) * len(HEAD), *(cells(row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
-
-def document(report: Report, path: Path) -> None:
-    """Put machine and table into a document, between its two marks."""
+def document(report: Report, path: Path, section: str = "figures") -> None:
+    """Put machine and table into a document, between the two marks of a section."""
+    first, last = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
     text = path.read_text()
-    before, _, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    before, _, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not end:
-        raise ValueError(f"{path} has no lines {_BEGIN} and {_END}")
+        raise ValueError(f"{path} has no lines {first} and {last}")
     machine = "\n".join(f"- {key}: {value}" for key, value in report.machine.items())
     left_out = "".join(f"\nLeft out: {line}\n" for line in report.left_out)
     body = f"{machine}\n\n{markdown(report.rows)}\n{left_out}"
-    path.write_text(f"{before}{_BEGIN}\n{body}{_END}{after}")
+    path.write_text(f"{before}{first}\n{body}{last}{after}")
 
 
 def _figure(value: float) -> str:

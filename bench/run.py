@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.machine import available_bytes
@@ -10,13 +11,19 @@ from bench.native import Native
 
 
 class Run:
-    """One run of some benchmarks.  `tiny`: small sizes, so that only the working is shown."""
+    """One run of some benchmarks.  `tiny`: small sizes, so that only the working is shown.
 
-    def __init__(self, directory: Path, *, tiny: bool, rounds: int) -> None:
+    `images`: files that the user wants to have measured too, where a benchmark takes any.
+    """
+
+    def __init__(
+        self, directory: Path, *, tiny: bool, rounds: int, images: Sequence[Path] = ()
+    ) -> None:
         self.native = Native(directory)
         self.directory = directory
         self.tiny = tiny
         self.rounds = rounds
+        self.images = images
         self.checks = Checks()
         self.rows: list[Row] = []
         self.left_out: list[str] = []

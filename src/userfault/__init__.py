@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from userfault.api.arrays import lazy_array
     from userfault.api.lazy import LazyMemory, Statistics, lazy
     from userfault.api.pager import Pager
     from userfault.kernel.errors import (
@@ -33,14 +34,17 @@ if TYPE_CHECKING:
     )
     from userfault.linux.probe import probe
     from userfault.pager.core.policy import Policy
+    from userfault.snapshot.errors import FormatError, NoSuchSnapshot, StoreError
     from userfault.source.spec import function, zero
 
 _HOMES = {
     "FaultOverdue": "userfault.kernel.errors",
     "FeatureMissing": "userfault.kernel.errors",
+    "FormatError": "userfault.snapshot.errors",
     "KernelError": "userfault.kernel.errors",
     "LazyMemory": "userfault.api.lazy",
     "MemoryUnavailable": "userfault.kernel.errors",
+    "NoSuchSnapshot": "userfault.snapshot.errors",
     "OpenRefused": "userfault.kernel.errors",
     "Pager": "userfault.api.pager",
     "PagerError": "userfault.kernel.errors",
@@ -49,11 +53,13 @@ _HOMES = {
     "SourceError": "userfault.kernel.errors",
     "SourceTypeError": "userfault.kernel.errors",
     "Statistics": "userfault.api.lazy",
+    "StoreError": "userfault.snapshot.errors",
     "Unavailable": "userfault.kernel.errors",
     "UsageError": "userfault.kernel.errors",
     "UserfaultError": "userfault.kernel.errors",
     "function": "userfault.source.spec",
     "lazy": "userfault.api.lazy",
+    "lazy_array": "userfault.api.arrays",
     "probe": "userfault.linux.probe",
     "zero": "userfault.source.spec",
 }
@@ -61,9 +67,11 @@ _HOMES = {
 __all__ = [
     "FaultOverdue",
     "FeatureMissing",
+    "FormatError",
     "KernelError",
     "LazyMemory",
     "MemoryUnavailable",
+    "NoSuchSnapshot",
     "OpenRefused",
     "Pager",
     "PagerError",
@@ -72,11 +80,13 @@ __all__ = [
     "SourceError",
     "SourceTypeError",
     "Statistics",
+    "StoreError",
     "Unavailable",
     "UsageError",
     "UserfaultError",
     "function",
     "lazy",
+    "lazy_array",
     "probe",
     "zero",
 ]

@@ -17,7 +17,7 @@ from helpers.skips import absent, need_features
 from userfault.kernel.modes import Feature
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = {"latency", "bulk", "patterns", "start", "fairness", "model"}
+BENCHMARKS = {"latency", "bulk", "patterns", "start", "fairness", "model", "store"}
 OURS_ALONE = {"fairness"}  # compared with itself
 WITHOUT_BYTES = {"model"}  # nobody else reads what it reads
 
@@ -27,6 +27,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run of all benchmarks at small size wrote."""
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
         absent("needs a C compiler")
+    if shutil.which("zstd") is None:
+        absent("needs zstd")
     need_features(Feature.MINOR_SHMEM)
     written = tmp_path_factory.mktemp("bench") / "report.json"
     source = Path(userfault.__file__).parents[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 from typing import Any
 
@@ -21,6 +22,7 @@ from userfault.linux import libc
 from userfault.linux.hugepool import PoolShare, read_pool
 from userfault.linux.opening import open_userfaultfd
 from userfault.linux.process import LiveKernel, LiveMapping
+from userfault.linux.swapfile import SwapFile
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.uapi.syscalls import SYSCALLS
 
@@ -93,6 +95,22 @@ def grow_a_pool_as_nobody() -> str:
     except MemoryUnavailable as error:
         return str(error)
     return "grown"
+
+
+def leave_a_swap_file(directory: str) -> None:
+    """Die with it."""
+    SwapFile([directory])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def swap_as_nobody() -> str:
+    """Swap space without the right to add it."""
+    become_nobody()
+    try:
+        SwapFile(["/tmp", "/var/tmp"]).close()
+    except MemoryUnavailable as error:
+        return str(error)
+    return "added, or there already"
 
 
 def open_without_a_free_descriptor() -> dict[str, Any]:

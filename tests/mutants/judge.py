@@ -36,7 +36,9 @@ def _statement() -> str:
 def _program(programs: int) -> tuple[int, str]:
     """The first program that differs from the running kernel, and where."""
     config = configuration()
-    runner = Runner(live_kernel, lambda: ModelCalls(LINUX_6_18, config))
+    runner = Runner(
+        live_kernel, lambda scheduler: ModelCalls(LINUX_6_18, config, scheduler=scheduler)
+    )
     with contextlib.ExitStack() as stack:
         huge = True
         try:

@@ -49,28 +49,31 @@ MUTATIONS = (
     ),
     Mutation(
         "a fill that ends early hides it",
-        "ioctls.py",
+        "operations.py",
         "raise Errno(errno.EAGAIN if done else code)",
         "raise Errno(code)",
     ),
-    Mutation("a fill wakes nobody", "ioctls.py", "if done and wake:", "if done and not wake:"),
+    Mutation(
+        "a fill wakes nobody",
+        "operations.py",
+        "if done and not mode & DONTWAKE:",
+        "if done and mode & DONTWAKE:",
+    ),
     Mutation(
         "missing EAGAIN gate",
-        "ioctls.py",
-        '    """EAGAIN while an event is pending; the result field says so first."""\n'
-        "    if context.changing:",
-        '    """EAGAIN while an event is pending; the result field says so first."""\n'
-        "    if False:",
+        "operations.py",
+        "    if context.changing:\n",
+        "    if False:\n",
     ),
     Mutation(
         "un-protecting wakes nobody",
-        "ioctls.py",
+        "operations.py",
         "if not protecting and not quiet:",
         "if protecting and not quiet:",
     ),
     Mutation(
         "WRITEPROTECT takes DONTWAKE while protecting",
-        "ioctls.py",
+        "operations.py",
         "if mode & ~3 or (protecting and quiet):",
         "if mode & ~3:",
     ),
@@ -221,8 +224,8 @@ MUTATIONS = (
     Mutation(
         "a protected page is written",
         "fault.py",
-        "        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):",
-        "        if False:",
+        "            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "            if False:",
     ),
     Mutation(
         "fault-around in registered memory",

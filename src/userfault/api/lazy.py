@@ -37,6 +37,8 @@ from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
 from userfault.pager.drivers import messages
+from userfault.snapshot.counts import Counts
+from userfault.snapshot.place import place_of
 from userfault.source.spec import FileSpec, Resolved, resolve
 from userfault.uapi import mman
 
@@ -62,7 +64,8 @@ class Statistics(msgspec.Struct, frozen=True):
     `overdue`: the faults that waited for longer than the policy's `fault_deadline_s` (the first
     16; `counters.overdue` has their number), as they were then.  `waiting`: how many of them wait
     still.  `most_in_flight`: reads of sources under way at once, of all mappings of the pager, at
-    the highest.
+    the highest.  `store`: for a snapshot in a store, what was read of it (see
+    `userfault.snapshot.counts.Counts`).
     """
 
     memory: str
@@ -82,6 +85,7 @@ class Statistics(msgspec.Struct, frozen=True):
     overdue: list[messages.Waited]
     waiting: int
     most_in_flight: int
+    store: Counts | None = None
 
 
 class LazyMemory(mmap.mmap):
@@ -302,6 +306,7 @@ class _Parts:
             overdue=answer.overdue if answer else [],
             waiting=answer.waiting if answer else 0,
             most_in_flight=answer.most_in_flight if answer else 0,
+            store=answer.store if answer else None,
         )
 
     def give_up(self, cause: str) -> None:
@@ -371,11 +376,15 @@ def lazy(
     grow_pool: bool = False,
     prepared: bool = False,
     user_mode_only: bool | None = None,
+    store2: str | None = None,
+    cache: str | None = None,
+    cache_size: int | None = None,
 ) -> LazyMemory:
     """Memory that shows `source` and fills itself on first touch.
 
-    `source`: a path, an open file or memfd, bytes-like, `zero(length)`, or a function (a module's,
-    `"package.module:name"` with `length=`, or `function(...)`).  `memory`: `anon`, `shmem`,
+    `source`: a path, an open file or memfd, bytes-like, `zero(length)`, a function (a module's,
+    `"package.module:name"` with `length=`, or `function(...)`), or a snapshot in a store
+    (`"s3://bucket/prefix/name"`, `"/path/of/store/name"`).  `memory`: `anon`, `shmem`,
     `shmem-private`, `hugetlb`, `hugetlb-private` or `guest_memfd`; `page_size` in bytes.
     `writable`: writes stay private to the memory.  `length`, `offset`: which bytes of the source.
     `policy`: see `Policy`.  `pager`: a shared `Pager`; by default the memory has one of its own.
@@ -384,7 +393,12 @@ def lazy(
     (root).  `prepared`: the source is a memfd that *is* the memory: its pages are mapped without
     a copy (shmem only).  `user_mode_only`: see docs/privileges.md.
 
-    Raises UsageError, SourceTypeError or SourceError for the source, Unavailable for what this
+    For snapshots: `store2`, another store with the same chunks, asked where the first one fails;
+    `cache`, a folder that keeps `cache_size` bytes of what was read from a remote store, for all
+    who name it ("": none; by default the user's cache folder, or USERFAULT_CACHE).
+
+    Raises UsageError, SourceTypeError or SourceError for the source (StoreError, NoSuchSnapshot or
+    FormatError for a snapshot), Unavailable for what this
     system lacks (OpenRefused, FeatureMissing, MemoryUnavailable, RegistrationRefused), PagerError
     for the pager.
 
@@ -393,7 +407,8 @@ def lazy(
     b'0123456789'
     """
     chosen = named_memory(memory, page_size)
-    resolved = resolve(source, length=length, offset=offset)
+    stored = _Stored(store2, cache, cache_size)
+    resolved = _resolve(source, length, offset, stored)
     with contextlib.ExitStack() as undo:
         undo.callback(resolved.close)
         options = _Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
@@ -403,6 +418,34 @@ def lazy(
             raise
         except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
             raise refusal(chosen, resolved.spec.length, error) from error
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """Options of sources that are snapshots."""
+
+    second: str | None
+    cache: str | None
+    cache_size: int | None
+
+
+def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> Resolved:
+    """The source, which a path or URL may name as a snapshot."""
+    place = None
+    if isinstance(source, str | os.PathLike):
+        place = place_of(os.fsdecode(source))
+    if place is not None:
+        # It brings zstd and BLAKE3 along: programs that restore from files never pay for them.
+        from userfault.snapshot import serving  # noqa: PLC0415
+
+        options = msgspec.structs.asdict(stored)
+        return serving.resolve(*place, length=length, offset=offset, **options)
+    if stored != _Stored(None, None, None):
+        raise UsageError(
+            "store2=, cache= and cache_size=",
+            cause="they are for snapshots in a store, and the source is none",
+            cure="leave them out, or name a snapshot: s3://bucket/prefix/name, /path/store/name",
+        )
+    return resolve(source, length=length, offset=offset)
 
 
 class _Options(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from typing import Protocol
 from userfault.check.agent.build import NoAgent, agent_path, cache_directory
 from userfault.check.link import Link
 from userfault.linux.hugepool import PoolShare, growing
+from userfault.linux.swapfile import SwapFile
 
 
 class Host(Protocol):
@@ -48,6 +49,9 @@ class Host(Protocol):
 
     def hugepages(self, page_size: int, pages: int) -> None:
         """See to free pages of a pool until `close()`.  Raises MemoryUnavailable."""
+
+    def swap(self) -> None:
+        """See to swap space until `close()`.  Raises MemoryUnavailable."""
 
     def close(self) -> None:
         """End every agent, give back every page."""
@@ -113,6 +117,9 @@ class ThisHost:
         self._given_back.enter_context(growing(page_size))
         share = PoolShare(page_size, pages, grow=True)
         self._given_back.callback(share.close)
+
+    def swap(self) -> None:
+        self._given_back.callback(SwapFile([self.directory, "/var/tmp"]).close)
 
     def close(self) -> None:
         for child in self._children:

@@ -243,6 +243,9 @@ class LiveKernel:
     def hugepages(self, page_size: int, pages: int) -> None:
         self.host.hugepages(page_size, pages)
 
+    def swap(self) -> None:
+        self.host.swap()
+
     # --- Children ---------------------------------------------------------------------------------
 
     def expect(self, pid: int, task: LiveTask) -> None:

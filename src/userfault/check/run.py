@@ -96,6 +96,7 @@ def unknown_features(make_kernel: KernelFactory) -> int:
     with contextlib.closing(make_kernel()) as kernel:
         thread = start(kernel, DEADLINE_S)
         try:
-            return 0 if thread.unreleased else thread.offered_features() & ~known
+            # As numbers: the complement of a Feature has known bits alone.
+            return 0 if thread.unreleased else int(thread.offered_features()) & ~int(known)
         except CannotRun:  # no userfaultfd at all: each statement will say so
             return 0

@@ -226,6 +226,13 @@ class Thread:
         except Unavailable as error:
             raise CannotRun(str(error)) from None
 
+    def swap(self) -> None:
+        """See to swap space.  CannotRun where there is none."""
+        try:
+            self.program.kernel.swap()
+        except Unavailable as error:
+            raise CannotRun(str(error)) from None
+
     def read(self, address: int, length: int = 1) -> bytes:
         """Bytes of memory; the touch must succeed without a sleep."""
         return self.ok(calls.Read(address, length)).data

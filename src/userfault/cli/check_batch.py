@@ -20,10 +20,16 @@ _REPORT_S = 0.5
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Programs and steps so far, and the coverage as (verb, memory, reached, succeeded)."""
+    """Programs and steps so far, and the coverage as (verb, memory, reached, succeeded).
+
+    `diverging`: programs that diverge, of which one of each kind is among the findings.
+    `rescheduled`: programs that agree under another schedule of the model than its first.
+    """
 
     programs: int
     steps: int
+    diverging: int = 0
+    rescheduled: int = 0
     findings: tuple[Finding, ...] = ()
     coverage: tuple[tuple[str, str, int, int], ...] = ()
 
@@ -31,7 +37,7 @@ class Progress(msgspec.Struct, frozen=True):
 class _Counting:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._programs = self._steps = 0
+        self._programs = self._steps = self._diverging = 0
         self._kinds: set[str] = set()
         self._reported = time.monotonic()
 
@@ -41,17 +47,24 @@ class _Counting:
         self._programs += 1
         self._steps += len(program)
         findings: tuple[Finding, ...] = ()
-        if found is not None and found.kind not in self._kinds:
-            finding = self._runner.examine(found)
-            findings = (finding,)
-            if finding.steady:  # another of its kind tells nothing new
+        if found is not None:
+            self._diverging += 1
+            if found.kind not in self._kinds:  # another of its kind tells nothing new
                 self._kinds.add(found.kind)
+                findings = (self._runner.examine(found),)
         if findings or time.monotonic() - self._reported > _REPORT_S:
             self.report(*findings)
 
     def report(self, *findings: Finding) -> None:
-        cells = self._runner.coverage.counted()
-        click.echo(msgspec.json.encode(Progress(self._programs, self._steps, findings, cells)))
+        progress = Progress(
+            self._programs,
+            self._steps,
+            self._diverging,
+            self._runner.rescheduled,
+            findings,
+            self._runner.coverage.counted(),
+        )
+        click.echo(msgspec.json.encode(progress))
         self._reported = time.monotonic()
 
 

@@ -32,7 +32,7 @@ class _Totals(check_fuzz.Totals):
 
     @property
     def bad(self) -> bool:
-        return bool(self.steady or self.lost or self.failures)
+        return bool(self.diverging or self.lost or self.failures)
 
 
 def fuzz(setups: list[Setup], programs: int | None, seed: int | None, guests: int) -> int:
@@ -63,7 +63,13 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
                 totals.failures.append(str(said))
             if not isinstance(said, BatchPart):
                 continue
-            last[number] = Progress(said.programs, said.steps, coverage=said.coverage)
+            last[number] = Progress(
+                said.programs,
+                said.steps,
+                said.diverging,
+                said.rescheduled,
+                coverage=said.coverage,
+            )
             _note(console, totals, said)
             if time.monotonic() - shown > _SHOWN_S:
                 shown = time.monotonic()
@@ -80,7 +86,6 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
 def _note(console: Console, totals: _Totals, said: BatchPart) -> None:
     """What a worker has found."""
     for found in said.findings:
-        totals.findings.append(found)
         check_fuzz.print_finding(console, found)
     for program, why in said.lost:
         totals.lost.append((program, why))

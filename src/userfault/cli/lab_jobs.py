@@ -61,12 +61,15 @@ class CaseDone(msgspec.Struct, frozen=True, tag="case done"):
 class BatchPart(msgspec.Struct, frozen=True, tag="batch part"):
     """A BatchJob so far; `done` at its end.
 
-    `coverage`: (verb, memory, reached, succeeded).  `lost`: programs in which the machine was lost,
+    `coverage`: (verb, memory, reached, succeeded).  `diverging`, `rescheduled`: as in Progress.
+    `lost`: programs in which the machine was lost,
     each with the reason.  `failure`: why there is no more of it.
     """
 
     programs: int
     steps: int
+    diverging: int = 0
+    rescheduled: int = 0
     findings: tuple[Finding, ...] = ()
     coverage: tuple[tuple[str, str, int, int], ...] = ()
     lost: tuple[tuple[str, str], ...] = ()

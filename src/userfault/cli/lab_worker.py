@@ -76,13 +76,15 @@ def _runner(session: Session) -> Runner:
 
 
 def _batch(session: Session, job: BatchJob) -> None:
-    programs = steps = 0
+    programs = steps = diverging = 0
     runner: Runner | None = None
     kinds: set[str] = set()
 
     def report(**more: object) -> None:
         cells = runner.coverage.counted() if runner else ()
-        _say(BatchPart(programs, steps, coverage=cells, **more))  # type: ignore[arg-type]
+        other = runner.rescheduled if runner else 0
+        part = BatchPart(programs, steps, diverging, other, coverage=cells, **more)  # type: ignore[arg-type]
+        _say(part)
 
     try:
         for program in each(job.batch):
@@ -94,9 +96,11 @@ def _batch(session: Session, job: BatchJob) -> None:
             if lost is not None:
                 report(lost=((to_text(program), str(lost)),))
                 session.guest().hugepages(HUGE, _POOL)
-            elif found is not None and found.kind not in kinds:
-                kinds.add(found.kind)
-                report(findings=(runner.examine(found),))
+            elif found is not None:
+                diverging += 1
+                if found.kind not in kinds:
+                    kinds.add(found.kind)
+                    report(findings=(runner.examine(found),))
             elif programs % _REPORT_EVERY == 0:
                 report()
         report(done=True)

@@ -12,13 +12,22 @@ from userfault import __version__
 from userfault.cli import errors, interrupts
 from userfault.cli.check import check
 from userfault.cli.demo import demo
+from userfault.cli.diff import diff
+from userfault.cli.export import export
+from userfault.cli.gc import gc
+from userfault.cli.info import info
 from userfault.cli.lab import lab
+from userfault.cli.ls import ls
+from userfault.cli.pack import pack
 from userfault.cli.probe import probe
+from userfault.cli.rm import rm
+from userfault.cli.squash import squash
+from userfault.cli.verify import verify
 from userfault.kernel.errors import UserfaultError
 
 _EPILOG = (
     "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
-    " lacks what it needs; 130 Ctrl-C."
+    " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
 
@@ -32,6 +41,8 @@ userfault.add_command(probe)
 userfault.add_command(check)
 userfault.add_command(demo)
 userfault.add_command(lab)
+for command in (pack, ls, info, verify, diff, export, squash, rm, gc):
+    userfault.add_command(command)
 
 
 def main() -> NoReturn:

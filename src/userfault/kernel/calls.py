@@ -675,6 +675,12 @@ class CallKernel(Protocol):
         Raises MemoryUnavailable where that cannot be.
         """
 
+    def swap(self) -> None:
+        """See to it that there is swap space until `close()`.
+
+        Raises MemoryUnavailable where that cannot be.
+        """
+
     def settle(self, timeout_s: float = ...) -> None:
         """Return when every task is idle or blocked; TimeoutError if one still runs."""
 

@@ -126,6 +126,17 @@ class Guest:
         if failed:
             raise OSError(failed, os.strerror(failed), path)
 
+    def swap(self) -> None:
+        """Raises MemoryUnavailable unless its start has made swap space."""
+        try:
+            spaces = self.read("/proc/swaps").count("\n") - 1
+        except FileNotFoundError:  # a kernel without CONFIG_SWAP
+            spaces = 0
+        if spaces < 1:
+            raise MemoryUnavailable(
+                "the guest has no swap space", cause="its kernel has no block device in memory"
+            )
+
     def hugepages(self, page_size: int, pages: int) -> None:
         """Grow the pool until this many pages are free; raises MemoryUnavailable."""
         root = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"

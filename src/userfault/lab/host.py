@@ -50,5 +50,8 @@ class GuestHost:
     def hugepages(self, page_size: int, pages: int) -> None:
         self._guest.hugepages(page_size, pages)
 
+    def swap(self) -> None:
+        self._guest.swap()
+
     def close(self) -> None:
         self._guest.reset()

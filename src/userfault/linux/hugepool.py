@@ -126,7 +126,8 @@ class PoolShare:
         return MemoryUnavailable(
             f"{pages} hugetlb page{'s' * (pages > 1)} of {size_name(self.page_size)}"
             f" {'are' if pages > 1 else 'is'} not available",
-            cause=f"the pool has {pool.total} pages, {pool.available} of them free",
+            cause=f"the pool has {pool.total} pages, {pool.available} of them free"
+            + (f", {pool.reserved} promised to others" if pool.reserved else ""),
             cure=cure,
         )
 

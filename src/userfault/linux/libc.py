@@ -46,6 +46,12 @@ _mremap.argtypes = [
 ]
 _fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_swapon = _libc.swapon
+_swapon.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_swapoff = _libc.swapoff
+_swapoff.argtypes = [ctypes.c_char_p]
+_syncfs = _libc.syncfs
+_syncfs.argtypes = [ctypes.c_int]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -128,6 +134,24 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2), with its flags (`os.posix_fallocate` has none)."""
     if _fallocate(fd, mode, offset, length):
         raise _fail("fallocate")
+
+
+def swapon(path: str) -> None:
+    """swapon(2); needs CAP_SYS_ADMIN."""
+    if _swapon(os.fsencode(path), 0):
+        raise _fail("swapon")
+
+
+def swapoff(path: str) -> None:
+    """swapoff(2); needs CAP_SYS_ADMIN."""
+    if _swapoff(os.fsencode(path)):
+        raise _fail("swapoff")
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write out the file system that `fd` is on; it reports failed writes since 5.8."""
+    if _syncfs(fd):
+        raise _fail("syncfs")
 
 
 def syscall(number: int, *arguments: int) -> int:

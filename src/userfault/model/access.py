@@ -135,14 +135,18 @@ def copy_out(task: Task, address: int, data: bytes) -> None:
 
 
 def populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
-    """Fault pages in, as mlock and MADV_POPULATE_* do; raises Signalled or Errno."""
+    """Fault pages in, as MADV_POPULATE_* does; raises Signalled or Errno."""
     address = start
-    need = pt.WRITE if write else pt.READ
     while address < end:
-        entry, page = entry_at(mm, address)
-        if entry is None or not entry[0] & need:
-            fault(task, mm, address, write=write, user=False)
-            continue
-        folio = entry[1]
-        assert folio is not None
-        address = max(page + (PAGE << folio.order), address + PAGE)
+        address = populate_page(task, mm, address, write=write)
+
+
+def populate_page(task: Task, mm: AddressSpace, address: int, *, write: bool) -> int:
+    """Fault one page in: the address of the next one, or the same one to be tried again."""
+    entry, page = entry_at(mm, address)
+    if entry is None or not entry[0] & (pt.WRITE if write else pt.READ):
+        fault(task, mm, address, write=write, user=False)
+        return address
+    folio = entry[1]
+    assert folio is not None
+    return max(page + (PAGE << folio.order), address + PAGE)

@@ -36,6 +36,7 @@ _WP = abi.UFFD_PAGEFAULT_FLAG_WP
 _MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
 _RWP = abi.UFFD_PAGEFAULT_FLAG_RWP
 _RESOLVED = -1
+_AGAIN = -2  # the access is to be tried again, and nothing has changed
 
 
 def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool) -> None:
@@ -57,7 +58,9 @@ def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool
         context = vma.context
     finally:
         mm.lock.read_done()
-    if reason != _RESOLVED:
+    if reason == _AGAIN:
+        task.sched.spin(lambda: f"a write to {address:#x} of another registration's protection")
+    elif reason != _RESOLVED:
         assert context is not None
         context.fault(task, vma, address, reason, write=write, user=user)
 
@@ -69,6 +72,8 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
         return _empty(mm, vma, page, address, 0, write)
     flags, folio = entry
     if folio is not None:
+        if page in mm.flushing and (reason := _unlike(vma, page)) != _RESOLVED:
+            return reason
         return _present(mm, vma, page, address, entry, write)
     if flags & pt.MARK_POISON:
         if mm.machine.config.memory_failure:
@@ -76,8 +81,20 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
     if flags & pt.MARK_GUARD:
         raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
-    wp = pt.UFFD_WP if vma.modes & vmas.WP else 0
-    return _empty(mm, vma, page, address, wp, write)
+    if not vma.modes & vmas.WP and not vma.ops.pool:  # left over from another registration
+        mm.mark(vma, page, 0)
+        return _empty(mm, vma, page, address, 0, write)
+    return _empty(mm, vma, page, address, pt.UFFD_WP, write)
+
+
+def _unlike(vma: Vma, page: int) -> int:
+    """A page that another task is copying has no entry for a moment (seen on 6.18): a message."""
+    target = vma.object
+    cached = target is not None and vma.index(page) in target.cache
+    if cached:
+        return _MINOR if vma.modes & vmas.MINOR else _RESOLVED
+    beyond = target is not None and vma.index(page) >= target.pages()
+    return _MISSING if vma.modes & vmas.MISSING and not beyond else _RESOLVED
 
 
 def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
@@ -159,7 +176,9 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
 
 def _waits_protected(vma: Vma, wp: int) -> bool:
     """Whether a huge page is mapped with its marker's protection first, to be copied later."""
-    return bool(wp) and vma.ops.pool and not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC)
+    if vma.modes & vmas.WP and _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+        return False
+    return bool(wp) and vma.ops.pool
 
 
 def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
@@ -257,13 +276,21 @@ def _present(
     if not write or flags & pt.WRITE:
         return _RESOLVED
     if flags & (pt.UFFD_WP | pt.SOFT_CLEAN):
-        wp = flags & pt.UFFD_WP and vma.modes & vmas.WP
-        if wp and not _async(context, abi.UFFD_FEATURE_WP_ASYNC):
-            return _WP
-        mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
-        return _RESOLVED
+        return _protected(mm, vma, page, entry)
     assert folio is not None
     _break_cow(mm, vma, page, address, folio)
+    return _RESOLVED
+
+
+def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
+    """A write to a page that is protected, or whose writes are to be noticed."""
+    if entry[0] & pt.UFFD_WP:
+        if vma.modes & vmas.WP:
+            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+                return _WP
+        elif vma.ops.pool:
+            return _AGAIN  # left over from another registration: for ever (measured on 6.18)
+    mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
     return _RESOLVED
 
 
@@ -297,6 +324,13 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
         assert entry is not None
         mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
         return
+    if mm.sched.preemptive and not vma.ops.pool:
+        entry = mm.table.get(page, vma.shift)
+        mm.flushing.add(page)
+        mm.sched.point("cow.flush")
+        mm.flushing.discard(page)
+        if mm.table.get(page, vma.shift) is not entry:
+            return
     copy = _private_page(mm, vma, page, address)
     copy.copy_from(folio)
     mm.unmap(vma, page)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,10 +9,10 @@ from userfault.kernel.errors import FeatureMissing, KernelError, RegistrationRef
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.modes import Feature, Ioctls, Mode, names
 from userfault.kernel.protocol import CopySource
-from userfault.model import mfill, move, protect
+from userfault.model import operations
 from userfault.model.errors import Errno
 from userfault.model.files import O_NONBLOCK, UffdFile
-from userfault.model.registration import check_range, register, unregister
+from userfault.model.registration import register, unregister
 from userfault.model.sched import Task
 from userfault.model.userfaultfd import Context
 from userfault.uapi import userfaultfd as abi
@@ -141,91 +140,90 @@ class ModelUserfaultfd:
                 cause="the buffer is too short",
                 cure="pass a length that the buffer holds",
             )
-        return self._fill("UFFDIO_COPY", mfill.copy, dst, length, wake=wake, wp=wp, source=src)
+        mode = _fill_mode(wake=wake, wp=wp)
+        return self._fill(
+            abi.UFFDIO_COPY,
+            lambda task: operations.copy(task, self.context, dst, src, length, mode),
+            dst,
+            length,
+            mode,
+            direct=not isinstance(src, int),
+        )
 
     def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_ZEROPAGE."""
-        return self._fill("UFFDIO_ZEROPAGE", mfill.zeropage, start, length, wake=wake)
+        mode = _fill_mode(wake=wake)
+        return self._plain_fill(abi.UFFDIO_ZEROPAGE, operations.zeropage, start, length, mode)
 
     def continue_(self, start: int, length: int, *, wake: bool = True, wp: bool = False) -> int:
         """UFFDIO_CONTINUE."""
-        return self._fill("UFFDIO_CONTINUE", mfill.continue_, start, length, wake=wake, wp=wp)
+        mode = _fill_mode(wake=wake, wp=wp)
+        return self._plain_fill(abi.UFFDIO_CONTINUE, operations.continue_, start, length, mode)
 
     def poison(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_POISON (6.6)."""
-        return self._fill("UFFDIO_POISON", mfill.poison, start, length, wake=wake)
-
-    def _fill(
-        self,
-        name: str,
-        action: mfill.Action,
-        start: int,
-        length: int,
-        *,
-        wake: bool,
-        wp: bool = False,
-        source: CopySource = 0,
-    ) -> int:
-        context = self.context
-
-        def run(task: Task) -> tuple[int, int]:
-            if context.changing:
-                return 0, errno.EAGAIN
-            check_range(context.mm, start, length)
-            if isinstance(source, int) and source:
-                check_range(context.mm, source, length, aligned=False)
-            job = mfill.Job(task, context, start, length, wp, source)
-            return mfill.fill(job, action)
-
-        # An address can fault, so that the call sleeps and needs a task; a buffer cannot.
-        return self._finish(name, run, start, length, wake, direct=not isinstance(source, int))
+        mode = _fill_mode(wake=wake)
+        return self._plain_fill(abi.UFFDIO_POISON, operations.poison, start, length, mode)
 
     def move(
         self, dst: int, src: int, length: int, *, wake: bool = True, allow_src_holes: bool = False
     ) -> int:
         """UFFDIO_MOVE within the owner, by the owner (6.8)."""
-        context = self.context
+        mode = _fill_mode(wake=wake)
+        if allow_src_holes:
+            mode |= abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+        return self._fill(
+            abi.UFFDIO_MOVE,
+            lambda task: operations.move_pages(task, self.context, dst, src, length, mode),
+            dst,
+            length,
+            mode,
+        )
 
-        def run(task: Task) -> tuple[int, int]:
-            if context.changing:
-                return 0, errno.EAGAIN
-            if task.process.mm is not context.mm:
-                raise Errno(errno.EINVAL)
-            check_range(context.mm, dst, length)
-            check_range(context.mm, src, length)
-            return move.move(context, dst, src, length, allow_holes=allow_src_holes)
+    def _plain_fill(
+        self, request: int, fill: operations.Fill, start: int, length: int, mode: int
+    ) -> int:
+        def run(task: Task) -> operations.Done:
+            return fill(task, self.context, start, length, mode)
 
-        return self._finish("UFFDIO_MOVE", run, dst, length, wake, direct=False)
+        return self._fill(request, run, start, length, mode)
 
-    def _finish(
+    def _fill(
         self,
-        name: str,
-        run: Callable[[Task], tuple[int, int]],
+        request: int,
+        run: Callable[[Task], operations.Done],
         start: int,
         length: int,
-        wake: bool,
+        mode: int,
         *,
-        direct: bool,
+        direct: bool = False,
     ) -> int:
+        """`direct`: a buffer cannot fault, so that the call does not sleep and needs no task."""
+        context = self.context
         done = 0
+
+        def fill(task: Task) -> None:
+            nonlocal done
+            operations.check_known(context, request)
+            operations.check_quiet(context)
+            result = run(task)
+            done = result[0]
+            operations.conclude(context, start, result, mode)
+
         try:
-            done, code = self._do(run, direct=direct)
+            self._do(fill, direct=direct)
         except Errno as refusal:
-            code = refusal.code
-        if done and wake:
-            self.context.wake(start, done)
-        if code:
-            code = errno.EAGAIN if done else code
-            raise KernelError.of(name, code, start=start, length=length, done=done)
+            name = _NAMES[request]
+            raise KernelError.of(
+                name, refusal.code, start=start, length=length, done=done
+            ) from None
         return done
 
     def wake(self, start: int, length: int) -> None:
         """UFFDIO_WAKE."""
 
-        def run(task: Task) -> None:
-            del task
-            check_range(self.context.mm, start, length)
-            self.context.wake(start, length)
+        def run(_: Task) -> None:
+            operations.wake(self.context, start, length)
 
         self._ranged("UFFDIO_WAKE", start, length, run)
 
@@ -233,29 +231,24 @@ class ModelUserfaultfd:
 
     def writeprotect(self, start: int, length: int, *, protect: bool, wake: bool = True) -> None:
         """UFFDIO_WRITEPROTECT."""
-        self._protect("UFFDIO_WRITEPROTECT", _WRITEPROTECT, start, length, protect, wake)
+        mode = _protect_mode(protect, wake)
+        self._protect(abi.UFFDIO_WRITEPROTECT, operations.writeprotect, start, length, mode)
 
     def rwprotect(self, start: int, length: int, *, protect: bool, wake: bool = True) -> None:
         """UFFDIO_RWPROTECT (7.3)."""
-        self._protect("UFFDIO_RWPROTECT", _RWPROTECT, start, length, protect, wake)
+        mode = _protect_mode(protect, wake)
+        self._protect(abi.UFFDIO_RWPROTECT, operations.rwprotect, start, length, mode)
 
     def _protect(
-        self, name: str, action: Callable[..., None], start: int, length: int, on: bool, wake: bool
+        self, request: int, action: operations.Protect, start: int, length: int, mode: int
     ) -> None:
-        context = self.context
-
         def run(task: Task) -> None:
             del task
-            if context.changing:
-                raise Errno(errno.EAGAIN)
-            if action is _RWPROTECT and not context.mm.machine.profile.range_ioctls & _RWP_IOCTL:
-                raise Errno(errno.EINVAL)
-            check_range(context.mm, start, length)
-            action(context, start, length, protect=on)
-            if wake and not on:
-                context.wake(start, length)
+            operations.check_known(self.context, request)
+            operations.check_quiet(self.context)
+            action(self.context, start, length, mode)
 
-        self._ranged(name, start, length, run)
+        self._ranged(_NAMES[request], start, length, run)
 
     def set_mode(self, *, enable: Feature = _NONE, disable: Feature = _NONE) -> None:
         """UFFDIO_SET_MODE (7.3)."""
@@ -287,6 +280,22 @@ class ModelUserfaultfd:
         return result
 
 
-_WRITEPROTECT = protect.writeprotect
-_RWPROTECT = protect.rwprotect
-_RWP_IOCTL = 1 << abi._UFFDIO_RWPROTECT
+_NAMES = {
+    abi.UFFDIO_COPY: "UFFDIO_COPY",
+    abi.UFFDIO_ZEROPAGE: "UFFDIO_ZEROPAGE",
+    abi.UFFDIO_CONTINUE: "UFFDIO_CONTINUE",
+    abi.UFFDIO_POISON: "UFFDIO_POISON",
+    abi.UFFDIO_MOVE: "UFFDIO_MOVE",
+    abi.UFFDIO_WRITEPROTECT: "UFFDIO_WRITEPROTECT",
+    abi.UFFDIO_RWPROTECT: "UFFDIO_RWPROTECT",
+}
+
+
+def _fill_mode(*, wake: bool, wp: bool = False) -> int:
+    return (0 if wake else operations.DONTWAKE) | (abi.UFFDIO_COPY_MODE_WP if wp else 0)
+
+
+def _protect_mode(protect: bool, wake: bool) -> int:
+    if protect:
+        return abi.UFFDIO_WRITEPROTECT_MODE_WP  # protecting wakes nobody anyway
+    return 0 if wake else abi.UFFDIO_WRITEPROTECT_MODE_DONTWAKE

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from userfault.kernel.calls import CAP_SYS_PTRACE
-from userfault.model import mfill, move, protect
+from userfault.model import operations
 from userfault.model.access import copy_in, copy_out
 from userfault.model.errors import Errno
-from userfault.model.registration import check_range, register, unregister
+from userfault.model.registration import register, unregister
 from userfault.model.sched import Task
 from userfault.model.userfaultfd import Context
 from userfault.uapi import userfaultfd as abi
@@ -79,9 +79,7 @@ def ioctl(task: Task, context: Context, request: int, argument: Argument) -> Non
     command = _COMMANDS.get(request)
     if command is None:
         raise Errno(errno.EINVAL)
-    needed = _NEEDS.get(request, 0)
-    if needed & ~context.mm.machine.profile.range_ioctls:
-        raise Errno(errno.EINVAL)
+    operations.check_known(context, request)
     command(task, context, argument)
 
 
@@ -110,59 +108,40 @@ def _unregister(task: Task, context: Context, argument: Argument) -> None:
 
 def _wake(task: Task, context: Context, argument: Argument) -> None:
     del task
-    start, length = _TWO(argument.read(16))
-    check_range(context.mm, start, length)
-    context.wake(start, length)
+    operations.wake(context, *_TWO(argument.read(16)))
 
 
 def _gate(context: Context, argument: Argument, at: int) -> None:
     """EAGAIN while an event is pending; the result field says so first."""
-    if context.changing:
-        if context.mm.machine.profile.field_on_event:
-            argument.write(at, _S(-errno.EAGAIN))
-        raise Errno(errno.EAGAIN)
+    if context.changing and context.mm.machine.profile.field_on_event:
+        argument.write(at, _S(-errno.EAGAIN))
+    operations.check_quiet(context)
 
 
 def _finish(
-    context: Context, argument: Argument, at: int, dst: int, result: tuple[int, int], wake: bool
+    context: Context, argument: Argument, at: int, dst: int, result: operations.Done, mode: int
 ) -> None:
     """Write the result field, wake what was done, and say how it ended."""
     done, code = result
     argument.write(at, _S(done or -code))
-    if done and wake:
-        context.wake(dst, done)
-    if code:
-        raise Errno(errno.EAGAIN if done else code)
+    operations.conclude(context, dst, result, mode)
 
 
 def _copy(task: Task, context: Context, argument: Argument) -> None:
     _gate(context, argument, 32)
     dst, src, length, mode = _FOUR(argument.read(32))
-    if context.mm.machine.profile.checks_source:
-        check_range(context.mm, src, length, aligned=False)
-    check_range(context.mm, dst, length)
-    if src + length >= 1 << 64:
-        raise Errno(errno.EINVAL)
-    if mode & ~(abi.UFFDIO_COPY_MODE_DONTWAKE | abi.UFFDIO_COPY_MODE_WP):
-        raise Errno(errno.EINVAL)
-    job = mfill.Job(task, context, dst, length, bool(mode & abi.UFFDIO_COPY_MODE_WP), src)
-    result = mfill.fill(job, mfill.copy)
-    wake = not mode & abi.UFFDIO_COPY_MODE_DONTWAKE
-    _finish(context, argument, 32, dst, result, wake)
+    result = operations.copy(task, context, dst, src, length, mode)
+    _finish(context, argument, 32, dst, result, mode)
 
 
-def _filling(action: mfill.Action, modes: int) -> _Command:
+def _filling(fill: operations.Fill) -> _Command:
     """ZEROPAGE, CONTINUE and POISON: one shape."""
 
     def command(task: Task, context: Context, argument: Argument) -> None:
         _gate(context, argument, 24)
         start, length, mode = _THREE(argument.read(24))
-        check_range(context.mm, start, length)
-        known = modes if context.mm.machine.profile.continue_wp else 1
-        if mode & ~known:
-            raise Errno(errno.EINVAL)
-        job = mfill.Job(task, context, start, length, bool(mode & 2))
-        _finish(context, argument, 24, start, mfill.fill(job, action), not mode & 1)
+        result = fill(task, context, start, length, mode)
+        _finish(context, argument, 24, start, result, mode)
 
     return command
 
@@ -170,33 +149,17 @@ def _filling(action: mfill.Action, modes: int) -> _Command:
 def _move(task: Task, context: Context, argument: Argument) -> None:
     _gate(context, argument, 32)
     dst, src, length, mode = _FOUR(argument.read(32))
-    if task.process.mm is not context.mm:
-        raise Errno(errno.EINVAL)
-    check_range(context.mm, dst, length)
-    check_range(context.mm, src, length)
-    holes = abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
-    if mode & ~(abi.UFFDIO_MOVE_MODE_DONTWAKE | holes):
-        raise Errno(errno.EINVAL)
-    result = move.move(context, dst, src, length, allow_holes=bool(mode & holes))
-    _finish(context, argument, 32, dst, result, not mode & abi.UFFDIO_MOVE_MODE_DONTWAKE)
+    result = operations.move_pages(task, context, dst, src, length, mode)
+    _finish(context, argument, 32, dst, result, mode)
 
 
-def _protecting(action: Callable[..., None]) -> _Command:
-    """WRITEPROTECT and RWPROTECT: one shape, the same two mode bits."""
+def _protecting(protect: operations.Protect) -> _Command:
+    """WRITEPROTECT and RWPROTECT: one shape."""
 
     def command(task: Task, context: Context, argument: Argument) -> None:
         del task
-        if context.changing:
-            raise Errno(errno.EAGAIN)
-        start, length, mode = _THREE(argument.read(24))
-        check_range(context.mm, start, length)
-        protecting = bool(mode & abi.UFFDIO_WRITEPROTECT_MODE_WP)
-        quiet = bool(mode & abi.UFFDIO_WRITEPROTECT_MODE_DONTWAKE)
-        if mode & ~3 or (protecting and quiet):
-            raise Errno(errno.EINVAL)
-        action(context, start, length, protect=protecting)
-        if not protecting and not quiet:
-            context.wake(start, length)
+        operations.check_quiet(context)
+        protect(context, *_THREE(argument.read(24)))
 
     return command
 
@@ -212,18 +175,11 @@ _COMMANDS: dict[int, _Command] = {
     abi.UFFDIO_UNREGISTER: _unregister,
     abi.UFFDIO_WAKE: _wake,
     abi.UFFDIO_COPY: _copy,
-    abi.UFFDIO_ZEROPAGE: _filling(mfill.zeropage, 1),
-    abi.UFFDIO_CONTINUE: _filling(mfill.continue_, 3),
-    abi.UFFDIO_POISON: _filling(mfill.poison, 1),
+    abi.UFFDIO_ZEROPAGE: _filling(operations.zeropage),
+    abi.UFFDIO_CONTINUE: _filling(operations.continue_),
+    abi.UFFDIO_POISON: _filling(operations.poison),
     abi.UFFDIO_MOVE: _move,
-    abi.UFFDIO_WRITEPROTECT: _protecting(protect.writeprotect),
-    abi.UFFDIO_RWPROTECT: _protecting(protect.rwprotect),
+    abi.UFFDIO_WRITEPROTECT: _protecting(operations.writeprotect),
+    abi.UFFDIO_RWPROTECT: _protecting(operations.rwprotect),
     abi.UFFDIO_SET_MODE: _set_mode,
-}
-
-# Commands that a profile may lack.
-_NEEDS = {
-    abi.UFFDIO_POISON: 1 << abi._UFFDIO_POISON,
-    abi.UFFDIO_MOVE: 1 << abi._UFFDIO_MOVE,
-    abi.UFFDIO_RWPROTECT: 1 << abi._UFFDIO_RWPROTECT,
 }

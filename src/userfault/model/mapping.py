@@ -69,11 +69,7 @@ def mmap(
         mm.lock.write_done()
         tell_unmaps(task, unmaps)  # also of what was announced before it failed
     if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
-        try:
-            write = bool(prot & mman.PROT_WRITE) and not shared
-            access.populate(task, mm, address, address + length, write=write)
-        except (Errno, Signalled):
-            pass  # mmap(2): populating is best effort
+        fault_in(task, mm, address, address + length, tolerant=True)
     return address
 
 
@@ -259,23 +255,24 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         fault_in(task, mm, start, end)
 
 
-def fault_in(task: Task, mm: AddressSpace, start: int, end: int) -> None:
-    """What mlock makes resident: written where a write is private anyway."""
+def fault_in(task: Task, mm: AddressSpace, start: int, end: int, *, tolerant: bool = False) -> None:
+    """What mlock makes resident: written where a write is private anyway.
+
+    Raises Errno; `tolerant` goes on with the next mapping instead, as mmap and mremap do.
+    """
     while start < end and (found := mm.overlapping(start, end)):
-        vma = found[0]  # what was unmapped while a message was served is left out
+        # Looked up anew for every page: it may be another one after a message was served.
+        vma = found[0]
         start = max(start, vma.start)
-        stop = min(vma.end, end)
-        if vma.prot:
-            write = bool(vma.prot & mman.PROT_WRITE) and not vma.shared
-            try:
-                access.populate(task, mm, start, stop, write=write)
-            except Signalled as signalled:
-                if mm.find(signalled.address) is None:
-                    continue
-                raise Errno(errno.ENOMEM) from None
-            except Errno as refused:
-                code = errno.ENOMEM if refused.code == errno.EFAULT else refused.code
-                raise Errno(code) from None
-        else:
-            raise Errno(errno.ENOMEM)
-        start = stop
+        write = bool(vma.prot & mman.PROT_WRITE) and not vma.shared
+        try:
+            if not vma.prot:
+                raise Errno(errno.ENOMEM)
+            start = access.populate_page(task, mm, start, write=write)
+        except (Errno, Signalled) as failed:
+            if mm.find(start) is None:
+                continue
+            if not tolerant:
+                code = failed.code if isinstance(failed, Errno) else errno.EFAULT
+                raise Errno(errno.ENOMEM if code == errno.EFAULT else code) from None
+            start = vma.end

@@ -51,6 +51,7 @@ class AddressSpace:
         self.vmas: SortedDict[int, Vma] = SortedDict()
         self.table = pt.PageTable()
         self.thp: set[int] = set()  # addresses of anonymous huge entries
+        self.flushing: set[int] = set()  # pages whose entry is being replaced by that of a copy
         self.lock = RWLock(machine.sched, "mmap")
         self.alive = True
         self.task_size = TASK_SIZE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
@@ -49,26 +48,28 @@ def mremap(
     """The new address.  Events: UNMAP of the target, REMAP, UNMAP of the old range."""
     call = _Call(mm, old, round_up(old_length, PAGE), round_up(new_length, PAGE), flags, new)
     _check(call)
-    mm.lock.write()
     try:
-        result = _remap(call)
+        mm.lock.write()
+        try:
+            result = _remap(call)
+        finally:
+            mm.lock.write_done()
+        _populate(task, call, result)
     finally:
-        mm.lock.write_done()
         tell_unmaps(task, call.early)
         for context, before, after, length in call.moved:
             payload = (before, after, length)
             events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
         tell_unmaps(task, call.unmaps)
-    _populate(task, call, result)
     return result
 
 
 def _populate(task: Task, call: _Call, start: int) -> None:
-    """What a locked mapping has grown by is faulted in; errors are nobody's (mlock(2))."""
+    """What a locked mapping has grown by is faulted in, before anybody is told of the move."""
     vma = call.mm.find(start)
     if call.new_length > call.old_length and vma is not None and vma.flags & vmas.LOCKED:
-        with contextlib.suppress(Errno):
-            fault_in(task, call.mm, start + call.old_length, start + call.new_length)
+        end = start + call.new_length
+        fault_in(task, call.mm, start + call.old_length, end, tolerant=True)
 
 
 def _check(call: _Call) -> None:

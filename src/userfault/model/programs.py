@@ -161,6 +161,10 @@ class ModelCalls:
             raise MemoryUnavailable(f"no hugetlb pages of {size_name(page_size)}")
         pool.grow(max(pages - (pool.free - pool.reserved), 0))
 
+    def swap(self) -> None:
+        """There is none."""
+        raise MemoryUnavailable("the model has no swap space")
+
     def settle(self, timeout_s: float = 0.0) -> None:
         """Let tasks run until none can."""
         del timeout_s

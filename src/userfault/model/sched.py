@@ -6,7 +6,7 @@ somebody wakes it.  A `Scheduler` decides at points and whenever more than one t
 the same scheduler and seed a run is the same, step by step (`trace`).
 
 Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_changing.read`),
-`folio.lock`, `copy.user`, `fill.page`, `fault.retry`, `event.resume`.
+`folio.lock`, `copy.user`, `fill.page`, `fault.retry`, `cow.flush`, `event.resume`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from userfault.model.errors import ContractBreach, Deadlock, Killed
 
 if TYPE_CHECKING:
     from userfault.model.process import Process
+
+SPINS = "spins"  # the kind of wait of a task that the kernel lets try again for ever
 
 
 class Scheduler(Protocol):
@@ -98,6 +100,7 @@ class Operation:
         except Exception as error:  # whatever it is, whoever waits for the result must hear it
             self.error = error
         self.done = True
+        self._task.sched.progress += 1
 
     @property
     def state(self) -> State:
@@ -126,9 +129,9 @@ class Operation:
 class Wait:
     """What a sleeping task waits for.
 
-    `kind`: `fault`, `event`, `read`, `pipe`, or `lock`, which somebody *must* give up.  `tell`
-    describes it.  `interruptible`: a signal ends it.  `give_up` takes the waiter off its queue
-    when something other than a wake-up ends the wait.
+    `kind`: `fault`, `event`, `read`, `pipe`, `spins`, or `lock`, which somebody *must* give up.
+    `tell` describes it.  `interruptible`: a signal ends it.  `give_up` takes the waiter off its
+    queue when something other than a wake-up ends the wait.
     """
 
     __slots__ = ("give_up", "interruptible", "kind", "tell")
@@ -246,6 +249,8 @@ class Sched:
         self.trace: list[tuple[str, str]] | None = [] if trace else None
         self.hook: tuple[str, str] | None = None  # the memory type's hook that is running
         self.steps = 0
+        self.progress = 0  # operations and sleeps that have come to their end, but for spinning
+        self._seen = 0  # ... when tasks that spin last looked
         self._chosen: Task | None = None
         self.hub: greenlet = getcurrent()
         scheduler.new_run()
@@ -273,14 +278,33 @@ class Sched:
         me = self.current
         if me is None:
             raise Deadlock([("the caller outside of any task", waits.tell())])
+        if me.killed and waits.kind != "lock":  # on its way out it sleeps no more
+            if waits.give_up is not None:
+                waits.give_up()
+            raise Killed
         if self.trace is not None:
             self.trace.append((me.name, "sleep." + waits.kind))
         me.interrupted = False
+        self.progress += waits.kind != SPINS
         me.waits = waits
         self.sleeping[me] = None
         self.hub.switch()
         if me.killed and waits.kind != "lock":
             raise Killed
+
+    def spin(self, tell: Callable[[], str]) -> None:
+        """The current task tries again and again: it goes on once anybody else has done a thing."""
+        self.block(Wait(SPINS, tell))
+
+    def _spun(self) -> bool:
+        """Let tasks that spin look again; False if nothing has happened since they did."""
+        if self.progress == self._seen:
+            return False
+        self._seen = self.progress
+        spinning = [t for t in self.sleeping if t.waits is not None and t.waits.kind == SPINS]
+        for task in spinning:
+            self.wake(task)
+        return bool(spinning)
 
     def wake(self, task: Task) -> None:
         """A sleeping task can run again."""
@@ -300,6 +324,8 @@ class Sched:
             if task is not None:
                 self._chosen = None
             elif not runnable:
+                if self._spun():
+                    continue
                 break
             elif len(runnable) == 1:
                 task = runnable.pop()

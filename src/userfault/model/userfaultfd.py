@@ -242,8 +242,7 @@ class Context:
             mm.lock.write()
             for vma in [vma for vma in mm.vmas.values() if vma.context is self]:
                 withdraw(mm, vma)
-            if mm.vmas:
-                mm.merge(0, mm.task_size)
+                mm.merge(vma.start, vma.end)  # others that could join stay as they are
             mm.lock.write_done()
         self.wake_all()
         while self.events:

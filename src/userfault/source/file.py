@@ -37,8 +37,9 @@ class FileSource:
             return spec.length
         return spec.length // mmap.PAGESIZE * mmap.PAGESIZE
 
-    def read(self, offset: int, length: int) -> bytearray:
+    def read(self, offset: int, length: int, *, urgent: bool = True) -> bytearray:
         """`length` bytes from `offset`, zeros beyond the end of the source.  May block."""
+        del urgent  # the kernel reads ahead by itself
         answer = bytearray(length)
         wanted = min(length, self.spec.length - offset)
         view = memoryview(answer)

@@ -6,6 +6,7 @@
 | bytes, bytearray, memoryview, mmap, array | `FileSpec` of a sealed memfd, written once |
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
+| a snapshot in a store | `StoreSpec`; made by `snapshot.opening`, which reads its manifest |
 """
 
 from __future__ import annotations
@@ -58,7 +59,26 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     path: tuple[str, ...]
 
 
-Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec
+class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
+    """`length` bytes of the snapshot `name` in the store `url`, whose manifest has `digest`.
+
+    The table of its pages comes along as a descriptor, so that the name is for messages only.
+    `second`: another store that is asked for chunks which the first one cannot give.  `cache`: a
+    folder of this machine that keeps `cache_size` bytes of what was read from a remote store ("":
+    none; None: as the environment says).  There are no credentials here: whoever reads takes them
+    from its environment.
+    """
+
+    length: int
+    url: str
+    name: str
+    digest: bytes
+    second: str | None = None
+    cache: str | None = None
+    cache_size: int | None = None
+
+
+Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec
 
 
 class Resolved(msgspec.Struct, frozen=True):

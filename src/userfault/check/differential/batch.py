@@ -14,13 +14,14 @@ import msgspec
 
 from userfault.check.differential.coverage import Coverage
 from userfault.check.differential.draw import program
-from userfault.check.differential.pair import Divergence, Line, Pair
+from userfault.check.differential.pair import Divergence, ModelFactory, Pair
 from userfault.check.differential.program import Program, to_text
+from userfault.check.differential.record import Line
 from userfault.check.differential.shrink import shrink
 from userfault.check.run import KernelFactory
 
 BATCH = 2000
-_RUNS_AGAIN = 8
+_RUNS_AGAIN = 3
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -38,10 +39,9 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A divergence, as small as it got.
+    """A divergence, as small as it got: no schedule of the model does what the kernel did.
 
-    `steady`: it shows whenever the same program runs.  Where it does not, an order that nobody
-    promises decides (of tasks that were woken at once), or something outside of the program.
+    `steady`: it showed again when the same program ran again.
     """
 
     program: str
@@ -53,32 +53,32 @@ class Finding(msgspec.Struct, frozen=True):
 class Runner:
     """Runs programs on a pair of fresh kernels each, and counts."""
 
-    def __init__(self, live: KernelFactory, model: KernelFactory) -> None:
+    def __init__(self, live: KernelFactory, model: ModelFactory) -> None:
         self._live = live
         self._model = model
         self.coverage = Coverage()
+        self.rescheduled = 0  # programs for which the model's first schedule would not do
 
     def run(self, program: Program) -> Divergence | None:
         """The divergence of one program, if there is one."""
-        return self._run(program, self.coverage)
+        with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
+            found = pair.run(program)
+            self.rescheduled += pair.rescheduled
+            return found
 
     def trace(self, program: Program) -> tuple[Divergence | None, list[Line]]:
         """The same, with every line of the traces."""
-        with contextlib.closing(Pair(self._live(), self._model(), self.coverage)) as pair:
+        with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
             return pair.run(program), pair.lines()
 
     def examine(self, found: Divergence) -> Finding:
         """Shrink a divergence that shows again, and make it a finding."""
-        uncounted = Coverage()
-        steady = all(self._run(found.program, uncounted) for _ in range(_RUNS_AGAIN))
-        if steady:
-            found = shrink(lambda smaller: self._run(smaller, uncounted), found)
+        quiet = Runner(self._live, self._model)
+        again = next(filter(None, (quiet.run(found.program) for _ in range(_RUNS_AGAIN))), None)
+        if again is not None:
+            found = shrink(quiet.run, again)
         lines = tuple((line.what, line.live, line.model) for line in found.lines)
-        return Finding(to_text(found.program), found.kind, steady, lines)
-
-    def _run(self, program: Program, coverage: Coverage) -> Divergence | None:
-        with contextlib.closing(Pair(self._live(), self._model(), coverage)) as pair:
-            return pair.run(program)
+        return Finding(to_text(found.program), found.kind, again is not None, lines)
 
 
 def seeds(seed: int, programs: int, *, huge: bool, rwp: bool = False) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
+from userfault.check.differential.pair import ModelFactory
 from userfault.check.live import live_kernel
 from userfault.check.run import KernelFactory
 from userfault.check.trace import errno_name
@@ -55,9 +56,9 @@ def configuration(live: KernelFactory = live_kernel) -> Config:
     )
 
 
-def kernels(live: KernelFactory = live_kernel) -> tuple[KernelFactory, KernelFactory]:
+def kernels(live: KernelFactory = live_kernel) -> tuple[KernelFactory, ModelFactory]:
     """A real kernel, and the model of it.  Raises Unavailable where they cannot be had."""
     with contextlib.closing(live()) as kernel:
         profile = profile_of(kernel.release)
     config = configuration(live)
-    return live, lambda: ModelCalls(profile, config)
+    return live, lambda scheduler: ModelCalls(profile, config, scheduler=scheduler)

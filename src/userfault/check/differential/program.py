@@ -83,7 +83,8 @@ def areas_of(program: Program) -> list[Area]:
     """Every area that a program names, in the order of addresses."""
     names = {value.area for step in program for value in step.args if isinstance(value, Spot)}
     names |= {str(step.args[0]) for step in program if step.verb == "map"}
-    found = [AREAS[name] for name in names if AREAS[name].memory != "nowhere"]
+    known = [AREAS[name] for name in names if name in AREAS]
+    found = [area for area in known if area.memory != "nowhere"]
     return sorted(found, key=lambda area: area.address)
 
 

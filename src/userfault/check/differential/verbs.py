@@ -8,6 +8,7 @@ a program too.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Generator
 from typing import TypeAlias
 
@@ -51,8 +52,8 @@ def calls_of(step: Step, scope: Scope) -> Calls:
     if verb is None:
         raise UsageError(f"no such verb: {step.verb!r}", cure=f"use one of {', '.join(VERBS)}")
     try:
-        return verb(step, scope, *_values(step))
-    except (TypeError, ValueError, KeyError) as error:
+        yield from verb(step, scope, *_values(step))
+    except (TypeError, ValueError, KeyError, struct.error) as error:
         raise UsageError(f"wrong arguments: {step}", cause=str(error)) from None
 
 

@@ -9,23 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-import msgspec
-
 from userfault.check.differential.areas import FILE_PAGES, Area
 from userfault.check.differential.verbs import Scope
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Call, Result
 
-# Asks the observer of both kernels at once: the calls in, their results of both out.
-Ask: TypeAlias = Callable[[list[Call]], list[tuple[Result, Result]]]
+# Has the observer of both kernels look, and gives what both saw.
+Ask: TypeAlias = Callable[[list[Call]], list[Result]]
 _PRESENT = 1 << 63
 _EDGE = 64  # bytes compared at each end of a huge page
 
 
-def look(
-    ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool
-) -> Iterator[tuple[Call, Result, Result]]:
-    """Every call that looks, and what each kernel answered.
+def look(ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool) -> None:
+    """Look at everything that can be looked at after every step.
 
     `files`: look at files too, which one process of a program does for all.  `thorough`: at both
     ends of huge pages, not only at their start.
@@ -33,33 +29,21 @@ def look(
     states = [*_pagemaps(areas, thorough), *_queues(scope)]
     if files:
         states += _files(scope, thorough)
-    answers = list(zip(states, ask(states), strict=True))
-    for call, (live, model) in answers:
-        yield call, live, model
+    if not states:
+        return
     contents = [
         read
-        for call, (live, _) in answers
+        for call, found in zip(states, ask(states), strict=True)
         if isinstance(call, calls.Pagemap)
-        for read in _contents(call, live.data)
+        for read in _contents(call, found.data)
     ]
     if contents:
-        for call, (live, model) in zip(contents, ask(contents), strict=True):
-            yield call, live, model
+        ask(contents)
 
 
-def layout(ask: Ask, areas: list[Area]) -> Iterator[tuple[Call, Result, Result]]:
-    """The mappings by smaps: slow, so this is asked once a program."""
-    wanted: list[Call] = [
-        calls.Smaps(areas[0].address, areas[-1].address + areas[-1].length),
-    ]
-    for call, (live, model) in zip(wanted, ask(wanted), strict=True):
-        yield call, _comparable(live), _comparable(model)
-
-
-def _comparable(found: Result) -> Result:
-    """Without `Locked:`, of which each process that maps a page has its part."""
-    vmas = tuple(msgspec.structs.replace(vma, locked=0) for vma in found.vmas)
-    return msgspec.structs.replace(found, vmas=vmas)
+def layout(ask: Ask, areas: list[Area]) -> None:
+    """Look at the mappings by smaps: slow, so this is done once a program."""
+    ask([calls.Smaps(areas[0].address, areas[-1].address + areas[-1].length)])
 
 
 def _pagemaps(areas: list[Area], thorough: bool) -> Iterator[Call]:

@@ -818,6 +818,7 @@ def the_page_obeys_the_mapping(t: Thread, memory: Memory) -> None:
     source="measured on 6.18",
 )
 def a_page_in_swap_is_occupied(t: Thread) -> None:
+    t.swap()
     u = t.uffd()
     area = t.map("anon", pages=2)
     t.write(area.at(0), b"swapped")
@@ -827,7 +828,7 @@ def a_page_in_swap_is_occupied(t: Thread) -> None:
         raise CannotRun(
             "no page goes to swap",
             cause="MADV_PAGEOUT left it in memory",
-            cure="add swap space with swapon(8)",
+            cure="see whether swap space is free, and the limit of the memory cgroup",
         )
     u.copy(area.at(0), t.source(), PAGE, fails=EEXIST)
     u.zeropage(area.at(0), PAGE, fails=EEXIST)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Abandon, Fill, Wake
+from userfault.pager.core.advance import Advance
 from userfault.pager.core.overdue import Overseeing
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segments
@@ -47,6 +48,7 @@ class MappingCore(Overseeing):
         self._window = Window(plan.window_pages)
         self._quiet = 0  # background fills since the last fault
         self._wanted: deque[tuple[int, int]] = deque()  # prefetch: runs of pages
+        self._advance = Advance(plan.layout, pages) if plan.layout else None
 
     def batch(self) -> None:
         """A new batch of events was read: what was filled before it has woken its waiters."""
@@ -134,6 +136,8 @@ class MappingCore(Overseeing):
         self.background = False
         self.given_up = cause
         self._wanted.clear()
+        if self._advance is not None:
+            self._advance.streams.clear()
         for core in self._siblings:
             core.given_up = cause
             core._stop_filling()
@@ -144,7 +148,10 @@ class MappingCore(Overseeing):
     @property
     def eager(self) -> bool:
         """Whether `idle_work` may find something to do."""
-        return not self.finished and (self.background or bool(self._wanted))
+        if self.finished:
+            return False
+        streams = self._advance is not None and bool(self._advance.streams)
+        return self.background or bool(self._wanted) or streams
 
     def idle_work(self) -> bool:
         """One chunk of background work into `out`; False when there is none to do now."""
@@ -152,7 +159,7 @@ class MappingCore(Overseeing):
             return False
         run = self._next_wanted() or self._next_background()
         if run is None:
-            return False
+            return self._advance is not None and self._advance.more
         page, count = run
         if self.pages.states[page] == CACHED:
             self._act(CONTINUE, page, count, demand=False)
@@ -187,6 +194,9 @@ class MappingCore(Overseeing):
             self._start(page, 1, demand=True)
             return
         window = self._window.at(page)
+        if self._advance is not None:
+            self._fill_stretch(page, window, self._advance)
+            return
         count = 1
         if window < 0:
             count = self.pages.run_down(page, -window, MISSING)
@@ -203,6 +213,36 @@ class MappingCore(Overseeing):
             self._window.ended(end - 1, window)
         self._start(page, count, demand=True)
 
+    def _fill_stretch(self, page: int, window: int, advance: Advance) -> None:
+        """A missing fault on a page whose company is known: all that comes with it is filled with
+        it.  What the window has beyond that is read ahead, while the thread runs on."""
+        low, high, zeros = advance.at(page)
+        if window < 0:
+            first, last = page + 1 - self.pages.run_down(page, -window, MISSING), page + 1
+        else:
+            first, last = page, page + self.pages.run(page, window, MISSING)
+        if zeros:
+            low, high = max(low, first), min(high, last)
+        else:
+            most = self.plan.window_pages
+            low = page + 1 - self.pages.run_down(page, min(page + 1 - low, most), MISSING)
+            high = page + self.pages.run(page, min(high - page, most), MISSING)
+            if self.background:
+                advance.met(page)
+        if first < low:
+            advance.streams.append((first, low))
+        elif last > high:
+            advance.streams.append((high, last))
+        if window < 0:
+            self._window.ended(min(first, low), window)
+        else:
+            end = max(last, high)
+            if end < self.pages.count and self.pages.states[end] != MISSING:
+                end = self._next_missing(end)
+            self._window.ended(end - 1, window)
+        self.counters.around += high - low - 1
+        self._start(low, high - low, demand=True)
+
     def _next_missing(self, page: int) -> int:
         """Where a stream that came to `page` will fault next: what is filled raises no fault."""
         found = self.pages.find(MISSING, page, page + 8 * self._window.limit)
@@ -217,9 +257,21 @@ class MappingCore(Overseeing):
             self._act(ZERO, page, count, demand)
         elif self.plan.source_fetches:
             self._fetch(page, count, demand)
+        elif self._advance is not None:
+            self._start_known(page, count, demand, self._advance)
         else:
             self.pages.move(page, count, FILLING)
             self._act(COPY, page, count, demand)
+
+    def _start_known(self, page: int, count: int, demand: bool, advance: Advance) -> None:
+        """Fill MISSING pages, those that are known to be zeros without the source."""
+        end = page + count
+        while page < end:
+            _, high, zeros = advance.at(page)
+            count = min(high, end) - page
+            self.pages.move(page, count, FILLING)
+            self._act(ZERO if zeros else COPY, page, count, demand)
+            page += count
 
     def _minor(self, page: int, state: int) -> None:
         """A fault on a page that is in the page cache and not mapped here."""
@@ -260,18 +312,28 @@ class MappingCore(Overseeing):
         self.out.append(Fill(CONTINUE if flags & _MINOR else ZERO, -1, 1, start))
 
     def _next_wanted(self) -> tuple[int, int] | None:
+        if self._advance is not None:
+            run = self._advance.stream()
+            if run is not None:
+                start, end = run
+                return start, self._chunk(start, end)
         while self._wanted:
             page, count = self._wanted.popleft()
             start = self.pages.find(MISSING, page, page + count)
             if start >= 0:
-                length = self._chunk(start, page + count)
+                length = self._chunk(start, self._alike(start, page + count))
                 self._wanted.appendleft((start + length, page + count - start - length))
                 return start, length
         return None
 
     def _next_background(self) -> tuple[int, int] | None:
+        if not self.background:
+            return None
         # One place stays free for a fetch that a thread waits for.
-        if not self.background or len(self._fetches) >= max(self.plan.policy.fetches - 1, 1):
+        full = len(self._fetches) >= max(self.plan.policy.fetches - 1, 1)
+        if self._advance is not None:
+            return self._next_known(self._advance, full)
+        if full:
             return None
         start = self.pages.first(MISSING)
         if start >= 0:
@@ -282,6 +344,25 @@ class MappingCore(Overseeing):
         # To map a page takes a quarter of the time that it takes to copy it.
         limit = 4 * self._chunk_limit()
         return start, self._reachable(start, self.pages.run(start, limit, CACHED))
+
+    def _next_known(self, advance: Advance, full: bool) -> tuple[int, int] | None:
+        """Bytes while no read in advance is under way (the source itself reads on), else zeros."""
+        advance.more = False
+        reading = full or any(not fetch.demand for fetch in self._fetches.values())
+        run = None if reading else advance.company() or advance.bytes()
+        if run is None and not advance.more:
+            run = advance.zeros()
+        if run is None and not reading and not advance.more:
+            start = self.pages.first(MISSING)  # what came back, as its read failed
+            run = None if start < 0 else (start, self._alike(start, self.pages.count))
+        if run is None:
+            return None
+        start, end = run
+        return start, self._chunk(start, end)
+
+    def _alike(self, start: int, end: int) -> int:
+        """`end`, cut where pages are not filled as `start` is."""
+        return end if self._advance is None else min(end, self._advance.at(start)[1])
 
     def _chunk(self, start: int, end: int) -> int:
         """How many MISSING pages from `start` make one background fill."""

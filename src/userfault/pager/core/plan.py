@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
 
 
@@ -12,7 +13,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `source_zero`: the source is all zeros.  `source_fetches`: every read of the source may block
     (a function), so none is tried at once.  `exists_is_ambiguous`: see `kernel.memtypes.Traits`.
-    `has_poison`: the kernel has UFFDIO_POISON (6.6).  `shared`: mapped MAP_SHARED.
+    `has_poison`: the kernel has UFFDIO_POISON (6.6).  `shared`: mapped MAP_SHARED.  `layout`: what
+    is known of a source that is stored in chunks.
     """
 
     start: int
@@ -23,6 +25,7 @@ class Plan(msgspec.Struct, frozen=True):
     exists_is_ambiguous: bool = False
     has_poison: bool = True
     shared: bool = False
+    layout: Layout | None = None
 
     @property
     def shift(self) -> int:

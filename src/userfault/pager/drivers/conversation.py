@@ -165,6 +165,7 @@ class Conversation:
             overdue=served.overdue,
             waiting=still_waiting(served),
             most_in_flight=self._host.most_in_flight,
+            store=served.origin.store.counts if served.origin.store else None,
         )
 
 

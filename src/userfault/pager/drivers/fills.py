@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import time
+from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError
 from userfault.linux import pidfd
@@ -35,6 +36,9 @@ from userfault.uapi.userfaultfd import (
     UFFDIO_ZEROPAGE,
 )
 
+if TYPE_CHECKING:
+    from userfault.snapshot.source import SnapshotSource
+
 _SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
 _SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}
 
@@ -59,6 +63,9 @@ class Performer:
         length = fill.count * served.page_size
         if kind == COPY:
             if fill.data is None:
+                if served.origin.store is not None:
+                    self._copy_stored(context, fill, served.origin.store, length)
+                    return
                 if _clock() > served.sound_until and not self._still_sound(context, fill):
                     return
                 source = served.origin.address(fill.page * served.page_size, length)
@@ -74,6 +81,18 @@ class Performer:
             self._copy_zeros(context, fill, length)
         else:
             self._short(context, fill, length)
+
+    def _copy_stored(
+        self, context: Context, fill: Fill, store: SnapshotSource, length: int
+    ) -> None:
+        """From a chunk that is unpacked, or can be at once; else it is read by a thread."""
+        offset = fill.page * context.served.page_size
+        data = store.at_hand(offset, length, urgent=fill.demand)
+        if data is None:
+            context.core.not_ready(fill)
+        else:
+            with Pinned(data) as pinned:
+                self._copy(context, fill, pinned.address, length)
 
     def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
         journal = self._journal

@@ -19,7 +19,8 @@ from userfault.linux.pidfd import close_all
 from userfault.pager.core.placement import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
-from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
+from userfault.snapshot.counts import Counts
+from userfault.source.spec import Spec
 
 MAX_MESSAGE = 1 << 17
 MAX_DESCRIPTORS = 16
@@ -44,7 +45,7 @@ class Attach(msgspec.Struct, tag="attach"):
     prepared: bool
     has_source: bool
     has_memory: bool
-    source: ZeroSpec | FileSpec | FunctionSpec
+    source: Spec
     policy: Policy
 
 
@@ -137,7 +138,8 @@ class Answer(msgspec.Struct, tag="answer"):
     too long (the first `MAX_OVERDUE`), and how many of those wait still.
 
     `cpu_s`: CPU time of the pager's worker so far, `polled_s`: of that, spent on polling.
-    `most_in_flight`: reads of all mappings under way at once, at the highest.
+    `most_in_flight`: reads of all mappings under way at once, at the highest.  `store`: for a
+    snapshot in a store.
     """
 
     counters: Counters
@@ -150,6 +152,7 @@ class Answer(msgspec.Struct, tag="answer"):
     overdue: list[Waited]
     waiting: int
     most_in_flight: int
+    store: Counts | None = None
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Threads that read files, so that one slow page delays no other fault.
+"""Threads that read files and stores, so that one slow page delays no other fault.
 
 A read releases the GIL while it waits.  A read that never returns (a dead network file system)
 cannot be stopped: its thread is left behind and replaced.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import _thread
 import os
 from collections import deque
+from typing import Protocol
 
 import msgspec
 
 from userfault.kernel.errors import SourceError
 from userfault.pager.core.actions import Fetch
-from userfault.source.file import FileSource
 
 
 class Answered(msgspec.Struct):
@@ -26,10 +26,18 @@ class Answered(msgspec.Struct):
     cause: str = ""
 
 
-class Readers:
-    """Reads of one file source: a thread each.  `bell`: an eventfd rung for every answer."""
+class Source(Protocol):
+    """What the threads read."""
 
-    def __init__(self, mapping: int, source: FileSource, bell: int) -> None:
+    def read(self, offset: int, length: int, *, urgent: bool) -> bytearray | memoryview:
+        """`length` bytes from `offset`.  May block; raises SourceError."""
+        ...
+
+
+class Readers:
+    """Reads of one source: a thread each.  `bell`: an eventfd rung for every answer."""
+
+    def __init__(self, mapping: int, source: Source, bell: int) -> None:
         self._mapping = mapping
         self._source = source
         self._bell = bell
@@ -48,7 +56,7 @@ class Readers:
         data: memoryview | None = None
         cause = ""
         try:
-            data = memoryview(self._source.read(offset, length))
+            data = memoryview(self._source.read(offset, length, urgent=fetch.demand))
         except SourceError as error:
             cause = f"{error.what}: {error.cause}"
         except Exception as error:  # a bug here must not leave a thread of the client waiting

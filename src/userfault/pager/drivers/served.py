@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +18,7 @@ from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
+from userfault.pager.core.layout import Layout
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
 from userfault.pager.drivers.messages import Attach, Failure, Waited
@@ -25,7 +27,10 @@ from userfault.pager.drivers.records import Descriptors, Kept, ServedRecord, enc
 from userfault.pager.drivers.residency import Residency
 from userfault.pager.drivers.workers import Workers
 from userfault.source.file import FileSource
-from userfault.source.spec import FileSpec, FunctionSpec, ZeroSpec
+from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
+
+if TYPE_CHECKING:
+    from userfault.snapshot.source import SnapshotSource
 
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
@@ -45,13 +50,16 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
 class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
-    `file`, `residency`: for a file.  `fetcher`: what reads away from the fault path.
+    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
+    reads away from the fault path.
     """
 
     def __init__(self, attach: Attach, fd: int, bell: int) -> None:
         spec = attach.source
         self.file: FileSource | None = None
         self.residency: Residency | None = None
+        self.store: SnapshotSource | None = None
+        self.layout: Layout | None = None
         self.fetcher: Readers | Workers | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
@@ -62,6 +70,12 @@ class Origin:
             policy = attach.policy
             slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
             self.fetcher = Workers(attach.number, spec, slot)
+        elif isinstance(spec, StoreSpec):
+            # It brings zstd and BLAKE3 along, which a pager of files has no use for.
+            from userfault.snapshot import serving  # noqa: PLC0415
+
+            self.store, self.layout = serving.take_up(spec, fd, attach.page_size)
+            self.fetcher = Readers(attach.number, self.store, bell)
 
     def address(self, offset: int, length: int) -> int:
         """Where bytes of the source can be copied from at once, or 0."""
@@ -84,6 +98,8 @@ class Origin:
             self.residency.close()
         if self.file:
             self.file.close()
+        if self.store:
+            self.store.close()
 
 
 class Served:
@@ -110,6 +126,7 @@ class Served:
             exists_is_ambiguous=attach.exists_is_ambiguous,
             shared=attach.shared,
             has_poison=attach.has_poison,
+            layout=self.origin.layout,
         )
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []

@@ -11,7 +11,7 @@ from userfault.pager.core.actions import Overdue
 from userfault.pager.drivers.messages import MAX_OVERDUE, Waited
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context, Served
-from userfault.source.spec import FileSpec, FunctionSpec, Spec
+from userfault.source.spec import FileSpec, FunctionSpec, Spec, StoreSpec
 
 _ANSWERS = {
     "report": "it waits on",
@@ -69,4 +69,6 @@ def _text(waited: Waited) -> str:
 def _name(source: Spec) -> str:
     if isinstance(source, FileSpec):
         return source.name
+    if isinstance(source, StoreSpec):
+        return f"{source.url}/{source.name}"
     return source.target if isinstance(source, FunctionSpec) else "zeros"

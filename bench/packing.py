@@ -1,0 +1,37 @@
+"""Packs one image, and says how long that took: `python -m bench.packing IMAGE STORE NAME LEVEL`.
+
+A process of its own, so that its memory can be told.  The clock starts when everything is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+
+from userfault.snapshot.inputs.file import FileInput
+from userfault.snapshot.objects import open_objects
+from userfault.snapshot.pack import pack
+
+
+class Took(msgspec.Struct):
+    """Seconds by the clock, seconds of CPU time of all threads."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def main() -> None:
+    """Pack, and print what it took."""
+    image, store, name, level = sys.argv[1:]
+    source = FileInput(image)
+    start, used = time.perf_counter(), time.process_time()
+    pack(open_objects(store), name, source, level=int(level))
+    took = Took(time.perf_counter() - start, time.process_time() - used)
+    source.close()
+    print(msgspec.json.encode(took).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""One of the two kernels while a program runs: processes, tasks, the calls they are at."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from userfault.check.differential.areas import HUGE_PAGES
+from userfault.check.differential.verbs import MESSAGE
+from userfault.kernel import calls
+from userfault.kernel.calls import (
+    Call,
+    CallKernel,
+    CallPending,
+    CallProcess,
+    CallTask,
+    Result,
+)
+from userfault.kernel.protocol import State
+from userfault.model.sched import SPINS
+from userfault.uapi import userfaultfd as abi
+
+# What a call has come to: its result, or for what it sleeps.
+Answer: TypeAlias = "Result | str"
+
+AT_REST = "at rest"
+BROKE = "broke: "
+HANG = "hang: "
+SPINS_FOR_EVER = f"sleeps: {SPINS}"
+SETTLE_S = 10.0
+_CHOSEN = 1  # in place of an address that the kernel chose
+
+
+class Side:
+    """A kernel, and what the program has made of it.
+
+    Calls are known by the number of the step that made them, tasks by process and index: these
+    are the same on both kernels.  `modelled`: whatever it raises is something that it answers.
+    """
+
+    def __init__(self, kernel: CallKernel, *, modelled: bool) -> None:
+        self.kernel = kernel
+        self.processes: list[CallProcess] = []
+        self._observers: list[CallTask] = []
+        self._workers: list[list[CallTask]] = []
+        self._threads: dict[int, int] = {}
+        self._calls: dict[int, CallPending] = {}
+        self._looks: list[CallPending] = []
+        self._errors: type[Exception] = Exception if modelled else TimeoutError
+        if modelled:
+            kernel.hugepages(calls.HUGE, HUGE_PAGES)
+        self._add(kernel.process())
+
+    def _add(self, process: CallProcess) -> None:
+        self.processes.append(process)
+        self._observers.append(process.task())
+        self._workers.append([])
+        self._name(len(self.processes) - 1, process.tasks[0])
+
+    def hire(self, process: int) -> None:
+        """One more task for the steps of this process."""
+        self._name(process, self.processes[process].task())
+
+    def _name(self, process: int, task: CallTask) -> None:
+        workers = self._workers[process]
+        self._threads[task.thread_id] = 100 * process + len(workers)
+        workers.append(task)
+
+    def workers(self, process: int) -> int:
+        """How many tasks it has for steps."""
+        return len(self._workers[process])
+
+    def waiting(self, what: str) -> int:
+        """How many calls sleep for this."""
+        return sum(1 for call in self._calls.values() if call.waits_for == what)
+
+    # --- Calls of the program ---------------------------------------------------------------------
+
+    def give(self, number: int, process: int, index: int, call: Call) -> None:
+        """A task begins a call."""
+        self._calls[number] = self._workers[process][index].call(call)
+
+    def settle(self, timeout_s: float) -> str:
+        """Let everything come to rest: `AT_REST`, or why it does not."""
+        try:
+            self.kernel.settle(timeout_s)
+        except self._errors as error:
+            return _told(error)
+        return AT_REST
+
+    def answers(self, *, shuffled: bool) -> tuple[Answer, ...]:
+        """What every call that had not ended has come to, in the order of the calls.
+
+        `shuffled`: several tasks were woken at once, so that their messages come in any order.
+        """
+        found = []
+        for number, pending in list(self._calls.items()):
+            answer = self._answer(pending, shuffled)
+            found.append(answer)
+            if not isinstance(answer, str):
+                del self._calls[number]
+                if isinstance(pending.call, calls.Fork) and answer.ok:
+                    self._add(self.kernel.processes[pending.result().value])
+        return tuple(found)
+
+    def _answer(self, pending: CallPending, shuffled: bool) -> Answer:
+        if pending.state is not State.DONE:
+            return f"sleeps: {pending.waits_for or pending.state.value}"
+        try:
+            result = pending.result()
+        except self._errors as error:
+            return _told(error)
+        if isinstance(pending.call, calls.Fork) and result.ok:
+            return Result(1)
+        if isinstance(pending.call, calls.ReadFd):
+            data = _comparable(result.data, self._threads, shuffled)
+            return msgspec.structs.replace(result, data=data)
+        if isinstance(pending.call, calls.Mremap) and _chosen(result.value):
+            return msgspec.structs.replace(result, value=_CHOSEN)
+        return result
+
+    # --- Calls that look --------------------------------------------------------------------------
+
+    def look(self, process: int, wanted: tuple[Call, ...]) -> None:
+        """The observer of a process begins to look."""
+        observer = self._observers[process]
+        self._looks = [observer.call(call) for call in wanted]
+
+    def seen(self) -> tuple[Answer, ...]:
+        """What it saw; after a failure nothing more."""
+        found: list[Answer] = []
+        for pending in self._looks:
+            try:
+                found.append(_plain(pending.result(SETTLE_S)))
+            except self._errors as error:
+                found.append(_told(error))
+                break
+        return tuple(found)
+
+
+def _told(error: Exception) -> str:
+    return f"{HANG}{error}" if isinstance(error, TimeoutError) else f"{BROKE}{error!r}"
+
+
+def _plain(found: Result) -> Result:
+    """Without `Locked:` of smaps, of which each process that maps a page has its part."""
+    if not found.vmas:
+        return found
+    vmas = tuple(msgspec.structs.replace(vma, locked=0) for vma in found.vmas)
+    return msgspec.structs.replace(found, vmas=vmas)
+
+
+def _chosen(address: int) -> bool:
+    """Whether the kernel chose this address itself: those of two kernels differ."""
+    return address >= calls.ARENA + calls.ARENA_LENGTH
+
+
+def messages(data: bytes) -> list[bytes]:
+    """What a read of a userfaultfd gave, one by one."""
+    return [data[at : at + MESSAGE] for at in range(0, len(data), MESSAGE)]
+
+
+def _comparable(data: bytes, threads: dict[int, int], shuffled: bool) -> bytes:
+    """Messages with thread ids of the program's own; faults sorted where no order is promised."""
+    faults, events = [], []
+    if len(data) % MESSAGE:
+        return data
+    for message in messages(data):
+        if message[0] == abi.UFFD_EVENT_REMAP:
+            event, start, to, length = abi.uffd_msg_remap.struct.unpack(message)
+            to = _CHOSEN if _chosen(to) else to
+            events.append(abi.uffd_msg_remap.struct.pack(event, start, to, length))
+            continue
+        if message[0] != abi.UFFD_EVENT_PAGEFAULT:
+            events.append(message)
+            continue
+        head = message[:-8]
+        thread = int.from_bytes(message[24:28], "little")
+        label = threads.get(thread, 0xFFFF) if thread else 0
+        faults.append(head + (label + 1 if thread else 0).to_bytes(8, "little"))
+    return b"".join((sorted(faults) if shuffled else faults) + events)

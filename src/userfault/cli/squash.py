@@ -1,0 +1,28 @@
+"""`userfault squash`: make a snapshot independent of its bases."""
+
+from __future__ import annotations
+
+import click
+
+from userfault.cli import interrupts, json_output
+from userfault.cli.store_places import Place, snapshot
+from userfault.snapshot.squash import squash as squash_layers
+
+SCHEMA = "userfault.squash/1"
+
+
+@click.command(epilog="Example: userfault squash /srv/memory/web-5 --to web-5-flat")
+@click.argument("place", metavar="STORE/NAME", callback=snapshot)
+@click.option("--to", metavar="NAME", help="The new name.  [default: in place of what was there]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def squash(place: Place, to: str | None, as_json: bool) -> None:
+    """Flatten the layers of a snapshot: it lies on no other then.
+
+    No chunk is read or written.  In its own place that is refused while others lie on it.
+    """
+    with interrupts.deferred():  # a manifest is all that is written
+        done = squash_layers(place.open(), place.name, to)
+    if as_json:
+        json_output.show(SCHEMA, done)
+        return
+    click.echo(f"{place.store}/{done.name}: {done.layers} layers are one, of {done.chunks} chunks")

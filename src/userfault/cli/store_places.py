@@ -1,0 +1,82 @@
+"""How stores, snapshots and sizes are written on the command line."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import click
+
+from userfault.kernel.errors import UsageError
+from userfault.snapshot.keys import check_name
+from userfault.snapshot.objects import Objects, open_objects, scheme_of
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Place(NamedTuple):
+    """A snapshot: its store, a path or URL, and its name."""
+
+    store: str
+    name: str
+
+    def open(self) -> Objects:
+        """The store.  Raises UsageError, Unavailable, StoreError."""
+        return open_objects(self.store)
+
+
+def snapshot(ctx: click.Context, param: click.Parameter | None, value: str) -> Place:
+    """The callback of an argument `STORE/NAME`: what is behind the last slash is the name."""
+    store, slash, name = value.rpartition("/")
+    if not slash or not name or store.endswith(":/"):
+        raise click.BadParameter(
+            f"{value!r} is no snapshot: write STORE/NAME, as /srv/memory/web-1, ./store/web-1"
+            " or s3://bucket/prefix/web-1",
+            ctx,
+            param,
+        )
+    try:
+        return Place(store or "/", check_name(name))
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def store(ctx: click.Context, param: click.Parameter | None, value: str) -> str:
+    """The callback of an argument that is a store which is there, a folder or a URL."""
+    if not scheme_of(value) and not os.path.isdir(value):
+        raise click.BadParameter(f"there is no folder {value}", ctx, param)
+    return value
+
+
+def snapshots(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[Place, ...]:
+    """The callback of several of them."""
+    return tuple(snapshot(ctx, param, value) for value in values)
+
+
+def sibling(ctx: click.Context, value: str, beside: Place) -> Place:
+    """A snapshot that may be named alone where it is in the store of `beside`."""
+    return snapshot(ctx, None, value if "/" in value else f"{beside.store}/{value}")
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The callback of a size: bytes, or a number with K, M, G or T (powers of 1024)."""
+    if value is None:
+        return None
+    text = value.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = text[-1:] if text[-1:] in _UNITS else ""
+    number = text.removesuffix(unit)
+    if not number.isascii() or not number.isdecimal() or not int(number):
+        raise click.BadParameter(f"{value!r} is no size: write bytes, or 128K, 64M, 2G", ctx, param)
+    return int(number) * _UNITS[unit]
+
+
+def human(size: int) -> str:
+    """A number of bytes, short."""
+    if size < 1 << 10:
+        return f"{size} B"
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / (1 << 10):.1f} KiB"

@@ -1,0 +1,63 @@
+"""What can go wrong with memory images at rest: each error says what, why, and what to do.
+
+`StoreError` is the place's fault (unreachable, full, refused); `FormatError` is the bytes' (damaged
+or hostile); `NoSuchSnapshot` and `SnapshotInUse` are about names.
+"""
+
+# ruff: noqa: N818  # the names say what happened; that each is an error, its base class says
+from __future__ import annotations
+
+from userfault.kernel.errors import UserfaultError
+
+
+class StoreError(UserfaultError):
+    """The store could not be reached, refused, or stopped answering in the middle."""
+
+
+class StoreFull(StoreError):
+    """The store has no room left (ENOSPC, a quota): what was there before is still there."""
+
+
+class NoSuchObject(StoreError):
+    """The store answers, and has no object with this key."""
+
+    def __init__(self, key: str, *, url: str = "", cause: str = "", cure: str = "") -> None:
+        where = f" in {url}" if url else ""
+        super().__init__(f"there is no object {key!r}{where}", cause=cause, cure=cure)
+        self.key = key
+        self.url = url
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.key, self.url, self.cause, self.cure)
+
+
+class AlreadyThere(StoreError):
+    """An object that was to be new exists already."""
+
+    def __init__(self, key: str, *, url: str = "", cause: str = "", cure: str = "") -> None:
+        where = f" in {url}" if url else ""
+        super().__init__(f"there is an object {key!r} already{where}", cause=cause, cure=cure)
+        self.key = key
+        self.url = url
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.key, self.url, self.cause, self.cure)
+
+
+class FormatError(UserfaultError):
+    """These bytes are not what the format allows: truncated, damaged, hostile, or too new."""
+
+
+class NoSuchSnapshot(UserfaultError):
+    """No snapshot of this name is in the store, or the base that one needs is gone."""
+
+
+class SnapshotInUse(UserfaultError):
+    """The name is taken, another pack is writing it, or other snapshots are built on it."""
+
+
+def _again(
+    kind: type[NoSuchObject] | type[AlreadyThere], key: str, url: str, cause: str, cure: str
+) -> NoSuchObject | AlreadyThere:
+    """Rebuild after pickling: the exception's own arguments are the finished text."""
+    return kind(key, url=url, cause=cause, cure=cure)

@@ -1,0 +1,128 @@
+"""Removing what nobody refers to, safe against packs that run at the same time.
+
+What can go wrong is that a chunk is deleted to which somebody is about to refer.  A pack comes to
+refer to a chunk because it stored it, or because the index named it.  The argument that neither is
+deleted under it:
+
+1. Packs, squashes and removals *share* the store, `gc` *sweeps* it (`leases`).  Each announces
+   itself before it looks for others.  So if a pack and a `gc` overlap, the `gc` sees the pack
+   before it has marked anything, and stops; or the pack sees the `gc` before it has read any index
+   or stored any chunk, and waits until that has ended.
+2. So marking and deleting happen while no pack is under way: every reference is in a manifest,
+   which marking reads; a manifest that cannot be read stops the `gc`.  A pack that comes after
+   learns of chunks from the index only, which names none that was deleted, since the index is
+   mended before the first deletion, and stores every chunk that it does not find there.
+3. A lease that seems abandoned is ignored.  On the same machine that is exact (the process is
+   gone).  From another one it means that for EXPIRY seconds, by the clock of the store, the lease
+   was not renewed.  A pack that stood still for half of that knows it by its own clock and fails
+   before it writes its manifest, or takes it back if it had stood still while it wrote it.
+4. What is left are writers that hold no lease (a copy of another store under way) and stores whose
+   listings lag behind: chunks younger than `grace_s` are never deleted.
+
+A `gc` that is killed leaves an index that names less than there is, and its lease, which is seen to
+be a dead one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from userfault.kernel.errors import UserfaultError
+from userfault.snapshot.errors import SnapshotInUse
+from userfault.snapshot.keys import CHUNKS, chunk_digest
+from userfault.snapshot.leases import Lease
+from userfault.snapshot.objects import Listed, Objects
+from userfault.snapshot.sweep import sweep
+
+GRACE_S = 3600.0
+_PAUSE_S = (0.1, 1.0)
+
+# (chunks looked at, None: how many there are is not known before)
+Progress = Callable[[int, int | None], None]
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What was removed, or with `dry_run` would be.  `kept_young`: garbage within the grace age."""
+
+    chunks: int
+    chunk_bytes: int
+    kept: int
+    kept_young: int
+    index_pieces: int
+    dead_leases: int
+    dry_run: bool
+
+
+def gc(
+    objects: Objects,
+    *,
+    dry_run: bool = False,
+    grace_s: float = GRACE_S,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> Collected:
+    """Remove chunks, and rows of the index, that no snapshot refers to.
+
+    `grace_s`: the age in seconds, by the clock of the store, from which on a chunk can be garbage.
+    `wait_s`: how long to try again while packs run.
+
+    Raises SnapshotInUse where a pack runs, FormatError where a manifest cannot be read (then
+    nothing is removed), StoreError.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        lease = Lease(objects, "gc", shares=False)
+        try:
+            # Nobody goes first: of two sweepers that start at once, both may have to stop.
+            lease.wait_for(lambda _: True, 0)
+            return _collect(objects, lease, dry_run, grace_s, progress)
+        except SnapshotInUse:
+            if time.monotonic() >= end:
+                raise
+        finally:
+            with contextlib.suppress(UserfaultError):
+                lease.release()
+        time.sleep(random.uniform(*_PAUSE_S))
+
+
+def _collect(
+    objects: Objects, lease: Lease, dry_run: bool, grace_s: float, progress: Progress | None
+) -> Collected:
+    dead = [other for other in lease.others() if not other.alive]
+    now = lease.store_time()
+    there: set[bytes] = set()
+    young = seen = 0
+
+    def old_ones() -> Iterator[Listed]:
+        nonlocal young, seen
+        for listed in objects.list(CHUNKS):
+            digest = chunk_digest(listed.key)
+            if digest is None:
+                continue
+            there.add(digest)
+            seen += 1
+            if progress:
+                progress(seen, None)
+            if now - listed.modified >= grace_s:
+                yield listed
+            else:
+                young += 1
+
+    swept = sweep(objects, old_ones(), there=there.__contains__, dry_run=dry_run, renew=lease.renew)
+    if not dry_run:
+        for other in dead:
+            lease.bury(other)
+    return Collected(
+        chunks=swept.chunks,
+        chunk_bytes=swept.chunk_bytes,
+        kept=seen - swept.chunks,
+        kept_young=young,
+        index_pieces=swept.index_pieces,
+        dead_leases=len(dead),
+        dry_run=dry_run,
+    )

@@ -1,0 +1,266 @@
+"""A snapshot, opened: its layers resolved into one flat table of runs.
+
+`open_image` follows the chain of bases and replaces each run of pages of a base by what that base
+holds there, so that whoever reads pages meets zero, hole, word and chunk only.  The table stays in
+columns (13 bytes a run, 44 a chunk) and is searched by bisection.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import msgspec
+
+from userfault.kernel.errors import UsageError
+from userfault.snapshot import envelope, manifest
+from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot
+from userfault.snapshot.inputs.protocol import Region
+from userfault.snapshot.keys import snapshot_key
+from userfault.snapshot.manifest import MOST_SLOTS, ChunkTable, Manifest
+from userfault.snapshot.objects import Objects
+from userfault.snapshot.runs import CHUNK, PARENT, WORD, Kind, Runs
+
+# Each layer is an object to read before the first page: beyond this, somebody forgot to squash.
+MOST_LAYERS = 256
+# Layers together: what is resolved is held in memory, whatever the layers claim.
+MOST_RUNS = 1 << 26
+
+
+class Extent(msgspec.Struct, frozen=True, gc=False):
+    """`count` pages from `page` of the image, all of one kind.
+
+    Of CHUNK: they lie in `chunk` of the image's table, from its page `slot` on, never beyond its
+    end.  Of WORD: each is `word`, 8 bytes little-endian, over and over.
+    """
+
+    page: int
+    count: int
+    kind: Kind
+    chunk: int = 0
+    slot: int = 0
+    word: int = 0
+
+
+class Layer(NamedTuple):
+    """One manifest of a chain."""
+
+    name: str
+    digest: bytes
+    manifest: Manifest
+
+
+class Image:
+    """The pages of a snapshot.  It reads no chunk; immutable, so safe in any thread."""
+
+    def __init__(self, layers: Sequence[Layer], runs: Runs, chunks: ChunkTable) -> None:
+        self._layers = tuple(layers)
+        self._runs = runs
+        self._starts = array("Q", accumulate(runs.counts, initial=0))
+        self.chunks = chunks
+
+    @property
+    def name(self) -> str:
+        """The snapshot's."""
+        return self._layers[0].name
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The manifests, this snapshot's first, the one without a base last."""
+        return self._layers
+
+    @property
+    def manifest(self) -> Manifest:
+        """The snapshot's own."""
+        return self._layers[0].manifest
+
+    @property
+    def digest(self) -> bytes:
+        """Of the manifest, which tells those of its bases: one image for ever."""
+        return self._layers[0].digest
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self.manifest.length
+
+    @property
+    def pages(self) -> int:
+        """The last one may be a part of one."""
+        return self.manifest.pages
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Where the pages lay in the program; empty where nobody knows."""
+        return self.manifest.regions
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Free words about it."""
+        return self.manifest.about
+
+    @property
+    def runs(self) -> Runs:
+        """The flat table: no run of it is of kind PARENT; slots are those of `chunks`."""
+        return self._runs
+
+    def extents(self, page: int, count: int) -> Iterator[Extent]:
+        """What `count` pages from `page` are, in order; UsageError outside of the image."""
+        if not 0 <= page <= page + count <= self.pages:
+            raise UsageError(
+                f"pages {page} to {page + count} of an image of {self.pages}",
+                cure="stay within the image",
+            )
+        end = page + count
+        run = bisect_right(self._starts, page) - 1
+        while page < end:
+            kind, value = self._runs.kinds[run], self._runs.values[run]
+            stop = min(end, self._starts[run + 1])
+            if kind == CHUNK:
+                yield from self._in_chunks(page, stop, value + page - self._starts[run])
+            else:
+                yield Extent(page, stop - page, _KINDS[kind], word=value if kind == WORD else 0)
+            page = stop
+            run += 1
+
+    def _in_chunks(self, page: int, stop: int, slot: int) -> Iterator[Extent]:
+        """Cut pages that follow each other in slots at the ends of chunks."""
+        starts = self.chunks.starts
+        chunk = bisect_right(starts, slot) - 1
+        while page < stop:
+            count = min(stop - page, starts[chunk + 1] - slot)
+            yield Extent(page, count, Kind.CHUNK, chunk, slot - starts[chunk])
+            page += count
+            slot += count
+            chunk += 1
+
+
+_KINDS = tuple(Kind)
+
+
+def open_image(objects: Objects, name: str) -> Image:
+    """The snapshot `name` of a store, with the snapshots that it lies on.
+
+    Raises NoSuchSnapshot (it, or one of its bases, is not there), FormatError (a manifest is
+    damaged or hostile, or a base was replaced by another snapshot of its name), StoreError.
+    """
+    layers = list(_chain(objects, name))
+    runs, chunks = layers[-1].manifest.runs, layers[-1].manifest.chunks
+    for layer in reversed(layers[:-1]):
+        runs, chunks = _over(layer, runs, chunks)
+    return Image(layers, runs, chunks)
+
+
+def read_layer(objects: Objects, name: str) -> Layer:
+    """One manifest, not resolved.  Raises NoSuchSnapshot, FormatError, StoreError."""
+    try:
+        data = objects.get(snapshot_key(name), most=manifest.MOST_STORED)
+    except NoSuchObject as error:
+        raise NoSuchSnapshot(
+            f"there is no snapshot {name!r} in {objects.url}",
+            cause=error.cause,
+            cure="`userfault ls` lists those that are there",
+        ) from None
+    found = manifest.decode(data, f"the manifest of snapshot {name!r}")
+    return Layer(name, envelope.digest_of(data), found)
+
+
+def _chain(objects: Objects, name: str) -> Iterator[Layer]:
+    """The manifests from `name` down to the one without a base."""
+    layer = read_layer(objects, name)
+    seen = {name}
+    runs = len(layer.manifest.runs)
+    yield layer
+    while (base := layer.manifest.base) is not None:
+        if base.name in seen or len(seen) >= MOST_LAYERS:
+            again = base.name in seen
+            raise FormatError(
+                f"the bases of snapshot {name!r} do not end",
+                cause=f"{layer.name!r} lies on {base.name!r}, which lies on it"
+                if again
+                else f"there are more than {MOST_LAYERS}",
+                cure="pack it again without a base" if again else "squash the snapshots below it",
+            )
+        seen.add(base.name)
+        below = _read_base(objects, layer, base)
+        runs += len(below.manifest.runs)
+        if runs > MOST_RUNS:
+            raise FormatError(
+                f"the layers of snapshot {name!r} are too many to resolve",
+                cause=f"they have more than {MOST_RUNS} runs of pages",
+                cure="squash the snapshots below it",
+            )
+        yield below
+        layer = below
+
+
+def _read_base(objects: Objects, layer: Layer, base: manifest.Base) -> Layer:
+    try:
+        below = read_layer(objects, base.name)
+    except NoSuchSnapshot:
+        raise NoSuchSnapshot(
+            f"the base {base.name!r} of snapshot {layer.name!r} is gone from {objects.url}",
+            cause="it was removed, or the store was copied without it",
+            cure="bring back the base from a copy of the store; without it the layer is of no use",
+        ) from None
+    if below.digest != base.digest:
+        raise FormatError(
+            f"the base {base.name!r} of snapshot {layer.name!r} is not the one it was made on",
+            cause="another snapshot was stored under that name since",
+            cure="bring back the base from a copy of the store",
+        )
+    return below
+
+
+def _over(layer: Layer, below: Runs, its_chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
+    """The flat table of a layer on top of a flat table.
+
+    A chunk of both is one chunk of the result only where all of its slots keep their order, so it
+    is simply there twice: the table of the layer, then the table below.
+    """
+    own = layer.manifest.chunks
+    if own.slots + its_chunks.slots > MOST_SLOTS:
+        raise FormatError(
+            f"the layers of snapshot {layer.name!r} are too many to resolve",
+            cause=f"they have more than {MOST_SLOTS} pages in chunks",
+            cure="squash the snapshots below it",
+        )
+    chunks = ChunkTable()
+    chunks.digests = own.digests + its_chunks.digests
+    chunks.stored = own.stored + its_chunks.stored
+    chunks.starts = own.starts + array("Q", (at + own.slots for at in its_chunks.starts[1:]))
+    starts = array("Q", accumulate(below.counts, initial=0))
+    runs = Runs()
+    page = 0
+    for count, kind, value in layer.manifest.runs:
+        if kind != PARENT:
+            runs.append(count, kind, value)
+        elif page + count > starts[-1]:
+            raise FormatError(
+                f"snapshot {layer.name!r} refers to pages that its base does not have",
+                cause=f"pages {page} to {page + count} of {starts[-1]}",
+                cure="the manifest is damaged: restore it from a copy of the store",
+            )
+        else:
+            for part, its_kind, its_value in slices(below, starts, page, count):
+                shift = own.slots if its_kind == CHUNK else 0
+                runs.append(part, its_kind, its_value + shift)
+        page += count
+    return runs, chunks
+
+
+def slices(runs: Runs, starts: array[int], page: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """The (count, kind, value) that `runs`, which begin at `starts`, have at these pages."""
+    end = page + count
+    run = bisect_right(starts, page) - 1
+    while page < end:
+        kind, value = runs.kinds[run], runs.values[run]
+        if kind == CHUNK:
+            value += page - starts[run]
+        part = min(end, starts[run + 1]) - page
+        yield part, kind, value
+        page += part
+        run += 1

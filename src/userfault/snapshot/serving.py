@@ -1,0 +1,89 @@
+"""From a snapshot's name to pages: what the client does before a restore, and what its pager does.
+
+The client opens the snapshot, makes the table of its pages and hands that over as a sealed memfd,
+with a `StoreSpec` that says who has the chunks.  The pager maps the table and reads chunks; it
+needs no manifest, and no name.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from userfault.kernel.errors import SourceError, UsageError
+from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.objects import open_objects
+from userfault.snapshot.reading import open_reader
+from userfault.snapshot.source import SnapshotSource
+from userfault.snapshot.table import Coarse, Table, build, sealed
+from userfault.source.spec import Resolved, StoreSpec
+
+
+def resolve(
+    url: str,
+    name: str,
+    *,
+    length: int | None = None,
+    offset: int = 0,
+    second: str | None = None,
+    cache: str | None = None,
+    cache_size: int | None = None,
+) -> Resolved:
+    """`length` bytes at `offset` (a multiple of 4096) of a snapshot, ready to be served.
+
+    Raises NoSuchSnapshot, FormatError, StoreError for the snapshot, UsageError for a range that it
+    does not have, SourceError where there is no memory for its table.
+    """
+    objects = open_objects(url)
+    image = open_image(objects, name)
+    taken = _within(image, offset, length)
+    table = build(image, offset // PAGE, -(-taken // PAGE))
+    try:
+        fd = sealed(table)
+    except OSError as error:
+        raise SourceError(
+            f"cannot put the table of snapshot {name!r} into memory",
+            cause=os.strerror(error.errno or 0),
+            cure=f"free {len(table)} bytes of memory, or raise `ulimit -f` or `ulimit -n`",
+        ) from None
+    spec = StoreSpec(
+        length=taken,
+        url=objects.url,
+        name=name,
+        digest=image.digest,
+        second=None if second is None else open_objects(second).url,
+        cache=os.path.abspath(cache) if cache else cache,
+        cache_size=cache_size,
+    )
+    return Resolved(spec, fd)
+
+
+def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, Table | Coarse]:
+    """In the pager: the source of a snapshot, and its layout in pages of `page_size` bytes.
+
+    Takes the descriptor over.  Raises OSError where it cannot be mapped.
+    """
+    table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
+    store = open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
+    source = SnapshotSource(table, store, length=spec.length, name=f"{spec.url}/{spec.name}")
+    return source, table if page_size == PAGE else Coarse(table, page_size)
+
+
+def _within(image: Image, offset: int, length: int | None) -> int:
+    """How many bytes are taken."""
+    if offset < 0 or offset % PAGE:
+        raise UsageError(
+            f"offset={offset}",
+            cause=f"offsets into a snapshot must be multiples of {PAGE}",
+            cure="round it down and skip the first bytes",
+        )
+    left = image.length - offset
+    taken = left if length is None else length
+    if not 0 < taken <= left:
+        raise UsageError(
+            f"{taken} bytes at offset {offset} of snapshot {image.name!r}",
+            cause=f"it has {image.length} bytes",
+            cure="pass a range within it, of at least one byte",
+        )
+    return taken

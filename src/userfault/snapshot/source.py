@@ -1,0 +1,121 @@
+"""A snapshot as a source of pages: any range of bytes, from chunks that are unpacked as needed.
+
+It delivers exactly the bytes that the manifest promises or raises SourceError; what lies beyond
+the length is zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from userfault.kernel.errors import SourceError, UserfaultError
+from userfault.snapshot.counts import Counts
+from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.table import Table
+from userfault.snapshot.unpacked import Chunks, Unpacked
+
+_WORD_BYTES = 8
+
+
+class _NotAtHandError(Exception):
+    """A chunk would have to be waited for."""
+
+
+class SnapshotSource:
+    """`length` bytes of an image.  `name`: for messages.  Thread-safe.
+
+    `table`: where they are; `store`: who has the chunks (closed with this).
+    """
+
+    def __init__(self, table: Table, store: Chunks, *, length: int, name: str) -> None:
+        self._table = table
+        self._unpacked = Unpacked(table, store)
+        self._length = length
+        self._name = name
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._unpacked.counts
+
+    def read(self, offset: int, length: int, *, urgent: bool = True) -> memoryview:
+        """`length` bytes from `offset`, a multiple of the page size.  May block.
+
+        `urgent`: a thread waits for them; otherwise they are read in the order of the table, and
+        what comes after them will be wanted.  Raises SourceError.
+        """
+
+        def raw(chunk: int) -> bytes:
+            if not urgent:
+                self._unpacked.reached(chunk, start=True)
+            return self._unpacked.get(chunk, urgent=urgent)
+
+        try:
+            return self._bytes(offset, length, raw)
+        except UserfaultError as error:
+            raise SourceError(
+                f"cannot read {self._name} at offset {offset}",
+                offset=offset,
+                cause=f"{error.what}: {error.cause}" if error.cause else error.what,
+                cure=error.cure,
+            ) from None
+
+    def at_hand(self, offset: int, length: int, *, urgent: bool) -> memoryview | None:
+        """The same, or None where something would have to be waited for.  Never blocks.
+
+        `urgent`: one chunk may be unpacked on the way, if the store has it at hand.
+        """
+        left = int(urgent)
+
+        def raw(chunk: int) -> bytes:
+            nonlocal left
+            if not urgent:
+                self._unpacked.reached(chunk, start=False)
+            found = self._unpacked.at_hand(chunk, unpack=False)
+            if found is None and left:
+                left -= 1
+                found = self._unpacked.at_hand(chunk, unpack=True)
+            if found is None:
+                raise _NotAtHandError
+            return found
+
+        try:
+            return self._bytes(offset, length, raw)
+        except _NotAtHandError:
+            return None
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._unpacked.close()
+
+    def _bytes(self, offset: int, length: int, raw: Callable[[int], bytes]) -> memoryview:
+        page, count = offset // PAGE, -(-length // PAGE)
+        pieces = list(self._table.pieces(page, count))
+        if len(pieces) == 1 and offset + length <= self._length:
+            size, chunk, slot, _ = pieces[0]
+            if size == count and chunk >= 0:  # nothing to be put together
+                start = slot * PAGE
+                return memoryview(raw(chunk))[start : start + length]
+        return memoryview(self._joined(pieces, offset, count, raw))[:length]
+
+    def _joined(
+        self,
+        pieces: list[tuple[int, int, int, int]],
+        offset: int,
+        count: int,
+        raw: Callable[[int], bytes],
+    ) -> bytearray:
+        """Pages put together from pieces."""
+        answer = bytearray(count * PAGE)
+        at = 0
+        for size, chunk, slot, word in pieces:
+            end = at + size * PAGE
+            if chunk >= 0:
+                answer[at:end] = memoryview(raw(chunk))[slot * PAGE : (slot + size) * PAGE]
+            elif word:
+                answer[at:end] = word.to_bytes(_WORD_BYTES, "little") * (size * PAGE // _WORD_BYTES)
+            at = end
+        beyond = min(offset + len(answer) - self._length, len(answer))
+        if beyond > 0:
+            answer[-beyond:] = bytes(beyond)
+        return answer

@@ -1,0 +1,147 @@
+"""The real servers, each started once, and environments that reach them and nothing else."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from helpers.leaks import descriptors
+from helpers.skips import absent, need_root
+from stores import nginx, seaweed, swift
+from stores.chunks import Fill, filling
+from stores.nginx import Web
+from stores.s3 import S3
+from userfault.snapshot.errors import StoreError
+from userfault.snapshot.objects import open_objects
+from userfault.snapshot.remote import Patience, RemoteObjects
+
+# No test may ask a metadata service, or use what the user of this machine has set up.
+_NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def client_runtime() -> None:
+    """The client library's threads and descriptors, which it starts once and keeps."""
+    with pytest.raises(StoreError, match="refused"):
+        RemoteObjects.open(_NOWHERE, Patience(retries=0)).exists("x")
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """Fail the test where it leaves threads, or descriptors that do not go within seconds.
+
+    The client library closes connections in threads of its own, a moment after the last use.
+    """
+    before, threads = descriptors(), set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= threads
+    end = time.monotonic() + 15
+    while left := {fd: what for fd, what in descriptors().items() if before.get(fd) != what}:
+        gc.collect()
+        assert time.monotonic() < end, f"descriptors left open: {left}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """An environment that holds none."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "USERFAULT_", "XDG_CACHE", "NETRC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", _NOWHERE)
+
+
+@pytest.fixture(scope="session")
+def seaweed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """SeaweedFS."""
+    with seaweed.running(tmp_path_factory.mktemp("seaweed")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def swift_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """OpenStack Swift."""
+    with swift.running(tmp_path_factory.mktemp("swift")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """nginx."""
+    with nginx.running(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+def _reach(service: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in service.environment().items():
+        monkeypatch.setenv(name, value)
+    return service
+
+
+@pytest.fixture
+def seaweed_s3(
+    no_credentials: None,  # noqa: ARG001  # before what this one sets
+    seaweed_service: S3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> S3:
+    """SeaweedFS, reached by the environment."""
+    return _reach(seaweed_service, monkeypatch)
+
+
+@pytest.fixture
+def swift_s3(
+    no_credentials: None,  # noqa: ARG001
+    swift_service: S3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> S3:
+    """Swift, reached by the environment."""
+    return _reach(swift_service, monkeypatch)
+
+
+@pytest.fixture(params=["seaweed", "swift"])
+def s3(request: pytest.FixtureRequest) -> S3:
+    """Each S3 service in turn."""
+    found: S3 = request.getfixturevalue(f"{request.param}_s3")
+    return found
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A place in a bucket or web folder that is this test's alone."""
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)
+
+
+@pytest.fixture
+def in_s3(seaweed_s3: S3, prefix: str) -> Fill:
+    """Forty chunks in SeaweedFS."""
+    return filling(open_objects(f"s3://{seaweed_s3.bucket}/{prefix}"))
+
+
+@pytest.fixture
+def in_web(web: Web, prefix: str, no_credentials: None) -> Fill:  # noqa: ARG001
+    """Forty chunks behind nginx."""
+    filled = filling(open_objects(web.root / prefix))
+    return Fill(web.url(prefix), filled.chunks)
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of 1 MiB."""
+    need_root()
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if done.returncode:
+        absent(f"cannot mount a tmpfs: {done.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
