@@ -59,6 +59,7 @@ class Profile(msgspec.Struct, frozen=True):
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
+    guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
     says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
@@ -105,6 +106,7 @@ LINUX_6_1 = Profile(
     read_nowait=errno.EOPNOTSUPP,
     frees_tables=False,
     mremap_many=False,
+    guest_memfd=False,
     guest_memfd_mmap=False,
 )
 LINUX_6_12 = Profile(
@@ -116,6 +118,7 @@ LINUX_6_12 = Profile(
     no_huge_page=errno.ENOMEM,
     frees_tables=False,
     mremap_many=False,
+    guest_memfd=False,
     guest_memfd_mmap=False,
 )
 LINUX_6_17 = Profile(
