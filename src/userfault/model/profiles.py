@@ -58,6 +58,7 @@ class Profile(msgspec.Struct, frozen=True):
     read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
+    dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
@@ -86,6 +87,7 @@ _TABLE = {
     "continue_beyond_eof": errno.EFAULT,
     "checks_after_retry": True,
     "copy_over_guard": False,
+    "dofork_of_hugetlb": False,
 }
 
 LINUX_6_1 = Profile(

@@ -104,10 +104,12 @@ class Pair:
         self._lines: list[Callable[[], Line]] = []
         # Several tasks were woken at once, so that their next messages come in any order.
         self._shuffled = False
+        self._rwp = False
 
     def run(self, program: Program) -> Divergence | None:
         """Run it; None where the kernels agree to the end."""
         number = -1
+        self._rwp = any(map(_registers_rwp, program))
         try:
             self._begin()
             areas = areas_of(program)
@@ -293,7 +295,12 @@ class Pair:
             if not self._live.processes[process].alive:
                 continue
             found = witness.look(
-                self._asker(process), areas, scope, files=not process, thorough=thorough
+                self._asker(process),
+                areas,
+                scope,
+                files=not process,
+                thorough=thorough,
+                rwp=self._rwp,
             )
             for call, live, model in found:
                 self._agree(process, call, live, model)
@@ -349,6 +356,11 @@ def _leaks(step: Step) -> bool:
     length = step.args[1]
     whole = isinstance(length, Pages) and length.count == spot.of.pages and not length.extra
     return not whole or bool(spot.page or spot.extra)
+
+
+def _registers_rwp(step: Step) -> bool:
+    mode = step.args[-1] if step.verb == "register" else 0
+    return isinstance(mode, int) and bool(mode & abi.UFFDIO_REGISTER_MODE_RWP)
 
 
 def _tell(answer: Result | str) -> str:
