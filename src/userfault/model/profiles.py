@@ -52,12 +52,14 @@ class Profile(msgspec.Struct, frozen=True):
     checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
     no_huge_page: int = errno.EEXIST  # COPY with an empty hugetlb pool; ENOMEM to 6.17
     copy_over_guard: bool = True  # EEXIST since 7.2
+    fill_prepares_first: bool = True  # the destination's anon_vma, before any check (not 6.1)
     field_on_event: bool = True  # the result field says -EAGAIN while an event is pending
     # The rest
     wp_many_mappings: bool = True  # WRITEPROTECT over several VMAs
     read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
+    dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
@@ -87,6 +89,7 @@ _TABLE = {
     "continue_beyond_eof": errno.EFAULT,
     "checks_after_retry": True,
     "copy_over_guard": False,
+    "dofork_of_hugetlb": False,
 }
 
 LINUX_6_1 = Profile(
@@ -101,6 +104,7 @@ LINUX_6_1 = Profile(
     foreign_unregister=True,
     checks_source=False,
     no_huge_page=errno.ENOMEM,
+    fill_prepares_first=False,
     field_on_event=False,
     wp_many_mappings=False,
     read_nowait=errno.EOPNOTSUPP,
