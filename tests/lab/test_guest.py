@@ -142,7 +142,7 @@ def test_a_machine_that_dies_or_hangs_is_lost_and_the_next_case_has_another(
 
 
 def test_a_kernel_that_panics_is_lost_and_says_why(kernel: Kernel) -> None:
-    done = lab(kernel.suite, "--", "check", "--only", "1,2", append="rdinit=/nowhere")
+    done = lab("--guests", "1", kernel.suite, "--", "check", "--only", "1,2", append="rdinit=/x")
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 lost" in done.stdout
