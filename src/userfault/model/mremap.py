@@ -239,9 +239,13 @@ def _remap_many(call: _Call) -> int:
 
 def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length: int) -> None:
     mm = call.mm
+    profile = mm.machine.profile
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
     mm.split_range(old, old + old_length)
+    unlocks = call.flags & MREMAP_DONTUNMAP and vma.flags & vmas.LOCKED
+    if unlocks and not profile.dontunmap_unlocks_all:
+        vma = mm.isolate(vma, old, old + old_length)
     offset = vma.offset + old - vma.start
     if vma.object is None and not vma.family:
         offset = new
@@ -253,9 +257,12 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     if context is not None and follows:
         events.announce(context)
         call.moved.append((context, old, new, old_length))
+    elif context is not None and not profile.moving_takes_neighbours:
+        moved.context = None
+        moved.modes = 0
     else:
         # The copy has joined its neighbours by now if they had the same registration, and the
-        # whole of it loses it (measured on 6.18).
+        # whole of it loses it (measured on 6.1 to 7.2).
         mm.merge(new, new + new_length)
         joined = mm.find(new)
         assert joined is not None

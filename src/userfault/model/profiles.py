@@ -62,6 +62,12 @@ class Profile(msgspec.Struct, frozen=True):
     dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
+    # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
+    # that the copy joins (to 7.2)
+    moving_takes_neighbours: bool = True
+    # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
+    # 6.12, 7.2 and 7.3 unlock the part)
+    dontunmap_unlocks_all: bool = True
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
     says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
@@ -82,6 +88,7 @@ _RWP = {
     "modes": _MODES | abi.UFFDIO_REGISTER_MODE_RWP,
     "refuse_to_drop_wp": True,
     "written_everywhere": False,
+    "moving_takes_neighbours": False,
 }
 _TABLE = {
     "sysv_hugetlb": False,
@@ -90,6 +97,7 @@ _TABLE = {
     "checks_after_retry": True,
     "copy_over_guard": False,
     "dofork_of_hugetlb": False,
+    "dontunmap_unlocks_all": False,
 }
 
 LINUX_6_1 = Profile(
@@ -109,6 +117,7 @@ LINUX_6_1 = Profile(
     wp_many_mappings=False,
     read_nowait=errno.EOPNOTSUPP,
     frees_tables=False,
+    dontunmap_unlocks_all=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
@@ -121,6 +130,7 @@ LINUX_6_12 = Profile(
     droppable_registers=True,
     no_huge_page=errno.ENOMEM,
     frees_tables=False,
+    dontunmap_unlocks_all=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
