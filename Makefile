@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PROGRAMS ?= 500
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress mutants lint bench clean
+.PHONY: help demo test lab stress mutants lint bench clean
 
 help:
 	@echo "make demo   restore a real memory image page fault by page fault, on every memory type"
 	@echo "make test   run the tests"
+	@echo "make lab    statements and random programs on four other kernels in QEMU (PROGRAMS=500; long)"
 	@echo "make stress kill the pager's processes 1,000 times, and at every system call (some minutes)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  our code and C in one run (some minutes)"
@@ -32,6 +35,11 @@ demo: $(VENV)/.made
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lab: $(VENV)/.made
+	$(BIN)/userfault lab fetch --qemu
+	$(BIN)/userfault lab run all -- check
+	$(BIN)/userfault lab run all -- check --fuzz --programs $(PROGRAMS) --seed $(SEED)
 
 stress: $(VENV)/.dev
 	$(BIN)/python -m tests.stress $(ARGS)

@@ -53,6 +53,7 @@ def fuzz(programs: int, seed: int | None) -> int:
     seed = random.getrandbits(32) if seed is None else seed
     console = Console(highlight=False, markup=False)
     kernels()  # says why it cannot run here, before a process is started for it
+    profile = profile_of(LiveKernel().release)
     totals = Totals()
     began = time.monotonic()
     complete = False
@@ -60,7 +61,7 @@ def fuzz(programs: int, seed: int | None) -> int:
         with _huge_pages(console) as huge:
             console.print(f"seed {seed}: {programs} programs on this kernel and on its model")
             console.print(_of_another_release())
-            for batch in seeds(seed, programs, huge=huge):
+            for batch in seeds(seed, programs, huge=huge, rwp=profile.rwp):
                 _run(batch, totals, console, began)
         complete = True
     finally:
@@ -178,7 +179,9 @@ def print_totals(console: Console, totals: Totals, seconds: float, *, complete: 
         console.print(Text(f"\nnever reached: {told}", "yellow"))
     else:
         console.print("\nevery kind of step was reached on every kind of memory")
-    failed = sorted({verb for verb, _ in coverage.cells()} - {verb for verb, _ in found.successes})
+    failed = sorted(
+        {verb for verb, _ in coverage.cells(rwp=found.rwp)} - {verb for verb, _ in found.successes}
+    )
     if failed:
         console.print(Text(f"never succeeded: {', '.join(failed)}", "yellow"))
     mean = totals.steps / programs if programs else 0.0
@@ -197,7 +200,7 @@ def _print_coverage(console: Console, found: coverage.Coverage) -> None:
     table.add_column("", no_wrap=True)
     for memory in memories:
         table.add_column("" if memory == coverage.NO_MEMORY else memory, justify="right")
-    known = coverage.cells()
+    known = coverage.cells(rwp=found.rwp)
     for verb in dict.fromkeys(verb for verb, _ in known):
         row = []
         for memory in memories:

@@ -9,7 +9,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from userfault.cli.lab_matrix import matrix
+from userfault.cli.lab_reproduce import reproduce
 from userfault.cli.lab_run import run
+from userfault.lab.machine import install_qemu
 from userfault.lab.store import Store
 from userfault.lab.suites import SUITES, suite
 
@@ -26,7 +29,7 @@ def lab() -> None:
     """Boot other real kernels in QEMU, and run checks or commands inside.
 
     No KVM and no privilege is needed; what it fetches is unpacked in a cache folder, nothing is
-    installed.
+    installed (but QEMU, where `fetch --qemu` asks for it).
     """
 
 
@@ -55,9 +58,12 @@ def list_(cache: Path | None, as_json: bool) -> int:
 
 @lab.command()
 @CACHE
+@click.option("--qemu", "emulator", is_flag=True, help="Install QEMU too if it is absent (root).")
 @click.argument("suites", metavar="[SUITE]...", nargs=-1)
-def fetch(cache: Path | None, suites: tuple[str, ...]) -> int:
+def fetch(cache: Path | None, suites: tuple[str, ...], emulator: bool) -> int:
     """Fetch the newest kernel of each SUITE (default: all)."""
+    if emulator:
+        install_qemu()
     store = Store(cache)
     for name in suites or SUITES:
         kernel = store.fetch(suite(name), lambda told: click.echo(told, err=True))
@@ -66,3 +72,5 @@ def fetch(cache: Path | None, suites: tuple[str, ...]) -> int:
 
 
 lab.add_command(run)
+lab.add_command(reproduce)
+lab.add_command(matrix)

@@ -53,7 +53,8 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
     if ready.failure:
         raise WorkerLost(f"{ready.kernel} does not boot", cause=ready.failure)
     console.print(f"{ready.kernel}: seed {seed}: {programs} programs there and on its model\n")
-    jobs = [BatchJob(batch) for batch in slices(seeds(seed, programs, huge=True), _SLICE)]
+    batches = seeds(seed, programs, huge=True, rwp=ready.rwp)
+    jobs = [BatchJob(batch) for batch in slices(batches, _SLICE)]
     last: dict[int, Progress] = {}
     began = shown = time.monotonic()
     try:

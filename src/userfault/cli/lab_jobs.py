@@ -10,12 +10,14 @@ from userfault.check.differential.batch import Batch, Finding
 from userfault.check.outcome import CaseResult
 from userfault.lab.store import Kernel
 
+MEMORY_MIB = 1024
+
 
 class Setup(msgspec.Struct, frozen=True):
     """What a worker is for: the kernel that it boots; the argument of its program."""
 
     kernel: Kernel
-    memory_mib: int = 1024
+    memory_mib: int = MEMORY_MIB
     extra: str = ""  # words for the kernel's command line
 
 
@@ -39,11 +41,15 @@ class ReplayJob(msgspec.Struct, frozen=True, tag="replay"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The first thing that a worker says: what it has booted, or why it could not."""
+    """The first thing that a worker says: what it has booted, or why it could not.
+
+    `rwp`: the kernel has RWP (7.3).
+    """
 
     kernel: str
     unknown_features: int = 0
     failure: str = ""
+    rwp: bool = False
 
 
 class CaseDone(msgspec.Struct, frozen=True, tag="case done"):

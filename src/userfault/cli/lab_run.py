@@ -9,9 +9,9 @@ import click
 
 from userfault.check.selection import select
 from userfault.check.statements import load
-from userfault.cli import lab_check, lab_fuzz
+from userfault.cli import lab_check, lab_command, lab_fuzz
 from userfault.cli.check import check, refuse_mixtures
-from userfault.cli.lab_jobs import Setup
+from userfault.cli.lab_jobs import MEMORY_MIB, Setup
 from userfault.kernel.errors import UsageError
 from userfault.lab.machine import qemu
 from userfault.lab.store import Kernel, Store, own_kernel
@@ -53,8 +53,16 @@ class _Split(click.Command):
     help="Its modules, as /lib/modules/RELEASE.",
 )
 @click.option("--guests", metavar="N", type=click.IntRange(1), help="At once (default: CPUs).")
-@click.option("--memory", metavar="MIB", type=click.IntRange(256), default=1024, show_default=True)
+@click.option("--memory", metavar="MIB", type=click.IntRange(256), help="Of a guest.")
 @click.option("--append", metavar="WORDS", default="", help="Words for the kernel's command line.")
+@click.option(
+    "--with",
+    "files",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, resolve_path=True),
+    help="A file or folder that COMMAND finds at the same path.",
+)
 @click.argument("kernels", metavar="[KERNEL]... -- check [OPTIONS] | COMMAND...", nargs=-1)
 @click.pass_context
 def run(
@@ -64,8 +72,9 @@ def run(
     vmlinuz: Path | None,
     modules: Path | None,
     guests: int | None,
-    memory: int,
+    memory: int | None,
     append: str,
+    files: tuple[Path, ...],
 ) -> int:
     """Boot each KERNEL, and run `check` against it or a command inside.
 
@@ -83,10 +92,10 @@ def run(
     found += _find(store, kernels)
     if not found:
         raise UsageError("no kernel named", cure=f"name one of {', '.join(SUITES)}, or `all`")
-    setups = [Setup(kernel, memory, append) for kernel in found]
+    setups = [Setup(kernel, memory or MEMORY_MIB, append) for kernel in found]
     if inner[0] == _CHECK:
         return _check(setups, inner[1:], guests or os.cpu_count() or 1)
-    raise NotImplementedError
+    return lab_command.run_everywhere(setups, inner, files, memory)
 
 
 def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:

@@ -11,7 +11,7 @@ import msgspec
 
 from userfault.check.differential.areas import HUGE_PAGES
 from userfault.check.differential.batch import Runner, each
-from userfault.check.differential.found import kernels
+from userfault.check.differential.found import kernels, profile_of
 from userfault.check.differential.program import from_text, to_text
 from userfault.check.outcome import Lost
 from userfault.check.run import unknown_features
@@ -64,7 +64,8 @@ def _say(what: Said) -> None:
 def _ready(session: Session, setup: Setup) -> Ready:
     try:
         guest = session.guest()
-        return Ready(f"Linux {guest.release}", unknown_features(session.live))
+        rwp = profile_of(session.live().release).rwp
+        return Ready(f"Linux {guest.release}", unknown_features(session.live), rwp=rwp)
     except Lost as error:
         return Ready(f"Linux {setup.kernel.release}", failure=str(error))
 

@@ -19,9 +19,9 @@ class Archive:
         self._known: set[str] = {""}
         self._inode = 0
 
-    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """A regular file."""
-        self._add(path, stat.S_IFREG | mode, data)
+    def file(self, path: str, data: bytes, mode: int = 0o644, mtime: int = 0) -> None:
+        """A regular file.  `mtime`: Python's compiled files are good for a source of their time."""
+        self._add(path, stat.S_IFREG | mode, data, mtime)
 
     def link(self, path: str, target: str) -> None:
         """A symbolic link."""
@@ -36,19 +36,19 @@ class Archive:
         self._known.add(path)
         self._entry(path, stat.S_IFDIR | 0o755, b"")
 
-    def _add(self, path: str, mode: int, data: bytes) -> None:
+    def _add(self, path: str, mode: int, data: bytes, mtime: int = 0) -> None:
         path = path.strip("/")
         if path in self._known:
             return
         self.directory(path.rpartition("/")[0])
         self._known.add(path)
-        self._entry(path, mode, data)
+        self._entry(path, mode, data, mtime)
 
-    def _entry(self, name: str, mode: int, data: bytes) -> None:
+    def _entry(self, name: str, mode: int, data: bytes, mtime: int = 0) -> None:
         self._inode += 1
         encoded = name.encode() + b"\0"
         # inode, mode, uid, gid, links, mtime, size, four numbers of devices, name's size, check
-        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+        fields = (self._inode, mode, 0, 0, 1, mtime, len(data), 0, 0, 0, 0, len(encoded), 0)
         head = b"070701" + b"".join(b"%08X" % field for field in fields)
         self._parts += [_padded(head + encoded), _padded(data)]
 

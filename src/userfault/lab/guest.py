@@ -48,7 +48,7 @@ class Guest:
             kernel, system + image.agents(), memory_mib=memory_mib, cpus=cpus, extra=extra
         )
         try:
-            self.port = Port(self._machine.port)
+            self.port = Port(self._machine.ports[0])
             self.generation = 0
             self._next = _KEEPER
             self._wait(lambda: self.port.pings > 0, boot_s, "did not come up")

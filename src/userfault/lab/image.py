@@ -6,11 +6,14 @@ run comes in a second one.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from userfault.check.agent.build import agent_path, build
 from userfault.lab.cpio import Archive
 from userfault.lab.modules import Modules
+from userfault.lab.python import add_path, add_python
 
 _INSIDE = Path(__file__).with_name("inside")
 # virtio and its console; a disk in memory; KVM on top of emulated SVM (ccp where it is a module).
@@ -19,7 +22,9 @@ _MODULES = (
     *("irqbypass", "ccp", "kvm", "kvm_amd"),
 )
 PORT = "/dev/vport0p1"
+OUTPUT, ERRORS, STATUS = (f"/dev/vport0p{number}" for number in (1, 2, 3))
 DISK = "/disk"
+_HUGE_PAGES = 64  # of 2 MiB, for a command
 
 
 def system(busybox: Path, modules: Path | None) -> bytes:
@@ -43,4 +48,25 @@ def agents() -> bytes:
     archive.file("bin/mux", build(_INSIDE / "mux.c", ("-O1", "-static")).read_bytes(), 0o755)
     run = f"exec /bin/mux {PORT} /bin/agent </dev/null >/dev/null 2>/dev/console\n"
     archive.file("run", run.encode())
+    return archive.pack()
+
+
+def command(words: Sequence[str], environment: Mapping[str, str], files: Iterable[Path]) -> bytes:
+    """The payload of a guest that runs one command, with Python and the project inside."""
+    archive = Archive()
+    add_python(archive)
+    for path in files:
+        add_path(archive, path)
+    told = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    archive.file(
+        "run",
+        (
+            "busybox --install -s /bin 2>/dev/null\n"  # what is there already stays
+            f"echo {_HUGE_PAGES} >/proc/sys/vm/nr_hugepages\n"
+            f"{told}cd /tmp\n"
+            f"{shlex.join(words)} </dev/null >{OUTPUT} 2>{ERRORS}\n"
+            f"echo $? >{STATUS}\n"
+            "busybox poweroff -f\n"
+        ).encode(),
+    )
     return archive.pack()

@@ -20,15 +20,17 @@ from userfault.kernel.errors import Unavailable
 from userfault.linux.parent import end_with_parent
 
 QEMU = "qemu-system-x86_64"
+_PACKAGE = "qemu-system-x86"
 _END_S = 10.0
 # Without what slows an emulated boot down; a panic or an oops ends the guest at once.
 _COMMAND_LINE = (
     *("console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic"),
     *("mitigations=off", "nokaslr", "no_timer_check", "tsc=reliable", "random.trust_cpu=on"),
+    "clearcpuid=112",  # REP_GOOD: pages are cleared by plain stores, which emulate faster
     *("rcupdate.rcu_expedited=1", "nowatchdog", "audit=0", "transparent_hugepage=madvise"),
 )
-# Five-level page tables would move the end of user space.
-_CPU = "max,+svm,la57=off"
+# Five-level page tables would move the end of user space; `rep stosb` is emulated byte by byte.
+_CPU = "max,+svm,la57=off,-erms,-fsrm"
 _PANIC = re.compile(r"Kernel panic.*|BUG:.*|Oops:.*|.*lab mux:.*|.*lab: .*")
 
 
@@ -42,25 +44,62 @@ def qemu() -> str:
     if found is None:
         raise NoQemu(
             f"cannot run here: {QEMU} is not installed",
-            cure="on Debian, as root: apt-get install qemu-system-x86",
+            cure=f"on Debian, as root: apt-get install {_PACKAGE}, or `userfault lab fetch --qemu`",
         )
     return found
 
 
+def install_qemu() -> None:
+    """Install the emulator where it is absent, with apt-get as root.  Raises NoQemu."""
+    if shutil.which(QEMU):
+        return
+    if os.geteuid() or not shutil.which("apt-get"):
+        qemu()
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", _PACKAGE]
+    for attempt in (command, ["apt-get", "update", "-qq"], command):
+        done = subprocess.run(
+            attempt,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shutil.which(QEMU):
+            return
+    raise NoQemu(
+        f"cannot run here: {_PACKAGE} does not install",
+        cause=(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1],
+        cure="see that the mirror of /etc/apt can be reached",
+    )
+
+
 class Machine:
-    """A running QEMU.  `port` is our end of the guest's serial port."""
+    """A running QEMU.  `ports` are our ends of the guest's serial ports /dev/vport0p1, ..."""
 
     def __init__(
-        self, kernel: Path, image: bytes, *, memory_mib: int, cpus: int = 1, extra: str = ""
+        self,
+        kernel: Path,
+        image: bytes,
+        *,
+        memory_mib: int,
+        cpus: int = 1,
+        extra: str = "",
+        ports: int = 1,
     ) -> None:
         program = qemu()
         with contextlib.ExitStack() as stack:
             initrd = _memory_file(stack, "initrd", image)
             self._console = _memory_file(stack, "console")
             self._messages = _memory_file(stack, "qemu")
-            ours, theirs = socket.socketpair()
-            stack.callback(ours.close)
-            with theirs:
+            self.ports: list[socket.socket] = []
+            with contextlib.ExitStack() as theirs:
+                ends = []
+                for _ in range(ports):
+                    ours, end = socket.socketpair()
+                    stack.callback(ours.close)
+                    self.ports.append(ours)
+                    ends.append(theirs.enter_context(end).fileno())
                 command = [
                     *(program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
                     *("-machine", "pc", "-accel", "tcg", "-cpu", _CPU, "-smp", str(cpus)),
@@ -70,13 +109,14 @@ class Machine:
                     *("-chardev", f"file,id=console,path=/proc/self/fd/{self._console}"),
                     *("-serial", "chardev:console"),
                     *("-device", "virtio-serial-pci"),
-                    *("-chardev", f"socket,id=port,fd={theirs.fileno()}"),
-                    *("-device", "virtserialport,nr=1,chardev=port,name=lab"),
                 ]
+                for number, end_fd in enumerate(ends, 1):
+                    command += ["-chardev", f"socket,id=port{number},fd={end_fd}"]
+                    command += ["-device", f"virtserialport,nr={number},chardev=port{number}"]
                 parent = os.getpid()
                 self._process = subprocess.Popen(
                     command,
-                    pass_fds=(initrd, self._console, theirs.fileno()),
+                    pass_fds=(initrd, self._console, *ends),
                     stdin=subprocess.DEVNULL,
                     stdout=self._messages,
                     stderr=self._messages,
@@ -84,7 +124,6 @@ class Machine:
                     # A worker has one thread: nothing else holds a lock at the fork.
                     preexec_fn=lambda: end_with_parent(parent),  # noqa: PLW1509
                 )
-            self.port = ours
             self._close = stack.pop_all()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -63,8 +63,14 @@ def reproducer(name: str) -> Reproducer:
 def _parse(path: Path) -> Reproducer:
     """A reproducer by its first comment."""
     question, statements, *story = _first_comment(path.read_text().splitlines())
-    numbers = statements.removeprefix(_STATEMENTS).split(",")
-    return Reproducer(path.stem, question, tuple(map(int, numbers)), " ".join(story), path)
+    return Reproducer(path.stem, question, tuple(_numbers(statements)), " ".join(story), path)
+
+
+def _numbers(line: str) -> Iterator[int]:
+    """`Statements: 40, 185-196`."""
+    for part in line.removeprefix(_STATEMENTS).split(","):
+        first, _, last = part.strip().partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _first_comment(lines: Iterable[str]) -> list[str]:

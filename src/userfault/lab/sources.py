@@ -13,7 +13,7 @@ import msgspec
 
 from userfault.kernel.errors import Unavailable
 
-_ETC = Path("/etc/apt")
+ETC = Path("/etc/apt")
 _LINE = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<rest>\S.*)")
 _FIELD = re.compile(r"^([\w-]+):(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _SIGNED_BY = re.compile(r"signed-by=(\S+)", re.IGNORECASE)
@@ -21,17 +21,23 @@ _DEBIAN = {"stable", "testing", "unstable", "sid", "bookworm", "trixie", "forky"
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An archive: where it is, its suites and components; `signed_by`: paths of keyrings."""
+    """An archive: where it is, its suites and components.
+
+    `signed_by`: paths of keyrings.  `trusted`: whoever set it up vouches for it without one.
+    """
 
     uri: str
     suites: tuple[str, ...]
     components: tuple[str, ...]
     signed_by: str = ""
+    trusted: bool = False
 
     def line(self, suite: str) -> str:
         """The line of a sources.list for the main part of a suite."""
-        option = f"[signed-by={self.signed_by.replace(' ', ',')}] " if self.signed_by else ""
-        return f"deb {option}{self.uri} {suite} main\n"
+        options = [f"signed-by={self.signed_by.replace(' ', ',')}"] if self.signed_by else []
+        options += ["trusted=yes"] if self.trusted else []
+        told = f"[{' '.join(options)}] " if options else ""
+        return f"deb {told}{self.uri} {suite} main\n"
 
 
 class Mirror(msgspec.Struct, frozen=True):
@@ -41,7 +47,7 @@ class Mirror(msgspec.Struct, frozen=True):
     security: Source | None = None
 
 
-def mirror(etc: Path = _ETC) -> Mirror:
+def mirror(etc: Path = ETC) -> Mirror:
     """The mirror of this machine.  Raises Unavailable where there is none."""
     found = list(_sources(etc))
     archive = next((s for s in found if "main" in s.components and _DEBIAN & set(s.suites)), None)
@@ -71,8 +77,15 @@ def one_line(text: str) -> Iterator[Source]:
         if found is None:
             continue
         words = found["rest"].split()
-        signed = _SIGNED_BY.search(found["options"] or "")
-        yield Source(words[0], tuple(words[1:2]), tuple(words[2:]), signed[1] if signed else "")
+        options = found["options"] or ""
+        signed = _SIGNED_BY.search(options)
+        yield Source(
+            words[0],
+            tuple(words[1:2]),
+            tuple(words[2:]),
+            signed[1] if signed else "",
+            trusted="trusted=yes" in options,
+        )
 
 
 def deb822(text: str) -> Iterator[Source]:
@@ -91,6 +104,7 @@ def deb822(text: str) -> Iterator[Source]:
             _words(fields, "suites"),
             _words(fields, "components"),
             signed if signed.startswith("/") else "",
+            trusted=fields.get("trusted", "").lower() == "yes",
         )
 
 

@@ -44,10 +44,14 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """The cache of kernels in a directory (by default the user's own)."""
+    """The cache of kernels in a directory (by default the user's own).
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root or cache_directory() / "lab"
+    `etc`: where apt's lists of sources are.
+    """
+
+    def __init__(self, root: Path | None = None, etc: Path = sources.ETC) -> None:
+        self.root = (root or cache_directory() / "lab").absolute()
+        self._etc = etc
 
     def kernels(self) -> list[Kernel]:
         """All that are there, the newest of each suite first, in the order of the suites."""
@@ -79,9 +83,11 @@ class Store:
 
         Raises NoPackage (no apt, no network, no such package) or FetchFailed (no space).
         """
-        mirror = sources.mirror()
+        mirror = sources.mirror(self._etc)
         try:
             with self._locked(suite):
+                for leftover in self.root.glob(f"{_unfinished(suite)}*"):  # its fetch was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
                 tell(f"{suite.name}: asking {mirror.archive.uri}")
                 home = self.root / "apt" / suite.name
                 lines = sources.lines(mirror, suite.parts)
@@ -112,7 +118,7 @@ class Store:
         busybox = apt.show(_BUSYBOX)
         tell(f"{suite.name}: downloading {' '.join(packages)}")
         target.parent.mkdir(exist_ok=True)
-        tree = Path(tempfile.mkdtemp(dir=self.root, prefix="unfinished-"))
+        tree = Path(tempfile.mkdtemp(dir=self.root, prefix=_unfinished(suite)))
         try:
             apt.unpack({**packages, _BUSYBOX: busybox["Version"]}, tree)
             found = _describe(tree, suite, version)
@@ -156,6 +162,10 @@ def newest_packages(apt: Apt) -> dict[str, str]:
     parts = apt.show(name)
     split = {**_depends(parts, "linux-binary-"), **_depends(parts, "linux-modules-")}
     return split or {name: version}
+
+
+def _unfinished(suite: Suite) -> str:
+    return f"unfinished-{suite.name}."
 
 
 def _depends(fields: dict[str, str], prefix: str) -> dict[str, str]:

@@ -197,6 +197,8 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     wipe = advice == mman.MADV_WIPEONFORK
     if wipe and (vma.shared or vma.object is not None):
         raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
+    if advice == mman.MADV_DOFORK and vma.ops.pool and not mm.machine.profile.dofork_of_hugetlb:
+        raise Errno(errno.EINVAL)
     undone = advice in (mman.MADV_KEEPONFORK, mman.MADV_DODUMP)
     if undone and vma.flags & vmas.DROPPABLE:
         raise Errno(errno.EINVAL)

@@ -101,8 +101,11 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
 def _destination(job: Job, action: Action) -> Vma:
     """The mapping to fill, after every check that does not look at a page."""
     mm = job.mm
+    prepares_first = mm.machine.profile.fill_prepares_first
+    if not prepares_first and job.context.changing:
+        raise Errno(errno.EAGAIN)
     vma = mm.find(job.dst)
-    if vma is not None and not vma.shared:
+    if prepares_first and vma is not None and not vma.shared:
         mm.prepare_private(vma)
     if vma is None or job.dst + job.length > vma.end or vma.context is None:
         raise Errno(errno.ENOENT)
@@ -120,6 +123,8 @@ def _destination(job: Job, action: Action) -> Vma:
         raise Errno(errno.EINVAL)
     if action is continue_ and ops.get_folio_noalloc is None:
         raise Errno(errno.EINVAL)
+    if not vma.shared:
+        mm.prepare_private(vma)
     return vma
 
 

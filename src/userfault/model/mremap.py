@@ -82,8 +82,16 @@ def _check(call: _Call) -> None:
         or not call.new_length
         or (to and not flags & MREMAP_MAYMOVE)
         or (flags & MREMAP_DONTUNMAP and call.old_length != call.new_length)
-        or call.new_length > call.mm.task_size
     ):
+        raise Errno(errno.EINVAL)
+    if call.mm.machine.profile.mremap_many:
+        _check_new(call)
+
+
+def _check_new(call: _Call) -> None:
+    """Before anything is looked up since 6.17; after the mapping before (measured on 6.12)."""
+    to = call.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
+    if (to or call.mm.machine.profile.mremap_many) and call.new_length > call.mm.task_size:
         raise Errno(errno.EINVAL)
     if to and (
         call.new % PAGE
@@ -98,7 +106,8 @@ def _remap(call: _Call) -> int:
     vma = mm.find(call.old)
     if vma is None:
         raise Errno(errno.EFAULT)
-    if not call.old_length:
+    many = mm.machine.profile.mremap_many
+    if not call.old_length and (many or not vma.ops.pool):
         return _duplicate(call, vma)
     if _several(call, vma) and vma.context is not None:
         raise Errno(errno.EFAULT)
@@ -107,19 +116,20 @@ def _remap(call: _Call) -> int:
         call.old_length = round_up(call.old_length, size)
         call.new_length = round_up(call.new_length, size)
         bad = call.old % size or call.new % size
-        if bad or call.new_length > call.old_length or call.flags & MREMAP_DONTUNMAP:
+        stays = call.flags & MREMAP_DONTUNMAP and many
+        if bad or call.new_length > call.old_length or stays:
             raise Errno(errno.EINVAL)
+    if not many:
+        _check_new(call)
     if call.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
         return _remap_to(call, vma)
     if call.new_length < call.old_length:
         end = call.old + call.old_length
         unmap_locked(mm, call.old + call.new_length, end, call.unmaps)
-    # Nothing to do is not checked further (6.17, measured on 6.18).
-    idle = call.new_length == call.old_length and mm.machine.profile.mremap_many
-    if call.new_length < call.old_length or idle:
+    if call.new_length <= call.old_length:  # nothing to do is not checked further
         return call.old
     _check_old(call, vma)
-    if call.new_length == call.old_length or _grow(call, vma):
+    if _grow(call, vma):
         return call.old
     if not call.flags & MREMAP_MAYMOVE:
         raise Errno(errno.ENOMEM)
@@ -131,25 +141,35 @@ def _remap(call: _Call) -> int:
 def _duplicate(call: _Call, vma: Vma) -> int:
     """An old length of 0: a second mapping of the same shared memory; the old one stays."""
     mm = call.mm
-    if not vma.shared or vma.ops.pool:
-        raise Errno(errno.EINVAL)
-    if not call.flags & MREMAP_MAYMOVE:
-        raise Errno(errno.ENOMEM)
+    if mm.machine.profile.mremap_many:  # before it made room first
+        _check_duplicate(call, vma)
+    else:
+        _check_new(call)
     if call.flags & MREMAP_FIXED:
         unmap_locked(mm, call.new, call.new + call.new_length, call.early)
         found = mm.find(call.old)
         if found is None:
             raise Errno(errno.EFAULT)
         vma = found
-    else:
+    _check_duplicate(call, vma)
+    if not call.flags & MREMAP_FIXED:
         call.new = mm.gap(call.new_length, PAGE)
     _move(call, vma, call.old, 0, call.new, call.new_length)
     return call.new
 
 
+def _check_duplicate(call: _Call, vma: Vma) -> None:
+    if not vma.shared or vma.ops.pool:
+        raise Errno(errno.EINVAL)
+    if not call.flags & MREMAP_MAYMOVE:
+        raise Errno(errno.ENOMEM)
+
+
 def _check_old(call: _Call, vma: Vma) -> None:
     if call.old_length > vma.end - call.old or not call.old_length:
         raise Errno(errno.EFAULT if call.old_length else errno.EINVAL)
+    if vma.ops.pool and call.flags & MREMAP_DONTUNMAP:  # to 6.12: after it made room
+        raise Errno(errno.EINVAL)
 
 
 def _grow(call: _Call, vma: Vma) -> bool:
@@ -219,9 +239,13 @@ def _remap_many(call: _Call) -> int:
 
 def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length: int) -> None:
     mm = call.mm
+    profile = mm.machine.profile
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
     mm.split_range(old, old + old_length)
+    unlocks = call.flags & MREMAP_DONTUNMAP and vma.flags & vmas.LOCKED
+    if unlocks and not profile.dontunmap_unlocks_all:
+        vma = mm.isolate(vma, old, old + old_length)
     offset = vma.offset + old - vma.start
     if vma.object is None and not vma.family:
         offset = new
@@ -233,9 +257,12 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     if context is not None and follows:
         events.announce(context)
         call.moved.append((context, old, new, old_length))
+    elif context is not None and not profile.moving_takes_neighbours:
+        moved.context = None
+        moved.modes = 0
     else:
         # The copy has joined its neighbours by now if they had the same registration, and the
-        # whole of it loses it (measured on 6.18).
+        # whole of it loses it (measured on 6.1 to 7.2).
         mm.merge(new, new + new_length)
         joined = mm.find(new)
         assert joined is not None

@@ -52,16 +52,30 @@ class Profile(msgspec.Struct, frozen=True):
     checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
     no_huge_page: int = errno.EEXIST  # COPY with an empty hugetlb pool; ENOMEM to 6.17
     copy_over_guard: bool = True  # EEXIST since 7.2
+    fill_prepares_first: bool = True  # the destination's anon_vma, before any check (not 6.1)
     field_on_event: bool = True  # the result field says -EAGAIN while an event is pending
     # The rest
     wp_many_mappings: bool = True  # WRITEPROTECT over several VMAs
     read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
+    dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
+    guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
+    # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
+    # that the copy joins (to 7.2)
+    moving_takes_neighbours: bool = True
+    # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
+    # 6.12, 7.2 and 7.3 unlock the part)
+    dontunmap_unlocks_all: bool = True
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
     says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
+
+    @property
+    def rwp(self) -> bool:
+        """It has RWP and UFFDIO_SET_MODE (7.3)."""
+        return bool(self.modes & abi.UFFDIO_REGISTER_MODE_RWP)
 
 
 # In `next` alone: MISSING and MINOR work on guest_memfd.  A bit that no kernel uses.
@@ -74,6 +88,7 @@ _RWP = {
     "modes": _MODES | abi.UFFDIO_REGISTER_MODE_RWP,
     "refuse_to_drop_wp": True,
     "written_everywhere": False,
+    "moving_takes_neighbours": False,
 }
 _TABLE = {
     "sysv_hugetlb": False,
@@ -81,6 +96,8 @@ _TABLE = {
     "continue_beyond_eof": errno.EFAULT,
     "checks_after_retry": True,
     "copy_over_guard": False,
+    "dofork_of_hugetlb": False,
+    "dontunmap_unlocks_all": False,
 }
 
 LINUX_6_1 = Profile(
@@ -95,11 +112,14 @@ LINUX_6_1 = Profile(
     foreign_unregister=True,
     checks_source=False,
     no_huge_page=errno.ENOMEM,
+    fill_prepares_first=False,
     field_on_event=False,
     wp_many_mappings=False,
     read_nowait=errno.EOPNOTSUPP,
     frees_tables=False,
+    dontunmap_unlocks_all=False,
     mremap_many=False,
+    guest_memfd=False,
     guest_memfd_mmap=False,
 )
 LINUX_6_12 = Profile(
@@ -110,7 +130,9 @@ LINUX_6_12 = Profile(
     droppable_registers=True,
     no_huge_page=errno.ENOMEM,
     frees_tables=False,
+    dontunmap_unlocks_all=False,
     mremap_many=False,
+    guest_memfd=False,
     guest_memfd_mmap=False,
 )
 LINUX_6_17 = Profile(

@@ -119,6 +119,8 @@ class Scan:
                 if arg.flags & abi.PM_SCAN_WP_MATCHING:
                     continue
             base = abi.PAGE_IS_WPALLOWED if tracked else 0
+            if self.mm.machine.config.soft_dirty and vma.soft_dirty:
+                base |= abi.PAGE_IS_SOFT_DIRTY
             required = arg.mask & abi.PAGE_IS_WPALLOWED
             if (base ^ arg.inverted) & required != required:
                 continue

@@ -36,7 +36,7 @@ def _clear_pages(mm: AddressSpace, vma: Vma) -> None:
 
 
 def written(flags: int) -> bool:
-    """Whether a present entry is soft dirty by itself: what PAGEMAP_SCAN tells."""
+    """Whether a present entry is soft dirty by itself."""
     return bool(flags & pt.SOFT_DIRTY or (flags & pt.DIRTY and not flags & pt.SOFT_CLEAN))
 
 

@@ -30,12 +30,14 @@ _TRIES = 5  # for a program whose huge pages others take
 class Batch(msgspec.Struct, frozen=True):
     """What to draw: how many programs, from which seed, with or without huge pages.
 
-    `skip`: this many are drawn before, and not run: another process has them.
+    `rwp`: for a kernel with RWP (7.3).  `skip`: this many are drawn before, and not run: another
+    process has them.
     """
 
     programs: int
     seed: int
     huge: bool = True
+    rwp: bool = False
     skip: int = 0
 
 
@@ -93,18 +95,18 @@ class Runner:
         return Finding(to_text(found.program), found.kind, again is not None, lines)
 
 
-def seeds(seed: int, programs: int, *, huge: bool) -> Iterator[Batch]:
+def seeds(seed: int, programs: int, *, huge: bool, rwp: bool = False) -> Iterator[Batch]:
     """The batches of a run."""
     draw = random.Random(seed)
     for begin in range(0, programs, BATCH):
-        yield Batch(min(BATCH, programs - begin), draw.getrandbits(32), huge)
+        yield Batch(min(BATCH, programs - begin), draw.getrandbits(32), huge, rwp)
 
 
 def each(batch: Batch) -> Iterator[Program]:
     """The programs of a batch."""
     draw = random.Random(batch.seed)
     for number in range(batch.skip + batch.programs):
-        drawn = program(draw.randrange, huge=batch.huge)
+        drawn = program(draw.randrange, huge=batch.huge, rwp=batch.rwp)
         if number >= batch.skip:
             yield drawn
 

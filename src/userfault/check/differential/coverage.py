@@ -6,23 +6,25 @@ from collections import Counter
 
 from userfault.check.differential.areas import AREAS, FILES, MEMORIES
 from userfault.check.differential.program import Step
-from userfault.check.differential.verbs import VERBS
+from userfault.check.differential.verbs import OF_RWP, VERBS
 from userfault.kernel.calls import Result
 
 NO_MEMORY = "-"
 _OF_FILES = frozenset({"punch", "allocate", "truncate", "pwrite", "pread"})
 _OF_NOTHING = frozenset(
-    {"uffd", "api", "request", "events", "poll", "dup", "close", "fork", "exit"}
+    {"uffd", "api", "setmode", "request", "events", "poll", "dup", "close", "fork", "exit"}
 )
 
 # Holes of an ordinary file are not drawn: see draw.py.
 _FILE_MEMORIES = frozenset(FILES.values()) - {"disk-private"}
 
 
-def cells() -> list[tuple[str, str]]:
-    """Every kind of step with every memory that it can be about."""
+def cells(*, rwp: bool = False) -> list[tuple[str, str]]:
+    """Every kind of step with every memory that it can be about; `rwp`: those of 7.3, too."""
     found = []
     for verb in VERBS:
+        if verb in OF_RWP and not rwp:
+            continue
         if verb in _OF_NOTHING:
             found.append((verb, NO_MEMORY))
         elif verb in _OF_FILES:
@@ -57,9 +59,14 @@ class Coverage:
         """(verb, memory, reached, succeeded) of what was reached, for another process."""
         return tuple((*cell, reached, self.successes[cell]) for cell, reached in self.steps.items())
 
+    @property
+    def rwp(self) -> bool:
+        """Whether the programs had steps of 7.3."""
+        return any(verb in OF_RWP for verb, _ in self.steps)
+
     def never(self) -> list[tuple[str, str]]:
         """What was never reached."""
-        return [cell for cell in cells() if not self.steps[cell]]
+        return [cell for cell in cells(rwp=self.rwp) if not self.steps[cell]]
 
 
 def _cell(step: Step) -> tuple[str, str]:

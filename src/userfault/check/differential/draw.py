@@ -41,6 +41,15 @@ _FEATURES = (
     abi.UFFD_FEATURE_WP_ASYNC,
 )
 _MODES = (1, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7)
+# With RWP; WP and RWP exclude each other, and RWP_ASYNC needs RWP.
+_RWP_FEATURES = (
+    abi.UFFD_FEATURE_RWP,
+    abi.UFFD_FEATURE_RWP,
+    abi.UFFD_FEATURE_RWP,
+    abi.UFFD_FEATURE_RWP | abi.UFFD_FEATURE_RWP_ASYNC,
+    abi.UFFD_FEATURE_RWP_ASYNC,
+)
+_RWP_MODES = (*_MODES, 8, 8, 8, 9, 9, 9, 9, 12, 13, 10)
 _ADVICE = (
     mman.MADV_DONTNEED, mman.MADV_DONTNEED, mman.MADV_REMOVE, mman.MADV_REMOVE,
     mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE, mman.MADV_DONTFORK, mman.MADV_DOFORK,
@@ -59,8 +68,10 @@ _STEPS = 28  # at most, after the beginning
 class _Drawer:
     """Draws the arguments of steps, about the areas of one program."""
 
-    def __init__(self, choose: Choose, names: tuple[str, ...]) -> None:
+    def __init__(self, choose: Choose, names: tuple[str, ...], *, rwp: bool) -> None:
         self.number = choose
+        self.modes = _RWP_MODES if rwp else _MODES
+        self.rwp = rwp
         self._names = names
 
     def of(self, *values: _T) -> _T:
@@ -158,7 +169,7 @@ _KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
     "move": (6, _move),
     "writeprotect": (9, _fill(0, 0, 1, 1, 1, 2, 3, 4)),
     "wake": (3, lambda d: (d.uffd(), *d.range())),
-    "register": (5, lambda d: (d.uffd(), *d.range(), d.of(*_MODES, 0, 8, 16))),
+    "register": (5, lambda d: (d.uffd(), *d.range(), d.of(*d.modes, 0, 8, 16))),
     "unregister": (3, lambda d: (d.uffd(), *d.range())),
     "madvise": (8, lambda d: (*d.range(), d.of(*_ADVICE))),
     "mprotect": (3, lambda d: (*d.range(), d.of(1, 3, 3, 0))),
@@ -187,38 +198,63 @@ _KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
 }
 _WEIGHTED = tuple(verb for verb, (weight, _) in _KINDS.items() for _ in range(weight))
 
+_TOGGLES = (0, 0, abi.UFFD_FEATURE_RWP_ASYNC, abi.UFFD_FEATURE_RWP_ASYNC)
+_BAD_TOGGLES = (abi.UFFD_FEATURE_RWP, abi.UFFD_FEATURE_WP_ASYNC, 1 << 40)
+
+
+def _setmode(d: _Drawer) -> tuple[Argument, ...]:
+    toggles = (*_TOGGLES, *_BAD_TOGGLES) if d.rarely(8) else _TOGGLES
+    return d.uffd(), d.of(*toggles), d.of(*toggles)
+
+
+# What kernels have since 7.3.
+_RWP_KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
+    **_KINDS,
+    "rwprotect": (14, _fill(0, 0, 1, 1, 1, 1, 2, 3, 4)),
+    "setmode": (4, _setmode),
+    "scan": (6, lambda d: (*d.range(), d.of(*_SCANS), d.of(0, 2, 8, 0x200, 0x200), d.of(0, 0, 2))),
+}
+_RWP_WEIGHTED = tuple(verb for verb, (weight, _) in _RWP_KINDS.items() for _ in range(weight))
+
 
 def _begin(d: _Drawer, names: tuple[str, ...]) -> list[Step]:
     """Descriptors, mappings, registrations."""
     features = 0
     for _ in range(d.number(4)):
         features |= d.of(*_FEATURES)
+    if d.rwp and not d.rarely(4):
+        features |= d.of(*_RWP_FEATURES)
     flags = NONBLOCK | (abi.UFFD_USER_MODE_ONLY if d.rarely(10) else 0)
     found = [Step(0, 0, "uffd", ("u0", flags)), Step(0, 0, "api", ("u0", features))]
     if d.rarely(4):
         found.append(Step(0, 0, "uffd", ("u1", NONBLOCK)))
-        found.append(Step(0, 0, "api", ("u1", d.of(*_FEATURES))))
+        also = _RWP_FEATURES if d.rwp else ()
+        found.append(Step(0, 0, "api", ("u1", d.of(*_FEATURES, *also))))
     found.append(Step(0, 0, "map", ("src",)))
     for name in names:
         found.append(Step(0, 0, "map", (name,)))
         whole = Spot(name), Pages(AREAS[name].pages)
         if d.rarely(5):
             found.append(Step(0, 0, "store", (Spot(name),)))
-        found.append(Step(0, 0, "register", (d.of("u0", "u0", "u0", "u1"), *whole, d.of(*_MODES))))
+        found.append(Step(0, 0, "register", (d.of("u0", "u0", "u0", "u1"), *whole, d.of(*d.modes))))
     return found
 
 
-def program(choose: Choose, *, huge: bool = True) -> Program:
-    """A random program; `huge`: with hugetlb memory.  `choose(n)` gives a number below n."""
+def program(choose: Choose, *, huge: bool = True, rwp: bool = False) -> Program:
+    """A random program; `choose(n)` gives a number below n.
+
+    `huge`: with hugetlb memory.  `rwp`: for a kernel with RWP and UFFDIO_SET_MODE (7.3).
+    """
     usual = _USUAL if huge else tuple(name for name in _USUAL if AREAS[name].page == PAGE)
     chosen = [usual[choose(len(usual))] for _ in range(1 + choose(4))]
     if choose(50) == 49:
         chosen.append("gmem")
     names = tuple(dict.fromkeys(chosen))
-    d = _Drawer(choose, names)
+    d = _Drawer(choose, names, rwp=rwp)
+    kinds, weighted = (_RWP_KINDS, _RWP_WEIGHTED) if rwp else (_KINDS, _WEIGHTED)
     steps = _begin(d, names)
     for _ in range(choose(_STEPS + 1)):
-        verb = d.of(*_WEIGHTED)
+        verb = d.of(*weighted)
         process, task = d.who()
-        steps.append(Step(process, task, verb, _KINDS[verb][1](d)))
+        steps.append(Step(process, task, verb, kinds[verb][1](d)))
     return tuple(steps)

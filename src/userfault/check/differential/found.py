@@ -13,8 +13,16 @@ from userfault.kernel import calls
 from userfault.kernel.errors import Unavailable
 from userfault.model.profiles import PROFILES, Config, Profile
 from userfault.model.programs import ModelCalls
+from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi
 
+_PAGE = calls.place(0)
+_SOFT_DIRTY = calls.PagemapScan(
+    _PAGE,
+    _PAGE + calls.PAGE,
+    category_mask=pm.PAGE_IS_SOFT_DIRTY,
+    return_mask=pm.PAGE_IS_SOFT_DIRTY,
+)
 _WITH_FORK = abi.uffdio_api.struct.pack(abi.UFFD_API, abi.UFFD_FEATURE_EVENT_FORK, 0)
 
 
@@ -43,6 +51,9 @@ def configuration(live: KernelFactory = live_kernel) -> Config:
         opened = task.call(calls.Userfaultfd(0)).result()
         forks = task.call(calls.Ioctl(opened.value, abi.UFFDIO_API, _WITH_FORK)).result()
         kvm = task.call(calls.Open(calls.File.KVM, 2)).result()
+        task.call(calls.Mmap(_PAGE, calls.PAGE)).result()
+        task.call(calls.Write(_PAGE, b"w")).result()
+        dirty = task.call(_SOFT_DIRTY).result()
     if opened.errno or forks.errno:
         raise Unavailable(
             "cannot run here: programs need every feature of userfaultfd",
@@ -51,6 +62,7 @@ def configuration(live: KernelFactory = live_kernel) -> Config:
         )
     return Config(
         memory_failure=failure.errno != errno.ENOENT,
+        soft_dirty=bool(dirty.value),  # a kernel without PAGEMAP_SCAN does not show it
         kvm=kvm.ok,
         unprivileged_userfaultfd=unprivileged.value,
     )

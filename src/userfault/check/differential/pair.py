@@ -69,10 +69,12 @@ class Pair:
         # Several tasks were woken at once, so that their next messages come in any order.
         self._shuffled = False
         self.rescheduled = False  # the schedule that agrees is not the model's first one
+        self._rwp = False
 
     def run(self, program: Program) -> Divergence | None:
         """Run it; None where the kernels agree to the end."""
         number = -1
+        self._rwp = any(map(_registers_rwp, program))
         try:
             self._begin()
             areas = areas_of(program)
@@ -218,8 +220,14 @@ class Pair:
     def _look(self, areas: list[Area], *, thorough: bool = False) -> None:
         for process, scope in enumerate(self._scopes):
             if self._live.processes[process].alive:
-                ask = self._asker(process)
-                witness.look(ask, areas, scope, files=not process, thorough=thorough)
+                witness.look(
+                    self._asker(process),
+                    areas,
+                    scope,
+                    files=not process,
+                    thorough=thorough,
+                    rwp=self._rwp,
+                )
 
     def _end(self, areas: list[Area]) -> None:
         self._look(areas, thorough=True)
@@ -254,3 +262,8 @@ def _leaks(step: Step) -> bool:
     length = step.args[1]
     whole = isinstance(length, Pages) and length.count == spot.of.pages and not length.extra
     return not whole or bool(spot.page or spot.extra)
+
+
+def _registers_rwp(step: Step) -> bool:
+    mode = step.args[-1] if step.verb == "register" else 0
+    return isinstance(mode, int) and bool(mode & abi.UFFDIO_REGISTER_MODE_RWP)

@@ -306,6 +306,8 @@ VERBS: dict[str, Callable[..., Calls]] = {
     "poison": _ioctl(abi.UFFDIO_POISON, abi.uffdio_poison, answer=True),
     "move": _ioctl(abi.UFFDIO_MOVE, abi.uffdio_move, answer=True),
     "writeprotect": _ioctl(abi.UFFDIO_WRITEPROTECT, abi.uffdio_writeprotect),
+    "rwprotect": _ioctl(abi.UFFDIO_RWPROTECT, abi.uffdio_rwprotect),
+    "setmode": _ioctl(abi.UFFDIO_SET_MODE, abi.uffdio_set_mode),
     "request": _request,
     "events": _events,
     "poll": _poll,
@@ -317,5 +319,7 @@ VERBS: dict[str, Callable[..., Calls]] = {
 # Calls that can end the sleep of tasks in userfaults.
 WAKERS = frozenset(
     {"unregister", "wake", "copy", "zeropage", "continue", "poison", "move", "writeprotect"}
-    | {"close", "munmap", "exit"}
+    | {"rwprotect", "setmode", "close", "munmap", "exit"}
 )
+# What kernels have since 7.3: drawn for those alone.
+OF_RWP = frozenset({"rwprotect", "setmode"})

@@ -13,18 +13,23 @@ from userfault.check.differential.areas import FILE_PAGES, Area
 from userfault.check.differential.verbs import Scope
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Call, Result
+from userfault.uapi import pagemap as pm
 
 # Has the observer of both kernels look, and gives what both saw.
 Ask: TypeAlias = Callable[[list[Call]], list[Result]]
-_PRESENT = 1 << 63
+_PRESENT = pm.PM_PRESENT
+_PROTECTED = pm.PM_UFFD_WP
 _EDGE = 64  # bytes compared at each end of a huge page
 
 
-def look(ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool) -> None:
+def look(
+    ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bool, rwp: bool = False
+) -> None:
     """Look at everything that can be looked at after every step.
 
     `files`: look at files too, which one process of a program does for all.  `thorough`: at both
-    ends of huge pages, not only at their start.
+    ends of huge pages, not only at their start.  `rwp`: pages may be RW-protected, so bytes are not
+    read where the bit is that says so (or that they are write-protected).
     """
     states = [*_pagemaps(areas, thorough), *_queues(scope)]
     if files:
@@ -35,7 +40,7 @@ def look(ask: Ask, areas: list[Area], scope: Scope, *, files: bool, thorough: bo
         read
         for call, found in zip(states, ask(states), strict=True)
         if isinstance(call, calls.Pagemap)
-        for read in _contents(call, found.data)
+        for read in _contents(call, found.data, _PRESENT | (_PROTECTED if rwp else 0))
     ]
     if contents:
         ask(contents)
@@ -81,17 +86,17 @@ def _files(scope: Scope, thorough: bool) -> Iterator[Call]:
                     yield calls.Pread(fd, _EDGE, (number + 1) * size - _EDGE)
 
 
-def _contents(call: calls.Pagemap, words: bytes) -> Iterator[Call]:
-    """Reads of the pages that are present, by runs."""
+def _contents(call: calls.Pagemap, words: bytes, looked_at: int) -> Iterator[Call]:
+    """Reads, by runs, of the pages that are present and have no other bit of `looked_at`."""
     if call.length == PAGE:  # the first one of a huge page, or the last
-        if int.from_bytes(words[:8], "little") & _PRESENT:
+        if int.from_bytes(words[:8], "little") & looked_at == _PRESENT:
             last = bool(call.address % HUGE)
             yield calls.Read(call.address + last * (PAGE - _EDGE), _EDGE)
         return
     first: int | None = None
     for number in range(len(words) // 8 + 1):
         word = int.from_bytes(words[8 * number : 8 * number + 8], "little")
-        if word & _PRESENT:
+        if word & looked_at == _PRESENT:
             first = number if first is None else first
         elif first is not None:
             yield calls.Read(call.address + first * PAGE, (number - first) * PAGE)

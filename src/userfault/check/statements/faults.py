@@ -472,8 +472,8 @@ def the_last_close_releases_everybody(t: Thread, memory: Memory) -> None:
 @statement(
     142,
     "Registering again while a thread waits does not wake it.",
-    since="6.18",
-    source="measured on 6.18",
+    since="6.1",
+    source="measured on 6.1 to 7.3",
     memories=ALL,
 )
 def registering_again_wakes_nobody(t: Thread, memory: Memory) -> None:

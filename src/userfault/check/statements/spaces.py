@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EEXIST, EFAULT
 
 from userfault.check.outcome import expect
-from userfault.check.statement import statement
+from userfault.check.statement import ANON, statement
 from userfault.check.thread import SIGSEGV, Thread
 from userfault.check.uffd import MISSING, WP
 from userfault.kernel import calls
@@ -138,3 +138,22 @@ def guards_meet_userfaultfd(t: Thread, memory: Memory) -> None:
         else:
             expect(t.read(area.address, 6), b"cached", "the page")
     u.silent("all of this")
+
+
+@statement(
+    210,
+    "Anonymous memory that mremap(2) moves, never touched and without EVENT_REMAP, beside memory of"
+    " the same context takes the registration of that away with its own up to 7.2, and leaves it"
+    " since 7.3.",
+    since="6.1",
+    source="measured on 6.1 to 7.3",
+    memories=ANON,
+    outcomes={"up to 7.2": "the neighbour is not registered any more", "since 7.3": "it is"},
+)
+def moving_beside_registered_memory(t: Thread, memory: Memory) -> None:
+    u = t.uffd()
+    area = t.map(memory, pages=3)
+    u.register(area.address, area.length, MISSING)
+    t.ok(Mremap(area.at(2), PAGE, PAGE, _MOVE_TO, area.at(0)))
+    found = ["um" in t.vma(area.at(page)).flags for page in range(2)]
+    expect(found, [False, t.since("7.3")], "the copy and its neighbour are registered")

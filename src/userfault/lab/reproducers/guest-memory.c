@@ -1,5 +1,5 @@
 // Memory of a KVM guest (guest_memfd): can it be mapped, and registered?
-// Statements: 41, 42
+// Statements: 41, 42, 204, 205, 206, 207, 208, 209
 // It can be mapped since 6.18; no release registers it, except for WP alone under WP_ASYNC.
 #define _GNU_SOURCE
 #include <errno.h>

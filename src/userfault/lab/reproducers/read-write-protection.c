@@ -1,5 +1,5 @@
 // Pages that report every touch (feature RWP, mode 8, ioctl RWPROTECT).
-// Statements: 40, 113, 114, 116
+// Statements: 40, 113, 114, 116, 185-196
 // It came with 7.3.
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,5 @@
 // RWP faults that the kernel repairs itself (feature RWP_ASYNC), switched on by UFFDIO_SET_MODE.
-// Statements: 11, 115
+// Statements: 11, 115, 197, 198, 199, 200, 201, 202
 // It came with 7.3.
 #define _GNU_SOURCE
 #include <errno.h>

@@ -39,7 +39,7 @@ SYSV_HUGETLB = replace(SYSV_HUGETLB_RECOGNISED, can_userfault=None)
 DROPPABLE = MemoryOps(
     name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True, movable=True
 )
-DROPPABLE_RECOGNISED = replace(ANONYMOUS, name="droppable", movable=False)
+DROPPABLE_RECOGNISED = replace(ANONYMOUS, name="droppable")
 
 # vdso and vvar: no page of theirs can be replaced.
 SPECIAL = MemoryOps(name="special", alloc_folio=ANONYMOUS.alloc_folio)

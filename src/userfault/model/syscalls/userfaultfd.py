@@ -90,7 +90,8 @@ def _kvm_ioctl(task: Task, file: OpenFile, request: int, argument: ioctls.Argume
         return kvm.KVM_API_VERSION
     if request == kvm.KVM_CREATE_VM and isinstance(file, DevKvm):
         return task.process.open(Vm(O_RDWR), O_CLOEXEC)
-    if request == kvm.KVM_CREATE_GUEST_MEMFD and isinstance(file, Vm):
+    creates = request == kvm.KVM_CREATE_GUEST_MEMFD and machine.profile.guest_memfd
+    if creates and isinstance(file, Vm):
         layout = kvm.kvm_create_guest_memfd
         size, flags = layout.struct.unpack(argument.read(layout.size))
         known = kvm.GUEST_MEMFD_FLAG_MMAP | kvm.GUEST_MEMFD_FLAG_INIT_SHARED
