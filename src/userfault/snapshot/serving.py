@@ -62,7 +62,7 @@ def resolve(
 def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, Table | Coarse]:
     """In the pager: the source of a snapshot, and its layout in pages of `page_size` bytes.
 
-    Takes the descriptor over.  Raises OSError where it cannot be mapped.
+    Raises OSError where the descriptor cannot be mapped; it may be closed afterwards.
     """
     table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
     store = open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
