@@ -30,6 +30,7 @@ _SHDR = struct.Struct("<IIQQQQIIQQ")
 _CORE, _PT_LOAD, _PT_NOTE, _PN_XNUM = 4, 1, 4, 0xFFFF
 _NT_PRPSINFO, _NT_AUXV, _NT_FILE = 3, 6, 0x46494C45
 _PRPSINFO = struct.Struct("<bcbbxxxxQIIiiii16s80s")  # struct elf_prpsinfo of 64-bit systems
+_LAST_ADDRESS = (1 << 64) - 1
 # Names of /proc/PID/maps that look like paths, of memory that is no file to be read elsewhere
 _MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage", "/dev/shm/")
 
@@ -124,16 +125,15 @@ def _notes(regions: Sequence[Region], about: Mapping[str, str]) -> bytes:
     """Who it was, its auxiliary vector, and which files were mapped where."""
     notes = []
     if "command" in about:
-        pid = int(about["pid"]) if about.get("pid", "").isdigit() else 0
         name = about["command"].encode()[:15]
-        info = _PRPSINFO.pack(0, b"T", 0, 0, 0, 0, 0, pid, 0, 0, 0, name, name)
+        info = _PRPSINFO.pack(0, b"T", 0, 0, 0, 0, 0, _pid(about), 0, 0, 0, name, name)
         notes.append(_note(_NT_PRPSINFO, info))
     if vector := _auxv(about):
         notes.append(_note(_NT_AUXV, vector))
     files = [region for region in regions if region.name.startswith("/")]
     table = [struct.pack("<QQ", len(files), PAGE)]
     for region in files:
-        end = region.start + region.length
+        end = min(region.start + region.length, _LAST_ADDRESS)
         table.append(struct.pack("<QQQ", region.start, end, region.file_offset // PAGE))
     table += [region.name.encode() + b"\0" for region in files]
     notes.append(_note(_NT_FILE, b"".join(table)))
@@ -151,6 +151,12 @@ def _auxv(about: Mapping[str, str]) -> bytes:
         return bytes.fromhex(about.get("auxv", ""))
     except ValueError:
         return b""
+
+
+def _pid(about: Mapping[str, str]) -> int:
+    """As a manifest tells it, which may tell anything."""
+    text = about.get("pid", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
 def _machine(about: Mapping[str, str]) -> int:

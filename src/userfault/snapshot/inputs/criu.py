@@ -218,7 +218,7 @@ def _regions(areas: list[Area], names: Mapping[int, str]) -> list[Region]:
                 start=area.start,
                 length=area.end - area.start,
                 offset=offset,
-                protection=area.protection,
+                protection=area.protection & 7,
                 shared=bool(area.flags & mmap.MAP_SHARED),
                 name=_name(area, names),
                 file_offset=area.offset,

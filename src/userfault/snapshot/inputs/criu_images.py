@@ -24,6 +24,7 @@ _FILES, _MEMFD = 0x56303138, 0x48453499
 _LARGEST = 1 << 30  # of a file of records: a page map has some 20 bytes for each run of pages
 
 PARENT, LAZY, PRESENT = 1, 2, 4  # flags of an entry of a page map
+_NAME_MOST = 4096  # PATH_MAX
 _LAST_FIELD = 5  # of an entry, up to CRIU 4.2
 _ADDRESSES = 1 << 57  # 5-level page tables
 
@@ -223,7 +224,7 @@ def _number(entry: dict[int, int | bytes], number: int, path: str) -> int:
 
 
 def _text(value: int | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+    return value.decode(errors="replace")[:_NAME_MOST] if isinstance(value, bytes) else ""
 
 
 def _damaged(path: str, cause: str) -> FormatError:
