@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 
+from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.errors import NoSuchSnapshot, SnapshotInUse, StoreError
+from userfault.snapshot.dedupe import DIGEST, PageTable
+from userfault.snapshot.errors import FormatError, NoSuchSnapshot, SnapshotInUse, StoreError
 from userfault.snapshot.gc import gc
 from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.protocol import PAGE
@@ -76,7 +77,17 @@ def bytes_of(pages: list[Page], below: bytes = b"", cut: int = 0) -> bytes:
 def test_every_kind_of_page_is_told_apart_and_only_new_ones_are_stored(
     store: LocalObjects,
 ) -> None:
-    given = [ZERO, HOLE, bytes(PAGE), word(7), unique(1), unique(2), unique(1), text(1), word(7)]
+    given: list[Page] = [
+        ZERO,
+        HOLE,
+        bytes(PAGE),
+        word(7),
+        unique(1),
+        unique(2),
+        unique(1),
+        text(1),
+        word(7),
+    ]
     made = pack(store, "a", Pages(given))
     assert (made.zero, made.hole, made.word, made.duplicate, made.stored) == (2, 1, 2, 1, 3)
     assert made.shared == made.parent == 0
@@ -176,6 +187,19 @@ def test_a_layer_stores_what_changed_and_refers_to_the_rest(store: LocalObjects)
     assert read_image(store, "b") == bytes_of(pages)
 
 
+def test_a_layer_on_a_layer_knows_a_chunk_of_both_as_one(store: LocalObjects) -> None:
+    pages: list[Page] = [unique(n) for n in range(16)]
+    pack(store, "a", Pages(pages), chunk_size=SMALL)
+    moved = [*pages[:12], ZERO, *pages[12:]]
+    pack(store, "b", Pages(moved), base="a", chunk_size=SMALL)
+    made = pack(store, "c", Pages(moved), base="b", chunk_size=SMALL)
+    assert (made.parent, made.shared, made.stored) == (17, 0, 0)
+    image = open_image(store, "c")
+    used = {(image.chunks.digest(e.chunk), e.chunk) for e in image.extents(0, 17) if e.kind == 4}
+    assert len(used) == 4
+    assert read_image(store, "c") == bytes_of(moved)
+
+
 @pytest.mark.parametrize("memory", [None, 0, 22_000])
 def test_a_layer_finds_what_did_not_change_without_an_index_or_memory(
     store: LocalObjects, memory: int | None
@@ -227,9 +251,7 @@ def test_a_working_set_comes_first_in_the_chunks(store: LocalObjects) -> None:
     assert read_image(store, "a") == bytes_of(pages)
 
 
-def test_the_bound_on_memory_holds(store: LocalObjects) -> None:
-    from userfault.snapshot.dedupe import DIGEST, PageTable
-
+def test_the_bound_on_memory_holds() -> None:
     table = PageTable(1 << 20, 100_000)
     for number in range(20_000):
         table.find_or_add(random.Random(number).randbytes(DIGEST), number)
@@ -284,8 +306,6 @@ def test_a_base_stays_while_something_lies_on_it(store: LocalObjects) -> None:
 
 
 def test_a_base_that_was_replaced_or_is_gone_is_told(store: LocalObjects) -> None:
-    from userfault.snapshot.errors import FormatError
-
     pack(store, "a", Pages([unique(1), unique(2)]))
     pack(store, "b", Pages([unique(1), unique(3)]), base="a")
     kept = store.get("snapshots/a")

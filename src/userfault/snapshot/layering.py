@@ -44,8 +44,7 @@ class BasePages:
         if page >= self._image.pages:
             return -1
         (extent,) = self._image.extents(page, 1)
-        known = not self._table.forgets and self._known[extent.chunk]
-        if extent.kind != CHUNK or known:
+        if extent.kind != CHUNK or (self._known[extent.chunk] and not self._table.forgets):
             return -1
         at = extent.slot * PAGE
         if self._chunk(extent.chunk)[at : at + PAGE] != data:

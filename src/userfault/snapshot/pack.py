@@ -177,9 +177,7 @@ class _Job:
         """See who else is there, open the base, and read what the store has."""
         others = self._lease.others()
         self._dead = [other for other in others if not other.alive]
-        for other in others:
-            if other.alive:
-                self._check_other(other, base)
+        self._check_others(others, base)
         self._lease.wait_for(lambda other: not other.shares, _SWEEPER_WAIT_S)
         if self._objects.exists(snapshot_key(self._name)):
             raise self._taken()
@@ -191,16 +189,20 @@ class _Job:
         self._read_index(index_memory)
         self._first = self._piece_first = len(self.chunks)
 
-    def _check_other(self, other: Seen, base: str | None) -> None:
+    def _check_others(self, others: list[Seen], base: str | None) -> None:
         """SnapshotInUse where somebody else's work and ours exclude each other."""
-        holder = other.holder
-        same = holder.doing == "pack" and holder.name == self._name and other.id < self._lease.id
-        if same or (holder.doing != "pack" and holder.name in (self._name, base)):
-            raise SnapshotInUse(
-                f"cannot pack {self._name!r} into {self._objects.url} now",
-                cause=f"{other} is running",
-                cure="wait until it has ended, or choose another name",
-            )
+        for other in others:
+            holder = other.holder
+            if holder.doing == "pack":  # the one that began first may go on
+                hinders = holder.name == self._name and other.id < self._lease.id
+            else:
+                hinders = holder.name in (self._name, base)
+            if other.alive and hinders:
+                raise SnapshotInUse(
+                    f"cannot pack {self._name!r} into {self._objects.url} now",
+                    cause=f"{other} is running",
+                    cure="wait until it has ended, or choose another name",
+                )
 
     def _read_index(self, memory: int) -> None:
         """Learn the page contents of the store: the base's first, then the newest."""
@@ -361,6 +363,10 @@ class _Job:
         manifest.decode(data, f"the manifest of {self._name!r}")  # what no reader takes is no pack
         self._objects.flush()
         self._lease.check()
+        # Some object stores cannot put an object only if it is new: look once more.
+        self._check_others(self._lease.others(), None)
+        if self._objects.exists(snapshot_key(self._name)):
+            raise self._taken()
         self._put(data)
         return self._packed(made, data)
 
