@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
@@ -24,6 +26,7 @@ from userfault.snapshot.runs import Kind
 from userfault.snapshot.squash import squash
 from userfault.snapshot.verify import verify
 
+SHM = "/dev/shm"
 SMALL = 4 * PAGE  # chunks of four pages: many in a small image
 
 
@@ -50,9 +53,7 @@ pages_strategy = st.lists(
     ),
     max_size=40,
 )
-relaxed = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(deadline=None, max_examples=40)
 
 
 @pytest.fixture
@@ -123,9 +124,21 @@ def test_layers_squash_and_gc_keep_every_byte(
     memory: int | None,
     keep_index: bool,
     data: st.DataObject,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    store = LocalObjects(tmp_path_factory.mktemp("store"))
+    # In memory where there is such a file system: an example makes dozens of durable writes.
+    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
+        _layers_squash_and_gc(LocalObjects(folder), layers, size, cut, memory, keep_index, data)
+
+
+def _layers_squash_and_gc(
+    store: LocalObjects,
+    layers: list[list[Page]],
+    size: int,
+    cut: int,
+    memory: int | None,
+    keep_index: bool,
+    data: st.DataObject,
+) -> None:
     base, below = None, b""
     wanted: dict[str, bytes] = {}
     for number, pages in enumerate(layers):
