@@ -103,13 +103,22 @@ def test_what_lies_behind_the_end_of_a_file_is_a_hole(tmp_path: Path) -> None:
 
 
 def test_looking_adds_no_page_to_the_process(tmp_path: Path) -> None:
+    def mapped() -> int:
+        with Pagemap(target.pid) as pagemap:
+            return sum(
+                entry.present
+                for kind in ("anon", "memfd")
+                for entry in pagemap.entries(target.at[kind], PAGES)
+            )
+
     with Target(tmp_path, "anon", "memfd") as target:
-        before = Path(f"/proc/{target.pid}/smaps_rollup").read_text().splitlines()[1]
+        assert mapped() == 0
         with contextlib.closing(ProcessInput(target.pid)) as pages:
             for run in runs(pages):
                 if run.holds is Holds.DATA:
                     pages.read(run.first, run.pages)
-            assert Path(f"/proc/{target.pid}/smaps_rollup").read_text().splitlines()[1] == before
+            assert told(pages, target.at["memfd"], Holds.DATA) == list(TOUCHED)
+        assert mapped() == 0
 
 
 def test_it_is_stopped_and_runs_on_at_the_end(tmp_path: Path) -> None:
@@ -132,6 +141,15 @@ def test_it_runs_on_when_the_work_is_given_up(tmp_path: Path, leaks_nothing: Non
         pages.close()
         wait_for(lambda: target.state == "S")
         pages.close()
+
+
+def test_registers_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    with (
+        Target(tmp_path, "private") as target,
+        contextlib.closing(ProcessInput(target.pid, registers=True)) as pages,
+    ):
+        assert len(pages.finish()[f"registers {target.pid}"]) >= 2 * 8 * 27
+        wait_for(lambda: target.state == "S")
 
 
 def test_running_processes_are_left_running(tmp_path: Path) -> None:
