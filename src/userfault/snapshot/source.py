@@ -33,6 +33,7 @@ class SnapshotSource:
         self.reached: Callable[[int], None] | None = None  # hears what chunk is read in advance
         self._length = length
         self._name = name
+        self._word = 0, memoryview(b"")
 
     @property
     def counts(self) -> Counts:
@@ -64,12 +65,23 @@ class SnapshotSource:
 
         `urgent`: one chunk may be unpacked on the way, if the store has it at hand.
         """
+        piece = self.table.piece(offset // PAGE, length // PAGE)
+        if piece is None or offset + length > self._length or length % PAGE:
+            return self._joined_at_hand(offset, length, urgent=urgent)
+        chunk, slot, word = piece
+        if chunk < 0:
+            return self._repeated(word, length)
+        if not urgent and self.reached is not None:
+            self.reached(chunk)
+        raw = self.unpacked.at_hand(chunk, unpack=urgent)
+        return None if raw is None else raw[slot * PAGE : slot * PAGE + length]
+
+    def _joined_at_hand(self, offset: int, length: int, *, urgent: bool) -> memoryview | None:
+        """The same for pages of several pieces."""
         left = int(urgent)
 
         def raw(chunk: int) -> memoryview:
             nonlocal left
-            if not urgent and self.reached is not None:
-                self.reached(chunk)
             found = self.unpacked.at_hand(chunk, unpack=False)
             if found is None and left:
                 left -= 1
@@ -82,6 +94,14 @@ class SnapshotSource:
             return self._bytes(offset, length, raw)
         except _NotAtHandError:
             return None
+
+    def _repeated(self, word: int, length: int) -> memoryview:
+        """A word over and over.  The last one is kept: images have long runs of few of them."""
+        held, repeated = self._word
+        if held != word or len(repeated) < length:
+            repeated = memoryview(word.to_bytes(_WORD_BYTES, "little") * (length // _WORD_BYTES))
+            self._word = word, repeated
+        return repeated[:length]
 
     def forget(self) -> None:
         """Nothing is read for some time: free memory."""

@@ -125,11 +125,17 @@ class Unpacked:
         """Unpack chunks into `target`, one behind the other, until one cannot be had; how many."""
         table = self._table
         listed = [(table.digest(chunk), table.stored_length(chunk)) for chunk in wanted]
-        self._store.ahead(listed)
+        asked = False
         at = 0
         for number, chunk in enumerate(wanted):
             try:
-                raw = self._unpack(chunk, self._store.chunk(*listed[number], urgent=False))
+                stored = self._store.now(*listed[number])
+                if stored is None:
+                    if not asked:
+                        self._store.ahead(listed[number:])
+                        asked = True
+                    stored = self._store.chunk(*listed[number], urgent=False)
+                raw = self._unpack(chunk, stored)
             except Exception:  # whoever wants it reads it, and tells what is wrong
                 return number
             target[at : at + len(raw)] = raw

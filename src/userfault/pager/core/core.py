@@ -348,7 +348,9 @@ class MappingCore(Overseeing):
     def _next_known(self, advance: Advance, full: bool) -> tuple[int, int] | None:
         """Bytes while no read in advance is under way (the source itself reads on), else zeros."""
         advance.more = False
-        reading = full or any(not fetch.demand for fetch in self._fetches.values())
+        reading = full or (
+            bool(self._fetches) and any(not fetch.demand for fetch in self._fetches.values())
+        )
         run = None if reading else advance.company() or advance.bytes()
         if run is None and not advance.more:
             run = advance.zeros()
