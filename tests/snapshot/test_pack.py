@@ -53,7 +53,7 @@ pages_strategy = st.lists(
     ),
     max_size=40,
 )
-relaxed = settings(deadline=None, max_examples=40)
+relaxed = settings(deadline=None, max_examples=150)
 
 
 @pytest.fixture

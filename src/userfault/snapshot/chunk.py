@@ -99,7 +99,9 @@ def _zstd(payload: memoryview, raw_length: int) -> bytes:
         # The frame's own length decides what the decompressor allocates: compare it first.
         if zstandard.frame_content_size(payload) != raw_length:
             raise _bad("the lengths of its header and of its zstd frame differ")
-        raw = _decompressor().decompress(payload, max_output_size=raw_length)
+        raw = _decompressor().decompress(
+            payload, max_output_size=raw_length, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise _bad(f"zstd: {error}") from None
     if len(raw) != raw_length:
