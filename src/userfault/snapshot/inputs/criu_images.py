@@ -232,7 +232,8 @@ def _memfds(folder: str) -> Iterator[tuple[int, int, str]]:
 
 def _records(path: str, magic: int) -> Iterator[bytes]:
     """The messages of a file.  Raises FormatError where it is damaged or of another kind."""
-    if os.path.getsize(path) > _LARGEST:
+    left = os.path.getsize(path)
+    if left > _LARGEST:
         raise _damaged(path, f"it is larger than {_LARGEST} bytes")
     with open(path, "rb") as file:
         head = file.read(8)
@@ -242,7 +243,7 @@ def _records(path: str, magic: int) -> Iterator[bytes]:
             if len(head) < 4:
                 raise _damaged(path, "it ends within a record")
             (size,) = struct.unpack("<I", head)
-            message = file.read(size) if size <= _LARGEST else b""
+            message = file.read(min(size, left))
             if len(message) < size:
                 raise _damaged(path, "it ends within a record")
             yield message
