@@ -37,8 +37,8 @@ def open_reader(
     """A reader of the chunks of the store at `url`, then at `second`.
 
     `cache`: the folder of the local cache, "" for none; None: as USERFAULT_CACHE says, else the
-    user's cache folder.  Local stores are not cached.  Nothing is read and no thread runs before the
-    first chunk is asked for.
+    user's cache folder.  Local stores are not cached.  Nothing is read and no thread runs before
+    the first chunk is asked for.
     """
     stores = [open_objects(one) for one in (url, second) if one is not None]
     front = None
