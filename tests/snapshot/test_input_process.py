@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -283,6 +286,42 @@ def test_without_permission_the_reason_and_the_cure_are_told(tmp_path: Path) -> 
         assert "belongs to user 0" in cause
         assert "as root" in cure
         assert target.state != "T"
+
+
+def seen_as_nobody() -> list[object]:
+    """What nobody, who may not use /proc/PID/map_files, sees of shared memory of a child."""
+    child.become_nobody()
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: changing the user has cleared it
+        fd = os.memfd_create("open")
+        os.ftruncate(fd, PAGES * PAGE)
+        os.pwrite(fd, b"by write", PAGE)
+        opened = mmap.mmap(fd, PAGES * PAGE)  # untouched, but its file can be found
+        unnamed = mmap.mmap(-1, PAGES * PAGE)
+        unnamed[2 * PAGE] = 1
+        addresses = [ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in (opened, unnamed)]
+        os.write(tell, struct.pack("2Q", *addresses))
+        signal.pause()
+    try:
+        addresses = list(struct.unpack("2Q", os.read(ready, 16)))
+        with contextlib.closing(ProcessInput(pid, running=True)) as pages:
+            data = [told(pages, address, Holds.DATA) for address in addresses]
+            pages.finish()
+            return [data, list(pages.warnings)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_what_an_ordinary_user_cannot_see_of_shared_memory_is_told() -> None:
+    need_root()
+    data, warnings = child.run("snapshot.test_input_process:seen_as_nobody")
+    assert data == [[1], [2]]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("of the shared memory /dev/zero (deleted) only the pages")
+    assert warnings[0].endswith("run as root to have them all")
 
 
 def test_missing_pages_of_a_userfaultfd_are_holes_and_nobody_waits(tmp_path: Path) -> None:

@@ -75,14 +75,21 @@ class Stopped:
 
 
 def _guard(fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _GUARD, str(fd)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[fd],
-        start_new_session=True,  # what ends our group or terminal does not reach it
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(fd)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[fd],
+            start_new_session=True,  # what ends our group or terminal does not reach it
+        )
+    except OSError as error:
+        raise Unavailable(
+            "cannot start the process that would let a stopped one go if this one is killed",
+            cause=f"{sys.executable}: {os.strerror(error.errno or 0)}",
+            cure="mend that, or take it running",
+        ) from None
 
 
 def _states(pid: int) -> list[str]:
