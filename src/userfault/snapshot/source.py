@@ -82,6 +82,8 @@ class SnapshotSource:
 
         def raw(chunk: int) -> memoryview:
             nonlocal left
+            if not urgent and self.reached is not None:
+                self.reached(chunk)
             found = self.unpacked.at_hand(chunk, unpack=False)
             if found is None and left:
                 left -= 1

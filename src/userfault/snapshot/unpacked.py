@@ -11,10 +11,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from userfault.kernel.errors import UserfaultError
 from userfault.snapshot import chunk as chunks
 from userfault.snapshot.counts import Counts
+from userfault.snapshot.errors import StoreError
 from userfault.snapshot.table import Table
 
 KEPT_BYTES = 32 << 20  # of unpacked chunks, for each image that is served
@@ -69,6 +71,15 @@ class _Promise:
         return self.raw
 
 
+class _Failure(NamedTuple):
+    """Why a chunk could not be had.  (An exception would keep what it met on its way.)"""
+
+    when: float
+    what: str
+    cause: str
+    cure: str
+
+
 class Unpacked:
     """The unpacked chunks of `table`; `store` has them as they are stored.  Thread-safe."""
 
@@ -80,27 +91,25 @@ class Unpacked:
         self._kept: OrderedDict[int, memoryview] = OrderedDict()  # least lately used first
         self._lent: dict[int, memoryview] = {}  # unpacked by others, in their memory
         self._promises: dict[int, _Promise] = {}
-        self._failed: dict[int, tuple[float, Exception]] = {}
+        self._failed: dict[int, _Failure] = {}
         self.counts = Counts()
 
     def get(self, chunk: int, *, urgent: bool) -> memoryview:
         """The pages of a chunk.  May block.  Raises UserfaultError where it cannot be had."""
-        promise = None
+        mine = _Promise(lent=False)
         with self._lock:
             kept = self._look(chunk)
             if kept is not None:
                 return kept
-            found = self._promises.get(chunk)
-            if found is None:
-                promise = self._promises[chunk] = _Promise(lent=False)
-        if promise is not None:
-            self._keep_promise(chunk, promise, urgent=urgent)
-            found = promise
-        if found is not None and not (urgent and found.lent):
+            self._raise_failed(chunk)
+            found = self._promises.setdefault(chunk, mine)
+        if found is mine:
+            return self._fulfil(chunk, mine, urgent=urgent)
+        if not (urgent and found.lent):  # who unpacks in advance is not waited for in a fault
             raw = found.wait(_PATIENCE_S)
             if raw is not None:
                 return raw
-        return self._read(chunk, urgent=urgent)  # who unpacks in advance is not waited for
+        return self._read(chunk, urgent=urgent)
 
     def at_hand(self, chunk: int, *, unpack: bool) -> memoryview | None:
         """The same without waiting, or None.  `unpack`: also if it has to be unpacked first."""
@@ -201,31 +210,42 @@ class Unpacked:
             _, forgotten = self._kept.popitem(last=False)
             self._room += len(forgotten)
 
-    def _keep_promise(self, chunk: int, promise: _Promise, *, urgent: bool) -> None:
+    def _fulfil(self, chunk: int, promise: _Promise, *, urgent: bool) -> memoryview:
         raw: memoryview | None = None
         error: Exception | None = None
         try:
             raw = self._read(chunk, urgent=urgent)
         except Exception as caught:  # whatever it is: those who wait must hear of it
             error = caught
-        with self._lock:
-            if raw is not None:
-                self._keep(chunk, raw)
-            elif error is not None:
-                self._failed[chunk] = _clock(), error
-                self.counts.failed += 1
-            del self._promises[chunk]
-        promise.settle(raw, error)
+            raise
+        finally:
+            with self._lock:
+                del self._promises[chunk]
+            promise.settle(raw, error)
+        return raw
 
     def _read(self, chunk: int, *, urgent: bool) -> memoryview:
-        failed = self._failed.get(chunk)
-        if failed is not None:
-            if _clock() - failed[0] < _FAILED_S:
-                raise failed[1]
-            del self._failed[chunk]
         table = self._table
-        stored = self._store.chunk(table.digest(chunk), table.stored_length(chunk), urgent=urgent)
-        return self._unpack(chunk, stored)
+        digest, length = table.digest(chunk), table.stored_length(chunk)
+        try:
+            raw = self._unpack(chunk, self._store.chunk(digest, length, urgent=urgent))
+        except UserfaultError as error:
+            with self._lock:
+                self._failed[chunk] = _Failure(_clock(), error.what, error.cause, error.cure)
+                self.counts.failed += 1
+            raise
+        with self._lock:
+            self._keep(chunk, raw)
+        return raw
+
+    def _raise_failed(self, chunk: int) -> None:
+        """With the lock held: what went wrong with a chunk a moment ago."""
+        failed = self._failed.get(chunk)
+        if failed is None:
+            return
+        if _clock() - failed.when < _FAILED_S:
+            raise StoreError(failed.what, cause=failed.cause, cure=failed.cure)
+        del self._failed[chunk]
 
     def _unpack(self, chunk: int, stored: bytes) -> memoryview:
         raw = memoryview(chunks.decode(stored, self._table.raw_length(chunk)))

@@ -40,6 +40,7 @@ _SLOT = 1 << 20  # one request fills one: eight chunks of the usual size
 _SLOTS = 10
 _AHEAD = 8 << 20  # raw bytes before whoever reads
 _QUEUED = 2  # requests for one process at once
+_DEATHS = 4  # of processes, until no more are started
 _MOST = 1 << 16  # bytes of a message
 
 
@@ -172,7 +173,7 @@ class Unpackers:
         self._memory: mmap.mmap | None = None
         self._free: deque[int] = deque(range(_SLOTS))
         self._refs: dict[int, Any] = {}  # weak references to what lies in slots
-        self._broken = False
+        self._deaths = 0
 
     def attach(self, served: Served) -> None:
         """Unpack for a mapping whose source is a snapshot."""
@@ -213,24 +214,26 @@ class Unpackers:
                 self._unpack(process, image, chunks)
 
     def _idlest(self) -> _Process | None:
-        if not self._processes and not self._broken:
+        if len(self._processes) < _PROCESSES and self._deaths < _DEATHS:
             self._start()
         found = min(self._processes, key=lambda each: len(each.asked), default=None)
         return found if found is not None and len(found.asked) < _QUEUED else None
 
     def _start(self) -> None:
-        self._broken = True  # unless all goes well
-        with contextlib.suppress(OSError, PagerError), self._loop.placement.lifted():
+        """Have as many processes as there should be, or as there can be."""
+        try:
             if self._memory is None:
                 self._fd = os.memfd_create("userfault-unpacked", os.MFD_CLOEXEC)
                 os.ftruncate(self._fd, _SLOT * _SLOTS)
                 self._memory = mmap.mmap(self._fd, _SLOT * _SLOTS)
-            for _ in range(_PROCESSES):
-                process = _Process(self._fd)
+            while len(self._processes) < _PROCESSES:
+                with self._loop.placement.lifted():
+                    process = _Process(self._fd)
                 self._processes.append(process)
                 handler = functools.partial(self._answered, process)
                 self._loop.watch(process.channel.fileno(), handler)
-            self._broken = False
+        except (OSError, PagerError):  # no memory, no descriptor, no process
+            self._deaths += 1
 
     def _unpack(self, process: _Process, image: _Image, chunks: list[int]) -> None:
         request = Unpack(image.number, self._free.popleft(), chunks)
@@ -288,6 +291,7 @@ class Unpackers:
 
     def _died(self, process: _Process) -> None:
         """It was killed, or has failed: what it was asked for is read by threads."""
+        self._deaths += 1
         asked = list(process.asked)
         process.asked.clear()
         self._drop(process)
