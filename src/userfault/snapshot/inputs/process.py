@@ -29,9 +29,9 @@ from userfault.linux.stopping import Stopped
 from userfault.snapshot.inputs import process_access as access
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run, registers_about
 
-# The kernel's own data, not the process's.
-_CODE_OF_THE_KERNEL = "[vdso]"  # debuggers want all of it, mapped in or not
+# The kernel's own, not the process's.  Of its code debuggers want all, mapped in or not.
 _KERNELS = ("[vvar", "[vsyscall]", "[uprobes]")
+_CODE_OF_THE_KERNEL = "[vdso]"
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -46,8 +46,9 @@ class ProcessInput:
 
     `registers`: keep those of its threads too (see `linux.registers` for what that asks of the
     caller); where they cannot be had that is a warning.
+
     Raises UsageError (no such process, a thread, a kernel thread, ourselves), Unavailable (no
-    permission, or it does not stop).
+    permission, or it does not stop), SourceError (it ends meanwhile).
     """
 
     kind = "process"
