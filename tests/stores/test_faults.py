@@ -209,6 +209,19 @@ def test_a_second_store_stands_in(broken: Broken, tmp_path: pathlib.Path) -> Non
         assert reader.chunk(*chunk.wanted, urgent=True) == chunk.data
 
 
+def test_a_store_with_one_wrong_chunk_is_asked_for_the_others(
+    broken: Broken, tmp_path: pathlib.Path
+) -> None:
+    second = open_objects(tmp_path / "second")
+    for chunk in broken.chunks:
+        second.put(chunk.key, chunk.data)
+    reader = broken.reader(second)
+    broken.proxy.hit(*[faults.wrong] * 3)
+    for chunk in broken.chunks[:5]:
+        assert reader.chunk(*chunk.wanted) == chunk.data
+    assert reader.counts[0].chunks == 4
+
+
 def test_the_error_names_both_stores(broken: Broken, tmp_path: pathlib.Path) -> None:
     second = open_objects(tmp_path / "second")
     chunk = broken.chunks[0]

@@ -265,6 +265,32 @@ def test_without_obstore_the_error_says_what_to_install() -> None:
     assert "pip install 'userfault[remote]'" in done.stdout
 
 
+_FORK = """
+import os, sys
+from userfault.snapshot.errors import StoreError
+from userfault.snapshot.objects import open_objects
+store = open_objects(sys.argv[1])
+if sys.argv[2] == "used": store.exists("a/b")
+child = os.fork()
+if not child:
+    try: print(open_objects(sys.argv[1]).get("a/b"), flush=True)
+    except StoreError as error: print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "unused"])
+def test_a_forked_child_gets_an_answer_or_an_error(
+    seaweed_s3: S3, prefix: str, before: str
+) -> None:
+    url = f"s3://{seaweed_s3.bucket}/{prefix}"
+    open_objects(url).put("a/b", b"x")
+    command = [sys.executable, "-c", _FORK, url, before]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ("forked" if before == "used" else "b'x'") in done.stdout
+
+
 def test_a_reader_reads_what_either_service_has(s3: S3, prefix: str) -> None:
     store = open_objects(f"s3://{s3.bucket}/{prefix}")
     filled = filling(store, 10)

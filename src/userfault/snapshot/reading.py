@@ -107,7 +107,7 @@ class ChunkReader:
                 fetcher = self._fetchers[number]
                 return fetcher.fetch((digest, stored_length), urgent=urgent, timeout=share)
             except (StoreError, FormatError) as error:
-                if number in self._fetchers:
+                if number in self._fetchers and isinstance(error, StoreError):
                     self._down[number] = time.monotonic() + _DOWN_S
                 failures.append(f"{store.url}: {error.what}: {error.cause}".rstrip(": "))
         raise StoreError(
