@@ -113,7 +113,7 @@ def test_every_kind_of_page_is_told_apart_and_only_new_ones_are_stored(
     layers=st.lists(pages_strategy, min_size=1, max_size=4),
     size=st.integers(1, 8),
     cut=st.integers(0, PAGE - 1),
-    memory=st.sampled_from([None, 0, 30_000]),
+    memory=st.sampled_from([None, 0, 60_000]),
     keep_index=st.booleans(),
     data=st.data(),
 )
@@ -213,7 +213,7 @@ def test_a_layer_on_a_layer_knows_a_chunk_of_both_as_one(store: LocalObjects) ->
     assert read_image(store, "c") == bytes_of(moved)
 
 
-@pytest.mark.parametrize("memory", [None, 0, 22_000])
+@pytest.mark.parametrize("memory", [None, 0, 50_000])
 def test_a_layer_finds_what_did_not_change_without_an_index_or_memory(
     store: LocalObjects, memory: int | None
 ) -> None:
