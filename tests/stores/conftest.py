@@ -27,6 +27,14 @@ from userfault.snapshot.remote import Patience, RemoteObjects
 _NOWHERE = "http://127.0.0.1:9"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs the tests of this folder, so that each server starts once."""
+    here = pathlib.Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.xdist_group("stores"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def client_runtime() -> None:
     """The client library's threads and descriptors, which it starts once and keeps."""

@@ -22,7 +22,7 @@ from userfault.snapshot.objects import Objects, open_objects
 from userfault.snapshot.reading import ChunkReader
 from userfault.snapshot.remote import Patience, RemoteObjects
 
-pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
 DEADLINE = 4.0
 # A machine under load may be late, but not by this much.

@@ -15,7 +15,7 @@ from userfault.snapshot.errors import StoreError
 from userfault.snapshot.objects import open_objects
 from userfault.snapshot.reading import ChunkReader, open_reader
 
-pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
 
 @pytest.fixture
