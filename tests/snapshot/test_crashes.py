@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -361,6 +361,35 @@ def test_gc_removes_nothing_while_a_manifest_cannot_be_read(store: Watched) -> N
     gc(store, grace_s=0)
     assert read_image(store, "a") == whole(image(1, 40))
     assert no_garbage(store)
+
+
+def test_a_gc_that_fails_at_any_moment_leaves_a_sound_store(store: Watched) -> None:
+    class Broken(LocalObjects):
+        left = 0
+
+        def delete(self, keys: Iterable[str]) -> None:
+            for key in keys:
+                Broken.left -= 1
+                if Broken.left < 0 and not key.startswith(LEASES):
+                    raise StoreError("the store is gone", cause="a test")
+                super().delete([key])
+
+    kept = image(1, 40)
+    pack(store, "kept", Pages(kept), chunk_size=SMALL)
+    for moment in range(12):
+        pack(store, "gone", Pages(image(2, 60)), chunk_size=SMALL)
+        remove(store, "gone")
+        Broken.left = moment
+        with pytest.raises(StoreError):
+            gc(Broken(store.url), grace_s=0)
+        assert verify(store).sound
+        # Whatever the index still promises is there.
+        pack(store, "again", Pages(image(2, 60)), chunk_size=SMALL)
+        assert read_image(store, "again") == whole(image(2, 60))
+        remove(store, "again")
+        gc(store, grace_s=0)
+        assert no_garbage(store)
+        assert read_image(store, "kept") == whole(kept)
 
 
 def test_a_lease_from_elsewhere_counts_until_it_is_old(store: Watched) -> None:

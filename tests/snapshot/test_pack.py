@@ -250,6 +250,17 @@ def test_a_chunk_that_is_gone_is_never_referred_to(store: LocalObjects) -> None:
     assert read_image(store, "b") == bytes_of(list(pages))
 
 
+def test_a_page_of_a_damaged_base_is_stored_again(store: LocalObjects) -> None:
+    pages: list[Page] = [unique(n) for n in range(8)]
+    pack(store, "a", Pages(pages), chunk_size=SMALL)
+    store.delete(keys(store, INDEX))
+    broken = sorted(keys(store, CHUNKS))[0]
+    store.put(broken, b"x" * store.size(broken))
+    made = pack(store, "b", Pages(pages), base="a", chunk_size=SMALL)
+    assert (made.parent, made.stored) == (4, 4)
+    assert read_image(store, "b") == bytes_of(pages)
+
+
 def test_a_working_set_comes_first_in_the_chunks(store: LocalObjects) -> None:
     pages: list[Page] = [unique(n) for n in range(20)]
     pages[3] = HOLE

@@ -54,6 +54,7 @@ _INDEX_MEMORY = 64 << 20
 _SWEEPER_WAIT_S = 600.0
 _CLOCK_SLACK = 2.0  # seconds: granularity of a store's modification times
 _CHECKS_AT_ONCE = 16
+_PIECES_AT_ONCE = 8
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -134,8 +135,10 @@ def pack(
         job.failed()
         raise
     finally:
+        # The first error, if there is one, is what is to be told.
         with contextlib.suppress(UserfaultError):
             job.clean()
+        with contextlib.suppress(UserfaultError):
             lease.release()
 
 
@@ -213,17 +216,23 @@ class _Job:
             writer = piece.key.removeprefix(INDEX).partition("-")[0]
             return writer not in first, -piece.modified
 
-        for piece in sorted(self._objects.list(INDEX), key=rank):
-            self._lease.renew()
-            rows = _CHUNK_ROW * (len(self.chunks) - len(numbers))
-            if self._table.memory + rows >= memory or rows >= memory // 4:
-                break
-            try:
-                data = self._objects.get(piece.key, most=index.MOST_STORED)
-                for indexed in index.decode(data):
-                    self._learn(indexed, numbers)
-            except (FormatError, NoSuchObject):
-                continue  # `gc` removes it; without it the pack shares less
+        pieces = sorted(self._objects.list(INDEX), key=rank)
+        with ThreadPoolExecutor(_PIECES_AT_ONCE) as pool:
+            for at in range(0, len(pieces), _PIECES_AT_ONCE):
+                self._lease.renew()
+                for data in pool.map(self._piece, pieces[at : at + _PIECES_AT_ONCE]):
+                    rows = _CHUNK_ROW * (len(self.chunks) - len(numbers))
+                    if self._table.memory + rows >= memory or rows >= memory // 4:
+                        return
+                    with contextlib.suppress(FormatError):  # without it the pack shares less
+                        for indexed in index.decode(data):
+                            self._learn(indexed, numbers)
+
+    def _piece(self, piece: Listed) -> bytes:
+        try:
+            return self._objects.get(piece.key, most=index.MOST_STORED)
+        except (FormatError, NoSuchObject):
+            return b""
 
     def _learn(self, indexed: index.IndexedChunk, numbers: dict[bytes, int]) -> None:
         count = len(indexed.pages) // DIGEST
