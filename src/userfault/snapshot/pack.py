@@ -216,16 +216,17 @@ class _Job:
             writer = piece.key.removeprefix(INDEX).partition("-")[0]
             return writer not in first, -piece.modified
 
-        pieces = sorted(self._objects.list(INDEX), key=rank)
-        with ThreadPoolExecutor(_PIECES_AT_ONCE) as pool:
-            for at in range(0, len(pieces), _PIECES_AT_ONCE):
+        pieces = sorted((p for p in self._objects.list(INDEX) if p.size < memory), key=rank)
+        at_once = _PIECES_AT_ONCE if memory >= _INDEX_MEMORY else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            for at in range(0, len(pieces), at_once):
                 self._lease.renew()
-                for data in pool.map(self._piece, pieces[at : at + _PIECES_AT_ONCE]):
-                    rows = _CHUNK_ROW * (len(self.chunks) - len(numbers))
-                    if self._table.memory + rows >= memory or rows >= memory // 4:
-                        return
+                for data in pool.map(self._piece, pieces[at : at + at_once]):
                     with contextlib.suppress(FormatError):  # without it the pack shares less
                         for indexed in index.decode(data):
+                            rows = _CHUNK_ROW * (len(self.chunks) - len(numbers))
+                            if self._table.memory + rows >= memory or rows >= memory // 4:
+                                return
                             self._learn(indexed, numbers)
 
     def _piece(self, piece: Listed) -> bytes:
