@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -16,10 +17,11 @@ from userfault.snapshot.pack import pack
 
 
 class Took(msgspec.Struct):
-    """Seconds by the clock, seconds of CPU time of all threads."""
+    """Seconds by the clock, seconds of CPU time of all threads, bytes of memory at the most."""
 
     wall_s: float
     cpu_s: float
+    peak: int
 
 
 def main() -> None:
@@ -28,9 +30,17 @@ def main() -> None:
     source = FileInput(image)
     start, used = time.perf_counter(), time.process_time()
     pack(open_objects(store), name, source, level=int(level))
-    took = Took(time.perf_counter() - start, time.process_time() - used)
+    took = Took(time.perf_counter() - start, time.process_time() - used, _peak())
     source.close()
     print(msgspec.json.encode(took).decode(), flush=True)
+
+
+def _peak() -> int:
+    """The most memory that this process has used (ru_maxrss would tell its parent's, if larger)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from contextlib import closing
@@ -57,12 +58,17 @@ class ToolMissingError(Exception):
 
 
 class Subject(msgspec.Struct):
-    """One image: the file, its name in reports, and where it is packed and compressed."""
+    """One image, its name in reports, and a folder for it.  `store`: where it was packed last."""
 
     image: Image
     name: str
-    store: Path
-    compressed: Path
+    folder: Path
+    store: Path = Path()
+
+    @property
+    def compressed(self) -> Path:
+        """The image, compressed by `zstd -1`."""
+        return self.folder / "image.zst"
 
     @property
     def snapshot(self) -> str:
@@ -82,9 +88,8 @@ def run(run: Run) -> None:
 
 
 def _subject(run: Run, image: Image, name: str) -> None:
-    folder = run.directory / "subject"
-    folder.mkdir()
-    subject = Subject(image, name, folder / "store", folder / "image.zst")
+    folder = Path(tempfile.mkdtemp(dir=run.directory))
+    subject = Subject(image, name, folder)
     try:
         _pack(run, subject)
         _restore(run, subject)
@@ -92,7 +97,6 @@ def _subject(run: Run, image: Image, name: str) -> None:
             _first_touch(run, subject, bound=bound)
     finally:
         unbind()
-        shutil.rmtree(folder)
 
 
 # --- pack ----------------------------------------------------------------------------------------
@@ -103,8 +107,10 @@ def _pack(run: Run, subject: Subject) -> None:
     speeds, shares, peaks, theirs = [], [], [], []
     for number in range(max(run.rounds // 2, 1) + 1):
         image.ensure_cached()
-        shutil.rmtree(subject.store, ignore_errors=True)
-        took, peak = _packed(subject)
+        # A new one each time, and nothing is removed: ext4 looks through all inodes that were
+        # removed in the last five seconds whenever it makes one (fs/ext4/ialloc.c).
+        subject.store = subject.folder / f"store-{number}"
+        took = _packed(subject)
         start = time.perf_counter()
         _on_one_cpu(
             ["zstd", "-1", "-q", "-f", _path_of(image), "-o", str(subject.compressed)], image
@@ -113,7 +119,7 @@ def _pack(run: Run, subject: Subject) -> None:
             theirs.append(image.length / _MB / (time.perf_counter() - start))
             speeds.append(image.length / _MB / took.wall_s)
             shares.append(took.cpu_s / took.wall_s)
-            peaks.append(peak)
+            peaks.append(took.peak)
     row = Row(
         "store",
         f"pack on one CPU, level 1: {subject.name}",
@@ -151,25 +157,17 @@ def _path_of(image: Image) -> str:
 
 def _on_one_cpu(command: list[str], image: Image) -> bytes:
     bound = ["taskset", "-c", str(max(cpus())), *command]
-    return subprocess.run(bound, check=True, stdout=subprocess.PIPE, pass_fds=[image.fd]).stdout
+    root = Path(__file__).parents[1]
+    return subprocess.run(
+        bound, check=True, stdout=subprocess.PIPE, pass_fds=[image.fd], cwd=root
+    ).stdout
 
 
-def _packed(subject: Subject) -> tuple[Took, int]:
-    """What packing took, and the peak of memory in bytes."""
+def _packed(subject: Subject) -> Took:
+    """Pack in a process of its own, bound to one CPU."""
     arguments = [_path_of(subject.image), str(subject.store), "image", "1"]
-    with subprocess.Popen(
-        ["taskset", "-c", str(max(cpus())), sys.executable, "-m", "bench.packing", *arguments],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
-        pass_fds=[subject.image.fd],
-    ) as process:
-        assert process.stdout is not None
-        answer = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.SubprocessError("packing has failed")
-    return msgspec.json.decode(answer, type=Took), usage.ru_maxrss << 10
+    command = [sys.executable, "-m", "bench.packing", *arguments]
+    return msgspec.json.decode(_on_one_cpu(command, subject.image), type=Took)
 
 
 # --- full restore --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -106,7 +107,7 @@ def test_layers_differences_and_what_becomes_of_them(
     assert refused.returncode == 1
     assert "'two' lies on it" in refused.stderr
     assert values("squash", f"{store}/two")["layers"] == 2
-    ok("rm", f"{store}/one")
+    assert values("rm", f"{store}/one")["removed"] == [f"{store}/one"]
     assert values("gc", str(store), "--grace", "0", "--dry-run")["dry_run"]
     assert values("gc", str(store), "--grace", "0")["kept"] > 0
     assert values("verify", "--all", str(store))["sound"]
@@ -132,6 +133,25 @@ def test_info_tells_what_is_known(store: Path) -> None:
     said = ok("info", f"{store}/one")
     for word in ("raw", "800.0 KiB", found["digest"], "image"):
         assert word in said
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_the_result_alone(tmp_path: Path, image: Path) -> None:
+    screen, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            command("pack", str(image), f"{tmp_path}/store/one"),
+            env=environment(TERM="xterm"),
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            timeout=60,
+            check=True,
+        )
+        assert "packing one" in os.read(screen, 1 << 16).decode()
+    finally:
+        os.close(terminal)
+        os.close(screen)
+    assert done.stdout.startswith(f"{tmp_path}/store/one: 800.0 KiB".encode())
+    assert done.stdout.count(b"\n") == 1
 
 
 def test_an_empty_store_has_no_snapshots(tmp_path: Path) -> None:

@@ -195,11 +195,13 @@ class File:
 class Kernel:
     """The range [`start`, `start` + `pages`) of page numbers, in one process and its forks."""
 
-    def __init__(self, kind: Kind, pages: int, *, prepared: bool, zero: bool) -> None:
+    def __init__(
+        self, kind: Kind, pages: int, *, prepared: bool, zeros: frozenset[int] = frozenset()
+    ) -> None:
         self.kind = kind
         self.pages = pages
         self.start = start = 0x100
-        self._zero = zero
+        self._zeros = zeros  # pages of the source that are zeros
         self.poor = 0  # so many allocations of the pager will fail
         self.memory_retries = 1 << 30  # refusals after which giving a page up is right
         self._numbers = 0
@@ -216,7 +218,7 @@ class Kernel:
 
     def unfilled(self, page: int) -> str:
         """What a page shows that nobody has touched."""
-        return ZEROS if self._zero else source(page)
+        return ZEROS if page in self._zeros else source(page)
 
     def _number(self) -> int:
         self._numbers += 1

@@ -26,6 +26,7 @@ from pager_core.simkernel import (
     Violation,
     source,
 )
+from pager_core.simlayout import SimLayout
 from pager_core.simstore import Killed, States, Store
 from userfault.pager.core import actions, recovery
 from userfault.pager.core.actions import (
@@ -51,7 +52,8 @@ CALM = 20_000  # steps within which everything must have come to rest
 
 
 class Config(NamedTuple):
-    """One mapping and its pager.  `origin`: file, function or zero.  `bad`: unreadable pages."""
+    """One mapping and its pager.  `origin`: file, function, zero, or known (see `SimLayout`).
+    `bad`: unreadable pages."""
 
     kind: Kind = ANON
     pages: int = 8
@@ -113,9 +115,11 @@ class World:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.kernel = Kernel(
-            config.kind, config.pages, prepared=config.prepared, zero=config.origin == "zero"
-        )
+        layout = SimLayout(config.pages) if config.origin == "known" else None
+        zeros = layout.zeros if layout else frozenset[int]()
+        if config.origin == "zero":
+            zeros = frozenset(range(config.pages))
+        self.kernel = Kernel(config.kind, config.pages, prepared=config.prepared, zeros=zeros)
         self.kernel.memory_retries = MEMORY_RETRIES
         policy = Policy(
             background=config.background,
@@ -137,6 +141,7 @@ class World:
             exists_is_ambiguous=config.kind.ambiguous,
             has_poison=config.has_poison,
             shared=config.kind.shared,
+            layout=layout,
         )
         self.plan = plan
         self.store = store = Store()

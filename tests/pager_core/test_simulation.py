@@ -38,7 +38,7 @@ def configs(draw: st.DrawFn, kind: Kind) -> Config:
     return Config(
         kind=kind,
         pages=pages,
-        origin="file" if prepared else draw(st.sampled_from(("file", "function", "zero"))),
+        origin="file" if prepared else draw(st.sampled_from(("file", "function", "zero", "known"))),
         prepared=prepared,
         background=draw(st.booleans()),
         retries=draw(st.integers(0, 2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -18,6 +19,7 @@ from helpers.stores import memory, store
 from pager_live.takeover_scenes import complete_again
 from userfault import Policy, lazy
 from userfault.linux import libc
+from userfault.pager.drivers.messages import Complete
 
 DEMAND = Policy(background=False, retries=0)
 
@@ -80,3 +82,58 @@ def forked(snapshot: str, expected: str) -> int:
         if not child:
             os._exit(libc.read_memory(mapped.address, len(image)) != image)
         return os.waitpid(child, 0)[1]
+
+
+def unpackers(worker: int) -> list[int]:
+    """The processes that unpack for a worker."""
+    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    found = []
+    for pid in map(int, children):
+        with contextlib.suppress(OSError):  # it has just ended
+            if b"pager.drivers.unpackers" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def unpackers_killed(snapshot: str, expected: str) -> dict[str, Any]:
+    """Whoever unpacks is killed while images are filled."""
+    image = Path(expected).read_bytes()
+    killed = 0
+    right = True
+    with userfault.Pager() as pager:
+        for _ in range(12):
+            with lazy(snapshot, pager=pager, policy=DEMAND) as mapped:
+                pager.request(Complete(mapped._parts.number))
+                for pid in unpackers(pager.processes()["worker"]):
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
+                mapped.complete(timeout=60)
+                right = right and mapped[:] == image
+        return {"right": right, "killed": killed, "takeovers": pager.takeovers}
+
+
+def replaced(snapshot: str, expected: str) -> dict[str, Any]:
+    """The whole family is replaced between two touches."""
+    image = Path(expected).read_bytes()
+    with userfault.Pager() as pager, lazy(snapshot, pager=pager, policy=DEMAND) as mapped:
+        libc.read_memory(mapped.address, 1)
+        before = pager.processes()["worker"]
+        pager.replace()
+        right = libc.read_memory(mapped.address + len(image) // 2, 1)[0] == image[len(image) // 2]
+        mapped.complete(timeout=60)
+        right = right and mapped[:] == image
+        return {"right": right, "before": before, "worker": pager.processes()["worker"]}
+
+
+def come_and_go(snapshot: str) -> dict[str, Any]:
+    """Many images, one after the other; what the worker has open before and after."""
+    with userfault.Pager() as pager:
+        counts = []
+        for _ in range(3):
+            for _ in range(5):
+                with lazy(snapshot, pager=pager) as mapped:
+                    mapped.complete(timeout=60)
+            worker = pager.processes()["worker"]
+            counts.append(len(os.listdir(f"/proc/{worker}/fd")))
+        threads = len(os.listdir(f"/proc/{worker}/task"))
+        return {"before": counts[0], "descriptors": counts[-1], "threads": threads}

@@ -216,3 +216,30 @@ def test_a_forked_child_reads_the_same_image(packed: Path, image: bytes, tmp_pat
     expected = tmp_path / "expected"
     expected.write_bytes(image)
     assert child.run(SCENES + "forked", str(packed), str(expected)) == 0
+
+
+def test_processes_that_unpack_may_be_killed_at_any_time(
+    packed: Path, image: bytes, tmp_path: Path
+) -> None:
+    expected = tmp_path / "expected"
+    expected.write_bytes(image)
+    found = child.finish(child.start(SCENES + "unpackers_killed", str(packed), str(expected)), 90)
+    assert found["right"]
+    assert found["killed"] >= 2
+    assert found["takeovers"] == 0
+
+
+def test_a_handover_in_the_middle_goes_on_with_the_same_image(
+    packed: Path, image: bytes, tmp_path: Path
+) -> None:
+    expected = tmp_path / "expected"
+    expected.write_bytes(image)
+    found = child.finish(child.start(SCENES + "replaced", str(packed), str(expected)), 60)
+    assert found["right"]
+    assert found["worker"] != found["before"]
+
+
+def test_images_that_come_and_go_leave_nothing_in_the_pager(packed: Path) -> None:
+    found = child.finish(child.start(SCENES + "come_and_go", str(packed)), 60)
+    assert found["descriptors"] == found["before"]
+    assert found["threads"] <= 2

@@ -38,7 +38,9 @@ class Pages:
             first += count
 
     def read(self, page: int, count: int) -> memoryview:
-        return memoryview(b"".join(map(content, self._pages[page : page + count])))
+        whole = b"".join(map(content, self._pages[page : page + count]))
+        inside = max(0, self.length - page * PAGE)
+        return memoryview(whole[:inside].ljust(len(whole), b"\0"))
 
     def finish(self) -> Mapping[str, str]:
         return {"from": "a test"}

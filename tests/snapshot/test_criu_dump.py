@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
@@ -65,5 +66,9 @@ def test_a_dump_has_every_page_that_the_process_had(tmp_path: Path) -> None:
             assert had[kind][PAGE:].startswith(content(kind, 1))
         assert kinds(pages)[Holds.HOLE] > 0
         assert {"[heap]", "[stack]"} <= {region.name for region in pages.regions}
-        assert pages.finish()["pid"] == str(target.pid)
+        about = pages.finish()
+        assert about["pid"] == str(target.pid)
+        stack = next(region for region in pages.regions if region.name == "[stack]")
+        values = struct.unpack("<27Q", bytes.fromhex(about[f"registers {target.pid}"]))
+        assert stack.start <= values[19] < stack.start + stack.length  # rsp
         assert pages.warnings == []

@@ -132,8 +132,9 @@ def test_an_image_without_addresses_is_refused(tmp_path: Path) -> None:
 def test_gdb_reads_the_memory_of_a_process_that_was_packed(tmp_path: Path) -> None:
     with Target(tmp_path, "private", "file") as target:
         os.kill(target.pid, signal.SIGSTOP)
-        with contextlib.closing(ProcessInput(target.pid)) as pages:
+        with contextlib.closing(ProcessInput(target.pid, registers=True)) as pages:
             path = core(tmp_path, pages)
+        pid = target.pid
         executable = os.readlink(f"/proc/{target.pid}/exe")
         wanted = [
             (target.at[kind] + number * PAGE, content(kind, number).decode())
@@ -141,7 +142,30 @@ def test_gdb_reads_the_memory_of_a_process_that_was_packed(tmp_path: Path) -> No
             for number in TOUCHED
         ]
     asked = [f"x/s {address:#x}" for address, _ in wanted]
-    told = gdb(path, *asked, "info sharedlibrary", executable=executable)
+    told = gdb(path, *asked, "info sharedlibrary", "info threads", "x/i $pc", executable=executable)
     for address, text in wanted:
         assert re.search(rf'{address:#x}:\s+"{text}', told), told
     assert "libc.so" in told  # found through the auxiliary vector
+    assert f"LWP {pid}" in told
+    assert re.search(r"=> 0x[0-9a-f]+ <?.*:\s+[a-z]", told), told
+    assert "corrupt" not in told  # as of a vdso that is not whole
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"pid": "²", "command": "x", "auxv": "zz", "registers 1": "no", "registers ²": "00"},
+        {"pid": "9" * 40, "command": "\0", "machine": "abacus", "registers 99999999999": "00"},
+    ],
+)
+def test_words_of_a_hostile_manifest_break_nothing(tmp_path: Path, about: dict[str, str]) -> None:
+    pages = three_regions()
+    pages.finish = lambda: about  # type: ignore[method-assign]
+    assert len(loads(core(tmp_path, pages))) == 6
+
+
+def test_addresses_up_to_the_last_one(tmp_path: Path) -> None:
+    region = Region((1 << 64) - PAGE, PAGE, 0, 5, False, "/top")
+    assert loads(core(tmp_path, Pages([page(1)], regions=[region]))) == [
+        ((1 << 64) - PAGE, page(1), PAGE, 5)
+    ]

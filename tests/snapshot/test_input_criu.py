@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from snapshot.inputs import (
     FILE,
@@ -32,7 +34,7 @@ from userfault.snapshot.inputs.criu import CriuInput, the_task
 from userfault.snapshot.inputs.opening import open_image_file
 from userfault.snapshot.inputs.protocol import PAGE, Holds
 
-A, B = 0x10000, 0x7F0000000000
+A, B, C = 0x10000, 0x7F0000000000, 0x7F1000000000
 
 
 def simple(folder: Path) -> Dump:
@@ -230,3 +232,39 @@ def test_a_dump_with_other_pages_is_refused(tmp_path: Path) -> None:
     dump.memory(7, area(A, A + 4 * PAGE), page_size=65536)
     with pytest.raises(FormatError, match="has pages of 65536 bytes"):
         CriuInput(str(tmp_path), 7)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    file=st.sampled_from(["pstree", "mm-7", "pagemap-7", "pagemap-shmem-55", "files", "memfd"]),
+    at=st.integers(8, 300),
+    change=st.one_of(st.binary(min_size=1, max_size=12), st.none()),
+)
+def test_whatever_the_files_hold_it_is_an_image_or_a_clear_error(
+    tmp_path: Path, file: str, at: int, change: bytes | None
+) -> None:
+    """Bytes of a sound dump are replaced, or cut off."""
+    folder = tmp_path / f"dump{len(os.listdir(tmp_path))}"
+    dump = Dump(folder)
+    memfd(dump)
+    dump.memory(
+        7, area(A, A + 4 * PAGE), area(B, B + 2 * PAGE), area(C, C + 2 * PAGE, SHARED_MEMFD, file=3)
+    )
+    dump.pages("7", 1, (A + PAGE, page(1) + page(2), PRESENT | LAZY), (B, page(3), PRESENT))
+    path = folder / f"{file}.img"
+    content = path.read_bytes()
+    at = min(at, len(content))
+    path.write_bytes(content[:at] + (change + content[at + len(change) :] if change else b""))
+    try:
+        pages = CriuInput(str(folder), the_task(str(folder), None))
+    except (FormatError, UsageError):
+        return
+    with contextlib.closing(pages):
+        assert pages.length % PAGE == 0
+        read = 0
+        for run in pages.runs():
+            if run.holds is Holds.DATA and read < 100:
+                read += len(pages.read(run.first, min(run.pages, 10))) // PAGE
+        pages.finish()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.world import World
 from snapshot.inputs import kinds, page, runs, whole
 from userfault.kernel.errors import SourceError, UsageError
+from userfault.linux import libc
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Run
 
@@ -108,3 +110,19 @@ def test_a_refused_file_leaves_no_descriptor(tmp_path: Path, leaks_nothing: None
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError):
         FileInput(tmp_path / "pipe")
+
+
+def test_memory_of_huge_pages_is_packed_and_gains_none(world: World) -> None:
+    """As of QEMU with memory-backend-file on hugetlbfs, which knows no holes."""
+    size = 2 << 20
+    guest = world.map("hugetlb", 4)
+    libc.write_memory(guest.address + size, page(5))
+    assert guest.backing is not None
+    fd = guest.backing.fileno()
+    before = os.fstat(fd).st_blocks
+    with contextlib.closing(FileInput(f"/proc/self/fd/{fd}")) as pages:
+        assert runs(pages) == [Run(0, 4 * size // PAGE, Holds.DATA)]
+        everything = whole(pages)
+    assert everything[size : size + PAGE] == page(5)
+    assert everything.count(0) > 4 * size - 2 * PAGE
+    assert os.fstat(fd).st_blocks == before

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -103,13 +106,22 @@ def test_what_lies_behind_the_end_of_a_file_is_a_hole(tmp_path: Path) -> None:
 
 
 def test_looking_adds_no_page_to_the_process(tmp_path: Path) -> None:
+    def mapped() -> int:
+        with Pagemap(target.pid) as pagemap:
+            return sum(
+                entry.present
+                for kind in ("anon", "memfd")
+                for entry in pagemap.entries(target.at[kind], PAGES)
+            )
+
     with Target(tmp_path, "anon", "memfd") as target:
-        before = Path(f"/proc/{target.pid}/smaps_rollup").read_text().splitlines()[1]
+        assert mapped() == 0
         with contextlib.closing(ProcessInput(target.pid)) as pages:
             for run in runs(pages):
                 if run.holds is Holds.DATA:
                     pages.read(run.first, run.pages)
-            assert Path(f"/proc/{target.pid}/smaps_rollup").read_text().splitlines()[1] == before
+            assert told(pages, target.at["memfd"], Holds.DATA) == list(TOUCHED)
+        assert mapped() == 0
 
 
 def test_it_is_stopped_and_runs_on_at_the_end(tmp_path: Path) -> None:
@@ -132,6 +144,15 @@ def test_it_runs_on_when_the_work_is_given_up(tmp_path: Path, leaks_nothing: Non
         pages.close()
         wait_for(lambda: target.state == "S")
         pages.close()
+
+
+def test_registers_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    with (
+        Target(tmp_path, "private") as target,
+        contextlib.closing(ProcessInput(target.pid, registers=True)) as pages,
+    ):
+        assert len(pages.finish()[f"registers {target.pid}"]) >= 2 * 8 * 27
+        wait_for(lambda: target.state == "S")
 
 
 def test_running_processes_are_left_running(tmp_path: Path) -> None:
@@ -265,6 +286,42 @@ def test_without_permission_the_reason_and_the_cure_are_told(tmp_path: Path) -> 
         assert "belongs to user 0" in cause
         assert "as root" in cure
         assert target.state != "T"
+
+
+def seen_as_nobody() -> list[object]:
+    """What nobody, who may not use /proc/PID/map_files, sees of shared memory of a child."""
+    child.become_nobody()
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: changing the user has cleared it
+        fd = os.memfd_create("open")
+        os.ftruncate(fd, PAGES * PAGE)
+        os.pwrite(fd, b"by write", PAGE)
+        opened = mmap.mmap(fd, PAGES * PAGE)  # untouched, but its file can be found
+        unnamed = mmap.mmap(-1, PAGES * PAGE)
+        unnamed[2 * PAGE] = 1
+        addresses = [ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in (opened, unnamed)]
+        os.write(tell, struct.pack("2Q", *addresses))
+        signal.pause()
+    try:
+        addresses = list(struct.unpack("2Q", os.read(ready, 16)))
+        with contextlib.closing(ProcessInput(pid, running=True)) as pages:
+            data = [told(pages, address, Holds.DATA) for address in addresses]
+            pages.finish()
+            return [data, list(pages.warnings)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_what_an_ordinary_user_cannot_see_of_shared_memory_is_told() -> None:
+    need_root()
+    data, warnings = child.run("snapshot.test_input_process:seen_as_nobody")
+    assert data == [[1], [2]]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("of the shared memory /dev/zero (deleted) only the pages")
+    assert warnings[0].endswith("run as root to have them all")
 
 
 def test_missing_pages_of_a_userfaultfd_are_holes_and_nobody_waits(tmp_path: Path) -> None:

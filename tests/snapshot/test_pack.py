@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 
+from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.errors import NoSuchSnapshot, SnapshotInUse, StoreError
+from userfault.snapshot.dedupe import DIGEST, PageTable
+from userfault.snapshot.errors import FormatError, NoSuchSnapshot, SnapshotInUse, StoreError
 from userfault.snapshot.gc import gc
 from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.protocol import PAGE
@@ -23,6 +26,7 @@ from userfault.snapshot.runs import Kind
 from userfault.snapshot.squash import squash
 from userfault.snapshot.verify import verify
 
+SHM = "/dev/shm"
 SMALL = 4 * PAGE  # chunks of four pages: many in a small image
 
 
@@ -49,9 +53,7 @@ pages_strategy = st.lists(
     ),
     max_size=40,
 )
-relaxed = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(deadline=None, max_examples=150)
 
 
 @pytest.fixture
@@ -76,7 +78,17 @@ def bytes_of(pages: list[Page], below: bytes = b"", cut: int = 0) -> bytes:
 def test_every_kind_of_page_is_told_apart_and_only_new_ones_are_stored(
     store: LocalObjects,
 ) -> None:
-    given = [ZERO, HOLE, bytes(PAGE), word(7), unique(1), unique(2), unique(1), text(1), word(7)]
+    given: list[Page] = [
+        ZERO,
+        HOLE,
+        bytes(PAGE),
+        word(7),
+        unique(1),
+        unique(2),
+        unique(1),
+        text(1),
+        word(7),
+    ]
     made = pack(store, "a", Pages(given))
     assert (made.zero, made.hole, made.word, made.duplicate, made.stored) == (2, 1, 2, 1, 3)
     assert made.shared == made.parent == 0
@@ -101,7 +113,7 @@ def test_every_kind_of_page_is_told_apart_and_only_new_ones_are_stored(
     layers=st.lists(pages_strategy, min_size=1, max_size=4),
     size=st.integers(1, 8),
     cut=st.integers(0, PAGE - 1),
-    memory=st.sampled_from([None, 0, 30_000]),
+    memory=st.sampled_from([None, 0, 60_000]),
     keep_index=st.booleans(),
     data=st.data(),
 )
@@ -112,9 +124,21 @@ def test_layers_squash_and_gc_keep_every_byte(
     memory: int | None,
     keep_index: bool,
     data: st.DataObject,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    store = LocalObjects(tmp_path_factory.mktemp("store"))
+    # In memory where there is such a file system: an example makes dozens of durable writes.
+    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
+        _layers_squash_and_gc(LocalObjects(folder), layers, size, cut, memory, keep_index, data)
+
+
+def _layers_squash_and_gc(
+    store: LocalObjects,
+    layers: list[list[Page]],
+    size: int,
+    cut: int,
+    memory: int | None,
+    keep_index: bool,
+    data: st.DataObject,
+) -> None:
     base, below = None, b""
     wanted: dict[str, bytes] = {}
     for number, pages in enumerate(layers):
@@ -176,7 +200,20 @@ def test_a_layer_stores_what_changed_and_refers_to_the_rest(store: LocalObjects)
     assert read_image(store, "b") == bytes_of(pages)
 
 
-@pytest.mark.parametrize("memory", [None, 0, 22_000])
+def test_a_layer_on_a_layer_knows_a_chunk_of_both_as_one(store: LocalObjects) -> None:
+    pages: list[Page] = [unique(n) for n in range(16)]
+    pack(store, "a", Pages(pages), chunk_size=SMALL)
+    moved = [*pages[:12], ZERO, *pages[12:]]
+    pack(store, "b", Pages(moved), base="a", chunk_size=SMALL)
+    made = pack(store, "c", Pages(moved), base="b", chunk_size=SMALL)
+    assert (made.parent, made.shared, made.stored) == (17, 0, 0)
+    image = open_image(store, "c")
+    used = {(image.chunks.digest(e.chunk), e.chunk) for e in image.extents(0, 17) if e.kind == 4}
+    assert len(used) == 4
+    assert read_image(store, "c") == bytes_of(moved)
+
+
+@pytest.mark.parametrize("memory", [None, 0, 50_000])
 def test_a_layer_finds_what_did_not_change_without_an_index_or_memory(
     store: LocalObjects, memory: int | None
 ) -> None:
@@ -213,6 +250,17 @@ def test_a_chunk_that_is_gone_is_never_referred_to(store: LocalObjects) -> None:
     assert read_image(store, "b") == bytes_of(list(pages))
 
 
+def test_a_page_of_a_damaged_base_is_stored_again(store: LocalObjects) -> None:
+    pages: list[Page] = [unique(n) for n in range(8)]
+    pack(store, "a", Pages(pages), chunk_size=SMALL)
+    store.delete(keys(store, INDEX))
+    broken = sorted(keys(store, CHUNKS))[0]
+    store.put(broken, b"x" * store.size(broken))
+    made = pack(store, "b", Pages(pages), base="a", chunk_size=SMALL)
+    assert (made.parent, made.stored) == (4, 4)
+    assert read_image(store, "b") == bytes_of(pages)
+
+
 def test_a_working_set_comes_first_in_the_chunks(store: LocalObjects) -> None:
     pages: list[Page] = [unique(n) for n in range(20)]
     pages[3] = HOLE
@@ -227,9 +275,7 @@ def test_a_working_set_comes_first_in_the_chunks(store: LocalObjects) -> None:
     assert read_image(store, "a") == bytes_of(pages)
 
 
-def test_the_bound_on_memory_holds(store: LocalObjects) -> None:
-    from userfault.snapshot.dedupe import DIGEST, PageTable
-
+def test_the_bound_on_memory_holds() -> None:
     table = PageTable(1 << 20, 100_000)
     for number in range(20_000):
         table.find_or_add(random.Random(number).randbytes(DIGEST), number)
@@ -284,8 +330,6 @@ def test_a_base_stays_while_something_lies_on_it(store: LocalObjects) -> None:
 
 
 def test_a_base_that_was_replaced_or_is_gone_is_told(store: LocalObjects) -> None:
-    from userfault.snapshot.errors import FormatError
-
     pack(store, "a", Pages([unique(1), unique(2)]))
     pack(store, "b", Pages([unique(1), unique(3)]), base="a")
     kept = store.get("snapshots/a")

@@ -17,6 +17,7 @@ from helpers.skips import absent, need_root
 from stores import nginx, seaweed, swift
 from stores.chunks import Fill, filling
 from stores.nginx import Web
+from stores.ports import started
 from stores.s3 import S3
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.objects import open_objects
@@ -24,6 +25,14 @@ from userfault.snapshot.remote import Patience, RemoteObjects
 
 # No test may ask a metadata service, or use what the user of this machine has set up.
 _NOWHERE = "http://127.0.0.1:9"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs the tests of this folder, so that each server starts once."""
+    here = pathlib.Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.xdist_group("stores"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,21 +71,21 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> N
 @pytest.fixture(scope="session")
 def seaweed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """SeaweedFS."""
-    with seaweed.running(tmp_path_factory.mktemp("seaweed")) as service:
+    with started(tmp_path_factory.mktemp("seaweed"), seaweed.running) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def swift_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """OpenStack Swift."""
-    with swift.running(tmp_path_factory.mktemp("swift")) as service:
+    with started(tmp_path_factory.mktemp("swift"), swift.running) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     """nginx."""
-    with nginx.running(tmp_path_factory.mktemp("nginx")) as server:
+    with started(tmp_path_factory.mktemp("nginx"), nginx.running) as server:
         yield server
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import getpass
 import pathlib
-import subprocess
 from collections.abc import Iterator
 
 import msgspec
 
 from stores.packages import need_packages
-from stores.ports import free_ports, listens, stop
+from stores.ports import NotStartedError, free_ports, launch, listens, stop
 
 _CONF = """
 daemon off;
@@ -61,17 +60,11 @@ def running(folder: pathlib.Path) -> Iterator[Web]:
     (folder / "www").mkdir()
     (folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
     (folder / "conf").write_text(_CONF.format(folder=folder, port=port, user=getpass.getuser()))
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(
-            ["nginx", "-p", folder, "-e", "stderr", "-c", folder / "conf"],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-        )
+    server = launch(["nginx", "-p", folder, "-e", "stderr", "-c", folder / "conf"], folder / "log")
     try:
         if not listens(port, server):
             text = (folder / "log").read_text(errors="replace")
-            raise RuntimeError(f"nginx did not start:\n{text[-3000:]}")
+            raise NotStartedError(f"nginx did not start:\n{text[-3000:]}")
         yield Web(port, folder / "www", folder / "access.log")
     finally:
         stop(server)

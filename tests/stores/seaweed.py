@@ -9,7 +9,6 @@ import contextlib
 import json
 import pathlib
 import shutil
-import subprocess
 import sys
 import sysconfig
 import time
@@ -17,7 +16,7 @@ import urllib.error
 from collections.abc import Iterator
 
 from helpers.skips import absent
-from stores.ports import free_ports, listens, stop
+from stores.ports import NotStartedError, free_ports, launch, listens, stop
 from stores.s3 import S3
 
 _IDENTITIES = {
@@ -43,21 +42,24 @@ def running(folder: pathlib.Path) -> Iterator[S3]:
     (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
     (folder / "data").mkdir()
     command = [program, "-logtostderr", "server", "-s3", f"-dir={folder}/data", "-ip=127.0.0.1"]
-    command += ["-ip.bind=127.0.0.1", "-s3.iam=false", "-s3.port.iceberg=0"]
+    command += ["-ip.bind=127.0.0.1", "-master.telemetry=false"]
+    command += ["-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [f"-{name}.localSocket={folder}/{name}.sock" for name in ("filer", "s3")]
     command += ["-volume.max=20", "-master.volumeSizeLimitMB=64", f"-s3.config={folder}/s3.json"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
     command += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    server = launch(command, folder / "log")
     try:
         if not listens(ports["s3"], server):
             text = (folder / "log").read_text(errors="replace")
-            raise RuntimeError(f"SeaweedFS did not start:\n{text[-3000:]}")
+            raise NotStartedError(f"SeaweedFS did not start:\n{text[-3000:]}")
         found = S3(ports["s3"], "images", "tester", "the-secret-of-tester")
         _when_ready(found)
         yield found
     finally:
         stop(server)
+        for name in names:  # it has no setting for these
+            pathlib.Path(f"/tmp/seaweedfs-{name}-grpc-{grpc[name]}.sock").unlink(missing_ok=True)
 
 
 def _when_ready(service: S3) -> None:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 
 from stores.packages import need_packages
-from stores.ports import free_ports, listens, stop
+from stores.ports import NotStartedError, free_ports, launch, listens, stop
 from stores.s3 import S3
 
 PACKAGES = ("swift-proxy", "swift-account", "swift-container", "swift-object")
@@ -107,7 +107,7 @@ def running(folder: pathlib.Path) -> Iterator[S3]:
         for name, port in ports.items():
             if not listens(port, servers[name], seconds=90):
                 text = (folder / f"{name}.log").read_text(errors="replace")
-                raise RuntimeError(f"swift-{name}-server did not start:\n{text[-3000:]}")
+                raise NotStartedError(f"swift-{name}-server did not start:\n{text[-3000:]}")
         found = S3(ports["proxy"], "images", "test:tester", _SECRET)
         found.make_bucket()
         yield found
@@ -133,11 +133,8 @@ def _configure(folder: pathlib.Path, ports: dict[str, int]) -> None:
 
 
 def _start(folder: pathlib.Path, name: str) -> subprocess.Popen[bytes]:
-    with open(folder / f"{name}.log", "wb") as log:
-        return subprocess.Popen(
-            [_PYTHON, "-I", "-c", _LAUNCH, folder, folder / f"{name}.conf", f"{name}-server"],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"]},
-        )
+    return launch(
+        [_PYTHON, "-I", "-c", _LAUNCH, folder, folder / f"{name}.conf", f"{name}-server"],
+        folder / f"{name}.log",
+        {"PATH": os.environ["PATH"]},
+    )

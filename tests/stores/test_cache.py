@@ -20,7 +20,7 @@ from userfault.kernel.errors import UsageError
 from userfault.snapshot.cache import ChunkCache, open_cache, parse_size
 from userfault.snapshot.reading import open_reader
 
-pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
 _FORK = multiprocessing.get_context("fork")
 

@@ -27,7 +27,7 @@ from userfault.snapshot.errors import (
 from userfault.snapshot.local import LocalObjects
 from userfault.snapshot.objects import open_objects
 
-pytestmark = [pytest.mark.usefixtures("leaks_nothing"), pytest.mark.xdist_group("stores")]
+pytestmark = pytest.mark.usefixtures("leaks_nothing")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from userfault.snapshot.errors import StoreError
 from userfault.snapshot.objects import open_objects
 from userfault.snapshot.reading import ChunkReader, open_reader
 
-pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
 
 @pytest.fixture
@@ -176,6 +176,20 @@ def test_a_reader_that_nobody_asked_anything_has_no_thread(in_s3: Fill) -> None:
     reader = open_reader(in_s3.url, cache="")
     assert threading.active_count() == before
     reader.close()
+
+
+def test_an_empty_name_of_a_cache_means_none(
+    in_s3: Fill, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    chunk = in_s3.chunks[0]
+    for environment, argument in (("", None), (str(tmp_path / "named"), "")):
+        monkeypatch.setenv("USERFAULT_CACHE", environment)
+        reader = open_reader(in_s3.url, cache=argument)
+        assert reader.chunk(*chunk.wanted) == chunk.data
+        reader.close()
+    assert not (tmp_path / "xdg").exists()
+    assert not (tmp_path / "named").exists()
 
 
 def test_a_closed_reader_says_so(in_s3: Fill) -> None:

@@ -21,8 +21,6 @@ from userfault.snapshot.objects import Objects, open_objects
 from userfault.snapshot.reading import open_reader
 from userfault.snapshot.redact import redact
 
-pytestmark = pytest.mark.xdist_group("stores")
-
 
 @pytest.fixture
 def store(s3: S3, prefix: str) -> Objects:
@@ -106,7 +104,7 @@ def test_a_service_without_conditional_writes_is_told_once(
 
 
 def test_a_bucket_that_is_not_there_is_named(swift_s3: S3) -> None:  # noqa: ARG001
-    with pytest.raises(StoreError, match=r"NoSuchBucket.*create the bucket"):
+    with pytest.raises(StoreError, match=r"NoSuchBucket.*create the bucket or"):
         open_objects("s3://never-made/x").put("a/b", b"x")
 
 
@@ -263,6 +261,32 @@ def test_without_obstore_the_error_says_what_to_install() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert "pip install 'userfault[remote]'" in done.stdout
+
+
+_FORK = """
+import os, sys
+from userfault.snapshot.errors import StoreError
+from userfault.snapshot.objects import open_objects
+store = open_objects(sys.argv[1])
+if sys.argv[2] == "used": store.exists("a/b")
+child = os.fork()
+if not child:
+    try: print(open_objects(sys.argv[1]).get("a/b"), flush=True)
+    except StoreError as error: print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "unused"])
+def test_a_forked_child_gets_an_answer_or_an_error(
+    seaweed_s3: S3, prefix: str, before: str
+) -> None:
+    url = f"s3://{seaweed_s3.bucket}/{prefix}"
+    open_objects(url).put("a/b", b"x")
+    command = [sys.executable, "-c", _FORK, url, before]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ("forked" if before == "used" else "b'x'") in done.stdout
 
 
 def test_a_reader_reads_what_either_service_has(s3: S3, prefix: str) -> None:

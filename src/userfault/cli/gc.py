@@ -47,5 +47,5 @@ def gc(where: str, dry_run: bool, grace: float, wait: float, as_json: bool) -> N
     did = "would remove" if done.dry_run else "removed"
     click.echo(
         f"{did} {done.chunks} chunks ({human(done.chunk_bytes)}); {done.kept} are kept,"
-        f" {done.kept_young} of them garbage too young to go"
+        f" {done.kept_young} of them for being younger than --grace"
     )

@@ -12,7 +12,7 @@ from userfault.cli import json_output
 from userfault.cli.store_places import Place, human, snapshot
 from userfault.snapshot.describe import Description, describe
 from userfault.snapshot.image import open_image
-from userfault.snapshot.inputs.protocol import Region
+from userfault.snapshot.inputs.protocol import REGISTERS, Region
 
 SCHEMA = "userfault.info/1"
 
@@ -58,8 +58,11 @@ def _summary(found: Description) -> Table:
     table.add_row("distinct", f"{found.distinct} pages in chunks differ from each other")
     table.add_row("stored", f"{human(found.stored)} in {found.chunks} chunks")
     table.add_row("digest", summary.digest)
-    for name, value in found.about.items():
+    told = {name: value for name, value in found.about.items() if not name.startswith(REGISTERS)}
+    for name, value in told.items():
         table.add_row(name, value if len(value) <= 200 else f"{len(value)} characters")
+    if threads := len(found.about) - len(told):
+        table.add_row("threads", f"{threads}, with their registers")
     if found.regions:
         table.add_row("regions", f"{len(found.regions)} address ranges (--regions lists them)")
     return table

@@ -118,7 +118,7 @@ def pack(
         "order": None if order_file is None else list(_order(order_file)),
     }
     if pid is not None:
-        with contextlib.closing(ProcessInput(pid, running=running)) as pages:
+        with contextlib.closing(ProcessInput(pid, running=running, registers=True)) as pages:
             _show(_packed(place, pages, settings), place, pages.warnings, as_json)
         return
     assert image is not None

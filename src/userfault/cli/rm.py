@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import interrupts
+from userfault.cli import json_output
 from userfault.cli.store_places import Place, snapshots
 from userfault.snapshot.remove import remove
+
+SCHEMA = "userfault.rm/1"
 
 
 @click.command(epilog="Example: userfault rm /srv/memory/web-1 /srv/memory/web-2")
 @click.argument("places", metavar="STORE/NAME...", nargs=-1, required=True, callback=snapshots)
-def rm(places: tuple[Place, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was removed as JSON.")
+def rm(places: tuple[Place, ...], as_json: bool) -> None:
     """Remove snapshots; `userfault gc` gives their room back.
 
     One that another lies on is not removed: squash that one first.
     """
     for place in places:
-        with interrupts.deferred():
-            remove(place.open(), place.name)
-        click.echo(f"removed {place.store}/{place.name}")
+        remove(place.open(), place.name)
+        if not as_json:
+            click.echo(f"removed {place.store}/{place.name}")
+    if as_json:
+        json_output.show(SCHEMA, {"removed": [f"{each.store}/{each.name}" for each in places]})

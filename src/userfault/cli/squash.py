@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import interrupts, json_output
+from userfault.cli import json_output
 from userfault.cli.store_places import Place, snapshot
 from userfault.snapshot.squash import squash as squash_layers
 
@@ -20,8 +20,7 @@ def squash(place: Place, to: str | None, as_json: bool) -> None:
 
     No chunk is read or written.  In its own place that is refused while others lie on it.
     """
-    with interrupts.deferred():  # a manifest is all that is written
-        done = squash_layers(place.open(), place.name, to)
+    done = squash_layers(place.open(), place.name, to)
     if as_json:
         json_output.show(SCHEMA, done)
         return

@@ -40,7 +40,7 @@ class Stopped:
             if not self.still:
                 self._guard = _guard(self._pidfd)
                 signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
-                self._wait(timeout_s)
+                self.settle(timeout_s)
         except BaseException:
             self.resume()
             raise
@@ -49,6 +49,18 @@ class Stopped:
     def still(self) -> bool:
         """Whether every thread is stopped (or ended) at this moment."""
         return all(state in "TtZX" for state in _states(self._pid))
+
+    def settle(self, timeout_s: float = 10.0) -> None:
+        """Return when all have stopped: also after a debugger let them go.  Raises Unavailable."""
+        deadline = time.monotonic() + timeout_s
+        while not self.still:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"process {self._pid} does not stop",
+                    cause=f"a thread of it did not react to SIGSTOP within {timeout_s:.0f} s",
+                    cure="wait until its I/O is done, or take it running",
+                )
+            time.sleep(_STEP_S)
 
     def resume(self) -> None:
         """Let it go on if we have stopped it.  May be called again."""
@@ -61,27 +73,23 @@ class Stopped:
         fd, self._pidfd = self._pidfd, -1
         pidfd.close_all([fd])
 
-    def _wait(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not self.still:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"process {self._pid} does not stop",
-                    cause=f"a thread of it did not react to SIGSTOP within {timeout_s:.0f} s",
-                    cure="wait until its I/O is done, or take it running",
-                )
-            time.sleep(_STEP_S)
-
 
 def _guard(fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _GUARD, str(fd)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[fd],
-        start_new_session=True,  # what ends our group or terminal does not reach it
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(fd)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[fd],
+            start_new_session=True,  # what ends our group or terminal does not reach it
+        )
+    except OSError as error:
+        raise Unavailable(
+            "cannot start the process that would let a stopped one go if this one is killed",
+            cause=f"{sys.executable}: {os.strerror(error.errno or 0)}",
+            cure="mend that, or take it running",
+        ) from None
 
 
 def _states(pid: int) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from userfault.snapshot.runs import Kind
 from userfault.snapshot.unpacked import Chunks
 
 _KEPT = 64 << 20  # bytes of unpacked chunks, for each side
+_AHEAD = 64  # chunks that a remote store is asked for in advance
 
 
 class Change(enum.Enum):
@@ -60,23 +61,45 @@ def diff(
 ) -> Iterator[Difference]:
     """The differences in ascending order, runs as long as can be.
 
-    `progress` is told pages of the two images together.  Raises StoreError and FormatError.
+    `progress` is told pages whose bytes are compared.  Raises StoreError and FormatError.
     """
-    by_address = compared_by_address(old, new)
     sides = (_Side(old, old_reader), _Side(new, new_reader))
-    last: Difference | None = None
-    done, total = 0, old.pages + new.pages
-    for start, pages, was, now in _aligned(_laid_out(old, by_address), _laid_out(new, by_address)):
-        for found in _compared(sides, start, pages, was, now):
-            if last is not None and _continues(last, found):
-                last = msgspec.structs.replace(last, pages=last.pages + found.pages)
-                continue
-            if last is not None:
-                yield last
-            last = found
-        done += pages * ((was is not None) + (now is not None))
+    return _joined(_decided(sides, list(_told(old, new)), progress))
+
+
+def _decided(
+    sides: tuple[_Side, _Side],
+    told: list[Difference | _Undecided],
+    progress: Progress | None,
+) -> Iterator[Difference]:
+    """Compare the bytes where they decide."""
+    open_ones = [each for each in told if isinstance(each, _Undecided)]
+    sides[0].will_read(each.old for each in open_ones)
+    sides[1].will_read(each.new for each in open_ones)
+    done, total = 0, sum(each.old.count for each in open_ones)
+    for each in told:
+        if isinstance(each, Difference):
+            yield each
+            continue
+        pages = zip(sides[0].pages_of(each.old), sides[1].pages_of(each.new), strict=True)
+        for number, (was, now) in enumerate(pages):
+            if was != now:
+                yield Difference(each.start + number * PAGE, 1, Change.CHANGED)
+        done += each.old.count
         if progress is not None:
             progress(done, total)
+
+
+def _joined(found: Iterator[Difference]) -> Iterator[Difference]:
+    """Differences that continue each other as one."""
+    last: Difference | None = None
+    for each in found:
+        if last is not None and _continues(last, each):
+            last = msgspec.structs.replace(last, pages=last.pages + each.pages)
+            continue
+        if last is not None:
+            yield last
+        last = each
     if last is not None:
         yield last
 
@@ -125,31 +148,31 @@ def _end(stretch: Stretch) -> int:
     return stretch.start + stretch.pages * PAGE
 
 
-def _compared(
-    sides: tuple[_Side, _Side], start: int, pages: int, was: int | None, now: int | None
-) -> Iterator[Difference]:
-    if was is None:
-        yield Difference(start, pages, Change.ADDED)
-    elif now is None:
-        yield Difference(start, pages, Change.REMOVED)
-    else:
-        for first, count in _unequal(sides, was, now, pages):
-            yield Difference(start + first * PAGE, count, Change.CHANGED)
+def _told(old: Image, new: Image) -> Iterator[Difference | _Undecided]:
+    """What the tables tell of the differences, and where they decide nothing."""
+    by_address = compared_by_address(old, new)
+    for start, pages, was, now in _aligned(_laid_out(old, by_address), _laid_out(new, by_address)):
+        if was is None:
+            yield Difference(start, pages, Change.ADDED)
+        elif now is None:
+            yield Difference(start, pages, Change.REMOVED)
+        else:
+            at = start
+            for a, b in _pairs(old, was, new, now, pages):
+                yield from _compared(old, new, at, a, b)
+                at += a.count * PAGE
 
 
-def _unequal(
-    sides: tuple[_Side, _Side], was: int, now: int, pages: int
-) -> Iterator[tuple[int, int]]:
-    """The runs that differ among `pages` pages from `was` and `now` on, counted from there."""
-    old, new = sides
-    olds, news = old.image.extents(was, pages), new.image.extents(now, pages)
+def _pairs(
+    old: Image, was: int, new: Image, now: int, pages: int
+) -> Iterator[tuple[Extent, Extent]]:
+    """Extents of one length in either image: `pages` pages from `was` and `now` on."""
+    olds, news = old.extents(was, pages), new.extents(now, pages)
     one, two = next(olds, None), next(news, None)
     done = 0
     while one is not None and two is not None:
         count = min(one.page + one.count - was, two.page + two.count - now) - done
-        a, b = _part(one, was + done, count), _part(two, now + done, count)
-        for first, run in _differing(sides, a, b):
-            yield done + first, run
+        yield _part(one, was + done, count), _part(two, now + done, count)
         done += count
         if one.page + one.count - was == done:
             one = next(olds, None)
@@ -162,51 +185,68 @@ def _part(extent: Extent, page: int, count: int) -> Extent:
     return Extent(page, count, extent.kind, extent.chunk, slot, extent.word)
 
 
-def _differing(sides: tuple[_Side, _Side], a: Extent, b: Extent) -> Iterator[tuple[int, int]]:
-    """The runs of unequal pages in two extents of one length."""
-    old, new = sides
-    if a.kind is Kind.CHUNK and b.kind is Kind.CHUNK and a.slot == b.slot:
-        if old.image.chunks.digest(a.chunk) == new.image.chunks.digest(b.chunk):
-            return
-    elif a.kind is not Kind.CHUNK and b.kind is not Kind.CHUNK:
+def _compared(
+    old: Image, new: Image, start: int, a: Extent, b: Extent
+) -> Iterator[Difference | _Undecided]:
+    """Nothing where the pages are surely equal."""
+    if a.kind is not Kind.CHUNK and b.kind is not Kind.CHUNK:
         if a.word != b.word:  # zeros and holes have the word 0
-            yield 0, a.count
+            yield Difference(start, a.count, Change.CHANGED)
         return
-    ours, theirs = old.bytes_of(a), new.bytes_of(b)
-    begun = None
-    for page in range(a.count + 1):
-        at = slice(page * PAGE, (page + 1) * PAGE)
-        differs = page < a.count and ours[at] != theirs[at]
-        if differs and begun is None:
-            begun = page
-        elif not differs and begun is not None:
-            yield begun, page - begun
-            begun = None
+    same_place = a.kind is b.kind and a.slot == b.slot
+    if not same_place or old.chunks.digest(a.chunk) != new.chunks.digest(b.chunk):
+        yield _Undecided(start, a, b)
+
+
+class _Undecided(NamedTuple):
+    """Pages of which the bytes decide; the two extents have one length."""
+
+    start: int
+    old: Extent
+    new: Extent
 
 
 class _Side:
     """An image, and the chunks of it that were unpacked lately."""
 
     def __init__(self, image: Image, reader: Chunks) -> None:
-        self.image = image
+        self._image = image
         self._reader = reader
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
+        self._plan: list[int] = []
+        self._at = self._asked = 0  # places in the plan
 
-    def bytes_of(self, extent: Extent) -> memoryview:
-        """The pages of an extent, which lies in one chunk where the other side's does."""
+    def will_read(self, extents: Iterable[Extent]) -> None:
+        """Which extents are read, in that order: a store that answers late is asked in advance."""
+        chunks = (extent.chunk for extent in extents if extent.kind is Kind.CHUNK)
+        self._plan = [number for number, _ in itertools.groupby(chunks)]
+
+    def pages_of(self, extent: Extent) -> Iterator[bytes]:
+        """The bytes of each page of an extent."""
         if extent.kind is not Kind.CHUNK:
-            return memoryview(extent.word.to_bytes(8, "little") * (extent.count * PAGE // 8))
-        raw = memoryview(self._chunk(extent.chunk))
-        return raw[extent.slot * PAGE : (extent.slot + extent.count) * PAGE]
+            return itertools.repeat(extent.word.to_bytes(8, "little") * (PAGE // 8), extent.count)
+        raw = self._chunk(extent.chunk)
+        slots = range(extent.slot, extent.slot + extent.count)
+        return (raw[slot * PAGE : (slot + 1) * PAGE] for slot in slots)
 
     def _chunk(self, number: int) -> bytes:
         raw = self._kept.get(number)
         if raw is not None:
             self._kept.move_to_end(number)
             return raw
-        raw = self._kept[number] = raw_chunk(self.image, self._reader, number)
+        self._ask_ahead(number)
+        raw = self._kept[number] = raw_chunk(self._image, self._reader, number)
         self._size += len(raw)
         while self._size > _KEPT and len(self._kept) > 1:
             self._size -= len(self._kept.popitem(last=False)[1])
         return raw
+
+    def _ask_ahead(self, number: int) -> None:
+        while self._at < len(self._plan) and self._plan[self._at] != number:
+            self._at += 1
+        if self._at >= self._asked - _AHEAD // 2:
+            table = self._image.chunks
+            wanted = self._plan[self._asked : self._at + _AHEAD]
+            self._asked = max(self._asked, self._at + _AHEAD)
+            self._reader.ahead([(table.digest(each), table.stored_length(each)) for each in wanted])

@@ -10,26 +10,23 @@ as it does for the cores of the kernel.
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.export import Exported, Progress, write_pages
+from userfault.snapshot import elf_notes
+from userfault.snapshot.export import Exported, Progress, write_all, write_pages
 from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE, Region
 from userfault.snapshot.newfile import NewFile
 from userfault.snapshot.runs import Kind
 from userfault.snapshot.unpacked import Chunks
 
-_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "s390x": 22, "ppc64le": 21}  # EM_*
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _CORE, _PT_LOAD, _PT_NOTE, _PN_XNUM = 4, 1, 4, 0xFFFF
-_NT_PRPSINFO, _NT_AUXV, _NT_FILE = 3, 6, 0x46494C45
-_PRPSINFO = struct.Struct("<bcbbxxxxQIIiiii16s80s")  # struct elf_prpsinfo of 64-bit systems
 # Names of /proc/PID/maps that look like paths, of memory that is no file to be read elsewhere
 _MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage", "/dev/shm/")
 
@@ -58,11 +55,13 @@ def export_elf(
             cure="export it raw",
         )
     segments = [segment for region in image.regions for segment in _segments(image, region)]
-    head = _head(segments, _notes(image.regions, image.about), _machine(image.about))
+    head = _head(
+        segments, elf_notes.notes(image.regions, image.about), elf_notes.machine(image.about)
+    )
     with NewFile(path) as file:
         data = write_pages(image, reader, file, len(head), progress)
         try:
-            os.pwrite(file.fd, head, 0)
+            write_all(file.fd, memoryview(head), 0)
         except OSError as error:
             raise file.failure(error) from None
         file.commit()
@@ -118,40 +117,3 @@ def _head(segments: Sequence[Segment], notes: bytes, machine: int) -> bytes:
     if many:
         headers.append(_SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
     return b"".join((*headers, notes)).ljust(size, b"\0")
-
-
-def _notes(regions: Sequence[Region], about: Mapping[str, str]) -> bytes:
-    """Who it was, its auxiliary vector, and which files were mapped where."""
-    notes = []
-    if "command" in about:
-        pid = int(about["pid"]) if about.get("pid", "").isdigit() else 0
-        name = about["command"].encode()[:15]
-        info = _PRPSINFO.pack(0, b"T", 0, 0, 0, 0, 0, pid, 0, 0, 0, name, name)
-        notes.append(_note(_NT_PRPSINFO, info))
-    if vector := _auxv(about):
-        notes.append(_note(_NT_AUXV, vector))
-    files = [region for region in regions if region.name.startswith("/")]
-    table = [struct.pack("<QQ", len(files), PAGE)]
-    for region in files:
-        end = region.start + region.length
-        table.append(struct.pack("<QQQ", region.start, end, region.file_offset // PAGE))
-    table += [region.name.encode() + b"\0" for region in files]
-    notes.append(_note(_NT_FILE, b"".join(table)))
-    return b"".join(notes)
-
-
-def _note(kind: int, data: bytes) -> bytes:
-    padding = bytes(-len(data) % 4)
-    return struct.pack("<III", 5, len(data), kind) + b"CORE\0\0\0\0" + data + padding
-
-
-def _auxv(about: Mapping[str, str]) -> bytes:
-    """The auxiliary vector; empty where the manifest has none, or something else."""
-    try:
-        return bytes.fromhex(about.get("auxv", ""))
-    except ValueError:
-        return b""
-
-
-def _machine(about: Mapping[str, str]) -> int:
-    return _MACHINES.get(about.get("machine", ""), _MACHINES.get(os.uname().machine, 0))

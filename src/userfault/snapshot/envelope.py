@@ -92,7 +92,9 @@ def _decompress(stored: memoryview, raw_length: int, what: str) -> bytes:
     try:
         if zstandard.frame_content_size(stored) != raw_length:
             raise damaged(what, "the lengths of its header and of its zstd frame differ")
-        body = zstandard.ZstdDecompressor().decompress(stored, max_output_size=max(raw_length, 1))
+        body = zstandard.ZstdDecompressor().decompress(
+            stored, max_output_size=max(raw_length, 1), allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise damaged(what, f"zstd: {error}") from None
     if len(body) != raw_length:

@@ -115,7 +115,7 @@ def _each(
         raw = memoryview(raw_chunk(image, reader, number))
         for piece in group:
             part = raw[piece.slot * PAGE : (piece.slot + piece.pages) * PAGE]
-            _write_all(fd, part, offset + piece.page * PAGE)
+            write_all(fd, part, offset + piece.page * PAGE)
         return sum(piece.pages for piece in group)
 
     waiting: deque[Future[int]] = deque()
@@ -144,12 +144,13 @@ def _write_words(image: Image, fd: int, offset: int) -> int:
             page = extent.word.to_bytes(8, "little") * (PAGE // 8)
             for at in range(0, extent.count, _WORD_PAGES):
                 part = page * min(_WORD_PAGES, extent.count - at)
-                _write_all(fd, memoryview(part), offset + (extent.page + at) * PAGE)
+                write_all(fd, memoryview(part), offset + (extent.page + at) * PAGE)
             written += extent.count
     return written
 
 
-def _write_all(fd: int, data: memoryview, position: int) -> None:
+def write_all(fd: int, data: memoryview, position: int) -> None:
+    """pwrite(2) until all of it is written.  Raises OSError."""
     done = 0
     while done < len(data):
         done += os.pwrite(fd, data[done:], position + done)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from userfault.snapshot.chunk import verify
-from userfault.snapshot.errors import FormatError, StoreError
+from userfault.snapshot.errors import FormatError, NoSuchObject, StoreError
 from userfault.snapshot.keys import chunk_key
 from userfault.snapshot.objects import Fetchable
 
@@ -116,7 +116,11 @@ class Fetcher:
         return found[0]
 
     def fetch(self, wanted: Wanted, *, urgent: bool, timeout: float) -> bytes:
-        """The verified chunk, within `timeout` seconds; StoreError says what was tried."""
+        """The verified chunk, within `timeout` seconds.
+
+        Raises StoreError where the store does not answer, FormatError where it does and has no
+        such chunk, or wrong bytes in its place.
+        """
         loop = self._running()
         future = asyncio.run_coroutine_threadsafe(self._ask(wanted, urgent, timeout), loop)
         try:
@@ -195,7 +199,7 @@ class Fetcher:
                 return await self._join(flight, urgent, end - time.monotonic())
             except TimeoutError:
                 raise _late(timeout) from None
-            except StoreError:
+            except (StoreError, FormatError):
                 # It was under way before: this asker has not had its own tries yet.
                 if not joined:
                     raise
@@ -239,6 +243,7 @@ class Fetcher:
     async def _fly(self, flight: _Flight) -> bytes:
         """Up to three tries, with growing pauses between them."""
         failures: list[str] = []
+        answered = False
         pause = _FIRST_PAUSE_S
         for number in range(_TRIES):
             if number:
@@ -251,15 +256,18 @@ class Fetcher:
             except TimeoutError:
                 failures.append(f"no answer within {self._deadline:g} s")
             except FormatError as error:
+                answered = True
                 self.counts.wrong += 1
                 failures.append(f"{error.what}: {error.cause}")
             except StoreError as error:
+                answered = answered or isinstance(error, NoSuchObject)
                 failures.append(error.cause or error.what)
             else:
                 self.counts.chunks += 1
                 self.counts.bytes += len(data)
                 return data
-        raise StoreError(f"{_TRIES} tries", cause="; then ".join(dict.fromkeys(failures)))
+        kind = FormatError if answered else StoreError
+        raise kind(f"{_TRIES} tries", cause="; then ".join(dict.fromkeys(failures)))
 
     async def _hedged(self, flight: _Flight) -> bytes:
         """One try: a request, and a second one where it is urgent and the first is late."""

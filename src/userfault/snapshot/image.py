@@ -216,10 +216,9 @@ def _read_base(objects: Objects, layer: Layer, base: manifest.Base) -> Layer:
 
 
 def _over(layer: Layer, below: Runs, its_chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
-    """The flat table of a layer on top of a flat table.
+    """The flat table of a layer on top of a flat table: its chunks, then those below.
 
-    A chunk of both is one chunk of the result only where all of its slots keep their order, so it
-    is simply there twice: the table of the layer, then the table below.
+    Pages below that lie in a chunk which the layer has too are said to lie in the layer's.
     """
     own = layer.manifest.chunks
     if own.slots + its_chunks.slots > MOST_SLOTS:
@@ -232,6 +231,7 @@ def _over(layer: Layer, below: Runs, its_chunks: ChunkTable) -> tuple[Runs, Chun
     chunks.digests = own.digests + its_chunks.digests
     chunks.stored = own.stored + its_chunks.stored
     chunks.starts = own.starts + array("Q", (at + own.slots for at in its_chunks.starts[1:]))
+    common = _common(own, its_chunks)
     starts = array("Q", accumulate(below.counts, initial=0))
     runs = Runs()
     page = 0
@@ -246,10 +246,37 @@ def _over(layer: Layer, below: Runs, its_chunks: ChunkTable) -> tuple[Runs, Chun
             )
         else:
             for part, its_kind, its_value in slices(below, starts, page, count):
-                shift = own.slots if its_kind == CHUNK else 0
-                runs.append(part, its_kind, its_value + shift)
+                if its_kind != CHUNK:
+                    runs.append(part, its_kind, its_value)
+                elif not common:
+                    runs.append(part, CHUNK, its_value + own.slots)
+                else:
+                    _append_moved(runs, part, its_value, own.slots, its_chunks, common)
         page += count
     return runs, chunks
+
+
+def _common(own: ChunkTable, below: ChunkTable) -> dict[int, int]:
+    """The chunks `below` that are among our `own`, each with the first slot that it has there."""
+    mine = {own.digest(number): number for number in reversed(range(len(own)))}
+    found = {}
+    for number in range(len(below)):
+        same = mine.get(below.digest(number))
+        if same is not None and own.pages(same) == below.pages(number):
+            found[number] = own.starts[same]
+    return found
+
+
+def _append_moved(
+    runs: Runs, count: int, slot: int, shift: int, chunks: ChunkTable, common: dict[int, int]
+) -> None:
+    """Append pages in slots of `chunks`, chunk by chunk, in the slots that they get."""
+    chunk, within = chunks.find(slot)
+    while count:
+        part = min(count, chunks.pages(chunk) - within)
+        runs.append(part, CHUNK, common.get(chunk, chunks.starts[chunk] + shift) + within)
+        count -= part
+        chunk, within = chunk + 1, 0
 
 
 def slices(runs: Runs, starts: array[int], page: int, count: int) -> Iterator[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from userfault.snapshot import chunk
 from userfault.snapshot.dedupe import PageTable
+from userfault.snapshot.errors import FormatError, NoSuchObject
 from userfault.snapshot.image import Image, slices
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.keys import chunk_key
@@ -39,16 +40,20 @@ class BasePages:
     def slot(self, page: int, data: memoryview) -> int:
         """The slot in which the base has these bytes at this page, or -1.
 
-        Raises StoreError, FormatError where a chunk of the base cannot be read.
+        What is damaged or gone is not the same: the page is stored again.  Raises StoreError where
+        the store cannot be read.
         """
         if page >= self._image.pages:
             return -1
         (extent,) = self._image.extents(page, 1)
-        known = not self._table.forgets and self._known[extent.chunk]
-        if extent.kind != CHUNK or known:
+        if extent.kind != CHUNK or (self._known[extent.chunk] and not self._table.forgets):
             return -1
         at = extent.slot * PAGE
-        if self._chunk(extent.chunk)[at : at + PAGE] != data:
+        try:
+            same = self._chunk(extent.chunk)[at : at + PAGE] == data
+        except (FormatError, NoSuchObject):
+            same = False
+        if not same:
             return -1
         return self._image.chunks.starts[extent.chunk] + extent.slot
 

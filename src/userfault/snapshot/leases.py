@@ -170,21 +170,25 @@ class Lease:
         return f"{LEASES}{self.id}.{part}"
 
     def _seen(self, id_: str, parts: dict[str, float], now: float) -> Seen | None:
-        part = "sweep" if "sweep" in parts else "share"
-        try:
-            data = self._objects.get(f"{LEASES}{id_}.{part}", most=_MOST_BODY)
-            holder = msgspec.msgpack.decode(data, type=Holder)
-        except NoSuchObject:
-            if part == "sweep" and "share" not in parts:
-                return None  # it was released while we looked
-            holder = Holder("job")
-        except (msgspec.DecodeError, UnicodeDecodeError, FormatError):
-            holder = Holder("job")  # a writer of another version: its age decides
-        shares = "share" in parts
+        """A lease as it was listed; None where it was released since."""
+        holder = None
+        for part in parts:  # a sharer on its way to sweep has deleted one
+            with contextlib.suppress(NoSuchObject):
+                holder = self._holder_of(f"{LEASES}{id_}.{part}")
+                break
+        if holder is None:
+            return None
         alive = _lives(holder)
         if alive is None:
             alive = now - max(parts.values()) < EXPIRY
-        return Seen(id_, holder, shares, alive, parts[part])
+        since = parts.get("sweep", min(parts.values()))
+        return Seen(id_, holder, "share" in parts, alive, since)
+
+    def _holder_of(self, key: str) -> Holder:
+        try:
+            return msgspec.msgpack.decode(self._objects.get(key, most=_MOST_BODY), type=Holder)
+        except (msgspec.DecodeError, UnicodeDecodeError, FormatError):
+            return Holder("job")  # a writer of another version: its age decides
 
 
 def _lives(holder: Holder) -> bool | None:

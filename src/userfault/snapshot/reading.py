@@ -7,6 +7,7 @@ the end StoreError says what was tried.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeGuard
@@ -35,12 +36,14 @@ def open_reader(
 ) -> ChunkReader:
     """A reader of the chunks of the store at `url`, then at `second`.
 
-    `cache`: the folder of the local cache, "" for none; None: USERFAULT_CACHE, else the user's
-    cache folder.  Local stores are not cached.  Nothing is read and no thread runs before the
-    first chunk is asked for.
+    `cache`: the folder of the local cache, "" for none; None: as USERFAULT_CACHE says, else the
+    user's cache folder.  Local stores are not cached.  Nothing is read and no thread runs before
+    the first chunk is asked for.
     """
     stores = [open_objects(one) for one in (url, second) if one is not None]
     front = None
+    if cache is None:
+        cache = os.environ.get("USERFAULT_CACHE")
     if cache != "" and is_remote(stores[0]):
         from userfault.snapshot.cache import open_cache  # noqa: PLC0415  # for remote stores alone
 
@@ -104,7 +107,7 @@ class ChunkReader:
                 fetcher = self._fetchers[number]
                 return fetcher.fetch((digest, stored_length), urgent=urgent, timeout=share)
             except (StoreError, FormatError) as error:
-                if number in self._fetchers:
+                if number in self._fetchers and isinstance(error, StoreError):
                     self._down[number] = time.monotonic() + _DOWN_S
                 failures.append(f"{store.url}: {error.what}: {error.cause}".rstrip(": "))
         raise StoreError(

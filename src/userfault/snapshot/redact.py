@@ -35,7 +35,10 @@ _SET = "set credentials in the environment (docs/store.md, Credentials)"
 _CURES = (
     (("api/token", "etadata", "token request", "Account must", "401"), _SET),
     (("403", "AccessDenied", "SignatureDoesNotMatch"), "check the credentials and what they allow"),
-    (("NoSuchBucket", "ContainerNotFound", "bucket does not"), "create the bucket first"),
+    (
+        ("NoSuchBucket", "ContainerNotFound", "bucket does not"),
+        "create the bucket or container first",
+    ),
     (("plain HTTP is not allowed",), "set AWS_ALLOW_HTTP=true (AZURE_ALLOW_HTTP=true)"),
 )
 _ANY_CURE = "check the address, the network and the service, then try again"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -48,6 +49,32 @@ _DELETE_AT_ONCE = 1000
 _BODIES = 3
 
 
+class _Runtime:
+    """obstore's threads: a child of fork(2) has none of them, and would wait for ever."""
+
+    used = False
+    lost = False
+
+    @classmethod
+    def use(cls) -> None:
+        """Raise StoreError in a process whose parent had used it before the fork."""
+        if cls.lost:
+            raise StoreError(
+                "remote stores cannot be used in this process",
+                cause="it was forked from one that had used them",
+                cure="start it anew instead (multiprocessing's spawn or forkserver, subprocess)",
+            )
+        cls.used = True
+
+    @classmethod
+    def forked(cls) -> None:
+        """Note a fork, in the child."""
+        cls.lost = cls.used
+
+
+os.register_at_fork(after_in_child=_Runtime.forked)
+
+
 class Patience(msgspec.Struct, frozen=True):
     """How long a request may take, in seconds.
 
@@ -81,7 +108,7 @@ class RemoteObjects:
         environment lacks or has what the service cannot use.
         """
         _check(url)
-        with _failing("open the store", url):
+        with _failing("open the store", url, asks=False):
             return cls(url, patience or Patience())
 
     @property
@@ -239,8 +266,10 @@ class RemoteObjects:
 
 
 @contextlib.contextmanager
-def _failing(doing: str, url: str) -> Iterator[None]:
-    """Turn obstore's errors into the store's."""
+def _failing(doing: str, url: str, *, asks: bool = True) -> Iterator[None]:
+    """Turn obstore's errors into the store's.  `asks`: something is asked of the service."""
+    if asks:
+        _Runtime.use()
     try:
         yield
     except UserfaultError:

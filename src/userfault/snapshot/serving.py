@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
+from collections.abc import Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
+from userfault.snapshot.errors import StoreError
 from userfault.snapshot.image import Image, open_image
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.objects import open_objects
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.reading import ChunkReader, open_reader
 from userfault.snapshot.source import SnapshotSource
 from userfault.snapshot.table import Coarse, Table, build, sealed
 from userfault.source.spec import Resolved, StoreSpec
@@ -62,12 +65,57 @@ def resolve(
 def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, Table | Coarse]:
     """In the pager: the source of a snapshot, and its layout in pages of `page_size` bytes.
 
-    Takes the descriptor over.  Raises OSError where it cannot be mapped.
+    Raises OSError where the descriptor cannot be mapped; it may be closed afterwards.
     """
     table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
     store = open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
     source = SnapshotSource(table, store, length=spec.length, name=f"{spec.url}/{spec.name}")
     return source, table if page_size == PAGE else Coarse(table, page_size)
+
+
+def _reader(spec: StoreSpec) -> ChunkReader:
+    return open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
+
+
+class _LateReader:
+    """The reader of a remote store, opened by the first thread that reads a chunk.
+
+    To import the client library takes 0.1 s, in which the pager would serve no fault of anybody.
+    """
+
+    def __init__(self, spec: StoreSpec) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._reader: ChunkReader | None = None
+        self._closed = False
+
+    def chunk(self, digest: bytes, stored_length: int, *, urgent: bool) -> bytes:
+        """See `Chunks`."""
+        return self._opened().chunk(digest, stored_length, urgent=urgent)
+
+    def now(self, digest: bytes, stored_length: int) -> bytes | None:
+        """See `Chunks`."""
+        reader = self._reader
+        return None if reader is None else reader.now(digest, stored_length)
+
+    def ahead(self, wanted: Sequence[tuple[bytes, int]]) -> None:
+        """See `Chunks`."""
+        self._opened().ahead(wanted)
+
+    def close(self) -> None:
+        """See `Chunks`."""
+        with self._lock:
+            self._closed = True
+            if self._reader is not None:
+                self._reader.close()
+
+    def _opened(self) -> ChunkReader:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self._spec.url} is not read any more", cause="it was closed")
+            if self._reader is None:
+                self._reader = _reader(self._spec)
+            return self._reader
 
 
 def _within(image: Image, offset: int, length: int | None) -> int:

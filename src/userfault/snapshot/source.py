@@ -28,15 +28,17 @@ class SnapshotSource:
     """
 
     def __init__(self, table: Table, store: Chunks, *, length: int, name: str) -> None:
-        self._table = table
-        self._unpacked = Unpacked(table, store)
+        self.unpacked = Unpacked(table, store)
+        self.table = table
+        self.reached: Callable[[int], None] | None = None  # hears what chunk is read in advance
         self._length = length
         self._name = name
+        self._word = 0, memoryview(b"")
 
     @property
     def counts(self) -> Counts:
         """What was done so far."""
-        return self._unpacked.counts
+        return self.unpacked.counts
 
     def read(self, offset: int, length: int, *, urgent: bool = True) -> memoryview:
         """`length` bytes from `offset`, a multiple of the page size.  May block.
@@ -45,10 +47,8 @@ class SnapshotSource:
         what comes after them will be wanted.  Raises SourceError.
         """
 
-        def raw(chunk: int) -> bytes:
-            if not urgent:
-                self._unpacked.reached(chunk, start=True)
-            return self._unpacked.get(chunk, urgent=urgent)
+        def raw(chunk: int) -> memoryview:
+            return self.unpacked.get(chunk, urgent=urgent)
 
         try:
             return self._bytes(offset, length, raw)
@@ -65,16 +65,29 @@ class SnapshotSource:
 
         `urgent`: one chunk may be unpacked on the way, if the store has it at hand.
         """
+        piece = self.table.piece(offset // PAGE, length // PAGE)
+        if piece is None or offset + length > self._length or length % PAGE:
+            return self._joined_at_hand(offset, length, urgent=urgent)
+        chunk, slot, word = piece
+        if chunk < 0:
+            return self._repeated(word, length)
+        if not urgent and self.reached is not None:
+            self.reached(chunk)
+        raw = self.unpacked.at_hand(chunk, unpack=urgent)
+        return None if raw is None else raw[slot * PAGE : slot * PAGE + length]
+
+    def _joined_at_hand(self, offset: int, length: int, *, urgent: bool) -> memoryview | None:
+        """The same for pages of several pieces."""
         left = int(urgent)
 
-        def raw(chunk: int) -> bytes:
+        def raw(chunk: int) -> memoryview:
             nonlocal left
-            if not urgent:
-                self._unpacked.reached(chunk, start=False)
-            found = self._unpacked.at_hand(chunk, unpack=False)
+            if not urgent and self.reached is not None:
+                self.reached(chunk)
+            found = self.unpacked.at_hand(chunk, unpack=False)
             if found is None and left:
                 left -= 1
-                found = self._unpacked.at_hand(chunk, unpack=True)
+                found = self.unpacked.at_hand(chunk, unpack=True)
             if found is None:
                 raise _NotAtHandError
             return found
@@ -84,18 +97,30 @@ class SnapshotSource:
         except _NotAtHandError:
             return None
 
+    def _repeated(self, word: int, length: int) -> memoryview:
+        """A word over and over.  The last one is kept: images have long runs of few of them."""
+        held, repeated = self._word
+        if held != word or len(repeated) < length:
+            repeated = memoryview(word.to_bytes(_WORD_BYTES, "little") * (length // _WORD_BYTES))
+            self._word = word, repeated
+        return repeated[:length]
+
+    def forget(self) -> None:
+        """Nothing is read for some time: free memory."""
+        self.unpacked.forget()
+
     def close(self) -> None:
         """Let go of the store."""
-        self._unpacked.close()
+        self.unpacked.close()
 
-    def _bytes(self, offset: int, length: int, raw: Callable[[int], bytes]) -> memoryview:
+    def _bytes(self, offset: int, length: int, raw: Callable[[int], memoryview]) -> memoryview:
         page, count = offset // PAGE, -(-length // PAGE)
-        pieces = list(self._table.pieces(page, count))
+        pieces = list(self.table.pieces(page, count))
         if len(pieces) == 1 and offset + length <= self._length:
             size, chunk, slot, _ = pieces[0]
             if size == count and chunk >= 0:  # nothing to be put together
                 start = slot * PAGE
-                return memoryview(raw(chunk))[start : start + length]
+                return raw(chunk)[start : start + length]
         return memoryview(self._joined(pieces, offset, count, raw))[:length]
 
     def _joined(
@@ -103,7 +128,7 @@ class SnapshotSource:
         pieces: list[tuple[int, int, int, int]],
         offset: int,
         count: int,
-        raw: Callable[[int], bytes],
+        raw: Callable[[int], memoryview],
     ) -> bytearray:
         """Pages put together from pieces."""
         answer = bytearray(count * PAGE)
@@ -111,7 +136,7 @@ class SnapshotSource:
         for size, chunk, slot, word in pieces:
             end = at + size * PAGE
             if chunk >= 0:
-                answer[at:end] = memoryview(raw(chunk))[slot * PAGE : (slot + size) * PAGE]
+                answer[at:end] = raw(chunk)[slot * PAGE : (slot + size) * PAGE]
             elif word:
                 answer[at:end] = word.to_bytes(_WORD_BYTES, "little") * (size * PAGE // _WORD_BYTES)
             at = end

@@ -99,6 +99,18 @@ class Table:
             return 0, 0
         return self._first_turns[chunk], self._first_turns[chunk + 1]
 
+    def piece(self, page: int, count: int) -> tuple[int, int, int] | None:
+        """(chunk, slot, word) of `count` pages from `page` on, as in `pieces`; None where they are
+        not of one stretch of bytes."""
+        at = bisect_right(self._starts, page) - 1
+        if at < 0:
+            return None
+        skip = page - self._starts[at]
+        if skip + count > self._counts[at]:
+            return None
+        chunk, slot = self._chunks[at], self._slots[at]
+        return (-1, 0, self._words[slot]) if chunk == _WORDS else (chunk, slot + skip, 0)
+
     def pieces(self, page: int, count: int) -> Iterator[tuple[int, int, int, int]]:
         """What `count` pages from `page` on are, as (count, chunk, slot, word) in their order.
 

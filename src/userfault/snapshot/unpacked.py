@@ -1,8 +1,8 @@
 """Chunks of one image, unpacked: read, verified, decompressed, and kept for a while.
 
 Reading and decompressing release the GIL, so they go on beside whoever fills memory.  A chunk that
-two threads want at once is unpacked once.  Threads of its own unpack chunks in advance, in the
-order of the table, a little ahead of whoever reads in that order.
+two threads want at once is unpacked once.  Others may unpack chunks in advance: they `claim` them
+and `deliver` them, in memory of their own.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from userfault.kernel.errors import UserfaultError
 from userfault.snapshot import chunk as chunks
 from userfault.snapshot.counts import Counts
-from userfault.snapshot.errors import FormatError
+from userfault.snapshot.errors import StoreError
 from userfault.snapshot.table import Table
 
 KEPT_BYTES = 32 << 20  # of unpacked chunks, for each image that is served
-_AHEAD_BYTES = 4 << 20  # unpacked in advance
-_READ_AHEAD = 64  # chunks asked of the store in advance: it answers late, and many at once
-_THREADS = 2
+_PATIENCE_S = 5.0  # with whoever unpacks the chunk already; then it is read a second time
 # A chunk that could not be had is not asked for again within this time: its pages are asked for
 # one by one then, and the store was asked more than once already.
 _FAILED_S = 1.0
@@ -50,25 +49,35 @@ class Chunks(Protocol):
 
 
 class _Promise:
-    """A chunk that a thread is unpacking."""
+    """A chunk that is being unpacked.  `lent`: by others, in advance, who may take their time."""
 
-    __slots__ = ("_done", "error", "raw")
+    __slots__ = ("_done", "error", "lent", "raw")
 
-    def __init__(self) -> None:
+    def __init__(self, *, lent: bool) -> None:
         self._done = threading.Event()
-        self.raw: bytes | None = None
+        self.lent = lent
+        self.raw: memoryview | None = None
         self.error: Exception | None = None
 
-    def settle(self, raw: bytes | None, error: Exception | None) -> None:
+    def settle(self, raw: memoryview | None, error: Exception | None) -> None:
         self.raw, self.error = raw, error
         self._done.set()
 
-    def result(self) -> bytes:
-        self._done.wait()
-        if self.raw is None:
-            assert self.error is not None
+    def wait(self, timeout_s: float) -> memoryview | None:
+        """The pages; None where they do not come.  Raises what went wrong."""
+        self._done.wait(timeout_s)
+        if self.error is not None:
             raise self.error
         return self.raw
+
+
+class _Failure(NamedTuple):
+    """Why a chunk could not be had.  (An exception would keep what it met on its way.)"""
+
+    when: float
+    what: str
+    cause: str
+    cure: str
 
 
 class Unpacked:
@@ -79,27 +88,30 @@ class Unpacked:
         self._store = store
         self._room = kept_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, bytes] = OrderedDict()  # least lately used first
+        self._kept: OrderedDict[int, memoryview] = OrderedDict()  # least lately used first
+        self._lent: dict[int, memoryview] = {}  # unpacked by others, in their memory
         self._promises: dict[int, _Promise] = {}
-        self._failed: dict[int, tuple[float, Exception]] = {}
-        self._ahead = _Ahead(self, table, store)
+        self._failed: dict[int, _Failure] = {}
         self.counts = Counts()
 
-    def get(self, chunk: int, *, urgent: bool) -> bytes:
+    def get(self, chunk: int, *, urgent: bool) -> memoryview:
         """The pages of a chunk.  May block.  Raises UserfaultError where it cannot be had."""
+        mine = _Promise(lent=False)
         with self._lock:
             kept = self._look(chunk)
             if kept is not None:
                 return kept
-            promise = self._promises.get(chunk)
-            mine = promise is None
-            if promise is None:
-                promise = self._promises[chunk] = _Promise()
-        if mine:
-            self._keep_promise(chunk, promise, urgent=urgent)
-        return promise.result()
+            self._raise_failed(chunk)
+            found = self._promises.setdefault(chunk, mine)
+        if found is mine:
+            return self._fulfil(chunk, mine, urgent=urgent)
+        if not (urgent and found.lent):  # who unpacks in advance is not waited for in a fault
+            raw = found.wait(_PATIENCE_S)
+            if raw is not None:
+                return raw
+        return self._read(chunk, urgent=urgent)
 
-    def at_hand(self, chunk: int, *, unpack: bool) -> bytes | None:
+    def at_hand(self, chunk: int, *, unpack: bool) -> memoryview | None:
         """The same without waiting, or None.  `unpack`: also if it has to be unpacked first."""
         with self._lock:
             kept = self._look(chunk)
@@ -118,138 +130,137 @@ class Unpacked:
             self._keep(chunk, raw)
         return raw
 
-    def prepare(self, chunk: int) -> None:
-        """Unpack a chunk unless it is there or under way.  What is wrong hears who reads it."""
+    def unpack_into(self, target: memoryview, wanted: Sequence[int]) -> int:
+        """Unpack chunks into `target`, one behind the other, until one cannot be had; how many."""
+        table = self._table
+        listed = [(table.digest(chunk), table.stored_length(chunk)) for chunk in wanted]
+        asked = False
+        at = 0
+        for number, chunk in enumerate(wanted):
+            try:
+                stored = self._store.now(*listed[number])
+                if stored is None:
+                    if not asked:
+                        self._store.ahead(listed[number:])
+                        asked = True
+                    stored = self._store.chunk(*listed[number], urgent=False)
+                raw = self._unpack(chunk, stored)
+            except Exception:  # whoever wants it reads it, and tells what is wrong
+                return number
+            target[at : at + len(raw)] = raw
+            at += len(raw)
+        return len(wanted)
+
+    def claim(self, chunk: int) -> bool:
+        """Whether a chunk is neither there nor under way.  If so it is the caller's, who answers by
+        `deliver` or `disclaim`."""
         with self._lock:
-            if chunk in self._kept or chunk in self._promises:
-                return
-            promise = self._promises[chunk] = _Promise()
-        self._keep_promise(chunk, promise, urgent=False)
+            if chunk in self._kept or chunk in self._promises or chunk in self._failed:
+                return False
+            self._promises[chunk] = _Promise(lent=True)
+            return True
 
-    def reached(self, chunk: int, *, start: bool) -> None:
-        """Somebody reads in the order of the table, and has come to `chunk`.
+    def deliver(self, chunk: int, raw: memoryview) -> None:
+        """The pages of a chunk that was claimed.  They are kept until `let_go`, or close."""
+        with self._lock:
+            self._lent[chunk] = raw
+            promise = self._promises.pop(chunk)
+        promise.settle(raw, None)
+        self._count(self._table.stored_length(chunk), len(raw))
 
-        `start`: threads may be started; they may run where the caller may.
-        """
-        self._ahead.reached(chunk, start=start)
+    def disclaim(self, chunk: int) -> None:
+        """A chunk that was claimed will not come: whoever waits reads it."""
+        with self._lock:
+            promise = self._promises.pop(chunk)
+        promise.settle(None, None)
+
+    def let_go(self, chunk: int) -> None:
+        """A chunk that was delivered is wanted no more."""
+        with self._lock:
+            self._lent.pop(chunk, None)
+
+    def forget(self) -> None:
+        """Nothing is wanted for some time: free the memory."""
+        with self._lock:
+            self._room += sum(map(len, self._kept.values()))
+            self._kept.clear()
+            self._lent.clear()
 
     def close(self) -> None:
-        """End the threads; nothing is unpacked any more."""
-        self._ahead.close()
+        """Let go of the store; whoever waits for a chunk hears so."""
         self._store.close()
+        self.forget()
 
-    def _look(self, chunk: int) -> bytes | None:
+    def _look(self, chunk: int) -> memoryview | None:
         """With the lock held: what is kept."""
         kept = self._kept.get(chunk)
         if kept is not None:
             self._kept.move_to_end(chunk)
-            self.counts.hits += 1
+        else:
+            kept = self._lent.get(chunk)
+        self.counts.hits += kept is not None
         return kept
 
-    def _keep(self, chunk: int, raw: bytes) -> None:
+    def _keep(self, chunk: int, raw: memoryview) -> None:
         """With the lock held: keep a chunk, and forget those not used for longest."""
-        before = self._kept.pop(chunk, b"")
+        before = self._kept.pop(chunk, None)
         self._kept[chunk] = raw
-        self._room += len(before) - len(raw)
+        self._room += (len(before) if before is not None else 0) - len(raw)
         while self._room < 0 and len(self._kept) > 1:
             _, forgotten = self._kept.popitem(last=False)
             self._room += len(forgotten)
 
-    def _keep_promise(self, chunk: int, promise: _Promise, *, urgent: bool) -> None:
-        raw: bytes | None = None
+    def _fulfil(self, chunk: int, promise: _Promise, *, urgent: bool) -> memoryview:
+        raw: memoryview | None = None
         error: Exception | None = None
         try:
             raw = self._read(chunk, urgent=urgent)
         except Exception as caught:  # whatever it is: those who wait must hear of it
             error = caught
-        with self._lock:
-            if raw is not None:
-                self._keep(chunk, raw)
-            elif error is not None:
-                self._failed[chunk] = _clock(), error
-                self.counts.failed += 1
-            del self._promises[chunk]
-        promise.settle(raw, error)
-
-    def _read(self, chunk: int, *, urgent: bool) -> bytes:
-        failed = self._failed.get(chunk)
-        if failed is not None:
-            if _clock() - failed[0] < _FAILED_S:
-                raise failed[1]
-            del self._failed[chunk]
-        table = self._table
-        stored = self._store.chunk(table.digest(chunk), table.stored_length(chunk), urgent=urgent)
-        return self._unpack(chunk, stored)
-
-    def _unpack(self, chunk: int, stored: bytes) -> bytes:
-        length = self._table.raw_length(chunk)
-        raw = chunks.decode(stored, length)
-        if len(raw) != length:
-            raise FormatError(
-                f"chunk {self._table.digest(chunk).hex()} is not what the manifest says",
-                cause=f"it holds {len(raw)} bytes where there should be {length}",
-                cure="the store is damaged: restore it from a copy",
-            )
-        counts = self.counts  # close enough where two threads count at once
-        counts.unpacked += 1
-        counts.stored_bytes += len(stored)
-        counts.raw_bytes += length
+            raise
+        finally:
+            with self._lock:
+                del self._promises[chunk]
+            promise.settle(raw, error)
         return raw
 
+    def _read(self, chunk: int, *, urgent: bool) -> memoryview:
+        table = self._table
+        digest, length = table.digest(chunk), table.stored_length(chunk)
+        try:
+            raw = self._unpack(chunk, self._store.chunk(digest, length, urgent=urgent))
+        except UserfaultError as error:
+            with self._lock:
+                self._failed[chunk] = _Failure(_clock(), error.what, error.cause, error.cure)
+                self.counts.failed += 1
+            raise
+        with self._lock:
+            self._keep(chunk, raw)
+        return raw
 
-class _Ahead:
-    """Unpacks chunks before they are asked for.  Its threads start with the first reader in order,
-    on the CPUs where that one may run."""
-
-    def __init__(self, unpacked: Unpacked, table: Table, store: Chunks) -> None:
-        self._unpacked = unpacked
-        self._table = table
-        self._store = store
-        self._wake = threading.Condition()
-        self._reached = -1  # where the reader is
-        self._next = 0  # the chunk that the next free thread takes
-        self._stop = 0  # how far that may go
-        self._asked = 0  # how far the store was asked
-        self._started = False
-        self._closed = False
-
-    def reached(self, chunk: int, *, start: bool) -> None:
-        """The reader has come to `chunk`.  Without `start`, nothing is begun."""
-        if chunk == self._reached or not (self._started or start):
+    def _raise_failed(self, chunk: int) -> None:
+        """With the lock held: what went wrong with a chunk a moment ago."""
+        failed = self._failed.get(chunk)
+        if failed is None:
             return
-        depth = max(_AHEAD_BYTES // self._table.raw_length(chunk), _THREADS)
-        with self._wake:
-            self._reached = chunk
-            if chunk < self._next - 2 * depth:  # it began anew
-                self._next = self._asked = 0
-            self._next = max(self._next, chunk + 1)
-            self._stop = min(chunk + 1 + depth, self._table.chunks)
-            if not self._started and not self._closed:
-                self._started = True
-                for _ in range(_THREADS):
-                    threading.Thread(target=self._work, daemon=True).start()
-            self._wake.notify()
+        if _clock() - failed.when < _FAILED_S:
+            raise StoreError(failed.what, cause=failed.cause, cure=failed.cure)
+        del self._failed[chunk]
 
-    def close(self) -> None:
-        """End the threads, each when it has done what it does."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify_all()
+    def _unpack(self, chunk: int, stored: bytes) -> memoryview:
+        raw = memoryview(chunks.decode(stored, self._table.raw_length(chunk)))
+        self._check(chunk, stored, raw)
+        return raw
 
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                while self._next >= self._stop and not self._closed:
-                    self._wake.wait()
-                if self._closed:
-                    return
-                chunk = self._next
-                self._next += 1
-                asked = range(max(self._asked, chunk), min(chunk + _READ_AHEAD, self._table.chunks))
-                self._asked = max(self._asked, asked.stop)
-            if asked:
-                table = self._table
-                self._store.ahead(
-                    [(table.digest(each), table.stored_length(each)) for each in asked]
-                )
-            self._unpacked.prepare(chunk)
+    def _check(self, chunk: int, stored: bytes, raw: memoryview) -> None:
+        """A chunk that was unpacked is as long as the table says; it is counted."""
+        length = self._table.raw_length(chunk)
+        if len(raw) != length:
+            raise chunks.wrong_length(self._table.digest(chunk), len(raw), length)
+        self._count(len(stored), length)
+
+    def _count(self, stored: int, raw: int) -> None:
+        counts = self.counts  # close enough where two threads count at once
+        counts.unpacked += 1
+        counts.stored_bytes += stored
+        counts.raw_bytes += raw

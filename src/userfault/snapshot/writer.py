@@ -35,6 +35,7 @@ class ChunkWriter:
         self._count = threads or min(os.cpu_count() or 1, _MOST_THREADS)
         self._slots = threading.Semaphore(self._count * _WAITING)
         self._error: BaseException | None = None
+        self._closed = False
         self.stored_bytes = 0
         self._threads = [
             threading.Thread(target=self._run, name=f"userfault-pack-{n}", daemon=True)
@@ -58,8 +59,7 @@ class ChunkWriter:
 
     def close(self) -> None:
         """End the threads; chunks that wait are dropped unless `drain` came before."""
-        if self._error is None:
-            self._error = StopIteration()
+        self._closed = True
         for _ in self._threads:
             self._todo.put(None)
         for thread in self._threads:
@@ -72,7 +72,7 @@ class ChunkWriter:
     def _run(self) -> None:
         while (item := self._todo.get()) is not None:
             try:
-                if self._error is None:
+                if self._error is None and not self._closed:
                     self._store(*item)
             except BaseException as error:  # it is raised where the pack runs
                 self._error = self._error or error

@@ -153,10 +153,10 @@ class MappingCore(Overseeing):
         streams = self._advance is not None and bool(self._advance.streams)
         return self.background or bool(self._wanted) or streams
 
-    def idle_work(self) -> bool:
-        """One chunk of background work into `out`; False when there is none to do now."""
+    def idle_work(self) -> int:
+        """One piece of background work into `out`: of how many pages (0: there is none now)."""
         if self.finished or self.out or self.deferred:
-            return False
+            return 0
         run = self._next_wanted() or self._next_background()
         if run is None:
             return self._advance is not None and self._advance.more
@@ -165,7 +165,7 @@ class MappingCore(Overseeing):
             self._act(CONTINUE, page, count, demand=False)
         else:
             self._start(page, count, demand=False)
-        return True
+        return count
 
     def disturb(self) -> None:
         """Faults came, of another mapping: small pieces again."""
@@ -348,7 +348,9 @@ class MappingCore(Overseeing):
     def _next_known(self, advance: Advance, full: bool) -> tuple[int, int] | None:
         """Bytes while no read in advance is under way (the source itself reads on), else zeros."""
         advance.more = False
-        reading = full or any(not fetch.demand for fetch in self._fetches.values())
+        reading = full or (
+            bool(self._fetches) and any(not fetch.demand for fetch in self._fetches.values())
+        )
         run = None if reading else advance.company() or advance.bytes()
         if run is None and not advance.more:
             run = advance.zeros()

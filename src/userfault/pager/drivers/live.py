@@ -29,6 +29,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError, PagerError
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
@@ -51,6 +52,10 @@ from userfault.pager.drivers.succession import Succession, Told
 from userfault.pager.drivers.takeover import take_over
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
+if TYPE_CHECKING:
+    from userfault.pager.drivers.unpackers import Unpackers
+
+_PIECES = 16  # background fills between two looks at the queue; small ones take 10 µs each
 _FEW = 4  # messages a read while others wait for their turn
 _TICK_S = 1e-3  # what epoll can tell apart
 _CHILD_CHECK_S = 1.0
@@ -86,6 +91,7 @@ class LiveDriver:
         self._children_checked = 0.0
         self._performer = Performer(self._client, journal)
         self._reads = Reads(self, family.hello.in_flight)
+        self._unpackers: Unpackers | None = None
         self._rare: dict[type, Callable[..., None]] = {
             Fetch: self._reads.ask,
             actions.Abandon: self._reads.abandon,
@@ -134,6 +140,8 @@ class LiveDriver:
         """Let go of everything that is served, and of what this worker opened."""
         for served in list(self.served.values()):
             self.drop(served)
+        if self._unpackers is not None:
+            self._unpackers.close()
         self._performer.close()
         self._succession.close()
         self._epoll.close()
@@ -176,10 +184,20 @@ class LiveDriver:
             context, noisy = turn
             if noisy:
                 context.core.disturb()
-            if context.core.idle_work():
+            if self._work(context):
                 # `perform` puts it to the end of the queue: everybody gets a turn.
-                self.perform(context)
                 return
+
+    def _work(self, context: Context) -> bool:
+        """A chunk of background work, in one piece or in several that are small; whether any."""
+        core = context.core
+        left = core.plan.chunk_pages
+        pieces = 0
+        while pieces < _PIECES and left > 0 and (count := core.idle_work()):
+            left -= count
+            pieces += 1
+            self.perform(context)
+        return pieces > 0
 
     def _timers(self, now: float) -> None:
         """Deadlines of fetches, pauses, children that may have ended."""
@@ -354,6 +372,7 @@ class LiveDriver:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
         self._busy.discard(context)
+        served.origin.rest()
         if context is served.main:
             served.finish()
 
@@ -405,16 +424,29 @@ class LiveDriver:
         except PagerError:
             del self.served[served.number]
             raise
+        self._take_up(served)
         self._watch_context(served.main)
 
     def restore(self, served: Served) -> None:
         """Serve a mapping of the record again."""
         self.served[served.number] = served
+        self._take_up(served)
         if served.main.core.finished:
             served.finish()
         for context in served.contexts:
             if not context.closed:
                 self._watch_context(context)
+
+    def _take_up(self, served: Served) -> None:
+        """Have chunks unpacked in advance where the source is a snapshot."""
+        if served.origin.store is None:
+            return
+        if self._unpackers is None:
+            # It brings zstd and BLAKE3 along, which a pager of files has no use for.
+            from userfault.pager.drivers.unpackers import Unpackers  # noqa: PLC0415
+
+            self._unpackers = Unpackers(self)
+        self._unpackers.attach(served)
 
     def _watch_context(self, context: Context) -> None:
         self.watch(context.fd, functools.partial(self._readable, context))
@@ -489,6 +521,8 @@ class LiveDriver:
         for context in served.contexts:
             self._let_go(context)
         self._reads.end_workers(served)
+        if self._unpackers is not None:
+            self._unpackers.detach(served)
         self.served.pop(served.number, None)
         self.commit()
         served.close()

@@ -51,7 +51,7 @@ class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
     `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
-    reads away from the fault path.
+    reads away from the fault path.  `fd`: the source's descriptor.
     """
 
     def __init__(self, attach: Attach, fd: int, bell: int) -> None:
@@ -61,6 +61,7 @@ class Origin:
         self.store: SnapshotSource | None = None
         self.layout: Layout | None = None
         self.fetcher: Readers | Workers | None = None
+        self.fd = fd
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
             # Prepared memory is not copied from: nothing to map.
@@ -86,6 +87,11 @@ class Origin:
         if self.residency:
             self.residency.forget(now)
 
+    def rest(self) -> None:
+        """Everything is in: what was kept for reads to come is not needed any more."""
+        if self.store:
+            self.store.forget()
+
     def changed(self) -> str:
         """Why the source is not what it was; empty when all is well."""
         return self.file.changed() if self.file else ""
@@ -100,6 +106,7 @@ class Origin:
             self.file.close()
         if self.store:
             self.store.close()
+            os.close(self.fd)
 
 
 class Served:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-
-import msgspec
+from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
 
 CHANNEL = 3
+_NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
 
 
 def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean: bool) -> int:
@@ -58,9 +58,13 @@ def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean
 
 
 def lean_path() -> list[str]:
-    """Where our package and msgspec lie, for an interpreter that does not look for itself."""
+    """Where our package and what it needs lie, for an interpreter that does not look for itself."""
     ours = os.path.abspath(__file__)
     for _ in range(4):  # userfault/pager/drivers/spawn.py
         ours = os.path.dirname(ours)
-    theirs = os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__)))
-    return list(dict.fromkeys([ours, theirs]))
+    found = [ours]
+    for name in _NEEDED:
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            found.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
+    return list(dict.fromkeys(found))

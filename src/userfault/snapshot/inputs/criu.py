@@ -18,7 +18,7 @@ from userfault.snapshot.errors import FormatError
 from userfault.snapshot.inputs import criu_images
 from userfault.snapshot.inputs.criu_images import ANON_SHARED, HEAP, MEMFD, SYSVIPC, VDSO, Area
 from userfault.snapshot.inputs.criu_pages import Found, Layers
-from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
+from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run, registers_about
 
 _GROWS_DOWN = 0x100  # MAP_GROWSDOWN (mmap(2)): the stack
 _PAGE_SIZE = 6  # AT_PAGESZ (getauxval(3))
@@ -60,6 +60,7 @@ class CriuInput:
         self._fd = array("i")
         memory = criu_images.memory(folder, pid)
         self._auxv = memory.auxv
+        self._machine, self._registers = criu_images.registers(folder, pid)
         self._refuse_other_page_sizes()
         self._names = criu_images.file_names(folder)
         self._memfds = criu_images.memfd_pages(folder)
@@ -108,9 +109,12 @@ class CriuInput:
         return view
 
     def finish(self) -> Mapping[str, str]:
-        """The pid, and the auxiliary vector of the process."""
+        """The pid, the auxiliary vector of the process, the registers of its threads."""
         vector = struct.pack(f"<{len(self._auxv)}Q", *self._auxv)
-        return {"pid": str(self._pid), "auxv": vector.hex()}
+        about = {"pid": str(self._pid), "auxv": vector.hex()}
+        if self._machine:
+            about["machine"] = self._machine
+        return about | registers_about(self._registers)
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -218,7 +222,7 @@ def _regions(areas: list[Area], names: Mapping[int, str]) -> list[Region]:
                 start=area.start,
                 length=area.end - area.start,
                 offset=offset,
-                protection=area.protection,
+                protection=area.protection & 7,
                 shared=bool(area.flags & mmap.MAP_SHARED),
                 name=_name(area, names),
                 file_offset=area.offset,

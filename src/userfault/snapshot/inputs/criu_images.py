@@ -20,10 +20,12 @@ from userfault.snapshot.inputs.protocol import PAGE
 
 _COMMON = 0x54564319
 _PSTREE, _PAGEMAP, _MM = 0x50273030, 0x56084025, 0x57492820
-_FILES, _MEMFD = 0x56303138, 0x48453499
+_FILES, _MEMFD, _CORE = 0x56303138, 0x48453499, 0x55053847
+_X86_64 = 1  # the machine of a core-PID.img
 _LARGEST = 1 << 30  # of a file of records: a page map has some 20 bytes for each run of pages
 
 PARENT, LAZY, PRESENT = 1, 2, 4  # flags of an entry of a page map
+_NAME_MOST = 4096  # PATH_MAX
 _LAST_FIELD = 5  # of an entry, up to CRIU 4.2
 _ADDRESSES = 1 << 57  # 5-level page tables
 
@@ -118,6 +120,37 @@ def _area(message: int | bytes, path: str) -> Area:
     return Area(*(_number(found, number, path) for number in range(1, 8)))
 
 
+def registers(folder: str, pid: int) -> tuple[str, dict[int, bytes]]:
+    """The machine (as `uname -m`), and the general registers of each thread of a task.
+
+    Empty for other machines than x86-64, whose registers are kept in another way.
+    """
+    found = {}
+    for thread in _threads(folder, pid):
+        path = os.path.join(folder, f"core-{thread}.img")
+        if not os.path.exists(path):
+            continue
+        for message in _records(path, _CORE):
+            entry = dict(fields(message))
+            if entry.get(1) != _X86_64 or not isinstance(info := entry.get(2), bytes):
+                return "", {}
+            general = dict(fields(info)).get(2)
+            values = dict(fields(general)) if isinstance(general, bytes) else {}
+            # The order of the fields is that of struct user_regs_struct (sys/user.h).
+            words = [_number(values, number, path) for number in range(1, 28)]
+            found[thread] = struct.pack("<27Q", *words)
+    return "x86_64" if found else "", found
+
+
+def _threads(folder: str, pid: int) -> list[int]:
+    path = os.path.join(folder, "pstree.img")
+    for message in _records(path, _PSTREE):
+        listed = list(fields(message))
+        if dict(listed).get(1) == pid:
+            return [value for number, value in listed if number == 5 and isinstance(value, int)]
+    return []
+
+
 def page_map(folder: str, name: str) -> PageMap:
     """`pagemap-NAME.img`: NAME is a pid, or `shmem-ID`.  Raises FormatError."""
     path = os.path.join(folder, f"pagemap-{name}.img")
@@ -199,7 +232,8 @@ def _memfds(folder: str) -> Iterator[tuple[int, int, str]]:
 
 def _records(path: str, magic: int) -> Iterator[bytes]:
     """The messages of a file.  Raises FormatError where it is damaged or of another kind."""
-    if os.path.getsize(path) > _LARGEST:
+    left = os.path.getsize(path)
+    if left > _LARGEST:
         raise _damaged(path, f"it is larger than {_LARGEST} bytes")
     with open(path, "rb") as file:
         head = file.read(8)
@@ -209,7 +243,7 @@ def _records(path: str, magic: int) -> Iterator[bytes]:
             if len(head) < 4:
                 raise _damaged(path, "it ends within a record")
             (size,) = struct.unpack("<I", head)
-            message = file.read(size) if size <= _LARGEST else b""
+            message = file.read(min(size, left))
             if len(message) < size:
                 raise _damaged(path, "it ends within a record")
             yield message
@@ -223,7 +257,7 @@ def _number(entry: dict[int, int | bytes], number: int, path: str) -> int:
 
 
 def _text(value: int | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+    return value.decode(errors="replace")[:_NAME_MOST] if isinstance(value, bytes) else ""
 
 
 def _damaged(path: str, cause: str) -> FormatError:

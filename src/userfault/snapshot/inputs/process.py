@@ -24,12 +24,14 @@ from userfault.kernel.errors import KernelError, SourceError, UsageError
 from userfault.linux import maps
 from userfault.linux.pagemap import Pagemap
 from userfault.linux.present import present
+from userfault.linux.registers import registers as registers_of
 from userfault.linux.stopping import Stopped
 from userfault.snapshot.inputs import process_access as access
-from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
+from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run, registers_about
 
-# The kernel's own data, not the process's.
+# The kernel's own, not the process's.  Of its code debuggers want all, mapped in or not.
 _KERNELS = ("[vvar", "[vsyscall]", "[uprobes]")
+_CODE_OF_THE_KERNEL = "[vdso]"
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -42,16 +44,20 @@ class _Part(msgspec.Struct, frozen=True):
 class ProcessInput:
     """The process `pid`, stopped until `finish` or `close` unless `running`.
 
+    `registers`: keep those of its threads too (see `linux.registers` for what that asks of the
+    caller); where they cannot be had that is a warning.
+
     Raises UsageError (no such process, a thread, a kernel thread, ourselves), Unavailable (no
-    permission, or it does not stop).
+    permission, or it does not stop), SourceError (it ends meanwhile).
     """
 
     kind = "process"
 
-    def __init__(self, pid: int, *, running: bool = False) -> None:
+    def __init__(self, pid: int, *, running: bool = False, registers: bool = False) -> None:
         access.refuse_others(pid)
         self._pid = pid
         self._running = running
+        self._registers = registers and not running
         self._stopped: Stopped | None = None
         self._memory = -1
         self._pagemap: Pagemap | None = None
@@ -73,6 +79,8 @@ class ProcessInput:
         if not self._running:
             self._stopped = Stopped(self._pid)
         self._about = access.about(self._pid)
+        if self._registers:
+            self._keep_registers()
         self._parts = list(self._laid_out())
         self.regions: Sequence[Region] = [part.region for part in self._parts]
         self._offsets = [region.offset for region in self.regions]
@@ -81,6 +89,15 @@ class ProcessInput:
             raise UsageError(
                 f"process {self._pid} has no memory", cause="it has ended", cure="name a live one"
             )
+
+    def _keep_registers(self) -> None:
+        try:
+            self._about |= registers_about(registers_of(self._pid))
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            self._warnings.append(f"the registers of process {self._pid} are left out: {why}")
+        if self._stopped is not None:
+            self._stopped.settle()
 
     def runs(self) -> Iterator[Run]:
         """What is present and what is not."""
@@ -186,8 +203,11 @@ class ProcessInput:
 
     def _there(self, part: _Part) -> Iterator[tuple[int, int, Holds]]:
         """What of a region is there, in bytes of the image, in ascending order."""
+        region = part.region
+        if region.name == _CODE_OF_THE_KERNEL:
+            return iter([(region.offset, region.offset + region.length, Holds.DATA)])
         if part.fd < 0:
-            return self._of_tables(part.region)
+            return self._of_tables(region)
         if part.region.shared:
             return self._of_file(part)
         both = sorted((*self._of_file(part), *self._of_tables(part.region)), key=lambda run: run[0])

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 PAGE = 4096
+REGISTERS = "registers "  # of a thread: how the word begins that tells them in `finish`
+MOST_THREADS = 2000
 
 
 class Holds(enum.Enum):
@@ -43,6 +45,15 @@ class Region(msgspec.Struct, frozen=True):
     shared: bool = False
     name: str = ""
     file_offset: int = 0
+
+
+def registers_about(threads: Mapping[int, bytes]) -> dict[str, str]:
+    """The general registers of threads as words for the manifest, the first thread's first.
+
+    A set is the kernel's (NT_PRSTATUS); of more threads than `MOST_THREADS` the rest is left out.
+    """
+    few = list(threads.items())[:MOST_THREADS]
+    return {f"{REGISTERS}{thread}": data.hex() for thread, data in few}
 
 
 class PageInput(Protocol):
