@@ -19,11 +19,13 @@ from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program, to_text
 from userfault.check.differential.record import Line
 from userfault.check.differential.shrink import shrink
+from userfault.check.differential.side import PATIENCE_S
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import MemoryUnavailable
 
 BATCH = 2000
 _RUNS_AGAIN = 3
+_PATIENCE_TO_SHRINK_S = 10.0  # with a kernel that hung: each attempt takes that long
 _TRIES = 5  # for a program whose huge pages others take
 
 
@@ -56,10 +58,17 @@ class Finding(msgspec.Struct, frozen=True):
 class Runner:
     """Runs programs on a pair of fresh kernels each, and counts."""
 
-    def __init__(self, live: KernelFactory, model: ModelFactory, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        live: KernelFactory,
+        model: ModelFactory,
+        pool: Pool | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._live = live
         self._model = model
         self._pool = pool
+        self._patience_s = patience_s
         self.coverage = Coverage()
         self.rescheduled = 0  # programs for which the model's first schedule would not do
 
@@ -68,7 +77,7 @@ class Runner:
         for _ in range(_TRIES):
             if self._pool is not None:
                 self._pool.fill_up()
-            with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
+            with contextlib.closing(self._pair()) as pair:
                 found = pair.run(program)
                 self.rescheduled += pair.rescheduled
             # Where somebody took the program's huge pages meanwhile, it says nothing.
@@ -82,12 +91,15 @@ class Runner:
 
     def trace(self, program: Program) -> tuple[Divergence | None, list[Line]]:
         """The same, with every line of the traces."""
-        with contextlib.closing(Pair(self._live(), self._model, self.coverage)) as pair:
+        with contextlib.closing(self._pair()) as pair:
             return pair.run(program), pair.lines()
+
+    def _pair(self) -> Pair:
+        return Pair(self._live(), self._model, self.coverage, self._patience_s)
 
     def examine(self, found: Divergence) -> Finding:
         """Shrink a divergence that shows again, and make it a finding."""
-        quiet = Runner(self._live, self._model, self._pool)
+        quiet = Runner(self._live, self._model, self._pool, _PATIENCE_TO_SHRINK_S)
         again = next(filter(None, (quiet.run(found.program) for _ in range(_RUNS_AGAIN))), None)
         if again is not None:
             found = shrink(quiet.run, again)

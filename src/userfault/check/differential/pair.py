@@ -14,7 +14,15 @@ from userfault.check.differential.coverage import Coverage
 from userfault.check.differential.program import Pages, Program, Step, areas_of
 from userfault.check.differential.record import Entry, Given, Hired, Line, Looked, Sleeper
 from userfault.check.differential.schedules import Scripted, others
-from userfault.check.differential.side import BROKE, HANG, SPINS_FOR_EVER, Answer, Side, messages
+from userfault.check.differential.side import (
+    BROKE,
+    HANG,
+    PATIENCE_S,
+    SPINS_FOR_EVER,
+    Answer,
+    Side,
+    messages,
+)
 from userfault.check.differential.verbs import MESSAGE, WAKERS, Scope, calls_of
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, CallKernel, Result
@@ -57,8 +65,15 @@ class Pair:
     the model has to answer the same, under one schedule from the beginning to the end.
     """
 
-    def __init__(self, live: CallKernel, model: ModelFactory, coverage: Coverage) -> None:
+    def __init__(
+        self,
+        live: CallKernel,
+        model: ModelFactory,
+        coverage: Coverage,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._kernel = live
+        self._patience_s = patience_s
         self._make_model = model
         self._scheduler = Scripted()
         self._coverage = coverage
@@ -95,7 +110,7 @@ class Pair:
         return [line for entry in self._record for line in entry.lines()]
 
     def _begin(self) -> None:
-        self._live = Side(self._kernel, modelled=False)
+        self._live = Side(self._kernel, modelled=False, patience_s=self._patience_s)
         self._model = Side(self._make_model(self._scheduler), modelled=True)
         self._scopes.append(Scope())
 

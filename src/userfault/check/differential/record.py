@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from userfault.check.differential.side import AT_REST, SETTLE_S, SPINS_FOR_EVER, Answer, Side
+from userfault.check.differential.side import AT_REST, SPINS_FOR_EVER, Answer, Side
 from userfault.check.trace import show_call, show_result
 from userfault.kernel.calls import Call
 
@@ -93,7 +93,7 @@ class Given:
 
     def end(self, side: Side) -> tuple[Answer, ...]:
         # What spins for ever on the model need not be waited for.
-        rest = side.settle(_SPINS_S if SPINS_FOR_EVER in self.ours else SETTLE_S)
+        rest = side.settle(_SPINS_S if SPINS_FOR_EVER in self.ours else None)
         if rest != AT_REST:
             return (rest,)
         return (rest, *side.answers(shuffled=self._shuffled))

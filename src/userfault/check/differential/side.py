@@ -28,7 +28,9 @@ AT_REST = "at rest"
 BROKE = "broke: "
 HANG = "hang: "
 SPINS_FOR_EVER = f"sleeps: {SPINS}"
-SETTLE_S = 10.0
+# How long the live kernel may take to come to rest before it hangs.  A machine with much to do can
+# keep a task from running for seconds.
+PATIENCE_S = 60.0
 _CHOSEN = 1  # in place of an address that the kernel chose
 
 
@@ -39,8 +41,11 @@ class Side:
     are the same on both kernels.  `modelled`: whatever it raises is something that it answers.
     """
 
-    def __init__(self, kernel: CallKernel, *, modelled: bool) -> None:
+    def __init__(
+        self, kernel: CallKernel, *, modelled: bool, patience_s: float = PATIENCE_S
+    ) -> None:
         self.kernel = kernel
+        self._patience_s = patience_s
         self.processes: list[CallProcess] = []
         self._observers: list[CallTask] = []
         self._workers: list[list[CallTask]] = []
@@ -81,10 +86,10 @@ class Side:
         """A task begins a call."""
         self._calls[number] = self._workers[process][index].call(call)
 
-    def settle(self, timeout_s: float) -> str:
+    def settle(self, patience_s: float | None = None) -> str:
         """Let everything come to rest: `AT_REST`, or why it does not."""
         try:
-            self.kernel.settle(timeout_s)
+            self.kernel.settle(patience_s or self._patience_s)
         except self._errors as error:
             return _told(error)
         return AT_REST
@@ -132,7 +137,7 @@ class Side:
         found: list[Answer] = []
         for pending in self._looks:
             try:
-                found.append(_plain(pending.result(SETTLE_S)))
+                found.append(_plain(pending.result(self._patience_s)))
             except self._errors as error:
                 found.append(_told(error))
                 break
