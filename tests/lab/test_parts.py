@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.skips import absent
+from userfault.check.differential.batch import Batch, each, slices
 from userfault.kernel.errors import UsageError
 from userfault.lab import python, sources
 from userfault.lab.cpio import Archive
@@ -86,6 +87,17 @@ def test_an_unknown_suite_is_told_from_those_known() -> None:
     assert suite("unstable") == suite("sid")
     with pytest.raises(UsageError, match="use one of bookworm, trixie"):
         suite("potato")
+
+
+# --- Random programs -----------------------------------------------------------------------------
+
+
+def test_slices_of_a_batch_are_the_same_programs() -> None:
+    whole = Batch(25, seed=4)
+    pieces = list(slices(iter([whole]), 10))
+
+    assert [piece.programs for piece in pieces] == [10, 10, 5]
+    assert [program for piece in pieces for program in each(piece)] == list(each(whole))
 
 
 # --- Modules and archives ------------------------------------------------------------------------

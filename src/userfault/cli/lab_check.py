@@ -41,14 +41,15 @@ class Wishes(msgspec.Struct, frozen=True):
 def run_all(setups: list[Setup], wishes: Wishes) -> int:
     """Run the statements on each kernel; the exit code is that of all cases together."""
     seen: Counter[Verdict] = Counter()
-    table = KernelsTable(wishes.chosen.statements) if len(setups) > 1 else None
+    several = len(setups) > 1 and not wishes.as_json
+    table = KernelsTable(wishes.chosen.statements) if several else None
     junit: JunitFile | None = None
     try:
         for setup in setups:
             with Crew(setup, wishes.guests) as crew:
                 junit = _run(crew, wishes, seen, table, junit)
     finally:
-        if table is not None and not wishes.as_json:
+        if table is not None:
             table.print(complete=sys.exc_info()[0] is None)
     return exit_code(seen)
 

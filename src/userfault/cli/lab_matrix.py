@@ -16,7 +16,7 @@ from userfault.lab import collect
 from userfault.lab.changes import kernel_changes
 from userfault.lab.matrix import support_matrix
 from userfault.lab.reproduce import reproducers
-from userfault.lab.results import Results, encode, load, read_reports, with_report
+from userfault.lab.results import HERE, Results, encode, load, read_reports, with_report
 from userfault.lab.store import Store
 from userfault.model.profiles import PROFILES
 
@@ -78,7 +78,7 @@ def _collected(
         click.echo(what, err=True)
 
     for name in names:
-        if name == collect.HERE:
+        if name == HERE:
             yield collect.collect_here(statements, tell)
         elif name == _MODEL:
             for profile in PROFILES:
@@ -89,7 +89,10 @@ def _collected(
 
 def _named(known: list[Results], name: str) -> Results:
     """The results of the kernel that a report calls so."""
-    found = next((results for results in known if results.kernel == name), None)
+    # Of the machine's own build the results keep no more than the release.
+    found = next(
+        (one for one in known if name == one.kernel or name.startswith(f"{one.kernel}-")), None
+    )
     if found is None:
         raise UsageError(
             f"there are no results of {name}",

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from userfault.cli.lab_names import CACHE, find
-from userfault.lab.collect import HERE, programs_in_guest
+from userfault.lab.collect import programs_in_guest
 from userfault.lab.reproduce import reproducer, reproducers, run_here
+from userfault.lab.results import HERE
 from userfault.lab.store import Store
 
 _NEWEST = "trixie-backports"

@@ -8,7 +8,7 @@ from itertools import pairwise
 from userfault.check.outcome import Verdict
 from userfault.check.statement import Statement
 from userfault.lab.reproduce import Reproducer
-from userfault.lab.results import Results
+from userfault.lab.results import HERE, OWN_BUILD, Results
 
 _HEAD = """# What changed between kernels
 
@@ -106,6 +106,9 @@ def _section(
 
 
 def _word(kernel: Results) -> str:
+    """How a command names it."""
+    if kernel.package == OWN_BUILD:
+        return HERE
     return ".".join(map(str, kernel.release[:2]))
 
 

@@ -14,13 +14,11 @@ from userfault.check.statement import Statement
 from userfault.lab import image
 from userfault.lab.capabilities import capabilities
 from userfault.lab.reproduce import reproducers, run_here, run_in_guest
-from userfault.lab.results import Results, fold
+from userfault.lab.results import OWN_BUILD, Results, fold
 from userfault.lab.session import Session
 from userfault.lab.store import Kernel, numbers
 from userfault.model.profiles import PROFILES
 
-HERE = "here"
-_OWN_BUILD = "the machine's own build"
 _MODEL = "this package"
 
 Tell = Callable[[str], None]
@@ -38,7 +36,7 @@ def collect_here(statements: Iterable[Statement], tell: Tell) -> Results:
         column=column,
         kernel=f"Linux {column}",
         release=release,
-        package=_OWN_BUILD,
+        package=OWN_BUILD,
         profile=profile_of((release[0], release[1])).name,
         model=False,
         statements=fold(cases),

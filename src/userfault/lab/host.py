@@ -20,6 +20,7 @@ class GuestHost:
         self._generation = guest.generation
 
     release = property(lambda self: self._guest.release)
+    patience_s = 0.004  # a call that does not sleep is done by then
     directory = property(lambda _self: DISK)
 
     def spawn(self) -> tuple[int, Link]:

@@ -18,8 +18,11 @@ from userfault.kernel.errors import UsageError
 from userfault.lab.capabilities import Cell
 
 SCHEMA = "userfault.lab.results/1"
-# Reasons that name addresses or numbers of one run would change the files without a cause.
+HERE = "here"  # what the running kernel is called where a kernel is named
+OWN_BUILD = "the machine's own build"
+# Reasons that name addresses of one run, or a machine, would change the files without a cause.
 _RUN = re.compile(r"0x[0-9a-f]{9,}")
+_HERE = re.compile(r"; this is (Linux|model) .*")
 
 
 class Cases(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,7 +68,7 @@ def fold(results: Iterable[CaseResult]) -> list[Cases]:
     for number, group in groupby(results, key=lambda result: result.number):
         alike: dict[tuple[Verdict, str], list[str]] = {}
         for result in group:
-            reason = _RUN.sub("0x...", result.reason)
+            reason = _HERE.sub("", _RUN.sub("0x...", result.reason))
             alike.setdefault((result.verdict, reason), []).append(result.memory)
         for (verdict, reason), memories in alike.items():
             found.append(Cases(number, verdict, tuple(filter(None, memories)), reason))

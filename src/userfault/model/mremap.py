@@ -47,6 +47,9 @@ def mremap(
 ) -> int:
     """The new address.  Events: UNMAP of the target, REMAP, UNMAP of the old range."""
     call = _Call(mm, old, round_up(old_length, PAGE), round_up(new_length, PAGE), flags, new)
+    exact = flags & MREMAP_DONTUNMAP and not mm.machine.profile.mremap_many
+    if exact and old_length != new_length:  # before they were rounded up, to 6.12
+        raise Errno(errno.EINVAL)
     _check(call)
     try:
         mm.lock.write()
@@ -263,7 +266,7 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     else:
         # The copy has joined its neighbours by now if they had the same registration, and the
         # whole of it loses it (measured on 6.1 to 7.2).
-        mm.merge(new, new + new_length)
+        _join(call, old, new, new_length)
         joined = mm.find(new)
         assert joined is not None
         joined.context = None
@@ -279,7 +282,26 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
             _give_promises(mm, vma, old, old_length)
         unmap_locked(mm, old, old + old_length, call.unmaps)
     if context is None or follows:
-        mm.merge(new, new + new_length)
+        _join(call, old, new, new_length)
+
+
+def _join(call: _Call, old: int, new: int, length: int) -> None:
+    """The copy joins its neighbours; after DONTUNMAP not always the one that it is a copy of."""
+    mm, end = call.mm, new + length
+    profile = mm.machine.profile
+    if not call.flags & MREMAP_DONTUNMAP or profile.dontunmap_joins_source:
+        mm.merge(new, end)
+        return
+    source, behind = mm.find(old), mm.find(end)
+    after_source = source is not None and source.end == new
+    if not after_source and source is not behind:
+        mm.merge(new, end)
+    elif not profile.dontunmap_joins_beside:
+        return
+    elif not after_source:
+        mm.merge(new, end - 1)
+    elif behind is not None and behind.start == end:
+        mm.merge(end, end)
 
 
 def _give_promises(mm: AddressSpace, vma: Vma, old: int, length: int) -> None:

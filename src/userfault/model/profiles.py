@@ -68,6 +68,10 @@ class Profile(msgspec.Struct, frozen=True):
     # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
     # 6.12, 7.2 and 7.3 unlock the part)
     dontunmap_unlocks_all: bool = True
+    # The copy that MREMAP_DONTUNMAP makes joins the mapping that it is a copy of (6.18 alone); lying
+    # beside that, it joins the neighbour on its other side (not on 6.1)
+    dontunmap_joins_source: bool = True
+    dontunmap_joins_beside: bool = True
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
     guest_memfd_userfault: bool = False  # ... and serves userfaults (no release)
     says_guest_memfd: int = 0  # a feature bit of the model's own, so that it can be discovered
@@ -98,6 +102,7 @@ _TABLE = {
     "copy_over_guard": False,
     "dofork_of_hugetlb": False,
     "dontunmap_unlocks_all": False,
+    "dontunmap_joins_source": False,
 }
 
 LINUX_6_1 = Profile(
@@ -118,6 +123,8 @@ LINUX_6_1 = Profile(
     read_nowait=errno.EOPNOTSUPP,
     frees_tables=False,
     dontunmap_unlocks_all=False,
+    dontunmap_joins_beside=False,
+    dontunmap_joins_source=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
@@ -131,6 +138,7 @@ LINUX_6_12 = Profile(
     no_huge_page=errno.ENOMEM,
     frees_tables=False,
     dontunmap_unlocks_all=False,
+    dontunmap_joins_source=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
