@@ -1,7 +1,7 @@
 """Benchmarks: our pager and a page-fault handler in C, in one run, side by side.
 
 Run from the root of the repository: `python -m bench all`, or one of `latency`, `bulk`,
-`patterns`, `start`.  What is fair about it:
+`patterns`, `start`, ... (`store` is beside `zstd`, too).  What is fair about it:
 
 * The client is the same program for both sides (`c/client.c`, called by ctypes without the GIL);
   only the process that serves differs: our pager, or `c/handler.c`, compiled in the run.

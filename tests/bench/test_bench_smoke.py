@@ -16,6 +16,8 @@ import userfault
 from helpers.skips import absent, need_features
 from userfault.kernel.modes import Feature
 
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = {"latency", "bulk", "patterns", "start", "fairness", "model", "store"}
 OURS_ALONE = {"fairness"}  # compared with itself
@@ -38,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(source)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

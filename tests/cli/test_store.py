@@ -87,6 +87,7 @@ def test_a_store_is_named_by_its_relative_path_too(tmp_path: Path, image: Path) 
     ]
 
 
+@pytest.mark.timeout(400)  # some twenty commands, each a Python that starts
 def test_layers_differences_and_what_becomes_of_them(
     tmp_path: Path, store: Path, image: Path
 ) -> None:

@@ -250,6 +250,15 @@ def test_a_chunk_that_is_gone_is_never_referred_to(store: LocalObjects) -> None:
     assert read_image(store, "b") == bytes_of(list(pages))
 
 
+def test_an_image_that_ends_within_a_page_of_its_base_ends_in_zeros(store: LocalObjects) -> None:
+    pack(store, "a", Pages([unique(1), unique(2)]))
+    pack(store, "b", Pages([BASE, BASE], cut=100), base="a")
+    pack(store, "c", Pages([BASE, BASE, ZERO]), base="b")
+    short = (unique(1) + unique(2))[:-100]
+    assert read_image(store, "b") == short
+    assert read_image(store, "c") == short + bytes(100 + PAGE)
+
+
 def test_a_page_of_a_damaged_base_is_stored_again(store: LocalObjects) -> None:
     pages: list[Page] = [unique(n) for n in range(8)]
     pack(store, "a", Pages(pages), chunk_size=SMALL)

@@ -27,6 +27,7 @@ from userfault.snapshot.remote import Patience, RemoteObjects
 _NOWHERE = "http://127.0.0.1:9"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker runs the tests of this folder, so that each server starts once."""
     here = pathlib.Path(__file__).parent

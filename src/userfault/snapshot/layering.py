@@ -14,7 +14,7 @@ from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.keys import chunk_key
 from userfault.snapshot.manifest import ChunkTable
 from userfault.snapshot.objects import Objects
-from userfault.snapshot.runs import CHUNK, PARENT, Runs
+from userfault.snapshot.runs import CHUNK, PARENT, WORD_BYTES, Runs
 
 _CHUNKS_HELD = 8
 
@@ -56,6 +56,14 @@ class BasePages:
         if not same:
             return -1
         return self._image.chunks.starts[extent.chunk] + extent.slot
+
+    def read(self, page: int) -> bytes:
+        """A page of the base.  Raises StoreError, FormatError where its chunk cannot be read."""
+        (extent,) = self._image.extents(page, 1)
+        if extent.kind != CHUNK:
+            return extent.word.to_bytes(WORD_BYTES, "little") * (PAGE // WORD_BYTES)
+        at = extent.slot * PAGE
+        return self._chunk(extent.chunk)[at : at + PAGE]
 
     def _chunk(self, number: int) -> bytes:
         held = self._held.get(number)

@@ -314,7 +314,14 @@ class _Job:
                 cure="name the snapshot that they changed from as the base",
             )
         inside = min(pages, max(0, self._base.pages - first))
-        classifier.runs.append(inside, PARENT)
+        # The image may end within a page of which the base has more: it ends in zeros.
+        end = self._pages.length
+        cut = inside > 0 and first + inside == pages_of(end) and end < self._base.length
+        classifier.runs.append(inside - cut, PARENT)
+        if cut and self._in_base is not None:
+            last = first + inside - 1
+            kept = self._in_base.read(last)[: end - last * PAGE]
+            classifier.pages(last, kept.ljust(PAGE, b"\0"))
         classifier.runs.append(pages - inside, ZERO)
 
     def _tell(self, done: int, total: int) -> None:

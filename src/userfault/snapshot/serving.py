@@ -16,10 +16,11 @@ from userfault.kernel.errors import SourceError, UsageError
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.image import Image, open_image
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.objects import REMOTE_SCHEMES, open_objects, scheme_of
 from userfault.snapshot.reading import ChunkReader, open_reader
 from userfault.snapshot.source import SnapshotSource
 from userfault.snapshot.table import Coarse, Table, build, sealed
+from userfault.snapshot.unpacked import Chunks
 from userfault.source.spec import Resolved, StoreSpec
 
 
@@ -68,7 +69,8 @@ def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, T
     Raises OSError where the descriptor cannot be mapped; it may be closed afterwards.
     """
     table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
-    store = open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
+    remote = any(scheme_of(url or "") in REMOTE_SCHEMES for url in (spec.url, spec.second))
+    store: Chunks = _LateReader(spec) if remote else _reader(spec)
     source = SnapshotSource(table, store, length=spec.length, name=f"{spec.url}/{spec.name}")
     return source, table if page_size == PAGE else Coarse(table, page_size)
 
@@ -78,7 +80,7 @@ def _reader(spec: StoreSpec) -> ChunkReader:
 
 
 class _LateReader:
-    """The reader of a remote store, opened by the first thread that reads a chunk.
+    """A reader with a remote store, opened by the first thread that reads a chunk.
 
     To import the client library takes 0.1 s, in which the pager would serve no fault of anybody.
     """

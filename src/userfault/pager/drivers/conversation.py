@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from userfault.kernel.errors import PagerError
+from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.journal import Journal, Word
@@ -106,6 +106,9 @@ class Conversation:
         try:
             held = sorted_out(request, fds)
             served = Served.new(request, held, self._host.bell, self._host.number())
+        except UserfaultError as error:
+            self._reply(messages.Refused(error.what, error.cause, error.cure))
+            return
         except (OSError, ValueError) as error:
             self._reply(messages.Refused("the pager cannot take the mapping", str(error), ""))
             return

@@ -138,16 +138,20 @@ class _Image:
                 self.elsewhere = chunk
                 return False
             self.next = chunk
+            self._let_go(len(self.lent))
         self.at = chunk
         self.next = max(self.next, chunk)
         self.stop = min(chunk + 1 + depth, table.chunks)
-        for _ in range(len(self.lent)):
-            held = self.lent.popleft()
-            if chunk <= held <= self.stop:
-                self.lent.append(held)
-            else:
-                self.source.unpacked.let_go(held)
+        passed = 0
+        while passed < len(self.lent) and self.lent[passed] < chunk:
+            passed += 1
+        self._let_go(passed)
         return True
+
+    def _let_go(self, count: int) -> None:
+        """The reader has passed by the first chunks in slots."""
+        for _ in range(count):
+            self.source.unpacked.let_go(self.lent.popleft())
 
     def take(self) -> list[int]:
         """The chunks of the next request."""
