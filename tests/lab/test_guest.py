@@ -88,12 +88,12 @@ def test_statements_are_kept_by_the_newest_kernel(kernel: Kernel, tmp_path: Path
 
 def test_random_programs_agree_with_the_model(kernel: Kernel) -> None:
     done = lab(
-        "--guests", "1", kernel.suite, "--", "check", "--fuzz", "--programs", "25", "--seed", "3"
+        "--guests", "1", kernel.suite, "--", "check", "--fuzz", "--programs", "12", "--seed", "3"
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "25 programs" in done.stdout
-    assert " 0 divergences" in done.stdout
+    assert "12 programs of" in done.stdout
+    assert "0 of them diverged" in " ".join(done.stdout.split())
 
 
 def test_a_command_runs_inside_with_the_project(kernel: Kernel, tmp_path: Path) -> None:

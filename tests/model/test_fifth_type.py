@@ -39,6 +39,7 @@ DIFFERENCES: dict[int, str] = {
     138: LABELS,
     152: LABELS,
     168: LABELS,
+    195: LABELS,
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     LABELS: {"fault_folio": pagecache.fault},

@@ -64,6 +64,14 @@ def test_what_is_checked_first(text: str, before: int, since: int) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
+def test_a_mapping_over_a_part_of_a_huge_page_is_enomem_on_6_1(profile: str) -> None:
+    for text in ("replace huge+0 1p+1", "replace huge+0+4096 1p"):
+        result = run(profile, f"0 map huge; 0 {text}")[1]
+        assert result.errno == (errno.ENOMEM if profile == "6.1" else errno.EINVAL)
+    assert run(profile, "0 map huge; 0 munmap huge+0 1p+1")[1].errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_guest_memfd_is_no_ioctl_of_6_1_and_6_12(profile: str) -> None:
     task = ModelCalls(PROFILES[profile]).process().tasks[0]
     device = task.call(calls.Open(calls.File.KVM, os.O_RDWR)).result()

@@ -63,7 +63,7 @@ def mmap(
         elif mm.overlapping(address, address + length):
             if flags & mman.MAP_FIXED_NOREPLACE:
                 raise Errno(errno.EEXIST)
-            unmap_locked(mm, address, address + length, unmaps)
+            _make_room(mm, address, address + length, unmaps)
         _insert(mm, address, length, prot, flags, shared, behind)
     finally:
         mm.lock.write_done()
@@ -131,6 +131,13 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
     finally:
         mm.lock.write_done()
         tell_unmaps(task, unmaps)  # also of what was announced before it failed
+
+
+def _make_room(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
+    try:
+        unmap_locked(mm, start, end, unmaps)
+    except Errno as error:
+        raise Errno(mm.machine.profile.mmap_cannot_unmap or error.code) from None
 
 
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:

@@ -60,6 +60,7 @@ class Profile(msgspec.Struct, frozen=True):
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
     dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
+    mmap_cannot_unmap: int = 0  # mmap(2) over what munmap(2) refuses: ENOMEM on 6.1, else why
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
     # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
@@ -68,8 +69,8 @@ class Profile(msgspec.Struct, frozen=True):
     # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
     # 6.12, 7.2 and 7.3 unlock the part)
     dontunmap_unlocks_all: bool = True
-    # The copy that MREMAP_DONTUNMAP makes joins the mapping that it is a copy of (6.18 alone); lying
-    # beside that, it joins the neighbour on its other side (not on 6.1)
+    # The copy that MREMAP_DONTUNMAP makes joins the mapping that it is a copy of (6.18 alone).
+    # Beside that mapping, it joins the neighbour on its other side (not on 6.1).
     dontunmap_joins_source: bool = True
     dontunmap_joins_beside: bool = True
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
@@ -122,6 +123,7 @@ LINUX_6_1 = Profile(
     wp_many_mappings=False,
     read_nowait=errno.EOPNOTSUPP,
     frees_tables=False,
+    mmap_cannot_unmap=errno.ENOMEM,
     dontunmap_unlocks_all=False,
     dontunmap_joins_beside=False,
     dontunmap_joins_source=False,
