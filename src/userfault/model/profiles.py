@@ -68,8 +68,8 @@ class Profile(msgspec.Struct, frozen=True):
     # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
     # 6.12, 7.2 and 7.3 unlock the part)
     dontunmap_unlocks_all: bool = True
-    # The copy that MREMAP_DONTUNMAP makes joins the mapping that it is a copy of (6.18 alone); lying
-    # beside that, it joins the neighbour on its other side (not on 6.1)
+    # The copy that MREMAP_DONTUNMAP makes joins the mapping that it is a copy of (6.18 alone);
+    # lying beside that, it joins the neighbour on its other side (not on 6.1)
     dontunmap_joins_source: bool = True
     dontunmap_joins_beside: bool = True
     guest_memfd_mmap: bool = True  # guest_memfd can be mapped (6.18)
