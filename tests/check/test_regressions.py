@@ -147,6 +147,25 @@ FIXED = {
         "0 uffd u0 0; 0 api u0 0; 0 map hugepriv; 0 register u0 hugepriv+0 1p 1; 0 map huge; "
         "0 store hugepriv+0; 0 store huge+0; 0 kload k hugepriv+0; 0 fork"
     ),
+    "a small page that is written keeps the protection bit of another registration": (
+        f"{_U0}; 0 map src; 0 map anon; 0 register u0 anon+0 1p 2; 0 copy u0 anon+0 src+0 1p 2;"
+        " 0 register u0 anon+0 1p 1; 0 store anon+0"
+    ),
+    "and is protected again by WRITEPROTECT": (
+        f"{_U0}; 0 map src; 0 map anon; 0 register u0 anon+0 1p 2; 0 copy u0 anon+0 src+0 1p 2;"
+        " 0 register u0 anon+0 1p 1; 0 store anon+0; 0 register u0 anon+0 1p 3; 0 store anon+0;"
+        " 0 writeprotect u0 anon+0 1p 1; 1 store anon+0; 0 events u0 16;"
+        " 0 writeprotect u0 anon+0 1p 0"
+    ),
+    "mprotect takes away what a leftover protection let pass": (
+        f"{_U0}; 0 map src; 0 map anon; 0 register u0 anon+0 1p 2; 0 copy u0 anon+0 src+0 1p 2;"
+        " 0 register u0 anon+0 1p 1; 0 store anon+0; 0 register u0 anon+0 1p 3;"
+        " 0 mprotect anon+0 1p 1; 0 mprotect anon+0 1p 3; 1 store anon+0; 0 events u0 16"
+    ),
+    "a copy of a page loses a leftover protection": (
+        f"{_U0}; 0 map src; 0 map anon; 0 register u0 anon+0 1p 2; 0 copy u0 anon+0 src+0 1p 2;"
+        " 0 register u0 anon+0 1p 1; 0 fork; 0 store anon+0; c1.0 store anon+0"
+    ),
     "guest_memfd has no file position": "0 map gmem; 0 pread g 1p 10; 0 pwrite g 1p 10",
     "DONTUNMAP of a locked part: what stays is joined otherwise": (
         "0 uffd u0 0; 0 map anon; 0 mlock anon+5 1p; 0 mremap anon+5 1p 1p 5 dst+0; 0 close u0"

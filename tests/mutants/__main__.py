@@ -30,7 +30,7 @@ def main(wanted: Sequence[str]) -> int:
         verdict = hunt(mutation, _PROGRAMS)
         missed += not verdict.caught
         by_statement += bool(verdict.statement)
-        by_program += bool(verdict.program)
+        by_program += verdict.differs
         number = str(verdict.program) if verdict.program else "-"
         found = ("" if verdict.caught else "NOT CAUGHT ") + verdict.divergence
         row = _ROW.format(mutation.name, verdict.statement or "-", number, found)
@@ -38,7 +38,7 @@ def main(wanted: Sequence[str]) -> int:
     seconds = time.monotonic() - began
     print(
         f"{len(chosen)} mutations, {missed} not caught; {by_statement} break a statement,"
-        f" {by_program} diverge within {_PROGRAMS} programs; {seconds:.0f} s"
+        f" {by_program} diverge in a regression or within {_PROGRAMS} programs; {seconds:.0f} s"
     )
     return 1 if missed else 0
 

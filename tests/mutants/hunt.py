@@ -24,7 +24,10 @@ _DEADLINE_S = 900  # some seconds where nothing else runs
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Who noticed: the first statement that fails, the number of the first program that differs."""
+    """Who noticed: the first statement that fails, and the first program that differs.
+
+    `program`: its number among the random ones, 0 for a regression.
+    """
 
     statement: str = ""
     program: int = 0
@@ -32,7 +35,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def caught(self) -> bool:
-        return bool(self.statement or self.program)
+        return bool(self.statement or self.differs)
+
+    @property
+    def differs(self) -> bool:
+        """Whether a program diverged."""
+        return bool(self.program) or self.divergence.startswith("regression: ")
 
 
 def hunt(mutation: Mutation | None, programs: int) -> Verdict:

@@ -1,4 +1,7 @@
-"""Run in a mutated copy of the package: the statements on its model, then random programs."""
+"""Run in a mutated copy of the package: the statements on its model, then programs.
+
+The programs are those that found a divergence before, and random ones.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import sys
 
 import msgspec
 
+from check.test_regressions import FIXED
 from mutants.hunt import Verdict
 from userfault.check.differential.batch import Batch, Runner, each
 from userfault.check.differential.found import configuration
 from userfault.check.differential.pool import Pool
+from userfault.check.differential.program import from_text
 from userfault.check.live import live_kernel
 from userfault.check.outcome import Verdict as Outcome
 from userfault.check.run import run
@@ -32,7 +37,7 @@ def _statement() -> str:
 
 
 def _program(programs: int) -> tuple[int, str]:
-    """The first program that differs from the running kernel, and where."""
+    """The first program that differs from the running kernel, and where (0: a regression)."""
     config = configuration()
     with contextlib.closing(Pool()) as pool:
         huge = True
@@ -45,6 +50,10 @@ def _program(programs: int) -> tuple[int, str]:
             lambda scheduler: ModelCalls(LINUX_6_18, config, scheduler=scheduler),
             pool if huge else None,
         )
+        # Programs that were found before come first: some facts are rare in random ones.
+        for name, text in FIXED.items():
+            if (huge or "huge" not in text) and runner.run(from_text(text)) is not None:
+                return 0, f"regression: {name}"
         for number, one in enumerate(each(Batch(programs, _SEED, huge)), 1):
             found = runner.run(one)
             if found is not None:

@@ -295,12 +295,6 @@ MUTATIONS = (
         "write = False",
     ),
     Mutation(
-        "mlock of a hole that came meanwhile fails",
-        "mapping.py",
-        "            if mm.find(start) is None:\n                continue\n",
-        "",
-    ),
-    Mutation(
         "locked memory that grows is not faulted in",
         "mremap.py",
         "        _populate(task, call, result)\n    finally:",

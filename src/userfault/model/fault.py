@@ -275,7 +275,7 @@ def _present(
         return _RESOLVED
     if not write or flags & pt.WRITE:
         return _RESOLVED
-    if flags & (pt.UFFD_WP | pt.SOFT_CLEAN):
+    if flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP:
         return _protected(mm, vma, page, entry)
     assert folio is not None
     _break_cow(mm, vma, page, address, folio)
@@ -290,6 +290,9 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
                 return _WP
         elif vma.ops.pool:
             return _AGAIN  # left over from another registration: for ever (measured on 6.18)
+        else:  # ... of a small page the bit stays, and is not looked at
+            mm.change(vma, page, entry, pt.WP_OPEN, pt.SOFT_CLEAN)
+            return _RESOLVED
     mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
     return _RESOLVED
 

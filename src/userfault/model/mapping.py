@@ -7,6 +7,7 @@ import errno
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
 from userfault.model import access, events
+from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Signalled
 from userfault.model.folio import Object
@@ -225,7 +226,7 @@ def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
     for address in mm.table.addresses(vma.start, vma.end, vma.shift):
         entry = mm.table.get(address, vma.shift)
         if entry is not None and entry[1] is not None:
-            mm.change(vma, address, entry, 0, 0)
+            mm.change(vma, address, entry, 0, 0 if prot & mman.PROT_WRITE else pt.WP_OPEN)
 
 
 def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool) -> None:

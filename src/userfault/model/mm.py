@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from userfault.model.userfaultfd import Context
 
 _KEEP = ~(pt.READ | pt.WRITE)
-_NO_STORE = pt.UFFD_WP | pt.SOFT_CLEAN
 
 
 def allowed(vma: Vma, flags: int) -> int:
@@ -35,7 +34,8 @@ def allowed(vma: Vma, flags: int) -> int:
     if flags & pt.UFFD_RWP or not vma.prot:
         return flags
     flags |= pt.READ
-    if vma.prot & PROT_WRITE and not flags & _NO_STORE and (vma.shared or flags & pt.EXCLUSIVE):
+    protected = flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP
+    if vma.prot & PROT_WRITE and not protected and (vma.shared or flags & pt.EXCLUSIVE):
         flags |= pt.WRITE
     return flags
 
@@ -238,6 +238,8 @@ class AddressSpace:
 
     def change(self, vma: Vma, address: int, entry: pt.Entry, add: int, clear: int) -> None:
         """Other flags for a present entry; what the processor may do follows from them."""
+        if (add | clear) & pt.UFFD_WP:
+            clear |= pt.WP_OPEN
         flags = allowed(vma, entry[0] & ~clear | add)
         self.table.set(address, vma.shift, (flags, entry[1]))
 

@@ -27,6 +27,7 @@ MARK_WP = 64
 MARK_POISON = 128
 MARK_GUARD = 256
 READ = 512  # the processor may load: no PROT_NONE, no RWP
+WP_OPEN = 4096  # beside UFFD_WP: written where WP was not registered, so that stores go on
 SOFT_CLEAN = 1024  # not written since soft-dirty bits were cleared: the next store faults
 SOFT_DIRTY = 2048  # soft dirty without having been written: mremap moved it here
 

@@ -70,7 +70,7 @@ def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -
         entry = table.get(address, vma.shift)
         if entry is None:
             table.set(address, vma.shift, pt.MARKER_WP)
-        elif entry[1] is not None and not entry[0] & pt.UFFD_WP:
+        elif entry[1] is not None and entry[0] & (pt.UFFD_WP | pt.WP_OPEN) != pt.UFFD_WP:
             mm.change(vma, address, entry, pt.UFFD_WP, 0)
 
 
