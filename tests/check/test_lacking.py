@@ -23,7 +23,7 @@ from cli.commands import command, environment
 from helpers import child
 from helpers.skips import need_root
 from helpers.world import PoolLock
-from userfault.check import kernels, live, steps
+from userfault.check import host, kernels, steps
 from userfault.check.differential.batch import Runner
 from userfault.check.differential.found import kernels as both
 from userfault.check.differential.program import from_text
@@ -164,7 +164,7 @@ def test_an_agent_that_dies_or_hangs_is_a_lost_case_and_leaves_nothing(
 
 
 def test_an_agent_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "agent_path", lambda: "/bin/false")
+    monkeypatch.setattr(host, "agent_path", lambda: "/bin/false")
     result = run_case(_planted(lambda _: None), "", live_kernel)
 
     assert result.verdict is Verdict.LOST

@@ -133,11 +133,20 @@ def come_and_go(snapshot: str) -> dict[str, Any]:
             for _ in range(5):
                 with lazy(snapshot, pager=pager) as mapped:
                     mapped.complete(timeout=60)
-            worker = pager.processes()["worker"]
-            counts.append(len(os.listdir(f"/proc/{worker}/fd")))
-        deadline = time.monotonic() + 20  # a thread ends a moment after its last answer
-        while (threads := len(os.listdir(f"/proc/{worker}/task"))) > 1:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
-        return {"before": counts[0], "descriptors": counts[-1], "threads": threads}
+            counts.append(_at_rest(pager.processes()["worker"]))
+        return {"before": counts[0][0], "descriptors": counts[-1][0], "threads": counts[-1][1]}
+
+
+def _at_rest(worker: int) -> tuple[int, int]:
+    """Descriptors and threads of a worker, once those that only end have ended.
+
+    A thread ends a moment after its last answer; an image is let go when no process reads it.
+    """
+    deadline = time.monotonic() + 20
+    while True:
+        threads = len(os.listdir(f"/proc/{worker}/task"))
+        held = [os.readlink(found.path) for found in os.scandir(f"/proc/{worker}/fd")]
+        busy = threads > 1 or any("userfault-image" in name for name in held)
+        if not busy or time.monotonic() > deadline:
+            return len(held), threads
+        time.sleep(0.01)
