@@ -145,7 +145,10 @@ def _at_rest(worker: int) -> tuple[int, int]:
     deadline = time.monotonic() + 20
     while True:
         threads = len(os.listdir(f"/proc/{worker}/task"))
-        held = [os.readlink(found.path) for found in os.scandir(f"/proc/{worker}/fd")]
+        held = []
+        for found in os.scandir(f"/proc/{worker}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                held.append(os.readlink(found.path))
         busy = threads > 1 or any("userfault-image" in name for name in held)
         if not busy or time.monotonic() > deadline:
             return len(held), threads
