@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 
 import pytest
 
+from check.fuzzing import fuzzing
 from check.test_command import _of_session
-from cli.commands import command, environment, userfault
+from cli.commands import userfault
 from helpers.skips import need_root
 from helpers.world import PoolLock
 
@@ -68,23 +68,9 @@ def test_a_run_that_is_interrupted_tells_how_far_it_came_and_leaves_nothing(
     number: int, code: int
 ) -> None:
     need_root()
-    lock = PoolLock()
-    try:
-        with subprocess.Popen(
-            command("check", "--fuzz", "--programs", "100000"),
-            env=environment(PYTHONUNBUFFERED="1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            assert process.stdout is not None
-            while "a second" not in process.stdout.readline():
-                pass
-            process.send_signal(number)
-            told, _ = process.communicate()
-    finally:
-        lock.release()
+    with fuzzing() as process:
+        process.send_signal(number)
+        told, _ = process.communicate()
     assert process.returncode == code
     assert "interrupted: " in told
     deadline = time.monotonic() + 10

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from check.fuzzing import fuzzing
 from check.test_command import _of_session
-from cli.commands import command, environment
 from helpers import child
 from helpers.skips import need_root
-from helpers.world import PoolLock
 from userfault.check import host, kernels, steps
 from userfault.check.differential.batch import Runner
 from userfault.check.differential.found import kernels as both
@@ -174,24 +172,10 @@ def test_an_agent_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(120)
 def test_a_batch_that_is_killed_ends_the_run_with_what_was_found_so_far() -> None:
     need_root()
-    lock = PoolLock()
-    try:
-        with subprocess.Popen(
-            command("check", "--fuzz", "--programs", "100000"),
-            env=environment(PYTHONUNBUFFERED="1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            assert process.stdout is not None
-            while "a second" not in process.stdout.readline():
-                pass
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(children[0]), signal.SIGKILL)
-            told, errors = process.communicate()
-    finally:
-        lock.release()
+    with fuzzing() as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        told, errors = process.communicate()
 
     assert process.returncode == 1
     assert "interrupted: " in told
