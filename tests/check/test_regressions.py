@@ -124,6 +124,13 @@ FIXED = {
         "0 uffd u0 0; 0 api u0 0; 0 map priv; 0 register u0 priv+0 1p 1; 0 fork; c1.1 "
         "mprotect priv+0 1p 3"
     ),
+    "PAGEMAP_SCAN reports a part of a huge page that is protected already": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map huge; 0 register u0 huge+0 2p 2;"
+        " 0 copy u0 huge+1 huge+0 1p 2; 0 scan huge+1 1p 1 0 2"
+    ),
+    "locked private memory that becomes writable gets its pages at once": (
+        "0 map dst; 0 mprotect dst+0 1p 0; 0 mlock dst+0 1p; 0 mprotect dst+0 1p 2"
+    ),
     "PAGEMAP_SCAN protects a guard": (
         "0 uffd u0 0; 0 api u0 0x8000; 0 map dst; 0 register u0 dst+0 1p 2; 0 madvise dst+0 "
         "1p 102; 0 scan dst+0 1p 1 0 0"

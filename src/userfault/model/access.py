@@ -11,7 +11,7 @@ import errno
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model import pgtable as pt
 from userfault.model.errors import Errno, Signalled
-from userfault.model.fault import fault
+from userfault.model.fault import fault, fault_held
 from userfault.model.mm import AddressSpace
 from userfault.model.sched import Task
 
@@ -139,6 +139,21 @@ def populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool)
     address = start
     while address < end:
         address = populate_page(task, mm, address, write=write)
+
+
+def populate_held(mm: AddressSpace, start: int, end: int) -> None:
+    """Make pages of one mapping writable while the lock is held for writing.
+
+    It stops at the first page that is not: there is nobody to tell.
+    """
+    vma = mm.find(start)
+    assert vma is not None
+    while start < end:
+        entry, page = entry_at(mm, start)
+        if entry is not None and entry[0] & pt.WRITE and entry[1] is not None:
+            start = max(page + (PAGE << entry[1].order), start + PAGE)
+        elif not fault_held(mm, vma, start):
+            return
 
 
 def populate_page(task: Task, mm: AddressSpace, address: int, *, write: bool) -> int:

@@ -65,6 +65,17 @@ def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool
         context.fault(task, vma, address, reason, write=write, user=user)
 
 
+def fault_held(mm: AddressSpace, vma: Vma, address: int) -> bool:
+    """A write fault of the kernel's own that cannot wait, since it holds the lock for writing.
+
+    False where it would be a message or a signal: nobody is told, and the caller gives up.
+    """
+    try:
+        return _resolve(mm, vma, address, True) == _RESOLVED
+    except Signalled:
+        return False
+
+
 def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
     page = address & -(1 << vma.shift)
     entry = mm.entry(vma, page)

@@ -203,12 +203,22 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
             at = min(vma.end, end)
             if vma.prot != prot:
                 part = mm.isolate(vma, address, end)
+                copies = _copies_when_writable(part) and bool(prot & mman.PROT_WRITE)
                 _set_prot(mm, part, prot)
-                mm.merge(part.start, part.end)
+                start, stop = part.start, part.end
+                mm.merge(start, stop)
+                if copies:
+                    access.populate_held(mm, start, stop)
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
         mm.lock.write_done()
+
+
+def _copies_when_writable(vma: Vma) -> bool:
+    """A private mapping that is locked gets pages of its own as soon as it may be written."""
+    locked = bool(vma.flags & vmas.LOCKED)
+    return locked and not vma.shared and not vma.prot & mman.PROT_WRITE
 
 
 def _accountable(ops: MemoryOps, bits: int) -> bool:

@@ -140,13 +140,13 @@ class Scan:
                 before = self.pages
                 goes_on = self._report(low, high, categories & arg.report)
                 if arg.flags & abi.PM_SCAN_WP_MATCHING and self.pages > before:
-                    goes_on = self._protect(vma, address, before) or goes_on
+                    goes_on = self._protect(vma, address, before, categories) or goes_on
                 if not goes_on:
                     return False
             address += step
         return True
 
-    def _protect(self, vma: Vma, address: int, before: int) -> bool:
+    def _protect(self, vma: Vma, address: int, before: int, categories: int) -> bool:
         """Protect what was just reported; True if that was taken back instead."""
         mm = self.mm
         step = 1 << vma.shift
@@ -154,6 +154,9 @@ class Scan:
             return False
         part = (self.pages - before) * PAGE
         entry = mm.entry(vma, address)
+        written = categories & abi.PAGE_IS_WRITTEN or vma.modes & vmas.RWP
+        if entry is not None and not written:
+            return False  # it is protected already
         if part < step and entry is not None and entry[1] is not None:
             # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
             start, end, categories = self.regions[-1]
