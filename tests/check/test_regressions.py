@@ -131,6 +131,10 @@ FIXED = {
     "locked private memory that becomes writable gets its pages at once": (
         "0 map dst; 0 mprotect dst+0 1p 0; 0 mlock dst+0 1p; 0 mprotect dst+0 1p 2"
     ),
+    "PAGEMAP_SCAN takes a part of a huge poison marker back": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map hugeanon; 0 register u0 hugeanon+0 1p 2;"
+        " 0 poison u0 hugeanon+0 1p 0; 2 scan hugeanon+0 1p 1 0 1"
+    ),
     "PAGEMAP_SCAN protects a guard": (
         "0 uffd u0 0; 0 api u0 0x8000; 0 map dst; 0 register u0 dst+0 1p 2; 0 madvise dst+0 "
         "1p 102; 0 scan dst+0 1p 1 0 0"

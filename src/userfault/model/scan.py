@@ -157,8 +157,8 @@ class Scan:
         written = categories & abi.PAGE_IS_WRITTEN or vma.modes & vmas.RWP
         if entry is not None and not written:
             return False  # it is protected already
-        if part < step and entry is not None and entry[1] is not None:
-            # A part of a huge page cannot be protected: it is not reported, and the walk goes on.
+        if part < step and entry is not None:
+            # A part of a huge entry cannot be protected: it is not reported, and the walk goes on.
             start, end, categories = self.regions[-1]
             low = end - part
             self.regions[-1:] = [(start, low, categories)] if low > start else []
