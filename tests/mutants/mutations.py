@@ -319,6 +319,24 @@ MUTATIONS = (
         "mm.merge(0, mm.task_size)",
     ),
     Mutation(
+        "mprotect leaves locked pages out that may be written now",
+        "mapping.py",
+        "                if copies:\n                    access.populate_held(mm, start, stop)\n",
+        "",
+    ),
+    Mutation(
+        "PAGEMAP_SCAN protects what is protected",
+        "scan.py",
+        "        if entry is not None and not written:\n            return False",
+        "        if not entry and not written:\n            return False",
+    ),
+    Mutation(
+        "PAGEMAP_SCAN protects a part of a huge marker",
+        "scan.py",
+        "if part < step and entry is not None:",
+        "if part < step and entry is not None and entry[1] is not None:",
+    ),
+    Mutation(
         "MOVE by who is not the owner",
         "operations.py",
         "    if task.process.mm is not context.mm:\n        raise Errno(errno.EINVAL)\n",
