@@ -135,6 +135,13 @@ FIXED = {
         "0 uffd u0 0; 0 api u0 0x8000; 0 map hugeanon; 0 register u0 hugeanon+0 1p 2;"
         " 0 poison u0 hugeanon+0 1p 0; 2 scan hugeanon+0 1p 1 0 1"
     ),
+    "one mremap of many cuts its target out of the mapping that it moves": (
+        "0 map disk; 0 store disk+0; 0 fork; 0 mremap disk+7 2p 2p 7 disk+1; 0 fork"
+    ),
+    "a moved mapping joins its neighbours, and not theirs": (
+        "0 uffd u0 0; 0 api u0 0; 0 map dst; 0 register u0 dst+1 1p 2; 0 fork;"
+        " c1.1 mremap dst+3 1p 1p 3 dst+2"
+    ),
     "PAGEMAP_SCAN protects a guard": (
         "0 uffd u0 0; 0 api u0 0x8000; 0 map dst; 0 register u0 dst+0 1p 2; 0 madvise dst+0 "
         "1p 102; 0 scan dst+0 1p 1 0 0"

@@ -236,7 +236,9 @@ def _remap_many(call: _Call) -> int:
         if (start | new) & ((1 << vma.shift) - 1):
             raise Errno(errno.EINVAL)
         unmap_locked(mm, new, new + stop - start, call.early)
-        _move(call, vma, start, stop - start, new, stop - start)
+        source = mm.find(start)  # the target may have been cut out of the same mapping
+        assert source is not None
+        _move(call, source, start, stop - start, new, stop - start)
     return call.new
 
 
@@ -281,7 +283,7 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
         if moved.promised is not None:
             _give_promises(mm, vma, old, old_length)
         unmap_locked(mm, old, old + old_length, call.unmaps)
-    if context is None or follows:
+    if follows:
         _join(call, old, new, new_length)
 
 
