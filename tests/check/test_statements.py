@@ -18,8 +18,14 @@ from userfault.kernel.memtypes import memory_names
 from userfault.model.profiles import PROFILES
 
 STATEMENTS = load()
+_SWAP = 164  # uses the one list of swap spaces, as tests/linux/test_swapfile.py does
 CASES = [
-    pytest.param(found, memory, id=f"{found.number}{'-' if memory else ''}{memory}")
+    pytest.param(
+        found,
+        memory,
+        id=f"{found.number}{'-' if memory else ''}{memory}",
+        marks=[pytest.mark.xdist_group("swap")] if found.number == _SWAP else [],
+    )
     for found in STATEMENTS
     for memory in found.memories or ("",)
 ]

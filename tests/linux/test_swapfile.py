@@ -13,6 +13,9 @@ from userfault.kernel.errors import MemoryUnavailable
 from userfault.linux import libc, swapfile
 from userfault.linux.swapfile import SwapFile, swaps
 
+# The system has one list of swap spaces: these tests, and statement 164, take turns.
+pytestmark = pytest.mark.xdist_group("swap")
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> str:
