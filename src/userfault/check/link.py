@@ -29,12 +29,16 @@ class Stream(Protocol):
         """Hang up."""
 
 
-class Link:
-    """The socket of one agent.  `closed` once the agent is gone."""
+class Buffered:
+    """A stream that nobody waits for: what goes out is queued, what has come in is collected.
 
-    def __init__(self, connection: Stream) -> None:
+    `closed` once the other end is gone.  At most `chunk` bytes are received at once.
+    """
+
+    def __init__(self, connection: Stream, chunk: int = _CHUNK) -> None:
         connection.setblocking(False)
         self._socket = connection
+        self._chunk = chunk
         self._received = bytearray()
         self._unsent = bytearray()
         self.closed = False
@@ -45,12 +49,12 @@ class Link:
 
     @property
     def backlog(self) -> bool:
-        """True while a part of a request waits for room in the socket."""
+        """True while something waits for room in the stream."""
         return bool(self._unsent)
 
-    def send(self, request: bytes) -> None:
-        """Queue a request and send as much as the socket takes."""
-        self._unsent += request
+    def queue(self, data: bytes) -> None:
+        """Send as much as the stream takes, and the rest later."""
+        self._unsent += data
         self.flush()
 
     def flush(self) -> None:
@@ -63,9 +67,40 @@ class Link:
         except OSError:
             self._hang_up()
 
+    def collect(self) -> bool:
+        """Take in what has arrived; True if there was anything, its end included."""
+        anything = False
+        try:
+            while not self.closed:
+                chunk = self._socket.recv(self._chunk)
+                anything = True
+                if not chunk:
+                    self._hang_up()
+                self._received += chunk
+                if len(chunk) < self._chunk:  # that was all there is
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._hang_up()
+            anything = True
+        return anything
+
+    def _hang_up(self) -> None:
+        self.closed = True
+        self._unsent.clear()
+
+
+class Link(Buffered):
+    """The socket of one agent.  `closed` once the agent is gone."""
+
+    def send(self, request: bytes) -> None:
+        """Queue a request and send as much as the socket takes."""
+        self.queue(request)
+
     def replies(self) -> Iterator[wire.Reply]:
         """The replies that have arrived whole."""
-        self._receive()
+        self.collect()
         head_size = wire.REPLY.size
         while len(self._received) >= head_size:
             head = wire.REPLY.unpack_from(self._received)
@@ -75,24 +110,6 @@ class Link:
             data = bytes(self._received[head_size:end])
             del self._received[:end]
             yield wire.decode(head, data)
-
-    def _receive(self) -> None:
-        try:
-            while not self.closed:
-                chunk = self._socket.recv(_CHUNK)
-                if not chunk:
-                    self._hang_up()
-                self._received += chunk
-                if len(chunk) < _CHUNK:  # that was all there is
-                    return
-        except BlockingIOError:
-            return
-        except OSError:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        self.closed = True
-        self._unsent.clear()
 
     def close(self) -> None:
         """Close the socket: the agent ends when it sees that."""

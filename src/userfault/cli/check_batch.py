@@ -14,6 +14,7 @@ import msgspec
 
 from userfault.check.differential.batch import Batch, Finding, Runner, each
 from userfault.check.differential.found import kernels
+from userfault.check.differential.pair import Divergence
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program
 from userfault.cli import interrupts
@@ -36,29 +37,34 @@ class Progress(msgspec.Struct, frozen=True):
     coverage: tuple[tuple[str, str, int, int], ...] = ()
 
 
-class _Counting:
+class Tally:
+    """What the programs of a batch have come to so far."""
+
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._programs = self._steps = self._diverging = 0
         self._kinds: set[str] = set()
-        self._reported = time.monotonic()
 
-    def run(self, program: Program) -> None:
-        with interrupts.deferred():
-            found = self._runner.run(program)
+    @property
+    def programs(self) -> int:
+        """How many."""
+        return self._programs
+
+    def count(self, program: Program, found: Divergence | None) -> tuple[Finding, ...]:
+        """One more program; its divergence is looked into if it is the first of its kind."""
         self._programs += 1
         self._steps += len(program)
-        findings: tuple[Finding, ...] = ()
-        if found is not None:
-            self._diverging += 1
-            if found.kind not in self._kinds:  # another of its kind tells nothing new
-                self._kinds.add(found.kind)
-                findings = (self._runner.examine(found),)
-        if findings or time.monotonic() - self._reported > _REPORT_S:
-            self.report(*findings)
+        if found is None:
+            return ()
+        self._diverging += 1
+        if found.kind in self._kinds:  # another of its kind tells nothing new
+            return ()
+        self._kinds.add(found.kind)
+        return (self._runner.examine(found),)
 
-    def report(self, *findings: Finding) -> None:
-        progress = Progress(
+    def progress(self, findings: tuple[Finding, ...] = ()) -> Progress:
+        """All of it, and what is newly found."""
+        return Progress(
             self._programs,
             self._steps,
             self._diverging,
@@ -66,18 +72,26 @@ class _Counting:
             findings,
             self._runner.coverage.counted(),
         )
-        click.echo(msgspec.json.encode(progress))
-        self._reported = time.monotonic()
+
+
+def _run(batch: Batch, runner: Runner) -> None:
+    tally = Tally(runner)
+    reported = time.monotonic()
+    for program in each(batch):
+        with interrupts.deferred():
+            found = runner.run(program)
+        findings = tally.count(program, found)
+        if findings or time.monotonic() - reported > _REPORT_S:
+            click.echo(msgspec.json.encode(tally.progress(findings)))
+            reported = time.monotonic()
+    click.echo(msgspec.json.encode(tally.progress()))
 
 
 def _main() -> None:
     interrupts.unwind_on_signals()
     batch = msgspec.json.decode(sys.argv[1], type=Batch)
     with contextlib.closing(Pool()) as pool:
-        counting = _Counting(Runner(*kernels(), pool if batch.huge else None))
-        for program in each(batch):
-            counting.run(program)
-        counting.report()
+        _run(batch, Runner(*kernels(), pool if batch.huge else None))
 
 
 if __name__ == "__main__":

@@ -63,13 +63,7 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
                 totals.failures.append(str(said))
             if not isinstance(said, BatchPart):
                 continue
-            last[number] = Progress(
-                said.programs,
-                said.steps,
-                said.diverging,
-                said.rescheduled,
-                coverage=said.coverage,
-            )
+            last[number] = said.progress
             _note(console, totals, said)
             if time.monotonic() - shown > _SHOWN_S:
                 shown = time.monotonic()
@@ -85,7 +79,7 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
 
 def _note(console: Console, totals: _Totals, said: BatchPart) -> None:
     """What a worker has found."""
-    for found in said.findings:
+    for found in said.progress.findings:
         check_fuzz.print_finding(console, found)
     for program, why in said.lost:
         totals.lost.append((program, why))

@@ -6,8 +6,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from userfault.check.differential.batch import Batch, Finding
+from userfault.check.differential.batch import Batch
 from userfault.check.outcome import CaseResult
+from userfault.cli.check_batch import Progress
 from userfault.lab.store import Kernel
 
 MEMORY_MIB = 1024
@@ -61,17 +62,11 @@ class CaseDone(msgspec.Struct, frozen=True, tag="case done"):
 class BatchPart(msgspec.Struct, frozen=True, tag="batch part"):
     """A BatchJob so far; `done` at its end.
 
-    `coverage`: (verb, memory, reached, succeeded).  `diverging`, `rescheduled`: as in Progress.
-    `lost`: programs in which the machine was lost,
-    each with the reason.  `failure`: why there is no more of it.
+    `lost`: programs in which the machine was lost, each with the reason.  `failure`: why there is
+    no more of it.
     """
 
-    programs: int
-    steps: int
-    diverging: int = 0
-    rescheduled: int = 0
-    findings: tuple[Finding, ...] = ()
-    coverage: tuple[tuple[str, str, int, int], ...] = ()
+    progress: Progress
     lost: tuple[tuple[str, str], ...] = ()
     failure: str = ""
     done: bool = False

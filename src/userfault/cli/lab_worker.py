@@ -6,11 +6,12 @@ Setup comes as the argument, jobs on standard input, answers go to standard outp
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import msgspec
 
 from userfault.check.differential.areas import HUGE_PAGES
-from userfault.check.differential.batch import Runner, each
+from userfault.check.differential.batch import Finding, Runner, each
 from userfault.check.differential.found import kernels, profile_of
 from userfault.check.differential.program import from_text, to_text
 from userfault.check.outcome import Lost
@@ -18,6 +19,7 @@ from userfault.check.run import unknown_features
 from userfault.check.statement import REGISTRY
 from userfault.check.statements import load
 from userfault.cli import interrupts
+from userfault.cli.check_batch import Progress, Tally
 from userfault.cli.lab_jobs import (
     BatchJob,
     BatchPart,
@@ -76,33 +78,23 @@ def _runner(session: Session) -> Runner:
 
 
 def _batch(session: Session, job: BatchJob) -> None:
-    programs = steps = diverging = 0
-    runner: Runner | None = None
-    kinds: set[str] = set()
+    tally: Tally | None = None
 
-    def report(**more: object) -> None:
-        cells = runner.coverage.counted() if runner else ()
-        other = runner.rescheduled if runner else 0
-        part = BatchPart(programs, steps, diverging, other, coverage=cells, **more)  # type: ignore[arg-type]
-        _say(part)
+    def report(*findings: Finding, **more: Any) -> None:
+        _say(BatchPart(tally.progress(findings) if tally else Progress(0, 0), **more))
 
     try:
+        runner = _runner(session)
+        tally = Tally(runner)
         for program in each(job.batch):
-            if runner is None:
-                runner = _runner(session)
             found = runner.run(program)
             lost = session.loss(doubtful=found is not None and "hang" in found.lines[-1].live)
-            programs, steps = programs + 1, steps + len(program)
+            findings = tally.count(program, None if lost else found)
             if lost is not None:
                 report(lost=((to_text(program), str(lost)),))
                 session.guest().hugepages(HUGE, _POOL)
-            elif found is not None:
-                diverging += 1
-                if found.kind not in kinds:
-                    kinds.add(found.kind)
-                    report(findings=(runner.examine(found),))
-            elif programs % _REPORT_EVERY == 0:
-                report()
+            elif findings or tally.programs % _REPORT_EVERY == 0:
+                report(*findings)
         report(done=True)
     except UserfaultError as error:
         report(failure=str(error), done=True)

@@ -11,6 +11,8 @@ import socket
 import struct
 from collections import deque
 
+from userfault.check.link import Buffered
+
 FRAME = struct.Struct("=IHH")  # bytes that follow, channel, kind
 VALUE = struct.Struct("=i")
 _CHUNK = 1 << 18
@@ -68,22 +70,14 @@ class Channel:
             self._port.send(Kind.CLOSE, self.number)
 
 
-class Port:
+class Port(Buffered):
     """Our end of a guest's port: frames out and in."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._socket = connection
-        self._received = bytearray()
-        self._unsent = bytearray()
-        self.closed = False
+        super().__init__(connection, _CHUNK)
         self.pings = 0  # that have come
         self.channels: dict[int, Channel] = {}
         self.called: deque[Channel] = deque()
-
-    def fileno(self) -> int:
-        """For select(2)."""
-        return self._socket.fileno()
 
     def channel(self, number: int) -> Channel:
         """A channel of our own; its agent is under way."""
@@ -93,35 +87,11 @@ class Port:
 
     def send(self, kind: Kind, number: int = 0, data: bytes = b"") -> None:
         """Queue a frame, and send what the socket takes."""
-        self._unsent += FRAME.pack(len(data), number, kind) + data
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what is queued."""
-        try:
-            while self._unsent and not self.closed:
-                del self._unsent[: self._socket.send(self._unsent)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self.closed = True
+        self.queue(FRAME.pack(len(data), number, kind) + data)
 
     def receive(self) -> bool:
         """Give what has arrived to its channels; True if there was anything."""
-        anything = False
-        try:
-            while not self.closed:
-                chunk = self._socket.recv(_CHUNK)
-                anything = True
-                if not chunk:
-                    self.closed = True
-                self._received += chunk
-                if len(chunk) < _CHUNK:  # that was all there is
-                    break
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.closed = anything = True
+        anything = self.collect()
         self._take_apart()
         return anything
 
@@ -161,7 +131,7 @@ class Port:
         """Wait until something comes, or the socket takes more; False if neither did."""
         if self.closed:
             return False
-        writers = [self] if self._unsent else []
+        writers = [self] if self.backlog else []
         readable, writable, _ = select.select([self], writers, [], max(timeout_s, 0))
         if writable:
             self.flush()
