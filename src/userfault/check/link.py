@@ -94,9 +94,9 @@ class Buffered:
 class Link(Buffered):
     """The socket of one agent.  `closed` once the agent is gone."""
 
-    def send(self, request: bytes) -> None:
-        """Queue a request and send as much as the socket takes."""
-        self.queue(request)
+    def send(self, *requests: bytes) -> None:
+        """Queue requests, and send as much as the socket takes, all at once if it can."""
+        self.queue(b"".join(requests))
 
     def replies(self) -> Iterator[wire.Reply]:
         """The replies that have arrived whole."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from userfault.check import wire
 from userfault.check.agent.build import NoAgent
 from userfault.check.host import Host, ThisHost
 from userfault.check.link import Link
 from userfault.check.outcome import Lost
-from userfault.check.steps import Place, Steps, steps
+from userfault.check.steps import Place, Steps, looking, steps
 from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, Result
@@ -57,11 +57,11 @@ _NO_DESCRIPTOR = 8
 class LivePending:
     """A call on its way: a generator of steps, and the state that the last look showed."""
 
-    def __init__(self, process: LiveProcess, call: Call) -> None:
+    def __init__(self, process: LiveProcess, call: Call, steps_of: Steps) -> None:
         self.call = call
         self.waits_for = ""
         self._process = process
-        self._steps: Steps = steps(call, process.place)
+        self._steps = steps_of
         self._started = False
         self._result: Result | None = None
 
@@ -118,12 +118,11 @@ class LiveTask:
         return self._queue[0] if self._queue else None
 
     def call(self, call: Call) -> LivePending:
-        pending = LivePending(self._process, call)
+        if isinstance(call, calls.WITNESSES):
+            return self._process.look([call])[0]
+        pending = LivePending(self._process, call, steps(call, self._process.place))
         if not self._process.alive:
             pending.end()
-            return pending
-        if isinstance(call, calls.WITNESSES):
-            self._process.witness(pending)
             return pending
         self._queue.append(pending)
         if len(self._queue) == 1:
@@ -184,14 +183,25 @@ class LiveProcess:
             self._control.append(task.advance)
         self._link.send(step.encode(task.index if task else CONTROL))
 
-    def witness(self, pending: LivePending) -> None:
-        """Have the control thread look: it needs no task, and waits for none."""
-        step = pending.next_step(None)
-        assert step is not None
-        assert step.control
-        self._witnesses.append(pending)
-        self._control.append(self._witnessed)
-        self.request(step, None)
+    def look(self, wanted: Sequence[Call]) -> list[LivePending]:
+        """Have the control thread look: it needs no task, and waits for none.
+
+        All goes out at once, and the answers come back so: each wake-up would cost more than they.
+        """
+        found = [LivePending(self, call, looking(call)) for call in wanted]
+        requests = []
+        for pending in found:
+            if not self.alive:
+                pending.end()
+                continue
+            step = pending.next_step(None)
+            assert step is not None
+            assert step.control
+            self._witnesses.append(pending)
+            self._control.append(self._witnessed)
+            requests.append(step.encode(CONTROL))
+        self._link.send(*requests)
+        return found
 
     @property
     def looking(self) -> bool:
@@ -202,7 +212,7 @@ class LiveProcess:
         step = self._witnesses.popleft().next_step(reply)
         assert step is None  # a witness is one request
 
-    def look(self, answer: Callable[[Reply], None]) -> None:
+    def ask_states(self, answer: Callable[[Reply], None]) -> None:
         """Ask where each task sleeps; `answer` gets the reply."""
         self._control.append(answer)
         self.request(Step(Op.STATES, control=True), None)
@@ -346,7 +356,7 @@ class LiveKernel:
         for process in busy:
             found: list[Reply] = []
             before = [(task, task.current) for task in process.busy]
-            process.look(found.append)
+            process.ask_states(found.append)
             while not found and process.alive:
                 if not self.pump(deadline - time.monotonic()):
                     raise TimeoutError(f"agent {process.pid} does not answer")

@@ -40,6 +40,11 @@ def steps(call: calls.Call, place: Place) -> Steps:
     return _BY_TYPE[type(call)](call, place)
 
 
+def looking(call: calls.Call) -> Steps:
+    """The one step of a call that looks, made by the control thread."""
+    return _LOOKS[type(call)](call)
+
+
 def _system_call(number: int, *args: int) -> Step:
     return Step(Op.SYSCALL, number, args)
 
@@ -171,6 +176,10 @@ _STAT_LENGTH = 144
 
 def _fstat(call: calls.Fstat, _place: Place) -> Steps:
     reply = yield Step(Op.SYSCALL, nr.FSTAT, (call.fd, 0), buffered=(1,), answer=_STAT_LENGTH)
+    return _stat_fields(reply)
+
+
+def _stat_fields(reply: Reply) -> Result:
     if reply.errno:
         return _answer(reply)
     (size,) = struct.unpack_from("=q", reply.data, _STAT_SIZE)
@@ -285,7 +294,7 @@ def _ioctl(call: calls.Ioctl, _place: Place) -> Steps:
     return Result(max(reply.value, 0), reply.errno, reply.data)
 
 
-def _fdinfo(call: calls.Fdinfo, _place: Place) -> Steps:
+def _fdinfo(call: calls.Fdinfo) -> Steps:
     reply = yield _file(f"/proc/self/fdinfo/{call.fd}")
     if reply.errno:
         return _answer(reply)
@@ -380,17 +389,52 @@ def _sysctl(call: calls.Sysctl, _place: Place) -> Steps:
     return Result(int(reply.data)) if not reply.errno else _answer(reply)
 
 
-# --- Witnesses -----------------------------------------------------------------------------------
+# --- Looking -------------------------------------------------------------------------------------
 
 
-def _pagemap(call: calls.Pagemap, _place: Place) -> Steps:
+def _look_at_file(call: calls.Pread) -> Steps:
+    """By a descriptor of its own."""
+    reply = yield _file(f"/proc/self/fd/{call.fd}", call.offset, call.length)
+    return _answer(reply, reply.data)
+
+
+def _look_at_size(call: calls.Fstat) -> Steps:
+    path = f"/proc/self/fd/{call.fd}".encode() + b"\0"
+    room = len(path) + -len(path) % 8
+    reply = yield Step(
+        Op.SYSCALL,
+        nr.STAT,
+        (0, room),
+        payload=path,
+        buffered=(0, 1),
+        answer=room + _STAT_LENGTH,
+        control=True,
+    )
+    return _stat_fields(msgspec.structs.replace(reply, data=reply.data[room:]))
+
+
+def _pagemap(call: calls.Pagemap) -> Steps:
     first = call.address // calls.PAGE * 8
     length = -(-call.length // calls.PAGE) * 8
     reply = yield _file("/proc/self/pagemap", first, length)
     if reply.errno:
         return _answer(reply)
-    words = struct.unpack(f"={len(reply.data) // 8}Q", reply.data)
-    return Result(data=struct.pack(f"={len(words)}Q", *(w & calls.PAGEMAP_BITS for w in words)))
+    return Result(data=_known_bits(reply.data))
+
+
+def _known_bits(data: bytes) -> bytes:
+    """Words of pagemap without what no two runs share."""
+    words = struct.unpack(f"={len(data) // 8}Q", data)
+    return struct.pack(f"={len(words)}Q", *(word & calls.PAGEMAP_BITS for word in words))
+
+
+def _survey(call: calls.Survey) -> Steps:
+    args = (call.stride, call.count, call.mask, call.offset, call.length)
+    reply = yield Step(Op.SURVEY, call.address, args, control=True)
+    if reply.errno:
+        return _answer(reply)
+    words = 8 * call.count
+    return Result(data=_known_bits(reply.data[:words]) + reply.data[words:])
 
 
 def _pagemap_scan(call: calls.PagemapScan, _place: Place) -> Steps:
@@ -427,7 +471,7 @@ def _pagemap_scan(call: calls.PagemapScan, _place: Place) -> Steps:
     return _answer(reply, end + regions)
 
 
-def _smaps(call: calls.Smaps, _place: Place) -> Steps:
+def _smaps(call: calls.Smaps) -> Steps:
     reply = yield _file("/proc/self/smaps")
     if reply.errno:
         return _answer(reply)
@@ -480,7 +524,6 @@ _BY_TYPE: dict[type, Callable[[Any, Place], Steps]] = {
     calls.Poll: _poll,
     calls.ProcessVmReadv: _process_vm_readv,
     calls.Ioctl: _ioctl,
-    calls.Fdinfo: _fdinfo,
     calls.Shmget: _shmget,
     calls.ShmRemove: _shm_remove,
     calls.Fork: _fork,
@@ -488,7 +531,14 @@ _BY_TYPE: dict[type, Callable[[Any, Place], Steps]] = {
     calls.Signal: _signal,
     calls.DropCapability: _drop_capability,
     calls.Sysctl: _sysctl,
-    calls.Pagemap: _pagemap,
     calls.PagemapScan: _pagemap_scan,
+}
+
+_LOOKS: dict[type, Callable[[Any], Steps]] = {
+    calls.Pagemap: _pagemap,
+    calls.Fdinfo: _fdinfo,
     calls.Smaps: _smaps,
+    calls.Survey: _survey,
+    calls.Pread: _look_at_file,
+    calls.Fstat: _look_at_size,
 }

@@ -9,6 +9,7 @@ READ = 0
 WRITE = 1
 OPEN = 2
 CLOSE = 3
+STAT = 4
 FSTAT = 5
 POLL = 7
 LSEEK = 8

@@ -33,7 +33,8 @@ class Op(enum.IntEnum):
     STATES = 5
     FILE = 6
     BUFFER = 7
-    CHILD = 8
+    SURVEY = 8
+    CHILD = 9
 
 
 class Kind(enum.IntEnum):

@@ -21,7 +21,7 @@ protocols at the end of this file are the whole interface between a program and 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -508,6 +508,22 @@ class Pagemap(msgspec.Struct, frozen=True, tag=True):
 PAGEMAP_BITS = 0b111 << 61 | 0b111 << 56
 
 
+class Survey(msgspec.Struct, frozen=True, tag=True):
+    """What pagemap says of `count` pages, `stride` bytes apart, and bytes of those that are there.
+
+    Data: the words, as of Pagemap; then `length` bytes, from `offset` into the page on, of each
+    page whose word has no bit of `mask` but PM_PRESENT.  Such a page does not fault, so that a
+    survey is a witness too; of one that may not be read there are no bytes.
+    """
+
+    address: int
+    stride: int
+    count: int
+    mask: int
+    offset: int
+    length: int
+
+
 class PagemapScan(msgspec.Struct, frozen=True, tag=True):
     """The PAGEMAP_SCAN ioctl of /proc/self/pagemap (6.7).
 
@@ -584,12 +600,13 @@ Call: TypeAlias = (
     | DropCapability
     | Sysctl
     | Pagemap
+    | Survey
     | PagemapScan
     | Smaps
 )
 
 # Looked at from outside of the tasks, at once, whatever the task that was asked is at.
-WITNESSES = (Pagemap, Fdinfo, Smaps)
+WITNESSES = (Pagemap, Survey, Fdinfo, Smaps)
 
 # --- Who runs them -------------------------------------------------------------------------------
 
@@ -652,6 +669,13 @@ class CallProcess(Protocol):
 
     def task(self) -> CallTask:
         """A new thread."""
+
+    def look(self, wanted: Sequence[Call]) -> Sequence[CallPending]:
+        """Look from outside of the tasks, at all of it at once.
+
+        By `WITNESSES`, Fstat and Pread: nothing that could sleep.  Whoever looks must have let the
+        kernel settle.
+        """
 
 
 class CallKernel(Protocol):

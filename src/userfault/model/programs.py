@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from userfault.kernel import calls
 from userfault.kernel.calls import Result
@@ -69,12 +69,17 @@ class ModelTask:
 
     def call(self, call: calls.Call) -> ModelPending:
         """Give it a call; it runs when the kernel settles or a result is asked for."""
-        task = self._task
         if isinstance(call, calls.WITNESSES):
-            operation = Operation(task, lambda: perform(task, call))
-            operation.run()
-            return ModelPending(call, operation)
+            return _look(self._task, call)
+        task = self._task
         return ModelPending(call, task.submit(lambda: perform(task, call)))
+
+
+def _look(task: Task, call: calls.Call) -> ModelPending:
+    """Do it now, outside of any task."""
+    operation = Operation(task, lambda: perform(task, call))
+    operation.run()
+    return ModelPending(call, operation)
 
 
 class ModelProcess:
@@ -97,6 +102,11 @@ class ModelProcess:
         task = ModelTask(self.process.thread())
         self.tasks.append(task)
         return task
+
+    def look(self, wanted: Sequence[calls.Call]) -> list[ModelPending]:
+        """Look from outside of the tasks."""
+        task = self.process.threads[0]
+        return [_look(task, call) for call in wanted]
 
 
 class ModelCalls:

@@ -5,9 +5,9 @@
  * address.  A signal that a touch raises is an answer, a call that blocks blocks one task alone.
  *
  *   leader   the first thread; starts the others, and does nothing else
- *   control  reads requests, hands them to tasks, answers what must never block (states, /proc
- *            files) itself.  It has a descriptor table of its own, so that nothing it opens takes
- *            a number from the program under test, or keeps its files open.
+ *   control  reads requests, hands them to tasks, answers what must never block (states, files,
+ *            pages that are there) itself.  It has a descriptor table of its own, so that nothing
+ *            it opens takes a number from the program under test, or keeps its files open.
  *   tasks    one operation at a time each; they write their replies themselves
  *
  * There is no C library in it: nothing but what is written here makes a system call, maps memory
@@ -19,10 +19,8 @@
 
 typedef unsigned char u8;
 typedef unsigned short u16;
-typedef unsigned int u32;
-typedef int s32;
-typedef unsigned long u64;
-typedef long s64;
+typedef unsigned int u32; typedef int s32;
+typedef unsigned long u64; typedef long s64;
 
 #ifndef __x86_64__
 #error "the agent knows the system calls of x86-64 only"
@@ -36,8 +34,7 @@ enum {
 	SYS_close_range = 436,
 };
 
-enum { EINTR = 4, EBADMSG = 74 };
-enum { SIGBUS = 7, SIGUSR1 = 10, SIGSEGV = 11, SIGUSR2 = 12, SIGPIPE = 13 };
+enum { EINTR = 4, EBADMSG = 74, SIGBUS = 7, SIGUSR1 = 10, SIGSEGV = 11, SIGUSR2 = 12, SIGPIPE = 13 };
 
 #define SA_SIGINFO 4ul
 #define SA_RESTORER 0x04000000ul
@@ -57,11 +54,16 @@ enum { SIGBUS = 7, SIGUSR1 = 10, SIGSEGV = 11, SIGUSR2 = 12, SIGPIPE = 13 };
 #define STACK_TOP (512ul << 10)
 #define SCRATCH_OFFSET (1ul << 20)
 #define SCRATCH_SIZE (16ul << 20)
+#define UNSENT_SIZE (1ul << 20)         /* of answers that wait for others */
 #define MAX_TASKS 64
 
 #define CONTROL 0xffff
+#define PAGE 4096
+#define PAGE_PRESENT (1ul << 63)        /* in pagemap */
 
-enum op { OP_SYSCALL, OP_READ, OP_WRITE, OP_FORK, OP_TASK, OP_STATES, OP_FILE, OP_BUFFER };
+enum op {
+	OP_SYSCALL, OP_READ, OP_WRITE, OP_FORK, OP_TASK, OP_STATES, OP_FILE, OP_BUFFER, OP_SURVEY,
+};
 enum kind { REPLY, HELLO };
 
 struct request {
@@ -96,6 +98,7 @@ struct thread {
 	s32 tid;
 	u32 index;
 	volatile u32 busy;      /* a futex: 1 from the request until the operation is done */
+	u64 unsent;             /* bytes of answers, before the scratch buffer */
 	struct request request;
 	struct {
 		s32 signal, code;
@@ -109,6 +112,9 @@ static volatile u32 task_count;
 static u64 next_slot;
 static volatile u32 wanted;     /* a futex: 1 while the leader is asked for a task */
 static volatile u32 writing;    /* a futex: the lock of the socket's writing side */
+/* What control has read and not looked at yet. */
+static u8 inbox[64 << 10];
+static u64 inbox_start, inbox_end;
 
 /* --- System calls and threads ------------------------------------------------------------------ */
 
@@ -150,7 +156,6 @@ s64 start_thread(u64 flags, void *stack, struct thread *thread, void (*function)
 u64 touch(void *to, const void *from, u64 length, u64 user);
 extern char touch_end[];
 void restore(void);
-void _start(void);
 
 __asm__(".text\n"
 	".globl _start\n"
@@ -214,7 +219,7 @@ static struct thread *current(void)
 
 static u8 *scratch(struct thread *thread)
 {
-	return (u8 *)((u64)thread & ~(SLOT_SIZE - 1)) + SCRATCH_OFFSET;
+	return (u8 *)((u64)thread & ~(SLOT_SIZE - 1)) + SCRATCH_OFFSET + thread->unsent;
 }
 
 static void sleep_while(volatile u32 *word, u32 value)
@@ -237,38 +242,21 @@ struct siginfo {
 	u16 lsb;
 };
 
-enum { REG_RIP = 16 };
-
-struct ucontext {
-	u64 flags, link, stack[3];
-	u64 registers[23];
-};
-
-struct action {
-	void *handler;
-	u64 flags;
-	void *restorer;
-	u64 mask;
-};
+#define RIP 21          /* its place in struct ucontext, in words */
 
 static void set_action(int signal, void *handler, u64 flags)
 {
-	struct action action;
+	u64 action[] = {(u64)handler, flags | SA_RESTORER, (u64)restore, 0 /* mask */};
 
-	action.handler = handler;
-	action.flags = flags | SA_RESTORER;
-	action.restorer = (void *)restore;
-	action.mask = 0;
-	call4(SYS_rt_sigaction, signal, &action, 0, 8);
+	call4(SYS_rt_sigaction, signal, action, 0, 8);
 }
 
 /* A touch ends here; any other fault is the agent's own, and ends it as it would end any process. */
-static void on_fault(int signal, struct siginfo *info, struct ucontext *context)
+static void on_fault(int signal, struct siginfo *info, u64 *context)
 {
 	struct thread *thread = current();
-	u64 *rip = &context->registers[REG_RIP];
 
-	if (*rip < (u64)touch || *rip >= (u64)touch_end) {
+	if (context[RIP] < (u64)touch || context[RIP] >= (u64)touch_end) {
 		set_action(signal, 0, 0);
 		return;
 	}
@@ -277,49 +265,19 @@ static void on_fault(int signal, struct siginfo *info, struct ucontext *context)
 	thread->caught.address = info->address;
 	/* BUS_MCEERR_AR and BUS_MCEERR_AO alone carry it */
 	thread->caught.lsb = signal == SIGBUS && (info->code == 4 || info->code == 5) ? info->lsb : 0;
-	*rip = (u64)touch_end;
+	context[RIP] = (u64)touch_end;
 }
 
-static void on_interruption(int signal)
-{
-	(void)signal;
-}
+static void on_interruption(int signal) { (void)signal; }
 
 /* --- The socket -------------------------------------------------------------------------------- */
 
-static void read_all(void *to, u64 length)
+static void send(struct thread *thread)
 {
-	u8 *place = to;
+	u64 left = thread->unsent;
+	u8 *place = scratch(thread) - left - sizeof(struct reply);
 
-	while (length) {
-		s64 got = call3(SYS_read, CONNECTION, place, length);
-
-		if (got == -EINTR)
-			continue;
-		if (got <= 0)
-			die(got ? 3 : 0);
-		place += got;
-		length -= got;
-	}
-}
-
-/* The reply is put right before the scratch buffer, so that one write sends both. */
-static void send_reply(struct thread *thread, enum kind kind, u32 index, s64 value, u32 length)
-{
-	u8 *place = scratch(thread) - sizeof(struct reply);
-	struct reply *reply = (struct reply *)place;
-	u64 left = sizeof(*reply) + length;
-
-	reply->length = length;
-	reply->task = index;
-	reply->kind = kind;
-	reply->value = value;
-	reply->address = thread->caught.address;
-	reply->signal = thread->caught.signal;
-	reply->code = thread->caught.code;
-	reply->lsb = thread->caught.lsb;
-	reply->reserved = 0;
-	thread->caught.signal = 0;
+	thread->unsent = 0;
 	while (__atomic_exchange_n(&writing, 1, __ATOMIC_ACQUIRE))
 		sleep_while(&writing, 1);
 	while (left) {
@@ -333,6 +291,48 @@ static void send_reply(struct thread *thread, enum kind kind, u32 index, s64 val
 		left -= sent;
 	}
 	set_and_wake(&writing, 0);
+}
+
+static void read_all(u8 *place, u64 length)
+{
+	while (length) {
+		u64 piece = inbox_end - inbox_start;
+		u8 *from;
+
+		if (!piece) {
+			s64 got;
+
+			if (current()->unsent)
+				send(current());
+			got = call3(SYS_read, CONNECTION, inbox, sizeof(inbox));
+			if (got <= 0 && got != -EINTR)
+				die(got ? 3 : 0);
+			inbox_start = 0;
+			inbox_end = got > 0 ? got : 0;
+			continue;
+		}
+		piece = piece < length ? piece : length;
+		length -= piece;
+		from = inbox + inbox_start;
+		inbox_start += piece;
+		__asm__ volatile("rep movsb" : "+D"(place), "+S"(from), "+c"(piece) : : "memory");
+	}
+}
+
+/*
+ * The reply is put right before the scratch buffer, so that one write sends both.  The answers of
+ * control to requests that came together go together: each write costs a wake-up.
+ */
+static void send_reply(struct thread *thread, enum kind kind, u32 index, s64 value, u32 length)
+{
+	*((struct reply *)scratch(thread) - 1) = (struct reply){
+		length, index, kind, value, thread->caught.address,
+		thread->caught.signal, thread->caught.code, thread->caught.lsb, 0,
+	};
+	thread->caught.signal = 0;
+	thread->unsent += sizeof(struct reply) + length;
+	if (index != CONTROL || thread->unsent > UNSENT_SIZE)
+		send(thread);
 }
 
 /* --- Tasks ------------------------------------------------------------------------------------- */
@@ -350,19 +350,16 @@ static s64 run_syscall(struct thread *thread, struct request *request)
 	return syscall6(request->number, args[0], args[1], args[2], args[3], args[4], args[5]);
 }
 
-static s64 run_touch(struct thread *thread, struct request *request, u64 length)
+static s64 run_touch(struct thread *thread, struct request *request)
 {
-	u8 *mine = scratch(thread);
-	u8 *theirs = (u8 *)request->number;
-	u64 done;
+	u64 length = request->op == OP_READ ? request->args[0] : request->length;
+	u8 *mine = scratch(thread), *theirs = (u8 *)request->number;
 
 	thread->caught.signal = thread->caught.code = thread->caught.lsb = 0;
 	thread->caught.address = 0;
 	if (request->op == OP_READ)
-		done = touch(mine, theirs, length, request->number);
-	else
-		done = touch(theirs, mine, length, request->number);
-	return done;
+		return touch(mine, theirs, length, request->number);
+	return touch(theirs, mine, length, request->number);
 }
 
 /* The child is an agent too: it calls the socket whose address the request carries. */
@@ -396,11 +393,9 @@ static void task_main(struct thread *thread)
 		if (request->op == OP_SYSCALL) {
 			value = run_syscall(thread, request);
 			answer = request->answer;
-		} else if (request->op == OP_READ) {
-			value = run_touch(thread, request, request->args[0]);
-			answer = value;
-		} else if (request->op == OP_WRITE) {
-			value = run_touch(thread, request, request->length);
+		} else if (request->op == OP_READ || request->op == OP_WRITE) {
+			value = run_touch(thread, request);
+			answer = request->op == OP_READ ? value : 0;
 		} else if (request->op == OP_FORK) {
 			value = run_fork(thread, request);
 		} else if (request->op == OP_BUFFER) {
@@ -415,13 +410,14 @@ static void task_main(struct thread *thread)
 static void new_thread(u32 index, void (*function)(struct thread *))
 {
 	u64 base = SLOTS + next_slot++ * SLOT_SIZE;
+	u64 mapped = SCRATCH_OFFSET + SCRATCH_SIZE + UNSENT_SIZE + PAGE;
 	struct thread *thread;
 
 	/* read and write; private, fixed, anonymous, without a reservation */
-	if (syscall6(SYS_mmap, base, SCRATCH_OFFSET + SCRATCH_SIZE, 3, 0x4032, -1, 0) < 0)
+	if (syscall6(SYS_mmap, base, mapped, 3, 0x4032, -1, 0) < 0)
 		die(5);
 	/* a huge page would be cleared for every thread */
-	call3(SYS_madvise, base, SCRATCH_OFFSET + SCRATCH_SIZE, 15 /* NOHUGEPAGE */);
+	call3(SYS_madvise, base, mapped, 15 /* NOHUGEPAGE */);
 	thread = (struct thread *)(base + STACK_TOP);
 	thread->self = thread;
 	thread->index = index;
@@ -445,14 +441,9 @@ static char *append(char *to, const char *text)
 
 static char *append_number(char *to, u32 number)
 {
-	char digits[12];
-	int n = sizeof(digits);
+	char digit[] = {'0' + number % 10, 0};
 
-	digits[--n] = 0;
-	do
-		digits[--n] = '0' + number % 10;
-	while (number /= 10);
-	return append(to, digits + n);
+	return append(number < 10 ? to : append_number(to, number / 10), digit);
 }
 
 /* Where each busy task sleeps, by the kernel's name for it ("0": it runs). */
@@ -503,9 +494,25 @@ static s64 put_file(struct thread *control, struct request *request)
 	return got < 0 && !done ? got : (s64)done;
 }
 
-static void ask_for_task(void)
+/*
+ * pagemap's words of args[1] pages, args[0] bytes apart; then args[4] bytes from args[3] on of each
+ * page that is there: of the bits args[2] its word has the first one alone.
+ */
+static s64 put_survey(struct thread *control, struct request *request)
 {
-	set_and_wake(&wanted, 1);
+	u64 *words = (u64 *)scratch(control), *args = request->args, page = request->number, n;
+	u64 at_once = args[0] == PAGE ? args[1] : 1;
+	u8 *place = (u8 *)(words + args[1]);
+	s64 file = call3(SYS_open, "/proc/self/pagemap", 0, 0);
+
+	for (n = 0; n < args[1] && file >= 0; n++, page += args[0]) {
+		if (n % at_once == 0)
+			call4(SYS_pread64, file, words + n, 8 * at_once, page / PAGE * 8);
+		if ((words[n] & args[2]) == PAGE_PRESENT)
+			place += touch(place, (u8 *)page + args[3], args[4], page + args[3]);
+	}
+	call1(SYS_close, file);
+	return file < 0 ? file : place - (u8 *)words;
 }
 
 static void control_main(struct thread *thread)
@@ -515,12 +522,12 @@ static void control_main(struct thread *thread)
 	call1(SYS_unshare, CLONE_FILES);
 	call3(SYS_close_range, 0, CONNECTION - 1, 0);
 	call3(SYS_close_range, CONNECTION + 1, ~0u, 0);
-	ask_for_task();
+	set_and_wake(&wanted, 1);
 	for (;;) {
 		struct thread *task = thread;
-		s64 value;
+		s64 value = 0, answer = 0;
 
-		read_all(request, sizeof(*request));
+		read_all((u8 *)request, sizeof(*request));
 		if (request->task != CONTROL) {
 			if (request->task >= task_count)
 				die(6);
@@ -530,21 +537,22 @@ static void control_main(struct thread *thread)
 		if (request->length > SCRATCH_SIZE)
 			die(6);
 		read_all(scratch(task), request->length);
-		if (request->task != CONTROL) {
-			set_and_wake(&task->busy, 1);
-		} else if (request->op == OP_TASK) {
-			ask_for_task();         /* the task itself says hello */
-		} else if (request->op == OP_STATES) {
-			u32 length = put_states(thread);
-
-			send_reply(thread, REPLY, CONTROL, 0, length);
-		} else if (request->op == OP_FILE) {
-			value = put_file(thread, request);
-			send_reply(thread, REPLY, CONTROL, value, value > 0 ? value : 0);
+		if (request->task != CONTROL || request->op == OP_TASK) {
+			/* It answers itself: what was asked, or hello. */
+			set_and_wake(request->op == OP_TASK ? &wanted : &task->busy, 1);
+			continue;
+		}
+		if (request->op == OP_STATES) {
+			answer = put_states(thread);
+		} else if (request->op == OP_FILE || request->op == OP_SURVEY) {
+			value = request->op == OP_FILE ? put_file(thread, request) :
+							 put_survey(thread, request);
+			answer = value > 0 ? value : 0;
 		} else {
 			value = run_syscall(thread, request);
-			send_reply(thread, REPLY, CONTROL, value, request->answer);
+			answer = request->answer;
 		}
+		send_reply(thread, REPLY, CONTROL, value, answer);
 	}
 }
 
@@ -553,9 +561,8 @@ static void control_main(struct thread *thread)
 /* What control starts would share control's descriptors: so tasks are started here. */
 static void lead(void)
 {
-	writing = 0;
-	wanted = 0;
-	task_count = 0;
+	writing = wanted = task_count = 0;
+	inbox_start = inbox_end = 0;
 	new_thread(CONTROL, control_main);
 	for (;;) {
 		sleep_while(&wanted, 0);

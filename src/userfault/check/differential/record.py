@@ -12,7 +12,8 @@ import msgspec
 
 from userfault.check.differential.side import AT_REST, SPINS_FOR_EVER, Answer, Side
 from userfault.check.trace import show_call, show_result
-from userfault.kernel.calls import Call
+from userfault.kernel.calls import PAGE, Call, Pagemap, Read, Result, Survey
+from userfault.uapi.pagemap import PM_PRESENT
 
 _SPINS_S = 2.0
 
@@ -112,7 +113,7 @@ class Given:
 
 
 class Looked:
-    """The observer of a process has looked."""
+    """A process was looked at."""
 
     def __init__(self, process: int, wanted: tuple[Call, ...]) -> None:
         self._process = process
@@ -130,8 +131,29 @@ class Looked:
         """Only what differs: the rest is what the calls of the program have said already."""
         for call, live, model in zip(self._wanted, self.theirs, self.ours, strict=False):
             if live != model:
-                return [Line(f"{self._process} {show_call(call)}", _tell(live), _tell(model))]
+                looked, *told = _narrowed(call, live, model)
+                return [Line(f"{self._process} {show_call(looked)}", *map(_tell, told))]
         return []
+
+
+def _narrowed(call: Call, live: Answer, model: Answer) -> tuple[Call, Answer, Answer]:
+    """Of a survey the first page that differs: what pagemap says of it, else its bytes."""
+    if not isinstance(call, Survey) or isinstance(live, str) or isinstance(model, str):
+        return call, live, model
+    place = 8 * call.count
+    for number in range(call.count):
+        page = call.address + number * call.stride
+        words = [one.data[8 * number : 8 * number + 8] for one in (live, model)]
+        if words[0] != words[1]:
+            return Pagemap(page, PAGE), Result(data=words[0]), Result(data=words[1])
+        if int.from_bytes(words[0], "little") & call.mask == PM_PRESENT:
+            held = [one.data[place : place + call.length] for one in (live, model)]
+            if held[0] != held[1]:
+                read = Read(page + call.offset, call.length)
+                shown = [Result(len(data), data=data) for data in held]
+                return read, shown[0], shown[1]
+            place += call.length
+    return call, live, model
 
 
 def _tell(answer: Answer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -47,11 +48,10 @@ class Side:
         self.kernel = kernel
         self._patience_s = patience_s
         self.processes: list[CallProcess] = []
-        self._observers: list[CallTask] = []
         self._workers: list[list[CallTask]] = []
         self._threads: dict[int, int] = {}
         self._calls: dict[int, CallPending] = {}
-        self._looks: list[CallPending] = []
+        self._looks: Sequence[CallPending] = ()
         self._errors: type[Exception] = Exception if modelled else TimeoutError
         if modelled:
             kernel.hugepages(calls.HUGE, HUGE_PAGES)
@@ -59,7 +59,6 @@ class Side:
 
     def _add(self, process: CallProcess) -> None:
         self.processes.append(process)
-        self._observers.append(process.task())
         self._workers.append([])
         self._name(len(self.processes) - 1, process.tasks[0])
 
@@ -128,12 +127,11 @@ class Side:
     # --- Calls that look --------------------------------------------------------------------------
 
     def look(self, process: int, wanted: tuple[Call, ...]) -> None:
-        """The observer of a process begins to look."""
-        observer = self._observers[process]
-        self._looks = [observer.call(call) for call in wanted]
+        """Begin to look at a process."""
+        self._looks = self.processes[process].look(wanted)
 
     def seen(self) -> tuple[Answer, ...]:
-        """What it saw; after a failure nothing more."""
+        """What was seen; after a failure nothing more."""
         found: list[Answer] = []
         for pending in self._looks:
             try:

@@ -6,13 +6,13 @@ import errno
 import struct
 
 from userfault.kernel import calls
-from userfault.kernel.calls import Result
+from userfault.kernel.calls import PAGE, Result
 from userfault.model import (
     scan,
 )
 from userfault.model.errors import Errno
 from userfault.model.sched import Task
-from userfault.model.syscalls.table import serves
+from userfault.model.syscalls.table import perform, serves
 from userfault.uapi import pagemap as pagemap_abi
 
 
@@ -21,6 +21,23 @@ def _pagemap(task: Task, call: calls.Pagemap) -> Result:
     words = scan.words(task.process.mm, call.address, call.length)
     kept = [word & calls.PAGEMAP_BITS for word in words]
     return Result(data=struct.pack(f"<{len(kept)}Q", *kept))
+
+
+@serves(calls.Survey)
+def _survey(task: Task, call: calls.Survey) -> Result:
+    mm = task.process.mm
+    pages = range(call.address, call.address + call.count * call.stride, call.stride)
+    if call.stride == PAGE:
+        words = scan.words(mm, call.address, call.count * PAGE)
+    else:
+        words = [scan.words(mm, page, PAGE)[0] for page in pages]
+    words = [word & calls.PAGEMAP_BITS for word in words]
+    contents = []
+    for page, word in zip(pages, words, strict=True):
+        if word & call.mask == pagemap_abi.PM_PRESENT:
+            read = perform(task, calls.Read(page + call.offset, call.length))
+            contents.append(read.data)
+    return Result(data=struct.pack(f"<{len(words)}Q", *words) + b"".join(contents))
 
 
 @serves(calls.PagemapScan)
