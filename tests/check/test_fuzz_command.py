@@ -22,6 +22,7 @@ _DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
     [
         ("--programs", "5"),
         ("--seed", "5"),
+        ("--jobs", "2"),
         ("--fuzz", "--only", "5"),
         ("--fuzz", "--model"),
         ("--program", "0 map nowhere; x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ PROGRAMS = 2000
 @click.option("--fuzz", is_flag=True, help="Run random programs on this kernel and on its model.")
 @click.option("--programs", metavar="N", type=click.IntRange(1), help="How many (default: 2000).")
 @click.option("--seed", metavar="S", type=int, help="Of --fuzz: the same seed, the same programs.")
+@click.option("--jobs", metavar="N", type=click.IntRange(1), help="Of --fuzz: at once (CPUs).")
 @click.option("--program", metavar="TEXT", help="Run one such program and show every call.")
 @click.option("--profile", metavar="V", help="The model's version, as 6.18 (default: next).")
 def check(
@@ -55,6 +57,7 @@ def check(
     fuzz: bool,
     programs: int | None,
     seed: int | None,
+    jobs: int | None,
     program: str | None,
 ) -> int:
     """Check what a kernel does against what kernels promise.
@@ -66,7 +69,7 @@ def check(
     if program is not None:
         return check_fuzz.replay(program)
     if fuzz:
-        return check_fuzz.fuzz(programs or PROGRAMS, seed)
+        return check_fuzz.fuzz(programs or PROGRAMS, seed, jobs or os.cpu_count() or 1)
     if explain is not None:
         only = (*only, str(explain))
     chosen = select(load(), only)
@@ -86,8 +89,9 @@ def check(
 
 def refuse_mixtures(wanted: dict[str, Any]) -> None:
     """Raise UsageError for options that do not go together."""
-    if (wanted["programs"] is not None or wanted["seed"] is not None) and not wanted["fuzz"]:
-        raise UsageError("--programs and --seed without --fuzz", cure="add --fuzz")
+    of_fuzz = [name for name in ("programs", "seed", "jobs") if wanted.get(name) is not None]
+    if of_fuzz and not wanted["fuzz"]:
+        raise UsageError(f"--{of_fuzz[0]} without --fuzz", cure="add --fuzz")
     of_statements = ("only", "as_list", "explain", "as_json", "junit", "model", "profile")
     if (wanted["fuzz"] or wanted["program"] is not None) and any(map(wanted.get, of_statements)):
         raise UsageError(

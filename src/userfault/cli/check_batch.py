@@ -87,15 +87,10 @@ def _run(batch: Batch, runner: Runner) -> None:
     click.echo(msgspec.json.encode(tally.progress()))
 
 
-def _main() -> None:
+def main() -> None:
+    """The batch is the argument."""
     interrupts.unwind_on_signals()
     batch = msgspec.json.decode(sys.argv[1], type=Batch)
-    with contextlib.closing(Pool()) as pool:
+    # Nobody reads on: whoever started us has ended.
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(Pool()) as pool:
         _run(batch, Runner(*kernels(), pool if batch.huge else None))
-
-
-if __name__ == "__main__":
-    try:
-        _main()
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(1)

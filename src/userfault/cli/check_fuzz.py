@@ -4,68 +4,85 @@ from __future__ import annotations
 
 import contextlib
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from userfault.check.differential import areas, coverage, program
-from userfault.check.differential.batch import Batch, Finding, Runner, seeds
+from userfault.check.differential.batch import Finding, Runner, seeds
 from userfault.check.differential.found import kernels, profile_of
 from userfault.check.live import LiveKernel
-from userfault.cli import errors, interrupts
+from userfault.cli import check_crew, errors, interrupts
 from userfault.cli.check_batch import Progress
 from userfault.kernel.calls import HUGE
-from userfault.kernel.errors import MemoryUnavailable, UserfaultError
+from userfault.kernel.errors import MemoryUnavailable
 from userfault.linux.hugepool import PoolShare, growing
 
 _SHOWN_S = 5.0
-# Free pages belong to whoever takes them: enough for some runs at once.
-_POOL = 4 * areas.HUGE_PAGES
+# Huge pages of a job, in programs.  Free pages belong to whoever takes them: there are more than
+# one program needs.
+_PROGRAMS = 3
 
 
 class Totals:
-    """The sums of all batches."""
+    """The sums of all batches: of each the last report counts."""
 
     def __init__(self) -> None:
-        self.programs = self.steps = self.diverging = self.rescheduled = 0
-        self.coverage = coverage.Coverage()
+        self._last: dict[int, Progress] = {}
+        self._began = self._shown = time.monotonic()
 
-    def add(self, last: Progress) -> None:
-        """The last report of a batch."""
-        self.programs += last.programs
-        self.steps += last.steps
-        self.diverging += last.diverging
-        self.rescheduled += last.rescheduled
-        for verb, memory, reached, succeeded in last.coverage:
-            self.coverage.steps[verb, memory] += reached
-            self.coverage.successes[verb, memory] += succeeded
+    programs = property(lambda self: sum(part.programs for part in self._last.values()))
+    steps = property(lambda self: sum(part.steps for part in self._last.values()))
+    diverging = property(lambda self: sum(part.diverging for part in self._last.values()))
+    rescheduled = property(lambda self: sum(part.rescheduled for part in self._last.values()))
+
+    def coverage(self) -> coverage.Coverage:
+        """What the programs reached."""
+        found = coverage.Coverage()
+        for part in self._last.values():
+            for verb, memory, reached, succeeded in part.coverage:
+                found.steps[verb, memory] += reached
+                found.successes[verb, memory] += succeeded
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    def report(self, console: Console, number: int, progress: Progress) -> None:
+        """Take in the report of a batch; print what it has found, and now and then the speed."""
+        self._last[number] = progress
+        for found in progress.findings:
+            print_finding(console, found)
+        if time.monotonic() - self._shown > _SHOWN_S:
+            self._shown = time.monotonic()
+            programs = self.programs
+            console.print(f"{programs} programs, {programs / self.seconds:.0f} a second")
 
 
-def fuzz(programs: int, seed: int | None) -> int:
-    """Run random programs; the exit code."""
+def fuzz(programs: int, seed: int | None, jobs: int) -> int:
+    """Run random programs, `jobs` of them at once; the exit code."""
     seed = random.getrandbits(32) if seed is None else seed
     console = Console(highlight=False, markup=False)
     kernels()  # says why it cannot run here, before a process is started for it
     profile = profile_of(LiveKernel().release)
     totals = Totals()
-    began = time.monotonic()
     complete = False
     try:
-        with _huge_pages(console) as huge:
+        with _huge_pages(console, jobs) as huge:
             console.print(f"seed {seed}: {programs} programs on this kernel and on its model")
             console.print(_of_another_release())
-            for batch in seeds(seed, programs, huge=huge, rwp=profile.rwp):
-                _run(batch, totals, console, began)
+            batches = seeds(seed, programs, huge=huge, rwp=profile.rwp)
+            for number, progress in check_crew.run(batches, jobs):
+                totals.report(console, number, progress)
         complete = True
     finally:
-        print_totals(console, totals, time.monotonic() - began, complete=complete)
+        print_totals(console, totals, complete=complete)
     return errors.FAILED if totals.diverging else 0
 
 
@@ -83,14 +100,14 @@ def _of_another_release() -> str:
 
 
 @contextlib.contextmanager
-def _huge_pages(console: Console) -> Iterator[bool]:
-    """Free huge pages for one program at a time; False where there are none."""
+def _huge_pages(console: Console, jobs: int = 1) -> Iterator[bool]:
+    """Free huge pages for so many programs at a time; False where there are none."""
     share: PoolShare | None = None
     try:
         with interrupts.deferred():
             try:
                 with growing(HUGE):
-                    share = PoolShare(HUGE, _POOL, grow=True)
+                    share = PoolShare(HUGE, _PROGRAMS * jobs * areas.HUGE_PAGES, grow=True)
             except MemoryUnavailable as error:
                 console.print(f"without hugetlb: {error.what} ({error.cause})")
         yield share is not None
@@ -98,40 +115,6 @@ def _huge_pages(console: Console) -> Iterator[bool]:
         with interrupts.deferred():
             if share is not None:
                 share.close()
-
-
-def _run(batch: Batch, totals: Totals, console: Console, began: float) -> None:
-    """One batch, in a process of its own; what was found is printed at once."""
-    command = [
-        sys.executable,
-        "-m",
-        "userfault.cli.check_batch",
-        msgspec.json.encode(batch).decode(),
-    ]
-    last = Progress(0, 0)
-    shown = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    try:
-        for line in child.stdout:
-            last = msgspec.json.decode(line, type=Progress)
-            for found in last.findings:
-                print_finding(console, found)
-            if time.monotonic() - shown > _SHOWN_S:
-                shown = time.monotonic()
-                done = totals.programs + last.programs
-                console.print(f"{done} programs, {done / (shown - began):.0f} a second")
-        status = child.wait()
-    finally:
-        totals.add(last)
-        child.terminate()
-        child.wait()
-        child.stdout.close()
-    if status or last.programs < batch.programs:
-        raise UserfaultError(
-            f"a batch ended after {last.programs} of {batch.programs} programs",
-            cause=f"its process ended with status {status}; its seed was {batch.seed}",
-        )
 
 
 def replay(text: str) -> int:
@@ -170,8 +153,8 @@ def print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:
     console.print(table)
 
 
-def print_totals(console: Console, totals: Totals, seconds: float, *, complete: bool) -> None:
-    programs, found = totals.programs, totals.coverage
+def print_totals(console: Console, totals: Totals, *, complete: bool) -> None:
+    programs, found, seconds = totals.programs, totals.coverage(), totals.seconds
     _print_coverage(console, found)
     never = found.never()
     if never:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 
 from rich.console import Console
 from rich.text import Text
@@ -15,13 +14,11 @@ from rich.text import Text
 from userfault.check.differential.batch import seeds, slices
 from userfault.cli import check_fuzz, errors
 from userfault.cli.check import PROGRAMS
-from userfault.cli.check_batch import Progress
 from userfault.cli.lab_crew import Crew, WorkerLost
 from userfault.cli.lab_jobs import BatchJob, BatchPart, ReplayDone, ReplayJob, Setup
 
 _SLICE = 100  # programs: short, so that no worker is left with a long one at the end
 _SILENCE_S = 900.0  # of a worker: a divergence that is shrunk runs its program many times
-_SHOWN_S = 10.0
 
 
 class _Totals(check_fuzz.Totals):
@@ -55,32 +52,21 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
     console.print(f"{ready.kernel}: seed {seed}: {programs} programs there and on its model\n")
     batches = seeds(seed, programs, huge=True, rwp=ready.rwp)
     jobs = [BatchJob(batch) for batch in slices(batches, _SLICE)]
-    last: dict[int, Progress] = {}
-    began = shown = time.monotonic()
     try:
         for number, said in crew.run(jobs, _SILENCE_S):
             if isinstance(said, WorkerLost):
                 totals.failures.append(str(said))
             if not isinstance(said, BatchPart):
                 continue
-            last[number] = said.progress
+            totals.report(console, number, said.progress)
             _note(console, totals, said)
-            if time.monotonic() - shown > _SHOWN_S:
-                shown = time.monotonic()
-                done = sum(part.programs for part in last.values())
-                console.print(f"{done} programs, {done / (shown - began):.0f} a second")
     finally:
-        for part in last.values():
-            totals.add(part)
-        complete = sys.exc_info()[0] is None
-        check_fuzz.print_totals(console, totals, time.monotonic() - began, complete=complete)
+        check_fuzz.print_totals(console, totals, complete=sys.exc_info()[0] is None)
     return totals
 
 
 def _note(console: Console, totals: _Totals, said: BatchPart) -> None:
-    """What a worker has found."""
-    for found in said.progress.findings:
-        check_fuzz.print_finding(console, found)
+    """What a worker has lost."""
     for program, why in said.lost:
         totals.lost.append((program, why))
         console.print(Text(f"\nthe machine was lost: {why}", "bold magenta"))

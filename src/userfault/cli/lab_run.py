@@ -113,6 +113,8 @@ def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
     refuse_mixtures(wanted)
     if wanted["model"] or wanted["as_list"]:
         raise UsageError("the lab runs real kernels", cure="leave out --model and --list")
+    if wanted["jobs"]:
+        raise UsageError("a guest runs one program at a time", cure="use --guests for --jobs")
     if wanted["program"] is not None:
         return lab_fuzz.replay(setups, wanted["program"])
     if wanted["fuzz"]:
