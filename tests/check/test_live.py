@@ -7,6 +7,7 @@ import signal
 import struct
 import threading
 from errno import EAGAIN, EBADF, EFAULT, EINTR, ENOSPC, ENXIO, EPERM, ESRCH
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from userfault.kernel.events import Fork as ForkEvent
 from userfault.kernel.modes import Feature
 from userfault.kernel.protocol import State
 from userfault.uapi import mman
+from userfault.uapi import pagemap as pm
 
 BUS_ADRERR = 2
 SEGV_MAPERR = 1
@@ -290,6 +292,70 @@ def test_pagemap_tells_pages_apart(t: Thread) -> None:
     assert [t.page(anon.at(0)), t.page(anon.at(1))] == ["P---X", "-----"]
     assert [t.page(shared.at(0)), t.page(shared.at(1))] == ["P-F-X", "-----"]
     assert [t.resident(shared.at(0)), t.resident(shared.at(1))] == [True, False]
+
+
+def test_a_survey_gives_the_states_of_pages_and_the_bytes_of_those_that_are_there(
+    t: Thread,
+) -> None:
+    area = t.map("anon", pages=4)
+    t.write(area.at(1), b"one")
+    t.write(area.at(3), b"three")
+    survey = calls.Survey(area.address, PAGE, 4, pm.PM_PRESENT, 0, 8)
+    (seen,) = t.process.look([survey])
+
+    data = seen.result().data
+    words = struct.unpack("=4Q", data[:32])
+    assert [bool(word & pm.PM_PRESENT) for word in words] == [False, True, False, True]
+    assert data[32:] == b"one".ljust(8, b"\0") + b"three".ljust(8, b"\0")
+
+
+def test_a_survey_has_no_bytes_of_a_page_that_may_not_be_read(t: Thread) -> None:
+    area = t.map("anon", pages=2)
+    t.write(area.address, bytes(range(1, 9)) * 1024)
+    t.ok(calls.Mprotect(area.address, PAGE, mman.PROT_NONE))
+    (seen,) = t.process.look([calls.Survey(area.address, PAGE, 2, pm.PM_PRESENT, 0, 8)])
+
+    assert seen.result().data[16:] == bytes(range(1, 9))
+
+
+def test_files_are_looked_at_without_a_descriptor_of_the_program(t: Thread) -> None:
+    file = t.ok(calls.MemfdCreate(0)).value
+    t.ok(calls.Ftruncate(file, 3 * PAGE))
+    t.ok(calls.Pwrite(file, b"content", PAGE))
+    size, data = t.process.look([calls.Fstat(file), calls.Pread(file, 7, PAGE)])
+
+    assert size.result() == t.ok(calls.Fstat(file))
+    assert data.result().data == b"content"
+    assert t.ok(calls.MemfdCreate(0)).value == file + 1
+
+
+def test_a_page_that_compaction_moves_is_seen_as_present(t: Thread) -> None:
+    need_root()
+    compact = Path("/proc/sys/vm/compact_memory")
+    if not compact.exists():
+        pytest.skip("this kernel does not compact memory on request (CONFIG_COMPACTION)")
+    pages = 8192
+    area = t.map("anon", pages=pages)
+    t.ok(calls.Madvise(area.address, area.length, mman.MADV_POPULATE_WRITE))
+    for number in range(1, pages, 2):  # holes to move pages into
+        t.ok(calls.Madvise(area.at(number), PAGE, mman.MADV_DONTNEED))
+    done = threading.Event()
+
+    def move() -> None:
+        while not done.is_set():
+            compact.write_text("1")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        words = calls.Survey(area.address, 2 * PAGE, pages // 2, pm.PM_PRESENT, 0, 0)
+        for _ in range(50):
+            (seen,) = t.process.look([words])
+            states = struct.unpack(f"={pages // 2}Q", seen.result().data)
+            assert all(word & pm.PM_PRESENT for word in states)
+    finally:
+        done.set()
+        mover.join()
 
 
 def test_smaps_lists_what_overlaps(t: Thread) -> None:

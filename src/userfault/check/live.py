@@ -196,9 +196,7 @@ class LiveProcess:
                 continue
             step = pending.next_step(None)
             assert step is not None
-            assert step.control
-            self._witnesses.append(pending)
-            self._control.append(self._witnessed)
+            self._witness(pending, step)
             requests.append(step.encode(CONTROL))
         self._link.send(*requests)
         return found
@@ -209,8 +207,17 @@ class LiveProcess:
         return bool(self._witnesses)
 
     def _witnessed(self, reply: Reply) -> None:
-        step = self._witnesses.popleft().next_step(reply)
-        assert step is None  # a witness is one request
+        pending = self._witnesses.popleft()
+        step = pending.next_step(reply)
+        if step is not None:  # it has to look again
+            self._witness(pending, step)
+            self._link.send(step.encode(CONTROL))
+
+    def _witness(self, pending: LivePending, step: Step) -> None:
+        """The control thread's next answer is this one's."""
+        assert step.control
+        self._witnesses.append(pending)
+        self._control.append(self._witnessed)
 
     def ask_states(self, answer: Callable[[Reply], None]) -> None:
         """Ask where each task sleeps; `answer` gets the reply."""

@@ -18,7 +18,7 @@ from userfault.check.smaps import parse_smaps
 from userfault.check.wire import BUFFER, Op, Reply, Step
 from userfault.kernel import calls
 from userfault.kernel.calls import Result
-from userfault.uapi.pagemap import PAGEMAP_SCAN, page_region, pm_scan_arg
+from userfault.uapi.pagemap import PAGEMAP_SCAN, PM_SWAP, page_region, pm_scan_arg
 
 Steps: TypeAlias = "Generator[Step, Reply, Result]"
 
@@ -41,7 +41,7 @@ def steps(call: calls.Call, place: Place) -> Steps:
 
 
 def looking(call: calls.Call) -> Steps:
-    """The one step of a call that looks, made by the control thread."""
+    """The steps of a call that looks, made by the control thread."""
     return _LOOKS[type(call)](call)
 
 
@@ -416,25 +416,36 @@ def _look_at_size(call: calls.Fstat) -> Steps:
 def _pagemap(call: calls.Pagemap) -> Steps:
     first = call.address // calls.PAGE * 8
     length = -(-call.length // calls.PAGE) * 8
-    reply = yield _file("/proc/self/pagemap", first, length)
-    if reply.errno:
-        return _answer(reply)
-    return Result(data=_known_bits(reply.data))
+    step = _file("/proc/self/pagemap", first, length)
+    reply, words = yield from _at_rest(step, length // 8)
+    return Result(data=words) if not reply.errno else _answer(reply)
 
 
-def _known_bits(data: bytes) -> bytes:
-    """Words of pagemap without what no two runs share."""
-    words = struct.unpack(f"={len(data) // 8}Q", data)
-    return struct.pack(f"={len(words)}Q", *(word & calls.PAGEMAP_BITS for word in words))
+_LOOKS_AGAIN = 50
+_SWAP_TYPE = 31  # of an entry that is not present; the last type is that of markers
+_MARKER = 31
+
+
+def _at_rest(step: Step, count: int) -> Generator[Step, Reply, tuple[Reply, bytes]]:
+    """The reply to a look at pagemap, and its `count` first words, but what no two runs share.
+
+    Where compaction moves pages, as it does for huge ones, a migration entry stands in place of a
+    page for a moment, which pagemap calls swapped out: then look again.  (Of real swap that is in
+    vain; whoever may not see more than flags sees no type.)
+    """
+    for _ in range(_LOOKS_AGAIN):
+        reply = yield step
+        words = struct.unpack_from(f"={min(count, len(reply.data) // 8)}Q", reply.data)
+        if not any(w & PM_SWAP and w & _SWAP_TYPE not in (0, _MARKER) for w in words):
+            break
+    return reply, struct.pack(f"={len(words)}Q", *(w & calls.PAGEMAP_BITS for w in words))
 
 
 def _survey(call: calls.Survey) -> Steps:
     args = (call.stride, call.count, call.mask, call.offset, call.length)
-    reply = yield Step(Op.SURVEY, call.address, args, control=True)
-    if reply.errno:
-        return _answer(reply)
-    words = 8 * call.count
-    return Result(data=_known_bits(reply.data[:words]) + reply.data[words:])
+    step = Step(Op.SURVEY, call.address, args, control=True)
+    reply, words = yield from _at_rest(step, call.count)
+    return Result(data=words + reply.data[len(words) :]) if not reply.errno else _answer(reply)
 
 
 def _pagemap_scan(call: calls.PagemapScan, _place: Place) -> Steps:
