@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
 
@@ -24,6 +24,18 @@ from userfault.uapi.mman import PROT_WRITE
 if TYPE_CHECKING:
     from userfault.model.machine import Machine
     from userfault.model.userfaultfd import Context
+
+
+class Pages(NamedTuple):
+    """Of a mapping: whose private pages it may have (see Vma)."""
+
+    family: int
+    inherited: bool
+
+    @classmethod
+    def of(cls, vma: Vma) -> Pages:
+        return cls(vma.family, vma.inherited)
+
 
 _KEEP = ~(pt.READ | pt.WRITE)
 
@@ -129,16 +141,19 @@ class AddressSpace:
         return vma
 
     def merge(self, start: int, end: int) -> None:
-        """Join neighbours that are one mapping, from the one before `start` to behind `end`."""
+        """What has changed in [start, end) joins its neighbours where they are one mapping."""
         at = max(self.vmas.bisect_right(start) - 2, 0)
         if at >= len(self.vmas):
             return
         before = self.vmas.peekitem(at)[1]
+        changed = Pages.of(before)  # the last mapping that has, as it was before it joined any
         while before.start <= end:
             after = self._next(before)
             if after is None or after.start > end:
                 break
-            if before.joins(after):
+            if after.start < end:
+                changed = Pages.of(after)
+            if before.continued_by(after) and self._related(changed, before, after, end):
                 before.family = before.family or after.family
                 before.inherited = before.inherited or after.inherited
                 before.soft_dirty |= after.soft_dirty
@@ -146,6 +161,16 @@ class AddressSpace:
                 before.end = after.end
             else:
                 before = after
+                changed = Pages.of(before)
+
+    def _related(self, changed: Pages, before: Vma, after: Vma, end: int) -> bool:
+        """Whether private pages allow the two to join: their families must be one in the end."""
+        other = Pages.of(before if after.start < end else after)
+        if before.family and after.family:
+            return before.family == after.family
+        if changed.family and not other.family:
+            return self.machine.profile.joins_untouched and not changed.inherited
+        return not (other.family and other.inherited)
 
     def _next(self, vma: Vma) -> Vma | None:
         at = self.vmas.bisect_right(vma.start)

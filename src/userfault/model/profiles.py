@@ -64,8 +64,10 @@ class Profile(msgspec.Struct, frozen=True):
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
     guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
     # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
-    # that the copy joins (to 7.2)
+    # that the copy joins (to 7.2; 6.12 to the package of 6.12.117)
     moving_takes_neighbours: bool = True
+    # A mapping that has had private pages joins a neighbour that never had any (not 6.1 and 6.12)
+    joins_untouched: bool = True
     # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
     # 6.12, 7.2 and 7.3 unlock the part)
     dontunmap_unlocks_all: bool = True
@@ -127,6 +129,7 @@ LINUX_6_1 = Profile(
     dontunmap_unlocks_all=False,
     dontunmap_joins_beside=False,
     dontunmap_joins_source=False,
+    joins_untouched=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
@@ -141,6 +144,8 @@ LINUX_6_12 = Profile(
     frees_tables=False,
     dontunmap_unlocks_all=False,
     dontunmap_joins_source=False,
+    joins_untouched=False,
+    moving_takes_neighbours=False,
     mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,

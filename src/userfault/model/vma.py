@@ -110,7 +110,7 @@ class Vma:
         twin.soft_dirty = self.soft_dirty
         return twin
 
-    def joins(self, after: Vma) -> bool:
+    def continued_by(self, after: Vma) -> bool:
         """Whether `after` continues this mapping: same registration included."""
         return (
             self.end == after.start
@@ -124,13 +124,7 @@ class Vma:
             and not self.flags & SPECIAL
             and not self.ops.pool  # hugetlb mappings are VM_DONTEXPAND, which never merge
             and self.offset + self.end - self.start == after.offset
-            and self._shares_family(after)
         )
-
-    def _shares_family(self, after: Vma) -> bool:
-        if self.family and after.family:
-            return self.family == after.family
-        return not (self.inherited or after.inherited)
 
     @property
     def kind(self) -> str:
