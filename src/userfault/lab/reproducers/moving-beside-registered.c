@@ -1,7 +1,8 @@
 // A page is moved by mremap to stand beside memory of the same userfaultfd, without EVENT_REMAP.
 // Statements: 210
 // Up to 7.2 the copy joins its neighbour before it loses its registration, and the neighbour loses
-// its own with it: its missing pages are not reported any more.  Since 7.3 it does not join.
+// its own with it: its missing pages are not reported any more.  Since 7.3 it does not join; Debian's
+// 6.12.118 has the mend, too.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
