@@ -27,6 +27,7 @@ _COMMAND_LINE = (
     *("console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic"),
     *("mitigations=off", "nokaslr", "no_timer_check", "tsc=reliable", "random.trust_cpu=on"),
     "clearcpuid=112",  # REP_GOOD: pages are cleared by plain stores, which emulate faster
+    *("nohz=off", "highres=off"),  # each time that the timer is set anew is an exit of the emulation
     *("rcupdate.rcu_expedited=1", "nowatchdog", "audit=0", "transparent_hugepage=madvise"),
 )
 # Five-level page tables would move the end of user space; `rep stosb` is emulated byte by byte.
