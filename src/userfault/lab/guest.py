@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from userfault.check import syscalls as nr
-from userfault.check.link import Link
+from userfault.check.link import Buffered, Link
 from userfault.check.outcome import Lost
 from userfault.check.wire import CONTROL, Op, Reply, Step
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import size_name
 from userfault.lab import image
 from userfault.lab.channels import Channel, Kind, Port
+from userfault.lab.direct import Line
 from userfault.lab.machine import Machine
 
 BOOT_S = 60.0
 _ANSWER_S = 20.0
 _KEEPER = 0
 _CALLERS = 0x8000  # channels of forked children
+LINES = 6  # a program has two processes or three, and those of the last one are still ending
 
 
 class GuestLost(Lost):
@@ -45,14 +47,20 @@ class Guest:
         extra: str = "",
     ) -> None:
         self._machine = Machine(
-            kernel, system + image.agents(), memory_mib=memory_mib, cpus=cpus, extra=extra
+            kernel,
+            system + image.agents(),
+            memory_mib=memory_mib,
+            cpus=cpus,
+            extra=extra,
+            ports=1 + LINES,
         )
         try:
-            self.port = Port(self._machine.ports[0])
+            port, *lines = self._machine.ports
+            self.port = Port(port, (Line(number, line) for number, line in enumerate(lines, 2)))
             self.generation = 0
             self._next = _KEEPER
             self._wait(lambda: self.port.pings > 0, boot_s, "did not come up")
-            self._keeper = Link(self.spawn())
+            self._keeper = Link(self.spawn(direct=False))
             self._await_reply()  # its hello
             self.release = self.read("/proc/sys/kernel/osrelease").strip()
         except BaseException:
@@ -69,11 +77,20 @@ class Guest:
         """All that it has written there."""
         return self._machine.console()
 
-    def spawn(self) -> Channel:
-        """A fresh agent."""
-        channel = self.port.channel(self._next)
+    def spawn(self, *, direct: bool = True) -> Channel:
+        """A fresh agent, with a line of its own where one is free."""
+        channel = self.port.channel(self._next, direct=direct)
         self._next = self._next % (_CALLERS - 1) + 1
-        self._wait(lambda: bool(channel.pid) or channel.hung_up, _ANSWER_S, "starts no agent")
+
+        def came() -> bool:
+            # Whoever waits for the token throws away what comes before it, so nothing is stuck.
+            began = channel.line is None or channel.line.began()
+            return channel.hung_up or (bool(channel.pid) and began)
+
+        lines = [] if channel.line is None else [channel.line]
+        self._wait(came, _ANSWER_S, "starts no agent", lines)
+        if channel.line is not None:  # an agent says hello at once
+            channel.received += channel.line.rest()
         return channel
 
     def reset(self) -> None:
@@ -176,12 +193,19 @@ class Guest:
             raise self.lost("has lost its keeper")
         return found[0]
 
-    def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        timeout_s: float,
+        what: str,
+        others: Sequence[Buffered] = (),
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         self.port.receive()
         while not done():
             if self.port.closed:
                 raise self.lost("has died")
-            if not self.port.wait(deadline - time.monotonic()) and time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if not self.port.wait(left, others) and time.monotonic() > deadline:
                 raise self.lost(f"{what} within {timeout_s:.0f} s")
             self.port.receive()

@@ -39,8 +39,7 @@ class GuestHost:
             yield channel.pid, Link(channel)
 
     def wait(self, links: Iterable[Link], timeout_s: float) -> bool:
-        del links  # they share the port
-        return self._guest.port.wait(timeout_s)
+        return self._guest.port.wait(timeout_s, links)
 
     def status(self, pid: int) -> int | None:
         for channel in self._guest.port.channels.values():

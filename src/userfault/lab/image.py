@@ -21,8 +21,8 @@ _MODULES = (
     *("virtio_pci", "virtio_console", "brd", "ext4"),
     *("irqbypass", "ccp", "kvm", "kvm_amd"),
 )
-PORT = "/dev/vport0p1"
-OUTPUT, ERRORS, STATUS = (f"/dev/vport0p{number}" for number in (1, 2, 3))
+PORTS = "/dev/vport0p"
+OUTPUT, ERRORS, STATUS = (f"{PORTS}{number}" for number in (1, 2, 3))
 DISK = "/disk"
 _HUGE_PAGES = 64  # of 2 MiB, for a command
 
@@ -46,7 +46,7 @@ def agents() -> bytes:
     archive = Archive()
     archive.file("bin/agent", agent_path().read_bytes(), 0o755)
     archive.file("bin/mux", build(_INSIDE / "mux.c", ("-O1", "-static")).read_bytes(), 0o755)
-    run = f"exec /bin/mux {PORT} /bin/agent </dev/null >/dev/null 2>/dev/console\n"
+    run = f"exec /bin/mux {PORTS} /bin/agent </dev/null >/dev/null 2>/dev/console\n"
     archive.file("run", run.encode())
     return archive.pack()
 

@@ -1,10 +1,17 @@
 /*
- * The multiplexer of a lab guest: many agents behind one port of virtio-serial.
+ * The multiplexer of a lab guest: it starts agents, and carries the sockets of those that have no
+ * port of virtio-serial of their own.
  *
  * The host sends frames and gets frames; each names a channel.  A channel is the socket of one
  * agent, so that nothing but this file knows that there is a machine in between: the bytes of a
  * channel are those of check/wire.py.  It runs as process 1 of the guest, so it also reaps what
  * its agents leave behind.
+ *
+ * A round trip through here is a switch to this address space and one back, and an emulated
+ * processor forgets its translations at each.  So an agent that the host starts gets a whole port
+ * as its socket where one is free: then nothing of its channel but SPAWN and CLOSE comes by here.
+ * Ports are used again.  What an agent or the host left in one is read and thrown away, at both
+ * ends, up to a token that is made for each agent.
  *
  * A program ends with RESET: every channel is closed, every agent killed, and forked children that
  * have not called yet find nobody: the socket that they call has another name from then on.
@@ -27,7 +34,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum kind { SPAWN, DATA, CLOSE, RESET, PING, CALLED };
+enum kind { SPAWN, DATA, CLOSE, RESET, PING, CALLED, BUSY };
 
 struct frame {
 	uint32_t length;        /* bytes that follow */
@@ -36,16 +43,23 @@ struct frame {
 };
 
 enum {
-	MAX_CHANNELS = 64,
+	TOKEN = 16,
+	TOKEN_MS = 2000,        /* a port whose token does not come in this time is not used */
+	MAX_CHANNELS = 256,
 	CALLERS = 0x8000,       /* channels from here on are those of forked children */
 	PIECE = 64 << 10,
 	MAX_FRAME = 32 << 20,
 };
 
+struct spawn {                  /* what follows a SPAWN of the host's, where it has a free port */
+	uint32_t port;
+	char token[TOKEN];
+};
+
 struct channel {
 	int used;
 	uint16_t number;
-	int socket;
+	int socket;             /* -1: the agent has a port of its own, or is ending */
 	pid_t pid;
 	int ours;               /* we have started it */
 	char *unsent;           /* what its socket did not take yet */
@@ -57,6 +71,8 @@ static int port;
 static int listener = -1;
 static uint32_t generation;
 static uint16_t callers;
+static sigset_t unblocked;
+static const char *ports;       /* what the names of their devices begin with */
 static const char *agent;
 
 static void die(const char *what)
@@ -119,29 +135,30 @@ static struct channel *new_channel(uint16_t number, int socket, pid_t pid, int o
 	for (n = 0; n < MAX_CHANNELS; n++)
 		if (!channels[n].used) {
 			channels[n] = (struct channel){1, number, socket, pid, ours, NULL, 0};
-			fcntl(socket, F_SETFL, O_NONBLOCK);
+			if (socket >= 0)
+				fcntl(socket, F_SETFL, O_NONBLOCK);
 			return &channels[n];
 		}
 	return NULL;
 }
 
+/* An agent of ours is kept until it has ended: `reap_agents` tells the host. */
 static void drop(struct channel *channel)
 {
 	if (channel->ours)
 		kill(channel->pid, SIGKILL);
-	close(channel->socket);
+	if (channel->socket >= 0)
+		close(channel->socket);
 	free(channel->unsent);
-	channel->used = 0;
+	*channel = (struct channel){channel->ours, channel->number, -1, channel->pid,
+				    channel->ours, NULL, 0};
 }
 
-/* The agent has hung up: say so, with its status if it has one already. */
+/* The process at the other end is gone, or as good as that. */
 static void hung_up(struct channel *channel)
 {
-	int status = -1;
-
-	if (channel->ours && waitpid(channel->pid, &status, WNOHANG) == channel->pid)
-		channel->ours = 0;
-	tell(CLOSE, channel->number, status);
+	if (!channel->ours)
+		tell(CLOSE, channel->number, -1);
 	drop(channel);
 }
 
@@ -167,15 +184,55 @@ static void pass_on(struct channel *channel, const char *data, size_t length)
 	flush(channel);
 }
 
-static void spawn(uint16_t number)
+/* Throw away what is left in a port, until its token has come; 0 if it did. */
+static int await_token(int file, const char *token)
+{
+	static char seen[TOKEN + 4096];
+	size_t length = 0;
+
+	for (;;) {
+		struct pollfd polled = {file, POLLIN, 0};
+		ssize_t got;
+
+		if (poll(&polled, 1, TOKEN_MS) <= 0)
+			return -1;
+		got = read(file, seen + length, sizeof(seen) - length);
+		if (got <= 0)
+			return -1;
+		length += got;
+		/* The host sends nothing after it. */
+		if (length >= TOKEN && !memcmp(seen + length - TOKEN, token, TOKEN))
+			return 0;
+		if (length > TOKEN) {
+			memmove(seen, seen + length - TOKEN, TOKEN);
+			length = TOKEN;
+		}
+	}
+}
+
+/* The port, with nothing in it; -1 if it cannot be had: one process can have it open. */
+static int open_port(const struct spawn *wish)
+{
+	char name[64];
+	int file;
+
+	snprintf(name, sizeof(name), "%s%u", ports, wish->port);
+	file = open(name, O_RDWR | O_CLOEXEC);
+	if (file < 0)
+		return -1;
+	if (await_token(file, wish->token) || write(file, wish->token, TOKEN) != TOKEN) {
+		close(file);
+		return -1;
+	}
+	return file;
+}
+
+static pid_t start_agent(int connection)
 {
 	char digits[12];
-	int pair[2];
 	pid_t pid;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-		die("socketpair");
-	snprintf(digits, sizeof(digits), "%d", pair[1]);
+	snprintf(digits, sizeof(digits), "%d", connection);
 	pid = vfork();
 	if (pid < 0)
 		die("fork");
@@ -185,11 +242,28 @@ static void spawn(uint16_t number)
 		/* 0, 1 and 2 of an agent are open on /dev/null; so is our own 0. */
 		dup2(0, 1);
 		dup2(0, 2);
-		fcntl(pair[1], F_SETFD, 0);
+		fcntl(connection, F_SETFD, 0);
+		sigprocmask(SIG_SETMASK, &unblocked, NULL);
 		execv(agent, arguments);
 		_exit(127);
 	}
-	close(pair[1]);
+	close(connection);
+	return pid;
+}
+
+static void spawn(uint16_t number, const struct spawn *wish)
+{
+	int pair[2] = {-1, -1};
+	pid_t pid;
+
+	if (wish) {
+		pair[1] = open_port(wish);
+		if (pair[1] < 0)
+			tell(BUSY, number, wish->port);
+	}
+	if (pair[1] < 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		die("socketpair");
+	pid = start_agent(pair[1]);
 	if (!new_channel(number, pair[0], pid, 1)) {
 		errno = EMFILE;
 		die("channels");
@@ -248,14 +322,17 @@ static void reset(void)
 static void obey(const struct frame *frame, const char *data)
 {
 	struct channel *channel = find(frame->channel);
+	struct spawn wish;
 
-	if (frame->kind == SPAWN)
-		spawn(frame->channel);
+	if (frame->kind == SPAWN && frame->length == sizeof(wish))
+		spawn(frame->channel, memcpy(&wish, data, sizeof(wish)));
+	else if (frame->kind == SPAWN)
+		spawn(frame->channel, NULL);
 	else if (frame->kind == RESET)
 		reset();
 	else if (frame->kind == PING)
 		tell(PING, 0, 0);
-	else if (frame->kind == DATA && channel)
+	else if (frame->kind == DATA && channel && channel->socket >= 0)
 		pass_on(channel, data, frame->length);
 	else if (frame->kind == CLOSE && channel)
 		drop(channel);
@@ -315,12 +392,26 @@ static void read_channel(struct channel *channel)
 	send_frame(frame);
 }
 
+/* The status is told when there is one; by then a port is free: no descriptor is left of it. */
+static void reap_agents(void)
+{
+	int n, status;
+
+	for (n = 0; n < MAX_CHANNELS; n++)
+		if (channels[n].used && channels[n].ours && channels[n].socket < 0 &&
+		    waitpid(channels[n].pid, &status, WNOHANG) == channels[n].pid) {
+			tell(CLOSE, channels[n].number, status);
+			channels[n].used = 0;
+		}
+}
+
 /* Who left no other parent is ours; whose channel is open is reaped with it. */
 static void reap(void)
 {
 	siginfo_t info;
 	int n;
 
+	reap_agents();
 	for (;;) {
 		info.si_pid = 0;
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid)
@@ -332,19 +423,37 @@ static void reap(void)
 	}
 }
 
-/* argv: the port's device, the agent's program. */
+static void on_child(int signal) { (void)signal; }
+
+/* Nothing hangs up when an agent with a port ends: SIGCHLD says so, and comes in ppoll alone. */
+static void notice_children(void)
+{
+	struct sigaction action = {.sa_handler = on_child, .sa_flags = SA_NOCLDSTOP};
+	sigset_t blocked;
+
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &blocked, &unblocked);
+	sigaction(SIGCHLD, &action, NULL);
+}
+
+/* argv: what the names of ports begin with (the first is ours), the agent's program. */
 int main(int argc, char **argv)
 {
 	static struct pollfd polled[MAX_CHANNELS + 2];
 	static struct channel *whose[MAX_CHANNELS + 2];
+	char name[64];
 
 	if (argc != 3)
 		return 2;
+	ports = argv[1];
 	agent = argv[2];
-	port = open(argv[1], O_RDWR | O_CLOEXEC);
+	snprintf(name, sizeof(name), "%s1", ports);
+	port = open(name, O_RDWR | O_CLOEXEC);
 	if (port < 0)
-		die(argv[1]);
+		die(name);
 	signal(SIGPIPE, SIG_IGN);
+	notice_children();
 	listen_anew();
 	tell(PING, 0, 0);       /* the guest is up */
 	for (;;) {
@@ -359,7 +468,7 @@ int main(int argc, char **argv)
 				whose[count] = &channels[n];
 				polled[count++] = (struct pollfd){channels[n].socket, events, 0};
 			}
-		if (poll(polled, count, -1) < 0 && errno != EINTR)
+		if (ppoll(polled, count, NULL, &unblocked) < 0 && errno != EINTR)
 			die("poll");
 		for (n = 2; n < count; n++) {
 			if (polled[n].revents & POLLOUT)
