@@ -143,8 +143,8 @@ def guards_meet_userfaultfd(t: Thread, memory: Memory) -> None:
 @statement(
     210,
     "Anonymous memory that mremap(2) moves, never touched and without EVENT_REMAP, beside memory of"
-    " the same context takes the registration of that away with its own up to 7.2, unless the kernel"
-    " has the mend of 7.3, and leaves it since 7.3.",
+    " the same context takes the registration of that away with its own up to 7.2, unless a stable"
+    " release has the mend of 7.3, and leaves it since 7.3.",
     since="6.1",
     source="measured on 6.1 to 7.3; Debian's 6.12.118 has the mend, its 6.12.117 has not",
     memories=ANON,
