@@ -5,12 +5,14 @@ Arguments are parts of names: then only those mutations.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from mutants.hunt import hunt
-from mutants.mutations import MUTATIONS
+from mutants.hunt import Verdict, hunt
+from mutants.mutations import MUTATIONS, Mutation
 
 _PROGRAMS = 2000
 _ROW = "{:72}{:20}{:>8}  {}"
@@ -26,8 +28,7 @@ def main(wanted: Sequence[str]) -> int:
     print(_ROW.format("mutation", "statement", "program", "diverges at"), flush=True)
     chosen = [m for m in MUTATIONS if not wanted or any(part in m.name for part in wanted)]
     missed = by_statement = by_program = 0
-    for mutation in chosen:
-        verdict = hunt(mutation, _PROGRAMS)
+    for mutation, verdict in _hunted(chosen):
         missed += not verdict.caught
         by_statement += bool(verdict.statement)
         by_program += verdict.differs
@@ -41,6 +42,16 @@ def main(wanted: Sequence[str]) -> int:
         f" {by_program} diverge in a regression or within {_PROGRAMS} programs; {seconds:.0f} s"
     )
     return 1 if missed else 0
+
+
+def _hunted(chosen: Sequence[Mutation]) -> Iterator[tuple[Mutation, Verdict]]:
+    """Each with its verdict, in order; one on each CPU at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            verdicts = pool.map(lambda mutation: hunt(mutation, _PROGRAMS), chosen)
+            yield from zip(chosen, verdicts, strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":
