@@ -38,8 +38,8 @@ def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int
         raise Errno(errno.EINVAL)
     if end == address:
         return
-    if advice in (mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE):
-        _populate(task, mm, address, end, write=advice == mman.MADV_POPULATE_WRITE)
+    if action is _populate and not mm.machine.profile.populate_skips_holes:
+        _populate_all(task, mm, address, end, advice)
         return
     hole = False
     at = address
@@ -66,9 +66,8 @@ _Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
 
 def _action(mm: AddressSpace, advice: int) -> _Action | None:
     found = _ACTIONS.get(advice)
-    populate = advice in (mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE)
     guards = advice in (mman.MADV_GUARD_INSTALL, mman.MADV_GUARD_REMOVE)
-    if found is None and advice not in _HINTS and not populate:
+    if found is None and advice not in _HINTS:
         raise Errno(errno.EINVAL)
     if guards and not mm.machine.profile.guard_markers:
         raise Errno(errno.EINVAL)
@@ -85,7 +84,8 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
         if again is None:
             raise Errno(errno.ENOMEM)
         vma = again
-        stop = min(stop, vma.end)
+        if mm.machine.profile.removal_goes_on:
+            stop = min(stop, vma.end)
         end = min(_check_dontneed(vma, start, end, advice), vma.end)
     mm.lock.read()
     try:
@@ -229,22 +229,20 @@ _FLAGS = {
     mman.MADV_KEEPONFORK: (0, vmas.WIPEONFORK),
 }
 
-_ACTIONS: dict[int, _Action] = {
-    mman.MADV_DONTNEED: _dontneed,
-    mman.MADV_DONTNEED_LOCKED: _dontneed,
-    mman.MADV_FREE: _dontneed,
-    mman.MADV_REMOVE: _remove,
-    mman.MADV_GUARD_INSTALL: _guard,
-    mman.MADV_GUARD_REMOVE: _guard,
-    **dict.fromkeys(_FLAGS, _flags),
-}
-
 
 def _populates(vma: Vma, write: bool) -> bool:
     return bool(vma.prot & mman.PROT_WRITE if write else vma.prot)
 
 
-def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
+def _populate(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    """Of one mapping; what lies there after a message was served may be another one."""
+    del vma
+    _populate_all(task, mm, start, end, advice)
+    return end
+
+
+def _populate_all(task: Task, mm: AddressSpace, start: int, end: int, advice: int) -> None:
+    write = advice == mman.MADV_POPULATE_WRITE
     at = start
     while at < end:
         vma = mm.find(at)
@@ -264,3 +262,16 @@ def _populate(task: Task, mm: AddressSpace, start: int, end: int, *, write: bool
                 raise Errno(errno.ENOMEM) from None
             raise Errno(errno.EFAULT if _populates(now, write) else errno.EINVAL) from None
         at = stop
+
+
+_ACTIONS: dict[int, _Action] = {
+    mman.MADV_DONTNEED: _dontneed,
+    mman.MADV_DONTNEED_LOCKED: _dontneed,
+    mman.MADV_FREE: _dontneed,
+    mman.MADV_REMOVE: _remove,
+    mman.MADV_GUARD_INSTALL: _guard,
+    mman.MADV_GUARD_REMOVE: _guard,
+    mman.MADV_POPULATE_READ: _populate,
+    mman.MADV_POPULATE_WRITE: _populate,
+    **dict.fromkeys(_FLAGS, _flags),
+}

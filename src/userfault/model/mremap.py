@@ -27,7 +27,7 @@ class _Call:
     ) -> None:
         self.mm = mm
         self.old = old
-        self.old_length = old_length
+        self.old_length = self.asked_length = old_length
         self.new_length = new_length
         self.flags = flags
         self.new = new
@@ -116,7 +116,7 @@ def _remap(call: _Call) -> int:
         raise Errno(errno.EFAULT)
     size = 1 << vma.shift
     if vma.shift != 12:
-        call.old_length = round_up(call.old_length, size)
+        call.old_length = call.asked_length = round_up(call.old_length, size)
         call.new_length = round_up(call.new_length, size)
         bad = call.old % size or call.new % size
         stays = call.flags & MREMAP_DONTUNMAP and many
@@ -261,7 +261,8 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     _move_entries(mm, vma, moved, old, old_length, keep_wp=follows or context is None)
     if context is not None and follows:
         events.announce(context)
-        call.moved.append((context, old, new, old_length))
+        told = old_length if profile.remap_tells_moved else call.asked_length
+        call.moved.append((context, old, new, told))
     elif context is not None and not profile.moving_takes_neighbours:
         moved.context = None
         moved.modes = 0

@@ -66,6 +66,17 @@ class Profile(msgspec.Struct, frozen=True):
     # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
     # that the copy joins (to 7.2; 6.12 to the package of 6.12.117)
     moving_takes_neighbours: bool = True
+    # Above every mapping REGISTER and UNREGISTER say what they say elsewhere; ENOMEM on 6.1
+    above_all: int = errno.EINVAL
+    # Of a mapping whose beginning stays as it is, the part that they change joins what follows it
+    # (not on 6.1, which looks for another offset)
+    cut_part_joins: bool = True
+    # MADV_POPULATE skips holes and tells of them at the end (6.1), else it ends at the first
+    populate_skips_holes: bool = False
+    # After a REMOVE event, what its mapping does not cover any more is removed too (6.17)
+    removal_goes_on: bool = True
+    # The REMAP event of a mapping that shrinks as it moves tells its new length (6.17)
+    remap_tells_moved: bool = True
     # A mapping that has had private pages joins a neighbour that never had any (not 6.1 and 6.12)
     joins_untouched: bool = True
     # MREMAP_DONTUNMAP of a part of a locked mapping unlocks all of it (6.18; the packages of 6.1,
@@ -108,6 +119,13 @@ _TABLE = {
     "dontunmap_joins_source": False,
 }
 
+_BEFORE_6_17 = {
+    "joins_untouched": False,
+    "mremap_many": False,
+    "remap_tells_moved": False,
+    "removal_goes_on": False,
+}
+
 LINUX_6_1 = Profile(
     "6.1",
     (6, 1),
@@ -129,8 +147,10 @@ LINUX_6_1 = Profile(
     dontunmap_unlocks_all=False,
     dontunmap_joins_beside=False,
     dontunmap_joins_source=False,
-    joins_untouched=False,
-    mremap_many=False,
+    above_all=errno.ENOMEM,
+    cut_part_joins=False,
+    populate_skips_holes=True,
+    **_BEFORE_6_17,
     guest_memfd=False,
     guest_memfd_mmap=False,
 )
@@ -144,11 +164,10 @@ LINUX_6_12 = Profile(
     frees_tables=False,
     dontunmap_unlocks_all=False,
     dontunmap_joins_source=False,
-    joins_untouched=False,
     moving_takes_neighbours=False,
-    mremap_many=False,
     guest_memfd=False,
     guest_memfd_mmap=False,
+    **_BEFORE_6_17,
 )
 LINUX_6_17 = Profile(
     "6.17",

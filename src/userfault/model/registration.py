@@ -56,7 +56,8 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
 def _range(mm: AddressSpace, start: int, end: int) -> list[Vma]:
     found = mm.overlapping(start, end)
     if not found:
-        raise Errno(errno.EINVAL)
+        above = mm.overlapping(end, mm.task_size)
+        raise Errno(errno.EINVAL if above else mm.machine.profile.above_all)
     first = found[0]
     # A range that begins in a hole is rounded by nobody: only a first mapping at `start` counts.
     if start & ((1 << first.shift) - 1):
@@ -101,10 +102,17 @@ def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, mod
     # A subset of the modes that it has changes nothing (measured on 6.18).
     if vma.context is context and vma.modes & modes == modes:
         return
+    cut = vma.start < start
     vma = mm.isolate(vma, start, end)
     vma.context = context
     vma.modes = modes
-    mm.merge(vma.start, vma.end)  # mappings that do not change do not join either
+    _join(mm, vma, cut=cut)  # mappings that do not change do not join either
+
+
+def _join(mm: AddressSpace, part: Vma, *, cut: bool) -> None:
+    """A part that has changed joins its neighbours.  `cut`: the mapping began before it."""
+    if not cut or mm.machine.profile.cut_part_joins:
+        mm.merge(part.start, part.end)
 
 
 def _ioctls(mm: AddressSpace, found: list[Vma], modes: int) -> int:
@@ -148,10 +156,11 @@ def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     owner = vma.context
     low, high = max(start, vma.start), min(end, vma.end)
     missing = vma.modes & vmas.MISSING
+    cut = vma.start < start
     part = mm.isolate(vma, start, end)
     if missing and owner is not None:
         owner.wake(low, high - low)
     clear_protection(mm, part, low, high)
     part.context = None
     part.modes = 0
-    mm.merge(low, high)
+    _join(mm, part, cut=cut)
