@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -11,6 +12,7 @@ from userfault.kernel.calls import HUGE, PAGE, Madvise, Mlock, Mmap, Mprotect, M
 from userfault.model.profiles import PROFILES, Profile
 from userfault.model.programs import ModelCalls
 from userfault.uapi import mman
+from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi
 
 RELEASED = [profile for profile in PROFILES.values() if profile.name != "next"]
@@ -46,6 +48,29 @@ def test_moving_a_part_of_locked_memory_unlocks_that_part(profile: Profile) -> N
     assert locked == ([] if profile.name in ("6.17", "6.18") else [2 * PAGE])
 
 
+_MOVE = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
+
+
+def _registered(
+    profile: Profile, features: int, pages: int
+) -> tuple[ModelCalls, calls.CallTask, int]:
+    """8 pages of which the first are registered for WP; the userfaultfd, which does not block."""
+    kernel = ModelCalls(profile)
+    task = kernel.process().tasks[0]
+    assert task.call(Mmap(AT, 8 * PAGE)).result().ok
+    uffd = task.call(calls.Userfaultfd(os.O_NONBLOCK)).result().value
+    api = abi.uffdio_api.struct.pack(abi.UFFD_API, features, 0)
+    assert task.call(calls.Ioctl(uffd, abi.UFFDIO_API, api)).result().ok
+    register = abi.uffdio_register.struct.pack(AT, pages * PAGE, abi.UFFDIO_REGISTER_MODE_WP, 0)
+    assert task.call(calls.Ioctl(uffd, abi.UFFDIO_REGISTER, register)).result().ok
+    return kernel, task, uffd
+
+
+def _unregister(uffd: int, start: int, length: int) -> calls.Ioctl:
+    argument = abi.uffdio_range.struct.pack(start, length)
+    return calls.Ioctl(uffd, abi.UFFDIO_UNREGISTER, argument)
+
+
 def _mappings(profile: Profile, *program: calls.Call) -> list[tuple[int, int]]:
     """Where mappings of 8 pages lie after a program, in pages."""
     task = ModelCalls(profile).process().tasks[0]
@@ -78,18 +103,78 @@ def test_new_memory_joins_what_was_touched_on_every_release(profile: Profile) ->
 def test_registered_memory_that_moves_beside_its_like_leaves_it_alone_where_mended(
     profile: Profile,
 ) -> None:
-    task = ModelCalls(profile).process().tasks[0]
-    assert task.call(Mmap(AT, 8 * PAGE)).result().ok
-    uffd = task.call(calls.Userfaultfd(0)).result().value
-    api = abi.uffdio_api.struct.pack(abi.UFFD_API, 0, 0)
-    assert task.call(calls.Ioctl(uffd, abi.UFFDIO_API, api)).result().ok
-    register = abi.uffdio_register.struct.pack(AT, 3 * PAGE, abi.UFFDIO_REGISTER_MODE_WP, 0)
-    assert task.call(calls.Ioctl(uffd, abi.UFFDIO_REGISTER, register)).result().ok
-    flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
+    task = _registered(profile, 0, pages=3)[1]
 
-    assert task.call(Mremap(AT, PAGE, PAGE, flags, AT + PAGE)).result().ok
+    assert task.call(Mremap(AT, PAGE, PAGE, _MOVE, AT + PAGE)).result().ok
 
     vmas = task.call(Smaps(AT, AT + 8 * PAGE)).result().vmas
     registered = [(vma.start - AT) // PAGE for vma in vmas if "uw" in vma.flags]
     # 7.3 and the package of 6.12.118 have the mend.
     assert registered == ([2] if profile.name in ("6.12", "7.3") else [])
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_the_end_of_a_registered_mapping_joins_what_follows_but_on_6_1(profile: Profile) -> None:
+    _, task, uffd = _registered(profile, 0, pages=2)
+
+    assert task.call(_unregister(uffd, AT + PAGE, PAGE)).result().ok
+
+    vmas = task.call(Smaps(AT, AT + 8 * PAGE)).result().vmas
+    apart = profile.name == "6.1"
+    assert [(vma.start - AT) // PAGE for vma in vmas] == ([0, 1, 2] if apart else [0, 1])
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_a_range_above_every_mapping_is_enomem_on_6_1_and_einval_later(profile: Profile) -> None:
+    _, task, uffd = _registered(profile, 0, pages=2)
+    told = task.call(_unregister(uffd, calls.TASK_SIZE - PAGE, PAGE)).result()
+    below = task.call(_unregister(uffd, AT - PAGE, PAGE)).result()
+
+    assert told.errno == (errno.ENOMEM if profile.name == "6.1" else errno.EINVAL)
+    assert below.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_populating_goes_on_behind_a_hole_on_6_1_alone(profile: Profile) -> None:
+    task = ModelCalls(profile).process().tasks[0]
+    assert task.call(Mmap(AT + PAGE, PAGE)).result().ok
+
+    told = task.call(Madvise(AT, 2 * PAGE, mman.MADV_POPULATE_WRITE)).result()
+
+    assert told.errno == errno.ENOMEM
+    word = int.from_bytes(task.call(calls.Pagemap(AT + PAGE, PAGE)).result().data, "little")
+    assert bool(word & pm.PM_PRESENT) == (profile.name == "6.1")
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_a_remap_event_tells_the_length_that_moved_since_6_17(profile: Profile) -> None:
+    kernel, task, uffd = _registered(profile, abi.UFFD_FEATURE_EVENT_REMAP, pages=8)
+    reader = next(iter(kernel.processes.values())).task()
+
+    task.call(Mremap(AT, 2 * PAGE, PAGE, _MOVE, ELSEWHERE))
+    kernel.settle()
+    message = reader.call(calls.ReadFd(uffd, abi.uffd_msg.size)).result().data
+
+    _, start, to, length = abi.uffd_msg_remap.struct.unpack(message)
+    pages = 1 if profile.release >= (6, 17) else 2
+    assert (start, to, length) == (AT, ELSEWHERE, pages * PAGE)
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_what_a_mapping_lost_while_its_removal_was_told_is_removed_since_6_17(
+    profile: Profile,
+) -> None:
+    kernel, task, uffd = _registered(profile, abi.UFFD_FEATURE_EVENT_REMOVE, pages=8)
+    other = next(iter(kernel.processes.values())).task()
+    assert other.call(Write(AT + PAGE, b"x")).result().value
+
+    removal = task.call(Madvise(AT, 2 * PAGE, mman.MADV_DONTNEED))
+    kernel.settle()
+    assert other.call(Madvise(AT, PAGE, mman.MADV_SEQUENTIAL)).result().ok
+    for _ in range(2):  # the part that is a mapping of its own now may have an event of its own
+        other.call(calls.ReadFd(uffd, abi.uffd_msg.size)).result()
+        kernel.settle()
+
+    assert removal.result().ok
+    word = int.from_bytes(task.call(calls.Pagemap(AT + PAGE, PAGE)).result().data, "little")
+    assert bool(word & pm.PM_PRESENT) == (profile.release < (6, 17))

@@ -23,6 +23,24 @@ _TELL = """        tell_unmaps(task, call.early)
 
 MUTATIONS = (
     Mutation(
+        "REMAP tells the length before",
+        "mremap.py",
+        "told = old_length if profile.remap_tells_moved else call.asked_length",
+        "told = call.asked_length",
+    ),
+    Mutation(
+        "a removal ends where its mapping was cut meanwhile",
+        "madvise.py",
+        "        if mm.machine.profile.removal_goes_on:\n            stop = min(stop, vma.end)\n",
+        "",
+    ),
+    Mutation(
+        "memory that came with a fork joins what never was touched",
+        "mm.py",
+        "return self.machine.profile.joins_untouched and not changed.inherited",
+        "return self.machine.profile.joins_untouched",
+    ),
+    Mutation(
         "wrong errno for unregistered memory",
         "mfill.py",
         "vma.end or vma.context is None:\n        raise Errno(errno.ENOENT)",

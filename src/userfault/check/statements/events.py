@@ -497,6 +497,64 @@ def moving_onto_registered_memory_unmaps_it(t: Thread, memory: Memory) -> None:
 
 
 @statement(
+    211,
+    "The REMAP event of an mremap(2) that moves a mapping and makes it shorter tells what has moved"
+    " since 6.17, and the length before up to 6.12; its end is told by UNMAP.",
+    since="4.11",
+    source=_MEASURED,
+    memories=ALL,
+    outcomes={"up to 6.12": "the length before", "since 6.17": "the length that moved"},
+)
+def a_move_that_shrinks_tells_a_length(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_REMAP | Feature.EVENT_UNMAP)
+    area = t.map(memory, pages=2)
+    u.register(area.address, area.length, MISSING)
+    u.copy(area.address, t.source(b"s", area.page), area.page)
+    new = t.program.free_place()
+    mover = t.thread().blocks(
+        Mremap(area.address, area.length, area.page, _MOVE_TO, new), WAITS_EVENT
+    )
+    told = area.page if t.since("6.17") else area.length
+    expect(u.message(), Remap(area.address, new, told), "the first event")
+    ends = [Unmap(area.at(1), area.end), Unmap(area.at(0), area.at(1))]
+    found = []
+    for _ in ends:
+        mover.still("all events were read")
+        found.append(u.message())
+    expect(sorted(found, key=str), sorted(ends, key=str), "the other events")
+    mover.ok()
+    expect(t.read(new), b"s", "the page at its new address")
+    expect(t.ok(calls.Smaps(new + area.page, new + area.length)).vmas, (), "what is behind it")
+
+
+@statement(
+    212,
+    "A mapping that is cut while its REMOVE event waits to be read: since 6.17 the removal goes on"
+    " behind the cut, with an event of its own; up to 6.12 what is behind it keeps its pages, which"
+    " the event has named.",
+    since="5.18",
+    source=_MEASURED,
+    memories=ALL,
+    outcomes={"up to 6.12": "pages stay", "since 6.17": "another event, and they go"},
+)
+def a_removal_of_what_was_cut_meanwhile(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_REMOVE)
+    area = t.map(memory, pages=2)
+    u.register(area.address, area.length, MISSING)
+    u.copy(area.address, t.source(b"s", area.length), area.length)
+    drop = Madvise(area.address, area.length, mman.MADV_DONTNEED)
+    dropper = t.thread().blocks(drop, WAITS_EVENT)
+    t.ok(Madvise(area.address, area.page, mman.MADV_SEQUENTIAL))
+    expect(u.message(), Remove(area.address, area.end), "the event")
+    if t.since("6.17"):
+        dropper.still("the second of two events was read")
+        expect(u.message(), Remove(area.at(1), area.end), "the second event")
+    dropper.ok()
+    there = [("P" in t.page(area.at(page))) for page in range(2)]
+    expect(there, [False, not t.since("6.17")], "the pages that are there")
+
+
+@statement(
     178,
     "A fork(2) that waits for its event is not released by a close(2) in the process that forks:"
     " the child has the descriptor, too.",
