@@ -178,3 +178,17 @@ def test_what_a_mapping_lost_while_its_removal_was_told_is_removed_since_6_17(
     assert removal.result().ok
     word = int.from_bytes(task.call(calls.Pagemap(AT + PAGE, PAGE)).result().data, "little")
     assert bool(word & pm.PM_PRESENT) == (profile.release < (6, 17))
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_huge_pages_do_not_stay_when_they_move_whatever_else_is_wrong(profile: Profile) -> None:
+    kernel = ModelCalls(profile)
+    kernel.hugepages(HUGE, 2)
+    task = kernel.process().tasks[0]
+    kind = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_FIXED_NOREPLACE
+    assert task.call(Mmap(AT, 2 * HUGE, flags=kind)).result().ok
+    flags = mman.MREMAP_MAYMOVE | mman.MREMAP_DONTUNMAP
+
+    told = task.call(Mremap(AT + HUGE, 2 * HUGE, 2 * HUGE, flags, ELSEWHERE)).result()
+
+    assert told.errno == errno.EINVAL

@@ -169,10 +169,10 @@ def _check_duplicate(call: _Call, vma: Vma) -> None:
 
 
 def _check_old(call: _Call, vma: Vma) -> None:
-    if call.old_length > vma.end - call.old or not call.old_length:
-        raise Errno(errno.EFAULT if call.old_length else errno.EINVAL)
     if vma.ops.pool and call.flags & MREMAP_DONTUNMAP:  # to 6.12: after it made room
         raise Errno(errno.EINVAL)
+    if call.old_length > vma.end - call.old or not call.old_length:
+        raise Errno(errno.EFAULT if call.old_length else errno.EINVAL)
 
 
 def _grow(call: _Call, vma: Vma) -> bool:
