@@ -1,7 +1,7 @@
-// madvise cuts a mapping in two while MADV_DONTNEED of both halves waits for its REMOVE event to be
-// read: does the second half go?
+// A mapping is cut in two while MADV_DONTNEED of it waits for its event to be read: do both halves go?
 // Statements: 212
-// Up to 6.12 it stays, though the event has named it; since 6.17 it goes, after an event of its own.
+// Up to 6.12 the second one stays, though the event has named it; since 6.17 it goes, after an event
+// of its own.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
