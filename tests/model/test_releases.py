@@ -192,3 +192,24 @@ def test_huge_pages_do_not_stay_when_they_move_whatever_else_is_wrong(profile: P
     told = task.call(Mremap(AT + HUGE, 2 * HUGE, 2 * HUGE, flags, ELSEWHERE)).result()
 
     assert told.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_mincore_takes_small_pages_for_huge_ones_on_6_1_where_there_is_no_table(
+    profile: Profile,
+) -> None:
+    kernel = ModelCalls(profile)
+    kernel.hugepages(HUGE, 2)
+    process = kernel.process()
+    task = process.tasks[0]
+    file = task.call(calls.MemfdCreate(mman.MFD_HUGETLB | mman.MFD_HUGE_2MB)).result().value
+    assert task.call(calls.Ftruncate(file, 2 * HUGE)).result().ok
+    assert task.call(calls.Fallocate(file, 0, HUGE, HUGE)).result().ok
+    shared = mman.MAP_SHARED | mman.MAP_FIXED_NOREPLACE
+    assert task.call(Mmap(AT, 2 * HUGE, flags=shared, fd=file)).result().ok
+
+    told = task.call(calls.Mincore(AT, 2 * HUGE)).result().data
+
+    wrong = profile.name == "6.1"
+    assert told[:512] == (b"\0\1" + bytes(510) if wrong else bytes(512))
+    assert told[512:] == (b"\1" + bytes(511) if wrong else b"\1" * 512)

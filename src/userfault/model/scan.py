@@ -71,10 +71,19 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
         # Of huge pages an empty entry says no; without a table the page cache is asked.
         asked = vma.shift == 12 or not mm.table.has_table(at, vma.shift)
         if not present and vma.object is not None and asked:
-            folio = vma.object.cache.get(vma.index(at))
+            folio = vma.object.cache.get(_cached_at(vma, at, address))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))
     return bytes(found)
+
+
+def _cached_at(vma: Vma, at: int, asked: int) -> int:
+    """Which page of the cache mincore(2) of a range from `asked` on looks for."""
+    if vma.shift == 12 or vma.mm.machine.profile.huge_cache_by_small_pages:
+        return vma.index(at)
+    # It counts small pages from the first one of a huge page on, but the cache has huge ones.
+    first = max(at & -(1 << vma.shift), asked)
+    return vma.index(first) + (at - first) // PAGE
 
 
 class ScanArgument(msgspec.Struct):
