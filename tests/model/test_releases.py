@@ -58,12 +58,17 @@ def _registered(
     kernel = ModelCalls(profile)
     task = kernel.process().tasks[0]
     assert task.call(Mmap(AT, 8 * PAGE)).result().ok
+    return kernel, task, _enrolled(task, features, pages * PAGE)
+
+
+def _enrolled(task: calls.CallTask, features: int, length: int) -> int:
+    """A userfaultfd that has registered memory for WP."""
     uffd = task.call(calls.Userfaultfd(os.O_NONBLOCK)).result().value
     api = abi.uffdio_api.struct.pack(abi.UFFD_API, features, 0)
     assert task.call(calls.Ioctl(uffd, abi.UFFDIO_API, api)).result().ok
-    register = abi.uffdio_register.struct.pack(AT, pages * PAGE, abi.UFFDIO_REGISTER_MODE_WP, 0)
+    register = abi.uffdio_register.struct.pack(AT, length, abi.UFFDIO_REGISTER_MODE_WP, 0)
     assert task.call(calls.Ioctl(uffd, abi.UFFDIO_REGISTER, register)).result().ok
-    return kernel, task, uffd
+    return uffd
 
 
 def _unregister(uffd: int, start: int, length: int) -> calls.Ioctl:
@@ -213,3 +218,22 @@ def test_mincore_takes_small_pages_for_huge_ones_on_6_1_where_there_is_no_table(
     wrong = profile.name == "6.1"
     assert told[:512] == (b"\0\1" + bytes(510) if wrong else bytes(512))
     assert told[512:] == (b"\1" + bytes(511) if wrong else b"\1" * 512)
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_a_child_without_the_event_has_protected_huge_pages_on_6_1(profile: Profile) -> None:
+    kernel = ModelCalls(profile)
+    kernel.hugepages(HUGE, 2)
+    task = kernel.process().tasks[0]
+    kind = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_FIXED_NOREPLACE
+    assert task.call(Mmap(AT, HUGE, flags=kind)).result().ok
+    assert task.call(Write(AT, b"x")).result().value
+    uffd = _enrolled(task, 0, HUGE)
+    protect = abi.uffdio_writeprotect.struct.pack(AT, HUGE, abi.UFFDIO_WRITEPROTECT_MODE_WP)
+    assert task.call(calls.Ioctl(uffd, abi.UFFDIO_WRITEPROTECT, protect)).result().ok
+
+    child = task.call(calls.Fork()).result().value
+
+    told = kernel.processes[child].tasks[0].call(calls.Pagemap(AT, PAGE)).result().data
+    word = int.from_bytes(told, "little")
+    assert bool(word & pm.PM_UFFD_WP) == (profile.name == "6.1")

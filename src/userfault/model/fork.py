@@ -89,7 +89,8 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
                 flags &= ~pt.MARK_WP
             child.mark(twin, address, flags)
             continue
-        kept = flags & ~lost
+        stays = vma.ops.pool and not child.machine.profile.fork_unprotects_huge
+        kept = flags if stays else flags & ~lost
         if folio.flags & folios.ANON and folio.flags & folios.PINNED:
             copy = child.memory.allocate(folio.order, folios.ANON | folios.UPTODATE, child.cgroup)
             if copy is not None:

@@ -75,6 +75,8 @@ class Profile(msgspec.Struct, frozen=True):
     populate_skips_holes: bool = False
     # The page cache counts huge pages in small ones (6.7), as mincore(2) does
     huge_cache_by_small_pages: bool = True
+    # A child without EVENT_FORK has no uffd-wp bit on huge pages (6.4)
+    fork_unprotects_huge: bool = True
     # After a REMOVE event, what its mapping does not cover any more is removed too (6.17)
     removal_goes_on: bool = True
     # The REMAP event of a mapping that shrinks as it moves tells its new length (6.17)
@@ -151,6 +153,7 @@ LINUX_6_1 = Profile(
     dontunmap_joins_source=False,
     above_all=errno.ENOMEM,
     huge_cache_by_small_pages=False,
+    fork_unprotects_huge=False,
     cut_part_joins=False,
     populate_skips_holes=True,
     **_BEFORE_6_17,
