@@ -12,6 +12,10 @@ from check.test_command import _of_session
 from cli.commands import userfault
 from helpers.skips import need_root
 from helpers.world import PoolLock
+from userfault.check.differential.batch import Batch
+from userfault.check.differential.found import profile_of
+from userfault.check.live import LiveKernel
+from userfault.cli import check_crew
 
 pytestmark = pytest.mark.usefixtures("agent")
 _DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
@@ -51,6 +55,18 @@ def test_a_run_tells_its_seed_its_speed_and_what_it_never_reached() -> None:
     assert ", 0 of them diverged" in done.stdout
     assert "programs a second" in done.stdout
     assert "never reached: " in done.stdout
+
+
+def test_every_batch_runs_however_many_run_at_once() -> None:
+    need_root()
+    profile_of(LiveKernel().release)
+    batches = [Batch(2, seed, huge=False) for seed in range(7)]
+
+    last = dict(check_crew.run(iter(batches), 2))
+
+    assert {number: progress.programs for number, progress in last.items()} == dict.fromkeys(
+        range(7), 2
+    )
 
 
 def test_a_program_is_shown_with_both_answers_and_the_exit_code_tells() -> None:

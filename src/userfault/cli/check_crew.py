@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import subprocess
@@ -70,7 +71,7 @@ def run(batches: Iterator[Batch], jobs: int) -> Iterator[tuple[int, Progress]]:
     """
     waiting = enumerate(batches)
     with contextlib.ExitStack() as stack:
-        running = [_Running(stack, *one) for one, _ in zip(waiting, range(jobs), strict=False)]
+        running = [_Running(stack, *one) for one in itertools.islice(waiting, jobs)]
         while running:
             for one in select.select(running, [], [])[0]:
                 said = one.said()
@@ -78,4 +79,4 @@ def run(batches: Iterator[Batch], jobs: int) -> Iterator[tuple[int, Progress]]:
                     yield from ((one.number, progress) for progress in said)
                     continue
                 running.remove(one)
-                running += [_Running(stack, *new) for new, _ in zip(waiting, "1", strict=False)]
+                running += [_Running(stack, *new) for new in itertools.islice(waiting, 1)]
