@@ -13,8 +13,6 @@ from cli.commands import userfault
 from helpers.skips import need_root
 from helpers.world import PoolLock
 from userfault.check.differential.batch import Batch
-from userfault.check.differential.found import profile_of
-from userfault.check.live import LiveKernel
 from userfault.cli import check_crew
 
 pytestmark = pytest.mark.usefixtures("agent")
@@ -59,7 +57,6 @@ def test_a_run_tells_its_seed_its_speed_and_what_it_never_reached() -> None:
 
 def test_every_batch_runs_however_many_run_at_once() -> None:
     need_root()
-    profile_of(LiveKernel().release)
     batches = [Batch(2, seed, huge=False) for seed in range(7)]
 
     last = dict(check_crew.run(iter(batches), 2))
