@@ -11,7 +11,7 @@ import errno
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model import pgtable as pt
 from userfault.model.errors import Errno, Signalled
-from userfault.model.fault import fault, fault_held
+from userfault.model.fault import fault, fault_held, is_being_copied
 from userfault.model.mm import AddressSpace
 from userfault.model.sched import Task
 
@@ -46,7 +46,7 @@ def load(
         step = min(PAGE - address % PAGE, end - address)
         while True:
             entry, page = entry_at(mm, address)
-            if entry is not None and entry[0] & pt.READ:
+            if entry is not None and entry[0] & pt.READ and not _hidden(mm, page):
                 break
             fault(task, mm, address, write=False, user=user)
         assert entry[1] is not None
@@ -79,12 +79,20 @@ def _put(mm: AddressSpace, entry: pt.Entry, page: int, address: int, data: bytes
         mm.change(vma, page, entry, pt.DIRTY, 0)
 
 
+def _hidden(mm: AddressSpace, page: int) -> bool:
+    """Whether the entry that is there is empty for a moment."""
+    if page not in mm.flushing:
+        return False
+    vma = mm.find(page)
+    return vma is not None and is_being_copied(mm, vma, page)
+
+
 def load_now(mm: AddressSpace, address: int, length: int) -> bytes | None:
     """The bytes if nothing faults, else None."""
     first = address % PAGE
     if first + length <= PAGE:
         entry, page = entry_at(mm, address)
-        if entry is None or not entry[0] & pt.READ:
+        if entry is None or not entry[0] & pt.READ or _hidden(mm, page):
             return None
         assert entry[1] is not None
         return entry[1].read(address - page, length)
@@ -93,7 +101,7 @@ def load_now(mm: AddressSpace, address: int, length: int) -> bytes | None:
     while address < end:
         step = min(PAGE - address % PAGE, end - address)
         entry, page = entry_at(mm, address)
-        if entry is None or not entry[0] & pt.READ:
+        if entry is None or not entry[0] & pt.READ or _hidden(mm, page):
             return None
         assert entry[1] is not None
         parts.append(entry[1].read(address - page, step))

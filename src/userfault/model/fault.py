@@ -83,8 +83,8 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
         return _empty(mm, vma, page, address, 0, write)
     flags, folio = entry
     if folio is not None:
-        if page in mm.flushing and (reason := _unlike(vma, page)) != _RESOLVED:
-            return reason
+        if is_being_copied(mm, vma, page):
+            return _unlike(vma, page)
         return _present(mm, vma, page, address, entry, write)
     if flags & pt.MARK_POISON:
         if mm.machine.config.memory_failure:
@@ -96,6 +96,11 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
         mm.mark(vma, page, 0)
         return _empty(mm, vma, page, address, 0, write)
     return _empty(mm, vma, page, address, pt.UFFD_WP, write)
+
+
+def is_being_copied(mm: AddressSpace, vma: Vma, page: int) -> bool:
+    """Whether another task is just copying this page, so that a touch of it becomes a message."""
+    return page in mm.flushing and _unlike(vma, page) != _RESOLVED
 
 
 def _unlike(vma: Vma, page: int) -> int:

@@ -1,0 +1,45 @@
+"""While a private page is copied its entry is empty for a moment, and who touches it then waits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from userfault.kernel import calls
+from userfault.kernel.calls import PAGE, Call, Mmap, Read, Write
+from userfault.model.profiles import LINUX_6_18
+from userfault.model.programs import ModelCalls
+from userfault.model.sched import InOrder, Scheduler, Seeded
+from userfault.uapi import userfaultfd as abi
+
+AT = calls.place(1)
+
+
+def _waits(scheduler: Scheduler, touch: Call) -> str:
+    """What a touch of the zero page waits for that another task is writing to."""
+    kernel = ModelCalls(LINUX_6_18, scheduler=scheduler)
+    process = kernel.process()
+    writer, other = process.tasks[0], process.task()
+    assert writer.call(Mmap(AT, PAGE)).result().ok
+    uffd = writer.call(calls.Userfaultfd(os.O_NONBLOCK)).result().value
+    for request, argument in (
+        (abi.UFFDIO_API, abi.uffdio_api.struct.pack(abi.UFFD_API, 0, 0)),
+        (abi.UFFDIO_REGISTER, abi.uffdio_register.struct.pack(AT, PAGE, 1, 0)),
+        (abi.UFFDIO_ZEROPAGE, abi.uffdio_zeropage.struct.pack(AT, PAGE, 0, 0)),
+    ):
+        assert writer.call(calls.Ioctl(uffd, request, argument)).result().ok
+    writer.call(Write(AT, b"w"))
+    pending = other.call(touch)
+    kernel.settle()
+    return pending.waits_for
+
+
+@pytest.mark.parametrize("touch", [Read(AT, 1), Write(AT, b"o")], ids=["read", "write"])
+def test_a_touch_in_the_middle_of_a_copy_sends_a_message_for_a_page_that_is_present(
+    touch: Call,
+) -> None:
+    found = {_waits(Seeded(seed), touch) for seed in range(64)}
+
+    assert found == {"", calls.WAITS_FAULT}
+    assert _waits(InOrder(), touch) == ""
