@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import select
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +12,8 @@ import msgspec
 
 from userfault.check.differential.batch import Batch
 from userfault.cli.check_batch import Progress
-from userfault.cli.children import python_child
+from userfault.cli.children import Reports, python_child
 from userfault.kernel.errors import UserfaultError
-
-_CHUNK = 1 << 16
 
 
 class _Running:
@@ -30,27 +27,23 @@ class _Running:
         self._child: subprocess.Popen[bytes] = self._stack.enter_context(
             python_child("userfault.cli.check_batch", argument)
         )
-        assert self._child.stdout is not None
-        self._output = self._child.stdout
-        self._received = b""
+        self._reports: Reports[Progress] = Reports(self._child, Progress)
         self._done = 0
 
     def fileno(self) -> int:
         """For select(2)."""
-        return self._output.fileno()
+        return self._reports.fileno()
 
     def said(self) -> list[Progress] | None:
         """What it has reported since; None once it has ended.
 
         Raises UserfaultError if it ended before its last program.
         """
-        chunk = os.read(self.fileno(), _CHUNK)
-        if not chunk:
+        found = self._reports.read()
+        if found is None:
             self._end()
-            return None
-        *lines, self._received = (self._received + chunk).split(b"\n")
-        found = [msgspec.json.decode(line, type=Progress) for line in lines]
-        self._done = found[-1].programs if found else self._done
+        elif found:
+            self._done = found[-1].programs
         return found
 
     def _end(self) -> None:

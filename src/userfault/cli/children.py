@@ -9,11 +9,40 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from userfault.cli import interrupts
 from userfault.linux import parent
 
+_CHUNK = 1 << 16
 _END_S = 10.0  # a client gives its memory back in far less; a 1 GiB page takes seconds
+
+
+T = TypeVar("T")
+
+
+class Reports(Generic[T]):
+    """What a child writes to its standard output: JSON objects of a type, one a line."""
+
+    def __init__(self, child: subprocess.Popen[bytes], kind: Any) -> None:
+        assert child.stdout is not None
+        self._output = child.stdout
+        self._kind = kind
+        self._received = b""
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._output.fileno()
+
+    def read(self) -> list[T] | None:
+        """What has come since, waiting for something; None at the end."""
+        chunk = os.read(self.fileno(), _CHUNK)
+        if not chunk:
+            return None
+        *lines, self._received = (self._received + chunk).split(b"\n")
+        return [msgspec.json.decode(line, type=self._kind) for line in lines]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ are killed, the kernel ends them (PR_SET_PDEATHSIG).
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import subprocess
 import time
@@ -16,11 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from userfault.cli.children import python_child
+from userfault.cli.children import Reports, python_child
 from userfault.cli.lab_jobs import BatchPart, Job, Ready, Said, Setup
 from userfault.kernel.errors import UserfaultError
-
-_CHUNK = 1 << 16
 
 
 class WorkerLost(UserfaultError):  # noqa: N818  # reads as what happened
@@ -35,16 +32,15 @@ class _Worker:
             python_child("userfault.cli.lab_worker", argument)
         )
         assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._input, self._output = self._child.stdin, self._child.stdout
-        self._received = b""
+        self._input = self._child.stdin
+        self._reports: Reports[Said] = Reports(self._child, Said)
         self.job: int | None = None
         self.ready: Ready | None = None
         self.heard = time.monotonic()
 
     def fileno(self) -> int:
         """For select(2)."""
-        return self._output.fileno()
+        return self._reports.fileno()
 
     def start(self, number: int, job: Job) -> None:
         """Give it a job."""
@@ -56,12 +52,10 @@ class _Worker:
 
     def said(self) -> list[Said] | None:
         """What it has said since; None if it has ended."""
-        chunk = os.read(self.fileno(), _CHUNK)
-        if not chunk:
-            return None
-        self.heard = time.monotonic()
-        *lines, self._received = (self._received + chunk).split(b"\n")
-        return [msgspec.json.decode(line, type=Said) for line in lines]
+        found = self._reports.read()
+        if found is not None:
+            self.heard = time.monotonic()
+        return found
 
     def close(self) -> None:
         """End it, and its machine."""
