@@ -24,7 +24,10 @@ def entry_at(mm: AddressSpace, address: int) -> tuple[pt.Entry | None, int]:
     if table is not None:
         entry = table[(address >> 12) & 511]
         if entry is not None:
-            return entry, address & -PAGE
+            page = address & -PAGE
+            if mm.flushing and _is_empty_now(mm, page):
+                return None, 0
+            return entry, page
     huge = mm.table.huge
     if huge:
         for mask in (pt.PMD_MASK, _GIB_MASK):
@@ -37,6 +40,12 @@ def entry_at(mm: AddressSpace, address: int) -> tuple[pt.Entry | None, int]:
     return None, 0
 
 
+def _is_empty_now(mm: AddressSpace, page: int) -> bool:
+    """Whether the entry that is there is empty for a moment: another task is copying the page."""
+    vma = mm.find(page)
+    return vma is not None and is_being_copied(mm, vma, page)
+
+
 def load(
     task: Task, mm: AddressSpace, address: int, length: int, parts: list[bytes], *, user: bool
 ) -> None:
@@ -46,7 +55,7 @@ def load(
         step = min(PAGE - address % PAGE, end - address)
         while True:
             entry, page = entry_at(mm, address)
-            if entry is not None and entry[0] & pt.READ and not _hidden(mm, page):
+            if entry is not None and entry[0] & pt.READ:
                 break
             fault(task, mm, address, write=False, user=user)
         assert entry[1] is not None
@@ -79,20 +88,12 @@ def _put(mm: AddressSpace, entry: pt.Entry, page: int, address: int, data: bytes
         mm.change(vma, page, entry, pt.DIRTY, 0)
 
 
-def _hidden(mm: AddressSpace, page: int) -> bool:
-    """Whether the entry that is there is empty for a moment."""
-    if page not in mm.flushing:
-        return False
-    vma = mm.find(page)
-    return vma is not None and is_being_copied(mm, vma, page)
-
-
 def load_now(mm: AddressSpace, address: int, length: int) -> bytes | None:
     """The bytes if nothing faults, else None."""
     first = address % PAGE
     if first + length <= PAGE:
         entry, page = entry_at(mm, address)
-        if entry is None or not entry[0] & pt.READ or _hidden(mm, page):
+        if entry is None or not entry[0] & pt.READ:
             return None
         assert entry[1] is not None
         return entry[1].read(address - page, length)
@@ -101,7 +102,7 @@ def load_now(mm: AddressSpace, address: int, length: int) -> bytes | None:
     while address < end:
         step = min(PAGE - address % PAGE, end - address)
         entry, page = entry_at(mm, address)
-        if entry is None or not entry[0] & pt.READ or _hidden(mm, page):
+        if entry is None or not entry[0] & pt.READ:
             return None
         assert entry[1] is not None
         parts.append(entry[1].read(address - page, step))
