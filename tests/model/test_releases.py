@@ -20,13 +20,24 @@ AT = calls.place(1)
 ELSEWHERE = calls.place(2)
 
 
-@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
-def test_forking_hugetlb_again_is_refused_since_7_2(profile: Profile) -> None:
+def _huge(profile: Profile, pages: int) -> tuple[ModelCalls, calls.CallTask]:
+    """Private anonymous huge pages at `AT`, of a pool with two."""
     kernel = ModelCalls(profile)
-    kernel.hugepages(HUGE, 1)
+    kernel.hugepages(HUGE, 2)
     task = kernel.process().tasks[0]
     kind = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_FIXED_NOREPLACE
-    assert task.call(Mmap(AT, HUGE, flags=kind)).result().ok
+    assert task.call(Mmap(AT, pages * HUGE, flags=kind)).result().ok
+    return kernel, task
+
+
+def _word(task: calls.CallTask, address: int) -> int:
+    """What pagemap says of a page."""
+    return int.from_bytes(task.call(calls.Pagemap(address, PAGE)).result().data, "little")
+
+
+@pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
+def test_forking_hugetlb_again_is_refused_since_7_2(profile: Profile) -> None:
+    task = _huge(profile, pages=1)[1]
 
     told = task.call(Madvise(AT, HUGE, mman.MADV_DOFORK)).result()
 
@@ -147,8 +158,7 @@ def test_populating_goes_on_behind_a_hole_on_6_1_alone(profile: Profile) -> None
     told = task.call(Madvise(AT, 2 * PAGE, mman.MADV_POPULATE_WRITE)).result()
 
     assert told.errno == errno.ENOMEM
-    word = int.from_bytes(task.call(calls.Pagemap(AT + PAGE, PAGE)).result().data, "little")
-    assert bool(word & pm.PM_PRESENT) == (profile.name == "6.1")
+    assert bool(_word(task, AT + PAGE) & pm.PM_PRESENT) == (profile.name == "6.1")
 
 
 @pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
@@ -181,17 +191,12 @@ def test_what_a_mapping_lost_while_its_removal_was_told_is_removed_since_6_17(
         kernel.settle()
 
     assert removal.result().ok
-    word = int.from_bytes(task.call(calls.Pagemap(AT + PAGE, PAGE)).result().data, "little")
-    assert bool(word & pm.PM_PRESENT) == (profile.release < (6, 17))
+    assert bool(_word(task, AT + PAGE) & pm.PM_PRESENT) == (profile.release < (6, 17))
 
 
 @pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
 def test_huge_pages_do_not_stay_when_they_move_whatever_else_is_wrong(profile: Profile) -> None:
-    kernel = ModelCalls(profile)
-    kernel.hugepages(HUGE, 2)
-    task = kernel.process().tasks[0]
-    kind = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_FIXED_NOREPLACE
-    assert task.call(Mmap(AT, 2 * HUGE, flags=kind)).result().ok
+    task = _huge(profile, pages=2)[1]
     flags = mman.MREMAP_MAYMOVE | mman.MREMAP_DONTUNMAP
 
     told = task.call(Mremap(AT + HUGE, 2 * HUGE, 2 * HUGE, flags, ELSEWHERE)).result()
@@ -205,8 +210,7 @@ def test_mincore_takes_small_pages_for_huge_ones_on_6_1_where_there_is_no_table(
 ) -> None:
     kernel = ModelCalls(profile)
     kernel.hugepages(HUGE, 2)
-    process = kernel.process()
-    task = process.tasks[0]
+    task = kernel.process().tasks[0]
     file = task.call(calls.MemfdCreate(mman.MFD_HUGETLB | mman.MFD_HUGE_2MB)).result().value
     assert task.call(calls.Ftruncate(file, 2 * HUGE)).result().ok
     assert task.call(calls.Fallocate(file, 0, HUGE, HUGE)).result().ok
@@ -222,11 +226,7 @@ def test_mincore_takes_small_pages_for_huge_ones_on_6_1_where_there_is_no_table(
 
 @pytest.mark.parametrize("profile", RELEASED, ids=lambda profile: profile.name)
 def test_a_child_without_the_event_has_protected_huge_pages_on_6_1(profile: Profile) -> None:
-    kernel = ModelCalls(profile)
-    kernel.hugepages(HUGE, 2)
-    task = kernel.process().tasks[0]
-    kind = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_FIXED_NOREPLACE
-    assert task.call(Mmap(AT, HUGE, flags=kind)).result().ok
+    kernel, task = _huge(profile, pages=1)
     assert task.call(Write(AT, b"x")).result().value
     uffd = _enrolled(task, 0, HUGE)
     protect = abi.uffdio_writeprotect.struct.pack(AT, HUGE, abi.UFFDIO_WRITEPROTECT_MODE_WP)
@@ -234,6 +234,5 @@ def test_a_child_without_the_event_has_protected_huge_pages_on_6_1(profile: Prof
 
     child = task.call(calls.Fork()).result().value
 
-    told = kernel.processes[child].tasks[0].call(calls.Pagemap(AT, PAGE)).result().data
-    word = int.from_bytes(told, "little")
+    word = _word(kernel.processes[child].tasks[0], AT)
     assert bool(word & pm.PM_UFFD_WP) == (profile.name == "6.1")
