@@ -89,8 +89,9 @@ def test_a_port_is_used_again_and_nothing_that_is_left_in_it_reaches_the_next(
         ports.append(channel.line.number)
         assert own_pid(guest, link) == channel.pid
 
-        # Answers of megabytes that nobody reads; then requests that nobody can take any more.
-        link.send(*[file("/proc/kallsyms")] * 3, *[file("/proc/version")] * 8000)
+        # Answers of megabytes that nobody reads; then requests that nobody can take any more: of
+        # these the socket, the port's buffers and the agent hold three quarters of a megabyte.
+        link.send(*[file("/proc/kallsyms")] * 3, *[file("/proc/version")] * 40000)
         assert link.backlog
         guest.port.wait(0.05)
         guest.reset()
