@@ -14,10 +14,10 @@ from userfault.check.differential.areas import AREAS
 from userfault.check.differential.program import from_text
 from userfault.check.differential.verbs import Scope, calls_of
 from userfault.kernel import calls
-from userfault.kernel.calls import PAGE, CallTask, Result
+from userfault.kernel.calls import HUGE, PAGE, CallTask, Result
 from userfault.model.profiles import PROFILES
 from userfault.model.programs import ModelCalls
-from userfault.uapi import kvm
+from userfault.uapi import kvm, mman
 
 BEFORE_6_17, SINCE_6_17 = ("6.1", "6.12"), ("6.17", "6.18", "7.2", "7.3")
 DST = AREAS["dst"]
@@ -131,3 +131,64 @@ def test_what_a_copy_that_leaves_its_source_joins(
         task, result = run(profile, f"0 map dst; 0 mremap {move}")
         assert result.ok
         assert mappings(task) == expected, profile
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_place_that_is_taken_is_told_before_a_type_that_6_1_does_not_know(profile: str) -> None:
+    taken = run(profile, "0 map shm; 0 mremap shm+0 1p 1p 3 drop+0; 0 map drop")[1]
+    free = run(profile, "0 map drop")[1]
+
+    assert taken.errno == errno.EEXIST
+    assert free.errno == (errno.EINVAL if profile == "6.1" else 0)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    ("case", "refusal", "leaves"),
+    [
+        ("no type", errno.EINVAL, True),
+        ("read-only", errno.EACCES, True),
+        ("sealed", errno.EPERM, True),
+        ("pipe", errno.ENODEV, True),
+        ("huge, within a page", errno.EINVAL, False),
+    ],
+)
+def test_a_refused_mmap_has_looked_at_its_place_and_its_file_is_asked_when_that_is_clear(
+    profile: str, case: str, refusal: int, leaves: bool
+) -> None:
+    task = ModelCalls(PROFILES[profile]).process().tasks[0]
+    here = calls.place(1)
+
+    def ask(flags: int, at: int = here) -> int:
+        return task.call(_refused(task, case, at, flags)).result().errno
+
+    def is_there() -> bool:
+        return bool(task.call(calls.Smaps(here, here + PAGE)).result().vmas)
+
+    assert ask(mman.MAP_FIXED_NOREPLACE) == refusal
+    assert task.call(calls.Mmap(here, PAGE)).result().ok
+    assert ask(mman.MAP_FIXED_NOREPLACE) == errno.EEXIST
+    assert ask(mman.MAP_FIXED, here + 100) == errno.EINVAL
+    assert is_there()
+    assert ask(mman.MAP_FIXED) == refusal
+    assert is_there() == leaves
+
+
+def _refused(task: CallTask, case: str, at: int, flags: int) -> calls.Mmap:
+    """An mmap(2) that cannot succeed."""
+    if case == "no type":
+        return calls.Mmap(at, PAGE, flags=flags | mman.MAP_ANONYMOUS)
+    if case == "pipe":
+        reader = calls.PIPE_FDS.struct.unpack(task.call(calls.Pipe()).result().data)[0]
+        return calls.Mmap(at, PAGE, mman.PROT_READ, flags | mman.MAP_PRIVATE, reader)
+    huge = mman.MFD_HUGETLB if case.startswith("huge") else 0
+    fd = task.call(calls.MemfdCreate(huge | mman.MFD_ALLOW_SEALING)).result().value
+    flags |= mman.MAP_SHARED
+    if huge:
+        return calls.Mmap(at, HUGE, flags=flags, fd=fd, offset=PAGE)
+    if case == "sealed":
+        seal = calls.Fcntl(fd, mman.F_ADD_SEALS, mman.F_SEAL_WRITE)
+        assert task.call(seal).result().ok
+    else:
+        fd = task.call(calls.Reopen(fd, os.O_RDONLY)).result().value
+    return calls.Mmap(at, PAGE, flags=flags, fd=fd)

@@ -23,17 +23,32 @@ Unmaps = list[tuple[Context, int, int]]
 
 
 class Behind:
-    """What is to be mapped: a type, its object, and what the descriptor allows."""
+    """What is to be mapped: a type, its object, and what the descriptor allows.
 
-    __slots__ = ("may_write", "object", "offset", "ops")
+    `refusal`: the errno that it ends with, once its place has been found.
+    """
+
+    __slots__ = ("may_write", "object", "offset", "ops", "refusal")
 
     def __init__(
-        self, ops: MemoryOps, target: Object | None, offset: int = 0, *, may_write: bool = True
+        self,
+        ops: MemoryOps,
+        target: Object | None,
+        offset: int = 0,
+        *,
+        may_write: bool = True,
+        refusal: int = 0,
     ) -> None:
         self.ops = ops
         self.object = target
         self.offset = offset
         self.may_write = may_write
+        self.refusal = refusal
+
+
+def is_shared(flags: int) -> bool:
+    """Of mmap(2)."""
+    return flags & mman.MAP_TYPE in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
 
 
 def mmap(
@@ -46,32 +61,51 @@ def mmap(
     behind: Behind,
 ) -> int:
     """Map `behind`; the address.  Raises Errno."""
+    if not length:
+        raise Errno(errno.EINVAL)
     target = behind.object
     step = 1 << target.shift if target is not None else PAGE
     length = round_up(length, step)
-    fixed = flags & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE)
-    if fixed:
-        if length > mm.task_size or address > mm.task_size - length:
-            raise Errno(errno.ENOMEM)
-        if address % step:
-            raise Errno(errno.EINVAL)
-    shared = (flags & 0xF) in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
     unmaps: Unmaps = []
     mm.lock.write()
     try:
-        if not fixed:
-            address = _choose(mm, address, length, step)
-        elif mm.overlapping(address, address + length):
-            if flags & mman.MAP_FIXED_NOREPLACE:
-                raise Errno(errno.EEXIST)
-            _make_room(mm, address, address + length, unmaps)
-        _insert(mm, address, length, prot, flags, shared, behind)
+        address = _place(mm, address, length, flags, step)
+        if behind.refusal:
+            raise Errno(behind.refusal)
+        # What the file's own mmap refuses, it refuses when the place has been cleared.
+        _make_room(mm, address, address + length, unmaps)
+        _ask_file(behind, shared=is_shared(flags))
+        _insert(mm, address, length, prot, flags, behind)
     finally:
         mm.lock.write_done()
         tell_unmaps(task, unmaps)  # also of what was announced before it failed
     if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
         fault_in(task, mm, address, address + length, tolerant=True)
     return address
+
+
+def _place(mm: AddressSpace, address: int, length: int, flags: int, step: int) -> int:
+    if length > mm.task_size:
+        raise Errno(errno.ENOMEM)
+    if not flags & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE):
+        return _choose(mm, address, length, step)
+    if address > mm.task_size - length:
+        raise Errno(errno.ENOMEM)
+    if address % step:
+        raise Errno(errno.EINVAL)
+    if flags & mman.MAP_FIXED_NOREPLACE and mm.overlapping(address, address + length):
+        raise Errno(errno.EEXIST)
+    return address
+
+
+def _ask_file(behind: Behind, *, shared: bool) -> None:
+    target = behind.object
+    if target is None:
+        return
+    if target.kind.mappable is not None and not target.kind.mappable(target):
+        raise Errno(errno.ENODEV)
+    if behind.offset % (1 << target.shift) or not (shared or target.kind.can_private):
+        raise Errno(errno.EINVAL)
 
 
 def _choose(mm: AddressSpace, hint: int, length: int, step: int) -> int:
@@ -88,13 +122,13 @@ def _insert(
     length: int,
     prot: int,
     flags: int,
-    shared: bool,
     behind: Behind,
 ) -> None:
+    shared = is_shared(flags)
     bits = vmas.SHARED if shared else 0
     if behind.may_write or not shared:
         bits |= vmas.MAY_WRITE
-    if flags & 0xF == mman.MAP_DROPPABLE:
+    if flags & mman.MAP_TYPE == mman.MAP_DROPPABLE:
         bits |= vmas.DROPPABLE | vmas.WIPEONFORK | vmas.DONTDUMP
     if flags & mman.MAP_LOCKED:
         bits |= vmas.LOCKED

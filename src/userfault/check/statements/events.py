@@ -10,8 +10,18 @@ from userfault.check.statement import ALL, ANON, statement
 from userfault.check.thread import Thread
 from userfault.check.uffd import MISSING, UNTOUCHED, WP, Message, Uffd
 from userfault.kernel import calls
-from userfault.kernel.calls import WAITS_EVENT, Madvise, Mmap, Mremap, Munmap, Read, Write
+from userfault.kernel.calls import (
+    HUGE,
+    WAITS_EVENT,
+    Madvise,
+    Mmap,
+    Mremap,
+    Munmap,
+    Read,
+    Write,
+)
 from userfault.kernel.events import Fork, Remap, Remove, Unmap
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
 from userfault.uapi import mman
@@ -552,6 +562,33 @@ def a_removal_of_what_was_cut_meanwhile(t: Thread, memory: Memory) -> None:
     dropper.ok()
     there = [("P" in t.page(area.at(page))) for page in range(2)]
     expect(there, [False, not t.since("6.17")], "the pages that are there")
+
+
+@statement(
+    213,
+    "An mmap(2) with MAP_FIXED that the file's own mmap refuses (hugetlb: an offset within a page)"
+    " has unmapped what was there, and sends its UNMAP event; what is refused before that (a type"
+    " that does not exist) leaves it.",
+    since="4.11",
+    source="measured on 6.1, 6.12, 6.18, 7.2 and 7.3",
+    memories=ALL,
+)
+def a_refused_mmap_has_unmapped(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.EVENT_UNMAP)
+    area = t.map(memory)
+    u.register(area.address, area.length, MISSING)
+    u.copy(area.address, t.source(b"s", area.page), area.page)
+    no_type = mman.MAP_ANONYMOUS | mman.MAP_FIXED
+    t.fails(Mmap(area.address, HUGE, flags=no_type), EINVAL)
+    expect(t.read(area.address), b"s", "the page after the first mmap")
+    fd = t.ok(calls.MemfdCreate(mman.MFD_HUGETLB | mman.MFD_HUGE_2MB)).value
+    shared = mman.MAP_SHARED | mman.MAP_FIXED
+    asker = t.thread().blocks(
+        Mmap(area.address, HUGE, flags=shared, fd=fd, offset=PAGE), WAITS_EVENT
+    )
+    expect(u.message(), Unmap(area.address, area.address + HUGE), "the event")
+    expect(asker.finish().errno, EINVAL, "the second mmap")
+    expect(t.ok(calls.Smaps(area.address, area.end)).vmas, (), "what is there after it")
 
 
 @statement(

@@ -28,6 +28,9 @@ from userfault.model.sched import Task
 from userfault.model.syscalls.table import OK, info, serves
 from userfault.uapi import mman
 
+_SHARINGS = (mman.MAP_SHARED, mman.MAP_PRIVATE, mman.MAP_SHARED_VALIDATE)
+_NO_WRITES = mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE
+
 
 @serves(calls.Read)
 def _read(task: Task, call: calls.Read) -> Result:
@@ -56,80 +59,66 @@ def _write(task: Task, call: calls.Write) -> Result:
 
 @serves(calls.Mmap)
 def _mmap(task: Task, call: calls.Mmap) -> Result:
-    if not call.length:
-        raise Errno(errno.EINVAL)
     if call.offset % PAGE:
         raise Errno(errno.EINVAL)
-    kind = call.flags & 0xF
-    droppable = kind == mman.MAP_DROPPABLE and task.process.machine.profile.droppable
-    sharing = (mman.MAP_SHARED, mman.MAP_PRIVATE, mman.MAP_SHARED_VALIDATE)
-    if kind not in sharing and not droppable:
-        raise Errno(errno.EINVAL)
-    mm = task.process.mm
-    length = round_up(call.length, PAGE)
-    if not call.length or length > mm.task_size:
-        raise Errno(errno.ENOMEM)
-    behind, temporary = _behind(task, call, kind, length)
+    behind, temporary = _behind(task, call)
     try:
-        address = mapping.mmap(task, mm, call.address, length, call.prot, call.flags, behind)
+        address = mapping.mmap(
+            task, task.process.mm, call.address, call.length, call.prot, call.flags, behind
+        )
     finally:
         if temporary is not None:
             task.process.machine.unlink(temporary)
     return Result(value=address)
 
 
-def _behind(task: Task, call: calls.Mmap, kind: int, length: int) -> tuple[Behind, Object | None]:
+def _behind(task: Task, call: calls.Mmap) -> tuple[Behind, Object | None]:
     """What the call maps, and the object made for it alone (to be unlinked by the caller)."""
     machine = task.process.machine
-    shared = kind in (mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE)
-    if call.flags & mman.MAP_ANONYMOUS and kind == mman.MAP_DROPPABLE:
-        return Behind(machine.types["droppable"], None), None
-    if call.flags & mman.MAP_ANONYMOUS and call.flags & mman.MAP_HUGETLB:
-        return _huge(machine, call, length)
+    kind = call.flags & mman.MAP_TYPE
+    refusal = 0
     if not call.flags & mman.MAP_ANONYMOUS:
-        file = _mappable(task, call, kind, shared=shared)
+        file = task.process.file(call.fd)
+        refusal = _file_refusal(file, call)
         if isinstance(file, ObjectFile):
-            return _file_behind(file, call, shared), None
-    if shared:
-        target = machine.object("shmem", length)
-        return Behind(target.kind, target), target
-    return Behind(machine.types["anon"], None), None
+            return _file_behind(file, call.offset, refusal), None
+    elif call.flags & mman.MAP_HUGETLB:
+        return _huge(machine, call)
+    elif kind == mman.MAP_DROPPABLE and machine.profile.droppable:
+        return Behind(machine.types["droppable"], None), None
+    elif kind not in _SHARINGS:
+        refusal = errno.EINVAL
+    if mapping.is_shared(call.flags):
+        target = machine.object("shmem", round_up(call.length, PAGE))
+        return Behind(target.kind, target, refusal=refusal), target
+    return Behind(machine.types["anon"], None, refusal=refusal), None
 
 
-def _huge(machine: Machine, call: calls.Mmap, length: int) -> tuple[Behind, Object]:
+def _huge(machine: Machine, call: calls.Mmap) -> tuple[Behind, Object]:
     shift = (call.flags >> mman.MAP_HUGE_SHIFT & mman.MAP_HUGE_MASK) or 21
     if shift not in machine.memory.pools:
         raise Errno(errno.EINVAL)
-    target = machine.object("hugetlb", round_up(length, 1 << shift), shift=shift)
-    return Behind(target.kind, target), target
+    target = machine.object("hugetlb", round_up(call.length, 1 << shift), shift=shift)
+    refusal = 0 if call.flags & mman.MAP_TYPE in _SHARINGS else errno.EINVAL
+    return Behind(target.kind, target, refusal=refusal), target
 
 
-def _mappable(task: Task, call: calls.Mmap, kind: int, *, shared: bool) -> OpenFile:
-    """A file that may be mapped so: one with pages, or /dev/zero."""
-    file = task.process.file(call.fd)
-    if kind == mman.MAP_DROPPABLE:
-        raise Errno(errno.EINVAL)
-    if not file.readable or (shared and call.prot & mman.PROT_WRITE and not file.writable):
-        raise Errno(errno.EACCES)
-    if not isinstance(file, (ObjectFile, DevZero)):
-        raise Errno(errno.ENODEV)
-    return file
+def _file_refusal(file: OpenFile, call: calls.Mmap) -> int:
+    """The errno that a file cannot be mapped so with, 0 if it can; its own mmap is not asked."""
+    if call.flags & mman.MAP_TYPE not in _SHARINGS:
+        return errno.EINVAL
+    writes = mapping.is_shared(call.flags) and call.prot & mman.PROT_WRITE
+    if not file.readable or (writes and not file.writable):
+        return errno.EACCES
+    if isinstance(file, ObjectFile):
+        return errno.EPERM if writes and file.object.seals & _NO_WRITES else 0
+    return 0 if isinstance(file, DevZero) else errno.ENODEV
 
 
-def _file_behind(file: ObjectFile, call: calls.Mmap, shared: bool) -> Behind:
+def _file_behind(file: ObjectFile, offset: int, refusal: int) -> Behind:
     target = file.object
-    mappable = target.kind.mappable
-    if mappable is not None and not mappable(target):
-        raise Errno(errno.ENODEV)
-    if not shared and not target.kind.can_private:
-        raise Errno(errno.EINVAL)
-    if call.offset % (1 << target.shift):
-        raise Errno(errno.EINVAL)
-    sealed = target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE)
-    if shared and sealed and call.prot & mman.PROT_WRITE:
-        raise Errno(errno.EPERM)
-    may_write = file.writable and not sealed
-    return Behind(target.kind, target, call.offset, may_write=may_write)
+    may_write = file.writable and not target.seals & _NO_WRITES
+    return Behind(target.kind, target, offset, may_write=may_write, refusal=refusal)
 
 
 @serves(calls.Munmap)
