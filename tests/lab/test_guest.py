@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -18,7 +19,9 @@ from cli.commands import command, environment
 from userfault.check.outcome import Verdict
 from userfault.check.statement import REGISTRY
 from userfault.check.statements import load
+from userfault.lab import command as lab_command
 from userfault.lab import session as sessions
+from userfault.lab.machine import Machine
 from userfault.lab.session import Session
 from userfault.lab.store import Kernel
 
@@ -155,6 +158,39 @@ def test_a_command_whose_machine_dies_is_an_error(kernel: Kernel) -> None:
     assert done.returncode == 1
     assert "the virtual machine has died" in done.stderr
     assert "Kernel panic" in done.stderr
+
+
+def test_a_command_that_does_not_end_in_its_time_is_lost_with_its_machine(kernel: Kernel) -> None:
+    done = lab("--timeout", "1.5", kernel.suite, "--", "sh", "-c", "echo so far; sleep 1000")
+
+    assert done.returncode == 1
+    assert done.stdout == "so far\n"
+    assert "the command was not done within 1.5 s" in done.stderr
+
+
+def test_a_machine_that_does_not_begin_a_command_is_booted_once_more(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extras = iter(["rdinit=/x panic=0", ""])  # the first hangs where the second boots
+    boots: list[str] = []
+
+    class FirstHangs(Machine):
+        def __init__(self, *args: Any, extra: str, **options: Any) -> None:
+            boots.append(extra)
+            super().__init__(*args, extra=next(extras), **options)
+
+    monkeypatch.setattr(lab_command, "Machine", FirstHangs)
+    written: list[bytes] = []
+
+    status = lab_command.run_command(
+        kernel,
+        ("sh", "-c", "echo here; exit 3"),
+        lambda _, data: written.append(data),
+        environment={},
+        boot_s=20,
+    )
+
+    assert (status, b"".join(written), len(boots)) == (3, b"here\n", 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,12 @@ _STREAMS = {1: sys.stdout, 2: sys.stderr}
 
 
 def run_everywhere(
-    setups: list[Setup], words: list[str], files: tuple[Path, ...], memory_mib: int | None
+    setups: list[Setup],
+    words: list[str],
+    files: tuple[Path, ...],
+    memory_mib: int | None,
+    cpus: int,
+    within_s: float | None,
 ) -> int:
     """Run it on each kernel; its own exit code of one kernel, 1 where any of several failed."""
     width = str(shutil.get_terminal_size().columns)
@@ -32,8 +36,9 @@ def run_everywhere(
             environment={"HOME": "/tmp", "TERM": "dumb", "COLUMNS": width},
             files=files,
             memory_mib=memory_mib or MEMORY_MIB,
-            cpus=os.cpu_count() or 1,
+            cpus=cpus,
             extra=setup.extra,
+            within_s=within_s,
         )
         codes.append(code)
     if len(codes) == 1:

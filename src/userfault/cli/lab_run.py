@@ -63,6 +63,13 @@ class _Split(click.Command):
     type=click.Path(path_type=Path, exists=True, resolve_path=True),
     help="A file or folder that COMMAND finds at the same path.",
 )
+@click.option("--cpus", metavar="N", type=click.IntRange(1), help="Of COMMAND (default: 1).")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="Of COMMAND in each machine (default: none).",
+)
 @click.argument("kernels", metavar="[KERNEL]... -- check [OPTIONS] | COMMAND...", nargs=-1)
 @click.pass_context
 def run(
@@ -75,6 +82,8 @@ def run(
     memory: int | None,
     append: str,
     files: tuple[Path, ...],
+    cpus: int | None,
+    timeout: float | None,
 ) -> int:
     """Boot each KERNEL, and run `check` against it or a command inside.
 
@@ -93,9 +102,14 @@ def run(
     if not found:
         raise UsageError("no kernel named", cure=f"name one of {', '.join(SUITES)}, or `all`")
     setups = [Setup(kernel, memory or MEMORY_MIB, append) for kernel in found]
+    if inner[0] == _CHECK and (cpus or timeout):
+        raise UsageError(
+            "check has one processor a machine, and a deadline for each case",
+            cure="leave out --cpus and --timeout; --guests says how many machines run at once",
+        )
     if inner[0] == _CHECK:
         return _check(setups, inner[1:], guests or os.cpu_count() or 1)
-    return lab_command.run_everywhere(setups, inner, files, memory)
+    return lab_command.run_everywhere(setups, inner, files, memory, cpus or 1, timeout)
 
 
 def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:

@@ -64,6 +64,7 @@ def command(words: Sequence[str], environment: Mapping[str, str], files: Iterabl
             "busybox --install -s /bin 2>/dev/null\n"  # what is there already stays
             f"echo {_HUGE_PAGES} >/proc/sys/vm/nr_hugepages\n"
             f"{told}cd /tmp\n"
+            f"echo begins >{STATUS}\n"
             f"{shlex.join(words)} </dev/null >{OUTPUT} 2>{ERRORS}\n"
             f"echo $? >{STATUS}\n"
             "busybox poweroff -f\n"
