@@ -29,6 +29,14 @@ MUTATIONS = (
         "told = call.asked_length",
     ),
     Mutation(
+        "a file is asked before its place is clear",
+        "mapping.py",
+        "        _make_room(mm, address, address + length, unmaps)\n"
+        "        _ask_file(behind, shared=is_shared(flags))\n",
+        "        _ask_file(behind, shared=is_shared(flags))\n"
+        "        _make_room(mm, address, address + length, unmaps)\n",
+    ),
+    Mutation(
         "a removal ends where its mapping was cut meanwhile",
         "madvise.py",
         "        if mm.machine.profile.removal_goes_on:\n            stop = min(stop, vma.end)\n",
