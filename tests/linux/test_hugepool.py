@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,18 @@ def pools(leaks_nothing: None) -> Iterator[PoolLock]:  # noqa: ARG001
         absent("the 2 MiB pool has free pages already, so it is not short")
     yield lock
     lock.release()
+
+
+def test_a_count_of_promises_that_has_passed_zero_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hugepool, "_ROOT", str(tmp_path))
+    folder = tmp_path / "hugepages-2048kB"
+    folder.mkdir()
+    for what, told in (("nr", 4), ("free", 3), ("resv", 2**64 - 1), ("surplus", 0)):
+        (folder / f"{what}_hugepages").write_text(f"{told}\n")
+
+    assert read_pool(HUGE).available == 3
 
 
 @pytest.mark.parametrize("name", ["hugetlb", "hugetlb-private"])

@@ -18,6 +18,7 @@ from userfault.check.differential.pair import Divergence
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program
 from userfault.cli import interrupts
+from userfault.kernel.errors import UserfaultError
 
 _REPORT_S = 0.5
 
@@ -93,4 +94,7 @@ def main() -> None:
     batch = msgspec.json.decode(sys.argv[1], type=Batch)
     # Nobody reads on: whoever started us has ended.
     with contextlib.suppress(BrokenPipeError), contextlib.closing(Pool()) as pool:
-        _run(batch, Runner(*kernels(), pool if batch.huge else None))
+        try:
+            _run(batch, Runner(*kernels(), pool if batch.huge else None))
+        except UserfaultError as error:
+            sys.exit(f"userfault: {error}")

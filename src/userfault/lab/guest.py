@@ -21,6 +21,7 @@ from userfault.lab import image
 from userfault.lab.channels import Channel, Kind, Port
 from userfault.lab.direct import Line
 from userfault.lab.machine import Machine
+from userfault.linux.hugepool import count
 
 BOOT_S = 60.0
 _ANSWER_S = 20.0
@@ -159,13 +160,13 @@ class Guest:
         root = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
         try:
             total, free, reserved = (
-                int(self.read(f"{root}/{what}_hugepages")) for what in ("nr", "free", "resv")
+                count(self.read(f"{root}/{what}_hugepages")) for what in ("nr", "free", "resv")
             )
             short = pages - (free - reserved)
             if short > 0:
                 self.write(f"{root}/nr_hugepages", str(total + short))
                 free, reserved = (
-                    int(self.read(f"{root}/{what}_hugepages")) for what in ("free", "resv")
+                    count(self.read(f"{root}/{what}_hugepages")) for what in ("free", "resv")
                 )
         except OSError as error:
             free = reserved = 0

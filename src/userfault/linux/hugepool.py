@@ -63,8 +63,18 @@ def _numbers(page_size: int) -> list[int]:
     found = []
     for what in ("nr", "free", "resv", "surplus"):
         with open(_path(page_size, what), encoding="ascii") as file:
-            found.append(int(file.read()))
+            found.append(count(file.read()))
     return found
+
+
+def count(text: str) -> int:
+    """A number of pages that the kernel tells.
+
+    What is promised can be 2^64 - 1 for a while: the kernel takes a promise back that it has not
+    counted yet, and the number is unsigned (measured on 6.18, with random programs).
+    """
+    number = int(text)
+    return 0 if number >= 1 << 63 else number
 
 
 class PoolShare:
