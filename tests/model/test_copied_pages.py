@@ -1,4 +1,4 @@
-"""While a private page is copied its entry is empty for a moment, and who touches it then waits."""
+"""Two tasks at one private page: while one copies it, or maps what is around it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from userfault.kernel.calls import PAGE, Call, Mmap, Read, Write
 from userfault.model.profiles import LINUX_6_18
 from userfault.model.programs import ModelCalls
 from userfault.model.sched import InOrder, Scheduler, Seeded
+from userfault.uapi import mman
+from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi
 
 AT = calls.place(1)
@@ -43,3 +45,27 @@ def test_a_touch_in_the_middle_of_a_copy_sends_a_message_for_a_page_that_is_pres
 
     assert found == {"", calls.WAITS_FAULT}
     assert _waits(InOrder(), touch) == ""
+
+
+def _reads_beside_a_write(scheduler: Scheduler) -> tuple[bytes, bool]:
+    """A private page of a file that one task reads while another writes it; is the next mapped?"""
+    kernel = ModelCalls(LINUX_6_18, scheduler=scheduler)
+    process = kernel.process()
+    reader, writer = process.tasks[0], process.task()
+    fd = reader.call(calls.MemfdCreate()).result().value
+    assert reader.call(calls.Ftruncate(fd, 2 * PAGE)).result().ok
+    assert reader.call(calls.Pwrite(fd, b"next", PAGE)).result().ok
+    private = mman.MAP_PRIVATE | mman.MAP_FIXED_NOREPLACE
+    assert reader.call(Mmap(AT, 2 * PAGE, flags=private, fd=fd)).result().ok
+    read = reader.call(Read(AT, 1))
+    assert writer.call(Write(AT, b"w")).result().ok
+    data = read.result().data
+    word = reader.call(calls.Pagemap(AT + PAGE, PAGE)).result().data
+    return data, bool(int.from_bytes(word, "little") & pm.PM_PRESENT)
+
+
+def test_a_read_fault_that_has_mapped_its_neighbours_may_find_its_own_page_written() -> None:
+    found = {_reads_beside_a_write(Seeded(seed)) for seed in range(64)}
+
+    assert found == {(b"\0", True), (b"w", False), (b"w", True)}
+    assert _reads_beside_a_write(InOrder()) == (b"\0", True)

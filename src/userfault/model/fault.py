@@ -156,10 +156,9 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     assert target is not None
     index = vma.index(page)
     # Cached neighbours come first, whatever becomes of this page (measured on 6.18).
-    if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:
-        _map_around(mm, vma, page)
-        if mm.entry(vma, page) is not None and not wp:
-            return _RESOLVED
+    around = not write and not vma.modes & ~vmas.MISSING and ops.fault_around
+    if around and _served_around(mm, vma, page, wp):
+        return _RESOLVED
     beyond = index >= target.pages() and not (ops.pool and index in target.cache)
     if beyond or (ops.touchable is not None and not ops.touchable(target)):
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
@@ -234,12 +233,27 @@ def _copied(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -
         mm.memory.put(folio)
 
 
-def _map_around(mm: AddressSpace, vma: Vma, page: int) -> None:
-    """Map cached neighbours of a read fault: those that are finished and not locked."""
+def _served_around(mm: AddressSpace, vma: Vma, page: int, wp: int) -> bool:
+    """Map around a read fault; whether there is no more to do than to try the access again."""
+    around = _map_around(mm, vma, page)
+    entry = mm.entry(vma, page)
+    if entry is not None and not wp:
+        return True
+    if around:
+        mm.sched.point("fault.around")
+    return mm.entry(vma, page) is not entry  # another task was faster
+
+
+def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
+    """Map cached neighbours of a read fault: those that are finished and not locked.
+
+    Whether there were any.
+    """
     target = vma.object
     pages = mm.machine.config.fault_around
+    mapped = False
     if target is None or pages < 2:
-        return
+        return mapped
     low = max(page & -(pages << 12), vma.start, page & pt.PMD_MASK)
     high = min(low + (pages << 12), vma.end, (page & pt.PMD_MASK) + pt.PMD_SIZE)
     for address in range(low, high, 4096):
@@ -250,6 +264,8 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> None:
         if state == folios.UPTODATE and folio.index < target.pages():
             folio.refs += 1
             mm.map_folio(vma, address, 0, folio)
+            mapped = True
+    return mapped
 
 
 def _map_huge(mm: AddressSpace, vma: Vma, page: int) -> bool:
