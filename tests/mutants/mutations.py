@@ -263,8 +263,8 @@ MUTATIONS = (
     Mutation(
         "fault-around in registered memory",
         "fault.py",
-        "if not write and not vma.modes & ~vmas.MISSING and ops.fault_around:",
-        "if not write and ops.fault_around:",
+        "around = not write and not vma.modes & ~vmas.MISSING and ops.fault_around",
+        "around = not write and ops.fault_around",
     ),
     Mutation(
         "protecting marks nothing empty",
