@@ -30,6 +30,17 @@ FIXED = {
     "PAGEMAP_SCAN protects a part of a hole of huge pages whole": (
         "0 uffd u0; 0 api u0 0x8000; 0 map huge; 0 register u0 huge+0 1p 2; 0 scan huge+0 1p 1 0 2"
     ),
+    "what PAGEMAP_SCAN gave a guard, no WRITEPROTECT takes away": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map shm; 0 register u0 shm+0 1p 2;"
+        " 0 madvise shm+0 1p 102; 0 scan shm+0 1p 1 0 0; 0 writeprotect u0 shm+0 1p 0"
+    ),
+    "what PAGEMAP_SCAN gave poison, no WRITEPROTECT takes away": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map anon; 0 register u0 anon+0 1p 3;"
+        " 0 poison u0 anon+0 1p 0; 0 scan anon+0 1p 1 0 0; 0 writeprotect u0 anon+0 1p 0"
+    ),
+    "huge pages move to where programs begin, and the agent goes on": (
+        "0 map hugepriv; 0 mremap hugepriv+0 3p 3p 3 null+0; 0 load anon+0"
+    ),
     "a fault that waits has made its page table": (
         f"{_U0}; 0 map edge; 0 register u0 edge+0 1p 1; 2 mlock edge+0 1p; 0 scan edge+0 1p 0 0 0"
     ),

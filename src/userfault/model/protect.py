@@ -61,7 +61,8 @@ def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -
             assert entry is not None
             flags, folio = entry
             if folio is None:
-                if flags & pt.MARK_WP:
+                # Poison and guards are passed over: the bit that PAGEMAP_SCAN gave them stays.
+                if flags & pt.MARKS == pt.MARK_WP:
                     mm.mark(vma, address, flags & ~pt.MARK_WP)
             elif flags & pt.UFFD_WP:
                 mm.change(vma, address, entry, 0, pt.UFFD_WP)

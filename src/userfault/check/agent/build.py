@@ -22,6 +22,8 @@ _OPTIONS = (
     *("-O1", "-std=gnu11", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin"),
     *("-fno-stack-protector", "-fno-pie", "-no-pie", "-mgeneral-regs-only"),
     "-fcf-protection=none",
+    # Out of the way of what a program maps at the beginning of the address space.
+    "-Wl,-Ttext=0x10000000",
 )
 _MACHINE = "x86_64"
 
