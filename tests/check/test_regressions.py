@@ -55,6 +55,10 @@ FIXED = {
     "memory that came with a fork joins nobody": (
         "0 map anon; 0 store anon+0; 0 fork; c1.1 replace anon+0 1p"
     ),
+    "memory that came with a fork joins nothing that never was touched, either": (
+        "0 map anon; 0 store anon+0; 0 mprotect anon+0 4p 1; 0 fork; c1.1 replace anon+4 4p;"
+        " c1.1 mprotect anon+0 4p 3"
+    ),
     "MOVE prepares its destination before it checks anything": (
         f"{_U0}; 0 map edge; 0 move u0 edge+0 edge+0 1p 0; 0 mremap edge+2 1p 1p 3 edge+0"
     ),
