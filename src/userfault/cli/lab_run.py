@@ -95,6 +95,11 @@ def run(
         raise UsageError("nothing to run", cure="userfault lab run KERNEL... -- check")
     if modules is not None and vmlinuz is None:
         raise UsageError("--modules without --kernel", cure="add --kernel VMLINUZ")
+    if inner[0] == _CHECK and (cpus or timeout):
+        raise UsageError(
+            "check has one processor a machine, and a deadline for each case",
+            cure="leave out --cpus and --timeout; --guests says how many machines run at once",
+        )
     qemu()
     store = Store(cache)
     found = [own_kernel(store, vmlinuz, modules)] if vmlinuz else []
@@ -102,11 +107,6 @@ def run(
     if not found:
         raise UsageError("no kernel named", cure=f"name one of {', '.join(SUITES)}, or `all`")
     setups = [Setup(kernel, memory or MEMORY_MIB, append) for kernel in found]
-    if inner[0] == _CHECK and (cpus or timeout):
-        raise UsageError(
-            "check has one processor a machine, and a deadline for each case",
-            cure="leave out --cpus and --timeout; --guests says how many machines run at once",
-        )
     if inner[0] == _CHECK:
         return _check(setups, inner[1:], guests or os.cpu_count() or 1)
     return lab_command.run_everywhere(setups, inner, files, memory, cpus or 1, timeout)

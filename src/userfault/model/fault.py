@@ -251,9 +251,9 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
     """
     target = vma.object
     pages = mm.machine.config.fault_around
-    mapped = False
     if target is None or pages < 2:
-        return mapped
+        return False
+    mapped = False
     low = max(page & -(pages << 12), vma.start, page & pt.PMD_MASK)
     high = min(low + (pages << 12), vma.end, (page & pt.PMD_MASK) + pt.PMD_SIZE)
     for address in range(low, high, 4096):

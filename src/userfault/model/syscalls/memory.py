@@ -76,37 +76,32 @@ def _behind(task: Task, call: calls.Mmap) -> tuple[Behind, Object | None]:
     """What the call maps, and the object made for it alone (to be unlinked by the caller)."""
     machine = task.process.machine
     kind = call.flags & mman.MAP_TYPE
-    refusal = 0
+    refusal = 0 if kind in _SHARINGS else errno.EINVAL
     if not call.flags & mman.MAP_ANONYMOUS:
         file = task.process.file(call.fd)
-        refusal = _file_refusal(file, call)
+        refusal = refusal or _file_refusal(file, call)
         if isinstance(file, ObjectFile):
             return _file_behind(file, call.offset, refusal), None
     elif call.flags & mman.MAP_HUGETLB:
-        return _huge(machine, call)
+        return _huge(machine, call, refusal)
     elif kind == mman.MAP_DROPPABLE and machine.profile.droppable:
         return Behind(machine.types["droppable"], None), None
-    elif kind not in _SHARINGS:
-        refusal = errno.EINVAL
     if mapping.is_shared(call.flags):
         target = machine.object("shmem", round_up(call.length, PAGE))
         return Behind(target.kind, target, refusal=refusal), target
     return Behind(machine.types["anon"], None, refusal=refusal), None
 
 
-def _huge(machine: Machine, call: calls.Mmap) -> tuple[Behind, Object]:
+def _huge(machine: Machine, call: calls.Mmap, refusal: int) -> tuple[Behind, Object]:
     shift = (call.flags >> mman.MAP_HUGE_SHIFT & mman.MAP_HUGE_MASK) or 21
     if shift not in machine.memory.pools:
         raise Errno(errno.EINVAL)
     target = machine.object("hugetlb", round_up(call.length, 1 << shift), shift=shift)
-    refusal = 0 if call.flags & mman.MAP_TYPE in _SHARINGS else errno.EINVAL
     return Behind(target.kind, target, refusal=refusal), target
 
 
 def _file_refusal(file: OpenFile, call: calls.Mmap) -> int:
     """The errno that a file cannot be mapped so with, 0 if it can; its own mmap is not asked."""
-    if call.flags & mman.MAP_TYPE not in _SHARINGS:
-        return errno.EINVAL
     writes = mapping.is_shared(call.flags) and call.prot & mman.PROT_WRITE
     if not file.readable or (writes and not file.writable):
         return errno.EACCES
