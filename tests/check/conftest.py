@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
 from helpers.skips import absent
+from helpers.world import PoolLock
 from userfault.check.agent.build import NoAgent, agent_path
+from userfault.check.differential.pool import Pool
 from userfault.check.live import LiveKernel
 from userfault.check.thread import Thread, start
+from userfault.kernel.errors import MemoryUnavailable
 
 DEADLINE_S = 30.0
 
@@ -21,6 +25,28 @@ def agent() -> None:
         agent_path()
     except NoAgent as error:
         absent(str(error))
+
+
+@pytest.fixture
+def pool_lock() -> Iterator[PoolLock]:
+    """The hugetlb pools for this test alone, which starts a command that grows them."""
+    lock = PoolLock()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@pytest.fixture
+def pool(agent: None, pool_lock: PoolLock) -> Iterator[Pool | None]:  # noqa: ARG001
+    """Free huge pages for one program at a time, if this machine has any."""
+    with contextlib.closing(Pool()) as pool:
+        try:
+            pool.fill_up()
+        except MemoryUnavailable:
+            yield None
+            return
+        yield pool
 
 
 @pytest.fixture

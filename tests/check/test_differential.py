@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import random
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from helpers.world import PoolLock
 from userfault.check.differential import coverage
 from userfault.check.differential.batch import Batch, Finding, Runner, each, seeds
 from userfault.check.differential.draw import program
@@ -21,7 +18,7 @@ from userfault.check.differential.found import kernels, profile_of
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program, from_text, to_text
 from userfault.check.differential.schedules import Scripted, others
-from userfault.kernel.errors import MemoryUnavailable, Unavailable, UsageError
+from userfault.kernel.errors import Unavailable, UsageError
 from userfault.model.errors import Errno
 from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config, Profile
 from userfault.model.programs import ModelCalls, ModelProcess
@@ -37,21 +34,6 @@ SMOKE_SEED = 20_251_123
 def programs(draw: st.DrawFn) -> Program:
     """The same choices, made by Hypothesis: they shrink to 0, the simplest."""
     return program(lambda below: draw(st.integers(0, below - 1)), huge=False)
-
-
-@pytest.fixture
-def pool(agent: None) -> Iterator[Pool | None]:  # noqa: ARG001
-    """Free huge pages for one program at a time, if this machine has any."""
-    with contextlib.ExitStack() as stack:
-        lock = PoolLock()
-        stack.callback(lock.release)
-        try:
-            pool = stack.enter_context(contextlib.closing(Pool()))
-            pool.fill_up()
-        except MemoryUnavailable:
-            yield None
-            return
-        yield pool
 
 
 @pytest.fixture

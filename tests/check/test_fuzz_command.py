@@ -11,7 +11,6 @@ from check.fuzzing import fuzzing
 from check.test_command import _of_session
 from cli.commands import userfault
 from helpers.skips import need_root
-from helpers.world import PoolLock
 from userfault.check.differential.batch import Batch
 from userfault.cli import check_crew
 
@@ -36,18 +35,16 @@ _DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
         ("--program", "0 store x"),
     ],
 )
+@pytest.mark.usefixtures("pool_lock")
 def test_a_wrong_call_ends_with_2(arguments: tuple[str, ...]) -> None:
     need_root()
     assert userfault("check", *arguments).returncode == 2
 
 
+@pytest.mark.usefixtures("pool_lock")
 def test_a_run_tells_its_seed_its_speed_and_what_it_never_reached() -> None:
     need_root()
-    lock = PoolLock()
-    try:
-        done = userfault("check", "--fuzz", "--programs", "30", "--seed", "3", columns=200)
-    finally:
-        lock.release()
+    done = userfault("check", "--fuzz", "--programs", "30", "--seed", "3", columns=200)
     assert done.returncode == 0, done.stdout
     assert "seed 3: 30 programs" in done.stdout
     assert ", 0 of them diverged" in done.stdout
@@ -66,6 +63,7 @@ def test_every_batch_runs_however_many_run_at_once() -> None:
     )
 
 
+@pytest.mark.usefixtures("pool_lock")
 def test_a_program_is_shown_with_both_answers_and_the_exit_code_tells() -> None:
     need_root()
     same = userfault("check", "--program", "0 map anon; 1 store anon+2", columns=200)

@@ -206,6 +206,7 @@ def test_on_a_newer_kernel_statements_run_and_unknown_features_are_named(
     assert "features that we do not know: 0x10000000000" in done.output
 
 
+@pytest.mark.usefixtures("pool_lock")
 def test_on_a_newer_kernel_random_programs_say_whose_model_they_run_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

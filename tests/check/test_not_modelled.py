@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from helpers.skips import absent
-from helpers.world import PoolLock
-from userfault.check.differential.areas import HUGE_PAGES
 from userfault.check.differential.batch import Runner
 from userfault.check.differential.found import kernels
+from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import from_text
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import Unavailable
-from userfault.linux.hugepool import PoolShare, read_pool
+from userfault.linux.hugepool import growing, read_pool
 
 _TEXT = Path(__file__).parents[2].joinpath("docs", "model.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \| `(0 [^`]+)` \|$", _TEXT, re.MULTILINE)
@@ -37,7 +36,6 @@ def test_the_model_agrees_with_this_kernel(program: str) -> None:
     assert runner.run(from_text(program)) is None
 
 
-@pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize(
     "step",
     [
@@ -46,23 +44,19 @@ def test_the_model_agrees_with_this_kernel(program: str) -> None:
         "0 mremap hugepriv+0 2p 1p 0",
     ],
 )
-def test_what_would_leak_until_the_system_restarts_is_left_out(step: str) -> None:
-    lock = PoolLock()
-    try:
-        share = PoolShare(HUGE, HUGE_PAGES, grow=True)
-        try:
-            before = read_pool(HUGE)
-            found, lines = Runner(*kernels()).trace(from_text(f"0 map hugepriv; {step}"))
-            assert found is None
-            assert not [line for line in lines if "Mremap" in line.what]
-            # Other programs may reserve pages meanwhile; what leaks stays.
-            deadline = time.monotonic() + 5
-            while read_pool(HUGE).reserved > before.reserved:
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-        finally:
-            share.close()
-    except Unavailable as error:
-        absent(str(error))
-    finally:
-        lock.release()
+def test_what_would_leak_until_the_system_restarts_is_left_out(
+    step: str, pool: Pool | None
+) -> None:
+    if pool is None:
+        absent("no huge pages can be had")
+    with growing(HUGE):  # nobody takes the free pages meanwhile
+        pool.fill_up()
+        before = read_pool(HUGE)
+        found, lines = Runner(*kernels()).trace(from_text(f"0 map hugepriv; {step}"))
+    assert found is None
+    assert not [line for line in lines if "Mremap" in line.what]
+    # Other programs may reserve pages meanwhile; what leaks stays.
+    deadline = time.monotonic() + 5
+    while read_pool(HUGE).reserved > before.reserved:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
