@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.leaks import nothing_left
-from helpers.world import World
+from helpers.world import PoolLock, World
 
 
 @pytest.fixture
@@ -19,6 +19,16 @@ def leaks_nothing() -> Iterator[None]:
     """Fail the test where it leaves descriptors, threads or faulting tasks behind."""
     with nothing_left():
         yield
+
+
+@pytest.fixture
+def pool_lock() -> Iterator[PoolLock]:
+    """The hugetlb pools for this test alone, which starts a command that grows them."""
+    lock = PoolLock()
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
 @pytest.fixture

@@ -28,16 +28,6 @@ def agent() -> None:
 
 
 @pytest.fixture
-def pool_lock() -> Iterator[PoolLock]:
-    """The hugetlb pools for this test alone, which starts a command that grows them."""
-    lock = PoolLock()
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-@pytest.fixture
 def pool(agent: None, pool_lock: PoolLock) -> Iterator[Pool | None]:  # noqa: ARG001
     """Free huge pages for one program at a time, if this machine has any."""
     with contextlib.closing(Pool()) as pool:

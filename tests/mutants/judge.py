@@ -13,10 +13,9 @@ import msgspec
 from check.test_regressions import FIXED
 from mutants.hunt import Verdict
 from userfault.check.differential.batch import Batch, Runner, each
-from userfault.check.differential.found import configuration
+from userfault.check.differential.found import kernels
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import from_text
-from userfault.check.live import live_kernel
 from userfault.check.outcome import Verdict as Outcome
 from userfault.check.run import run
 from userfault.check.statements import load
@@ -38,18 +37,14 @@ def _statement() -> str:
 
 def _program(programs: int) -> tuple[int, str]:
     """The first program that differs from the running kernel, and where (0: a regression)."""
-    config = configuration()
+    live, model = kernels()
     with contextlib.closing(Pool()) as pool:
         huge = True
         try:
             pool.fill_up()
         except MemoryUnavailable:
             huge = False
-        runner = Runner(
-            live_kernel,
-            lambda scheduler: ModelCalls(LINUX_6_18, config, scheduler=scheduler),
-            pool if huge else None,
-        )
+        runner = Runner(live, model, pool if huge else None)
         # Programs that were found before come first: some facts are rare in random ones.
         for name, text in FIXED.items():
             if (huge or "huge" not in text) and runner.run(from_text(text)) is not None:

@@ -22,6 +22,7 @@ def test_every_mutation_is_one_place_of_the_model() -> None:
         compile(text.replace(mutation.before, mutation.after), mutation.file, "exec")
 
 
+@pytest.mark.usefixtures("pool_lock")
 @pytest.mark.parametrize("name", QUICK)
 def test_it_is_caught(name: str) -> None:
     try:
