@@ -24,11 +24,8 @@ def leaks_nothing() -> Iterator[None]:
 @pytest.fixture
 def pool_lock() -> Iterator[PoolLock]:
     """The hugetlb pools for this test alone, which starts a command that grows them."""
-    lock = PoolLock()
-    try:
+    with PoolLock() as lock:
         yield lock
-    finally:
-        lock.release()
 
 
 @pytest.fixture

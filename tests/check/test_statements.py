@@ -38,11 +38,8 @@ def pools(request: pytest.FixtureRequest) -> Iterator[None]:
     if "huge" not in memory and "huge" not in found.promise.lower():
         yield
         return
-    lock = PoolLock()
-    try:
+    with PoolLock():
         yield
-    finally:
-        lock.release()
 
 
 @pytest.mark.usefixtures("agent", "leaks_nothing", "pools")

@@ -147,14 +147,11 @@ def test_memory_that_is_not_here_alone_ends_with_3(tmp_path: Path) -> None:
 
 def test_huge_pages_are_borrowed_and_given_back(tmp_path: Path) -> None:
     need_root()
-    lock = PoolLock()
-    try:
+    with PoolLock():
         done = userfault(
             "demo", "--size", "8", "--memory", "hugetlb", "--memory", "hugetlb-private", "--json",
             cwd=tmp_path,
         )  # fmt: skip
-    finally:
-        lock.release()
     assert done.returncode == 0, done.stderr
     assert {run["page_size"] for run in json.loads(done.stdout)["runs"]} == {2 * MIB}
 

@@ -28,11 +28,8 @@ def probed(*arguments: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     need_root()
-    lock = PoolLock()
-    try:
+    with PoolLock():
         return probed("--grow-pool")
-    finally:
-        lock.release()
 
 
 def cell(report: dict[str, Any], name: str, page_size: int, mode: Mode) -> dict[str, Any]:
@@ -96,13 +93,10 @@ def test_features_are_offered_or_missing(report: dict[str, Any], world: World) -
 
 
 def test_an_empty_pool_is_told_and_left_alone() -> None:
-    lock = PoolLock()
-    try:
+    with PoolLock() as lock:
         if any(lock.before.values()):
             pytest.skip("this machine's pools are not empty")
         found = probed()
-    finally:
-        lock.release()
     for size in (2 * MIB, GIB):
         answer = cell(found, "hugetlb", size, Mode.MISSING)
         assert answer["ioctls"] == []

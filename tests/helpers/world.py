@@ -13,7 +13,7 @@ import fcntl
 import os
 import tempfile
 import time
-from typing import Any
+from typing import Any, Self
 
 from helpers.skips import absent
 from userfault.kernel.errors import MemoryUnavailable
@@ -45,7 +45,11 @@ def pool_sizes() -> dict[int, int]:
 
 
 class PoolLock:
-    """One test at a time may change the hugetlb pools; on release they must be as before."""
+    """One test at a time may change the hugetlb pools; on release they must be as before.
+
+    Processes that a test starts count too: pages that one of them adds for a moment look free to a
+    test beside it, and are gone when that one maps them.
+    """
 
     def __init__(self) -> None:
         self._file = os.open(POOL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -59,6 +63,12 @@ class PoolLock:
             time.sleep(0.05)
         os.close(self._file)
         assert after == self.before, f"the hugetlb pools were {self.before}, are {after}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class World:

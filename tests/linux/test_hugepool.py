@@ -24,12 +24,10 @@ HUGE = 2 * MIB
 def pools(leaks_nothing: None) -> Iterator[PoolLock]:  # noqa: ARG001
     """The pools for this test alone; it checks that they are as before."""
     need_root()
-    lock = PoolLock()
-    if read_pool(HUGE).available:
-        lock.release()
-        absent("the 2 MiB pool has free pages already, so it is not short")
-    yield lock
-    lock.release()
+    with PoolLock() as lock:
+        if read_pool(HUGE).available:
+            absent("the 2 MiB pool has free pages already, so it is not short")
+        yield lock
 
 
 def test_a_count_of_promises_that_has_passed_zero_promises_nothing(

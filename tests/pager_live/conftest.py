@@ -1,8 +1,7 @@
-"""What the tests of the live pager share: images of self-describing pages, a lock for pools."""
+"""What the tests of the live pager share: images of self-describing pages."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from helpers.leaks import nothing_left
 from helpers.pages import pages
-from helpers.world import PoolLock
 
 PAGES = 2048  # 8 MiB: four huge pages
 TAIL = b"ragged"
@@ -29,13 +27,3 @@ def leaves_nothing() -> Iterator[None]:
     """No test leaves a descriptor or a thread."""
     with nothing_left():
         yield
-
-
-@contextlib.contextmanager
-def pool_lock() -> Iterator[None]:
-    """The hugetlb pools are one for the machine: hold them, and check that they are put back."""
-    lock = PoolLock()
-    try:
-        yield
-    finally:
-        lock.release()

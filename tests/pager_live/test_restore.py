@@ -16,8 +16,9 @@ import pytest
 import userfault
 from helpers.pages import PAGE, numbers, pages
 from helpers.skips import absent
+from helpers.world import PoolLock
 from pager_live import functions
-from pager_live.conftest import PAGES, TAIL, pool_lock
+from pager_live.conftest import PAGES, TAIL
 from userfault import Policy, lazy
 from userfault.linux.pagemap import Pagemap
 
@@ -32,7 +33,7 @@ def restored(source: object, memory: str, **options: object):  # type: ignore[no
         if memory.startswith("hugetlb"):
             if os.geteuid():
                 absent("growing the hugetlb pool needs root")
-            stack.enter_context(pool_lock())
+            stack.enter_context(PoolLock())
             options["grow_pool"] = True
         yield stack.enter_context(lazy(source, memory=memory, **options))  # type: ignore[arg-type]
 

@@ -26,14 +26,12 @@ def test_no_byte_is_wrong_and_no_thread_hangs_while_worker_and_supervisor_are_ki
     memory: str,
 ) -> None:
     need_root()  # fork events, huge pages
-    lock = PoolLock()
-    try:
-        options = Options(kills=KILLS, memory=tuple(memory.split(",")))
-        result = run(options, lambda _: None)
-    except NoAgent as error:
-        absent(str(error))
-    finally:
-        lock.release()
+    options = Options(kills=KILLS, memory=tuple(memory.split(",")))
+    with PoolLock():
+        try:
+            result = run(options, lambda _: None)
+        except NoAgent as error:
+            absent(str(error))
     assert result.good, "\n".join(result.details)
     assert result.kills == {"worker": KILLS // 2, "supervisor": KILLS // 2}
     assert result.accesses > KILLS

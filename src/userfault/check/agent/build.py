@@ -102,5 +102,5 @@ def _compile(source: Path, options: tuple[str, ...], target: Path) -> None:
         raise NoAgent(
             "cannot run here: the C compiler failed",
             cause=f"{shlex.join(command)}: {told.strip()}",
-            cure="set CC",
+            cure="set CC to a C compiler, or unset it",
         ) from None
