@@ -6,12 +6,22 @@ fails instead when USERFAULT_FORBID_SKIPS=1.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from helpers.leaks import nothing_left
 from helpers.world import PoolLock, World
+
+# A shell starts what it runs in the background deaf to these, and the children of a test would be:
+# those that are to end by Ctrl-C would not.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number,
+            signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL,
+        )
 
 
 @pytest.fixture
