@@ -23,6 +23,7 @@ from userfault.model.errors import Errno
 from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config, Profile
 from userfault.model.programs import ModelCalls, ModelProcess
 from userfault.model.sched import Scheduler, Seeded
+from userfault.uapi.userfaultfd import uffd_msg
 
 # In parts: each has the hugetlb pools for itself, and others wait for them.
 SMOKE_PROGRAMS = 2000
@@ -153,6 +154,23 @@ def test_what_another_schedule_of_the_model_does_is_no_divergence() -> None:
         assert runner.run(from_text(_WOKEN_AT_ONCE)) is None, seed
         needed += runner.rescheduled
     assert needed
+
+
+# Two tasks wait for their UNMAP event to be read; the first has a REMAP event to send after it.
+_SENT_MEANWHILE = (
+    "0 uffd u0 0x80800; 0 api u0 68; 0 map priv; 0 register u0 priv+0 8p 1; 0 map shm;"
+    " 0 register u0 shm+0 8p 4; 0 mremap shm+4 1p 1p 3 priv+7; 2 munmap priv+0 1p; 1 events u0 16"
+)
+
+
+def test_a_read_may_take_the_next_event_of_a_sender_that_it_woke() -> None:
+    told = set()
+    for seed in range(30):
+        runner = _scheduled(seed)
+        found, lines = runner.trace(from_text(_SENT_MEANWHILE))
+        assert found is None, seed
+        told.add(int(lines[-1].live.partition(",")[0]) // uffd_msg.size)
+    assert told >= {2, 3}
 
 
 def test_what_no_schedule_of_the_model_does_is_one() -> None:

@@ -20,7 +20,10 @@ _remove = abi.uffd_msg_remove.struct.pack
 
 
 def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> bytes:
-    """As many whole messages as fit, faults before events; sleeps for the first one only."""
+    """As many whole messages as fit, faults before events; sleeps for the first one only.
+
+    No lock is held from one message to the next (fs/userfaultfd.c of 6.18, `userfaultfd_read`).
+    """
     context = file.context
     nonblocking = bool(file.flags & O_NONBLOCK)
     if nowait and not nonblocking:
@@ -36,6 +39,10 @@ def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> by
         if message is not None:
             parts.append(message)
             length -= SIZE
+            if length >= SIZE:
+                # A sender that was woken may have sent the next message before the read ends
+                # (measured on 6.18, with random programs).
+                task.sched.point("read.next")
         elif parts:
             break
         elif nonblocking:

@@ -6,7 +6,8 @@ somebody wakes it.  A `Scheduler` decides at points and whenever more than one t
 the same scheduler and seed a run is the same, step by step (`trace`).
 
 Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_changing.read`),
-`folio.lock`, `copy.user`, `fill.page`, `fault.around`, `fault.retry`, `cow.flush`, `event.resume`.
+`folio.lock`, `copy.user`, `fill.page`, `fault.around`, `fault.retry`, `cow.flush`, `event.resume`,
+`read.next`.
 """
 
 from __future__ import annotations
