@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from userfault.api.pager import Pager
+from userfault.api.registering import register
 from userfault.kernel.errors import (
     FaultOverdue,
     KernelError,
@@ -28,7 +29,7 @@ from userfault.kernel.errors import (
 )
 from userfault.kernel.memtypes import Memory, MemoryType, round_up
 from userfault.kernel.memtypes import memory as named_memory
-from userfault.kernel.modes import Feature, Mode
+from userfault.kernel.modes import Feature
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
@@ -478,7 +479,7 @@ def _build(
     made.user_mode_only = uffd.user_mode_only
     if not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
-    _register(uffd, made, recipe)
+    register(uffd, made.address, recipe, prepared=options.prepared)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
@@ -547,12 +548,6 @@ def _prepared(memory: Memory, resolved: Resolved) -> Recipe:
     flags = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
     whole = round_up(spec.length, memory.page_size)
     return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
-
-
-def _register(uffd: LiveUserfaultfd, made: LazyMemory, recipe: Recipe) -> None:
-    """MISSING, and MINOR too where a page can be cached and not mapped."""
-    mode = Mode.MISSING | (Mode.MINOR if recipe.memory.minor_faults else Mode(0))
-    uffd.register(made.address, recipe.length, mode, memory=recipe.memory)
 
 
 def _attach(

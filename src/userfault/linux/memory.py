@@ -170,6 +170,7 @@ def mapped(
 def refusal(memory: Memory, length: int, error: OSError) -> MemoryUnavailable:
     """The typed error for a failed creation or mmap call."""
     cures = {
+        errno.EAGAIN: "mlockall(MCL_FUTURE) counts it as locked memory: raise `ulimit -l`",
         errno.EMFILE: "no descriptor is left: close some, or raise `ulimit -n`",
         errno.ENFILE: "the system has no descriptor left: raise fs.file-max",
         errno.ENOMEM: "free memory or address space, raise the memory limit"
