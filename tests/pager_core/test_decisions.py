@@ -17,6 +17,7 @@ from userfault.pager.core.actions import (
     Fetch,
     Fill,
     Finish,
+    Found,
     Inspect,
     Report,
     Wake,
@@ -280,15 +281,62 @@ def test_eexist_for_a_huge_page_that_the_client_wrote_is_believed() -> None:
     world.finale()
 
 
-def test_a_huge_page_that_is_mapped_was_there() -> None:
-    core = core_of(exists_is_ambiguous=True)
+def test_a_shared_huge_page_that_is_mapped_was_there() -> None:
+    core = core_of(exists_is_ambiguous=True, shared=True)
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
     assert core.out.popleft() == Inspect(0, START)
 
-    core.inspected(0, True, 0.0)
+    core.inspected(0, Found.UNSEEN, 0.0)
     assert core.pages.states[0] == PRESENT
     assert core.out.popleft() == Wake(START, PAGE)
+
+
+def test_eexist_alone_makes_no_private_page_present() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    assert core.out.popleft() == Inspect(0, START, compare=True)
+    assert core.pages.states[0] == FILLING
+
+
+@pytest.mark.parametrize("found", [Found.SAME, Found.NOTHING])
+def test_a_private_page_with_the_sources_bytes_is_present_and_a_guard_needs_no_page(
+    found: Found,
+) -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, found, 0.0)
+    assert core.pages.states[0] == PRESENT
+    assert core.out.popleft() == Wake(START, PAGE)
+
+
+def test_a_private_page_with_other_bytes_ends_the_client() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, Found.OTHER, 0.0)
+    action = core.out.popleft()
+    assert isinstance(action, EndClient)
+    assert "the pager had not filled" in action.message
+
+
+def test_a_private_page_that_nobody_can_look_at_is_given_up_and_its_waiters_run_on() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, Found.UNSEEN, 0.0)
+    report, poison = core.out
+    assert isinstance(report, Report)
+    assert isinstance(poison, Fill)
+    core.out.clear()
+    core.failed(poison, errno.EEXIST, 0, 0.0)
+    assert core.out.popleft() == Wake(START, PAGE)
+    assert core.pages.states[0] == PRESENT
 
 
 def test_an_answer_about_a_page_that_was_dropped_meanwhile_is_ignored() -> None:
@@ -296,7 +344,7 @@ def test_an_answer_about_a_page_that_was_dropped_meanwhile_is_ignored() -> None:
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
     core.remove(START, START + PAGE)
-    core.inspected(0, False, 0.0)
+    core.inspected(0, Found.NOTHING, 0.0)
     assert core.pages.states[0] == REMOVED
     assert core.next_time() is None
 

@@ -41,8 +41,7 @@ def locked(image: str, memory: str, flags: int, writable: bool) -> str:
     """The same in a program that has locked its memory."""
     want = Path(image).read_bytes()
     lock_everything(flags)
-    grow = memory.startswith("hugetlb")
-    with lazy(image, memory=memory, writable=writable, grow_pool=grow) as mapped:
+    with lazy(image, memory=memory, writable=writable) as mapped:
         mapped.complete(timeout=60)
         return _judged(bytes(mapped), want)
 
@@ -97,6 +96,19 @@ def locked_prepared(memory: str, flags: int) -> str:
     with lazy(own, memory=memory, prepared=True) as mapped:
         mapped.complete(timeout=60)
         return _judged(bytes(mapped) + os.pread(own, len(content), 0), content * 2)
+
+
+def intruded(image: str, memory: str, same: bool) -> str:
+    """Page 0 is filled behind the pager's back; then all is asked for."""
+    want = Path(image).read_bytes()
+    with lazy(image, memory=memory, policy=Policy(background=False)) as mapped:
+        uffd = mapped._parts.uffd
+        assert uffd is not None
+        page = want[: mapped.page_size]
+        with calls.Pinned(page if same else page[1:] + b"!") as pinned:
+            uffd.copy(mapped.address, pinned.address, pinned.length)
+        mapped.complete(timeout=30)
+        return _judged(bytes(mapped), want)
 
 
 def seen_without_proc(memory: str) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,29 @@ import pytest
 from helpers import child
 from helpers.skips import absent, need_root
 from helpers.world import PoolLock
+from userfault.kernel.memtypes import MIB
+from userfault.linux.hugepool import PoolShare
 
 SCENES = "pager_live.empty_scenes:"
 SMALL = ["anon", "shmem", "shmem-private"]
 HUGE = ["hugetlb", "hugetlb-private"]
+PRIVATE = ["anon", "shmem-private", "hugetlb-private"]
 CURRENT, FUTURE, ONFAULT = 1, 2, 4  # MCL_*, mlockall(2)
+
+
+@contextlib.contextmanager
+def pool_for(memory: str) -> Iterator[None]:
+    """The hugetlb pools, where they are needed: held here, since a client that dies cannot."""
+    if memory not in HUGE:
+        yield
+        return
+    need_root()
+    with PoolLock():
+        share = PoolShare(2 * MIB, 5, grow=True)
+        try:
+            yield
+        finally:
+            share.close()
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +59,7 @@ def test_locked_memory_shows_the_source(image: Path, memory: str, flags: int) ->
 
 @pytest.mark.parametrize("memory", HUGE)
 def test_locked_huge_pages_show_the_source(image: Path, memory: str) -> None:
-    need_root()
-    with PoolLock():
+    with pool_for(memory):
         assert child.run(SCENES + "locked", str(image), memory, FUTURE, False) == "right"
 
 
@@ -86,3 +106,24 @@ def test_without_proc_a_page_that_is_there_is_seen(memory: str) -> None:
 def test_prepared_memory_that_is_mapped_already_shows_its_file(memory: str) -> None:
     """Locked: mapped before it is registered; what it shows is right, and stays in its file."""
     assert child.run(SCENES + "locked_prepared", memory, FUTURE) == "right"
+
+
+@pytest.mark.parametrize("memory", PRIVATE)
+def test_a_page_with_foreign_bytes_that_the_pager_meets_ends_the_client(
+    image: Path, memory: str
+) -> None:
+    need_root()  # to look into the client whatever Yama says
+    with pool_for(memory):
+        process = child.start(SCENES + "intruded", str(image), memory, False)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert "a page was there that the pager had not filled" in told
+
+
+@pytest.mark.parametrize("memory", PRIVATE)
+def test_a_page_with_the_sources_bytes_that_the_pager_meets_is_present(
+    image: Path, memory: str
+) -> None:
+    need_root()
+    with pool_for(memory):
+        assert child.run(SCENES + "intruded", str(image), memory, True) == "right"

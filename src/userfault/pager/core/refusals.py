@@ -17,6 +17,7 @@ from userfault.pager.core.actions import (
     EndClient,
     Fill,
     Finish,
+    Found,
     Inspect,
     Wake,
 )
@@ -52,19 +53,37 @@ class Refusing(Reading):
             self._again(fill)
         self._finish_if_settled()
 
-    def inspected(self, page: int, mapped: bool, now: float) -> None:
-        """The answer to `Inspect`: EEXIST was true, or hid that no page could be allocated."""
+    def inspected(self, page: int, found: Found, now: float) -> None:
+        """The answer to `Inspect`: whose page it is, or that no page could be allocated."""
         if self.pages.states[page] != FILLING:
             return
-        if mapped:
+        if found is Found.NOTHING and self.plan.exists_is_ambiguous:
+            self._none_allocated(page, now)
+        elif self.plan.shared or found in (Found.SAME, Found.NOTHING):
+            # Nothing, and yet no room: a guard region (7.2).  Once that is lifted it reads zero.
             self._settle(page, 1, PRESENT)
             self._wake(page, 1)
-        elif self.plan.shared:  # perhaps cached: the client wrote it through another mapping
+            self._finish_if_settled()
+        else:
+            self._not_ours(page, found)
+
+    def _none_allocated(self, page: int, now: float) -> None:
+        """EEXIST hid that there was no memory; or shared memory has the page, not mapped yet."""
+        if self.plan.shared:  # perhaps cached: the client wrote it through another mapping
             self._pause(now + FIRST_PAUSE_S * 2 ** (self._refusals.get(page, 0) + 1), page)
             self._act(CONTINUE, page, 1, demand=False)
         else:
             address = self.segments.address_of(page)
             self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
+
+    def _not_ours(self, page: int, found: Found) -> None:
+        """Private memory holds a page that we did not fill, and its owner cannot have written."""
+        cause = "a page was there that the pager had not filled"
+        cure = "look for what else fills this memory; report it if it is nothing of yours"
+        if found is Found.OTHER:
+            self.out.append(EndClient(f"page {page} of lazily filled memory: {cause} ({cure})"))
+        else:
+            self._poison(page, 1, cause, cure)
 
     def beyond_end(self, fill: Fill, held: int) -> None:
         """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
@@ -107,8 +126,12 @@ class Refusing(Reading):
         self.counters.exists += 1
         page = fill.page
         filling = page >= 0 and self.pages.states[page] == FILLING
-        if filling and self.plan.exists_is_ambiguous and fill.kind in (COPY, ZERO):
-            self.out.append(Inspect(page, fill.address))
+        plan = self.plan
+        if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or not plan.shared):
+            compare = not plan.shared
+            self.out.append(
+                Inspect(page, fill.address, compare, fill.kind, fill.data, fill.data_page)
+            )
         else:
             if page >= 0 and self.pages.states[page] in (FILLING, CACHED):
                 self._settle(page, 1, PRESENT)

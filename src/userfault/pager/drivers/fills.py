@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from userfault.kernel.errors import KernelError
 from userfault.linux import pidfd
 from userfault.linux.libc import Pinned, madvise, mmap
-from userfault.linux.pagemap import Pagemap
 from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
@@ -28,6 +27,7 @@ from userfault.pager.drivers.journal import Journal
 from userfault.pager.drivers.messages import MAX_FAILURES, Failure
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context
+from userfault.pager.drivers.witness import Witness
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
@@ -54,7 +54,7 @@ class Performer:
         self._journal = journal
         self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
         self._zeros_length = 0
-        self._pagemap: Pagemap | None = None
+        self._witness = Witness(client)
 
     def fill(self, context: Context, fill: Fill) -> None:
         """One ioctl; the core hears what became of it."""
@@ -175,17 +175,8 @@ class Performer:
         context.uffd.wake_all()
 
     def inspect(self, context: Context, action: Inspect) -> None:
-        """Ask the client's page tables; if they may not be read, believe EEXIST.
-
-        Which process a forked child is we do not know: there EEXIST is taken for lack of memory,
-        which is tried again, since a page wrongly called present would read zero later.
-        """
-        mapped = context is context.served.main
-        if mapped:
-            with contextlib.suppress(OSError):
-                self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
-                mapped = self._pagemap.present(action.address)
-        context.core.inspected(action.page, mapped, _clock())
+        """Look at what is there."""
+        context.core.inspected(action.page, self._witness.look(context, action), _clock())
 
     def report(self, context: Context, action: Report) -> None:
         """Tell the client's standard error, and remember for `check()`."""
@@ -207,6 +198,5 @@ class Performer:
         self.end_client(action.message)
 
     def close(self) -> None:
-        """Close the client's page tables, if they were looked at."""
-        if self._pagemap is not None:
-            self._pagemap.close()
+        """Close what the client was looked at with."""
+        self._witness.close()
