@@ -24,6 +24,7 @@ from userfault.pager.core.actions import (
 )
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
+from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import (
@@ -145,7 +146,7 @@ def test_a_signal_during_the_wait_loses_nothing() -> None:
 
 def test_while_fills_meet_eagain_nothing_is_filled_in_the_background() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     fault(core, 2)
     core.failed(fill_of(core), errno.EAGAIN, 0, 0.0)
 
@@ -156,7 +157,7 @@ def test_while_fills_meet_eagain_nothing_is_filled_in_the_background() -> None:
 
 def test_progress_before_an_error_is_kept_and_the_rest_is_tried_at_once() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     core.idle_work()
     fill = fill_of(core)
     assert fill.count == 8
@@ -572,7 +573,7 @@ def test_background_fills_everything_and_finishes_once(kind: Kind) -> None:
 
 def test_what_is_wanted_comes_before_the_background() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     core.want(5, 2)
     core.idle_work()
     fill = fill_of(core)
@@ -637,9 +638,10 @@ def test_a_zero_source_is_never_read() -> None:
 
 
 def test_cached_pages_are_mapped_in_windows_that_grow() -> None:
-    core = core_of(shared=True)
-    core.pages = Pages(bytearray([CACHED]) * 8, 8)
-    core._window.limit = 8
+    plan = Plan(START, PAGE, Policy(background=False), shared=True)
+    core = MappingCore(plan, Pages(bytearray([CACHED]) * 8, 8))
+    assert isinstance(core.planner, WindowPlanner)
+    core.planner._window.limit = 8
     counts = []
     for page in (0, 1, 3):
         core.fault(START + page * PAGE, 4)

@@ -23,6 +23,7 @@ from userfault.pager.core.actions import (
 )
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
+from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, Pages
 from userfault.pager.core.watch import Watch
@@ -58,7 +59,8 @@ def read_begun(core: MappingCore, now: float) -> Fetch:
 
 def in_streams(core: MappingCore) -> None:
     """Faults came in order of late: the next one is filled with three more pages."""
-    window = core._window
+    assert isinstance(core.planner, WindowPlanner)
+    window = core.planner._window
     window.limit = window.start = 4
     window._went_on = 1.0
 
@@ -406,7 +408,7 @@ def test_the_client_is_ended_by_policy_or_where_there_is_no_poison(
 
 def test_a_fetch_that_passes_its_own_deadline_at_that_moment_is_told_by_its_next_attempt() -> None:
     core = core_of(source_fetches=True)
-    core.plan = Plan(START, PAGE, Policy(deadline_s=5.0), source_fetches=True)
+    core.ledger.plan = Plan(START, PAGE, Policy(deadline_s=5.0), source_fetches=True)
     fault(core, 2)
     read_begun(core, 100.0)
     core.tick(100.0)

@@ -165,7 +165,7 @@ class Served:
         )
         for kept in record.contexts:
             core = cores[kept.core.number]
-            core.counters = kept.counters
+            core.ledger.counters = kept.counters
             uffd = LiveUserfaultfd.adopt(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
