@@ -165,9 +165,9 @@ def _unmap_drops_for_all(patch: pytest.MonkeyPatch) -> None:
 def _one_retry_too_few(patch: pytest.MonkeyPatch) -> None:
     failed = MappingCore._read_failed
 
-    def planted(self: MappingCore, page: int, cause: str, now: float) -> None:
+    def planted(self: MappingCore, page: int, cause: str, now: float, *, demand: bool) -> None:
         self._failures[page] = self._failures.get(page, 0) + 1
-        failed(self, page, cause, now)
+        failed(self, page, cause, now, demand=demand)
 
     patch.setattr(MappingCore, "_read_failed", planted)
 

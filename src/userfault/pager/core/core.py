@@ -180,12 +180,12 @@ class MappingCore(Overseeing):
                 self.out.append(Abandon(fetch.number))
                 self.fetch_failed(fetch, f"no answer within {self.plan.policy.deadline_s} s", now)
                 fetch.abandoned = True
-        due = [page for when, page in self._pauses if when <= now]
-        self._pauses = [(when, page) for when, page in self._pauses if when > now]
-        for page in due:
+        due = [each for each in self._pauses if each[0] <= now]
+        self._pauses = [each for each in self._pauses if each[0] > now]
+        for _, page, demand in due:
             if self.pages.states[page] == FILLING:
                 self.pages.move(page, 1, MISSING)
-                self._start(page, 1, demand=True)
+                self._start(page, 1, demand=demand)
         self._oversee(now)
 
     def _fill_around(self, page: int) -> None:
@@ -329,8 +329,7 @@ class MappingCore(Overseeing):
     def _next_background(self) -> tuple[int, int] | None:
         if not self.background:
             return None
-        # One place stays free for a fetch that a thread waits for.
-        full = len(self._fetches) >= max(self.plan.policy.fetches - 1, 1)
+        full = not self._has_place(demand=False)
         if self._advance is not None:
             return self._next_known(self._advance, full)
         if full:

@@ -97,7 +97,7 @@ class Overseeing(Refusing):
         cause = f"a thread waited for longer than {self.plan.policy.fault_deadline_s} s"
         self.out.append(Report(page, cause, _CURE))
         for core in self._siblings:
-            core._pauses = [(when, paused) for when, paused in core._pauses if paused != page]
+            core._pauses = [each for each in core._pauses if each[1] != page]
             core._stop_reading(page)
 
     def _awaited(self, page: int, now: float) -> Cause | None:
@@ -126,7 +126,7 @@ class Overseeing(Refusing):
     def _read_awaited(self, page: int, now: float) -> Cause | None:
         policy = self.plan.policy
         tries = f"attempt {self._failures.get(page, 0) + 1} of {policy.retries + 1}"
-        for when, paused in self._pauses:
+        for when, paused, _ in self._pauses:
             if paused == page:
                 refused = self._refusals.get(page, 0)
                 if refused:

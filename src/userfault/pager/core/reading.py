@@ -16,6 +16,7 @@ from userfault.pager.core.actions import (
     EndClient,
     Fetch,
     Fill,
+    Hasten,
     Inspect,
     Report,
     Wake,
@@ -37,7 +38,7 @@ class Reading(Filling):
         self._fetches: dict[int, Fetch] = {}
         self._waiting: deque[tuple[int, int, bool]] = deque()  # fetches beyond the limit
         self._numbers = 0
-        self._pauses: list[tuple[float, int]] = []  # (when, page): repeat the fetch then
+        self._pauses: list[tuple[float, int, bool]] = []  # (when, page, demand): fetch again then
 
     def not_ready(self, fill: Fill) -> None:
         """The source cannot be copied from at once: fetch it away from the fault path."""
@@ -49,13 +50,14 @@ class Reading(Filling):
             self._failures[fill.page] = 0
         self._revert(fill.page, fill.count)
         if fill.count == 1:
-            self._read_failed(fill.page, cause, now)
+            self._read_failed(fill.page, cause, now, demand=fill.demand)
         else:
             self._suspect(fill.page, fill.count)
 
     def started(self, fetch: Fetch, now: float) -> None:
         """The driver has handed `fetch` to a worker: its deadline runs from here."""
         fetch.deadline = now + self.plan.policy.deadline_s
+        fetch.waited = self.watch.age(fetch.page, fetch.count, now)
         self.timed = True
 
     def fetched(self, fetch: Fetch, data: memoryview) -> None:
@@ -75,14 +77,14 @@ class Reading(Filling):
             return
         self._revert(fetch.page, fetch.count)
         if fetch.count == 1:
-            self._read_failed(fetch.page, cause, now)
+            self._read_failed(fetch.page, cause, now, demand=fetch.demand)
         else:
             self._suspect(fetch.page, fetch.count)
 
     def next_time(self) -> float | None:
         """When `tick` must be called at the latest; None while nothing is timed."""
         times = [fetch.deadline for fetch in self._fetches.values()]
-        times += [when for when, _ in self._pauses]
+        times += [when for when, _, _ in self._pauses]
         watched = self.watch.next_time()
         if watched is not None:
             times.append(watched)
@@ -111,7 +113,7 @@ class Reading(Filling):
             yield fetch.page, fetch.count
         for page, count, _ in self._waiting:
             yield page, count
-        for _, page in self._pauses:
+        for _, page, _ in self._pauses:
             yield page, 1
 
     def _stop_filling(self) -> None:
@@ -139,12 +141,8 @@ class Reading(Filling):
         for first, length in self.pages.runs(page, count, MISSING):
             self.pages.move(first, length, FILLING)
         self._put_off(page, count)
-        policy = self.plan.policy
-        if len(self._fetches) >= policy.fetches:
-            if demand:
-                self._waiting.appendleft((page, count, demand))
-            else:
-                self._waiting.append((page, count, demand))
+        if not self._has_place(demand):
+            self._queue(page, count, demand)
             return
         self._numbers += 1
         fetch = Fetch(self._numbers, page, count, demand, float("inf"))
@@ -153,21 +151,58 @@ class Reading(Filling):
         self.out.append(fetch)
 
     def _hurry(self, page: int) -> None:
-        """A thread comes to wait for a page being filled: if its fetch queues, let it be next."""
+        """A thread comes to wait for a page being filled: its fetch goes before those in advance,
+        and so does whatever follows if that fails."""
         self.watch.wait(page, joined=True)
         self.timed = True
-        for at, (first, count, _) in enumerate(self._waiting):
+        for core in self._siblings:
+            core._hasten(page)
+
+    def _hasten(self, page: int) -> None:
+        for fetch in self._fetches.values():
+            if fetch.page <= page < fetch.page + fetch.count:
+                if not fetch.demand:
+                    fetch.demand = True
+                    self.out.append(Hasten())
+                return
+        for at, (when, paused, _) in enumerate(self._pauses):
+            if paused == page:
+                self._pauses[at] = when, page, True
+                return
+        for at, (first, count, demand) in enumerate(self._waiting):
             if first <= page < first + count:
-                del self._waiting[at]
-                self._waiting.appendleft((first, count, True))
+                if not demand:
+                    del self._waiting[at]
+                    self._fetch(first, count, True)
                 return
 
+    def _has_place(self, demand: bool) -> bool:
+        """Whether a fetch can start.  One place stays free for those that a thread waits for.
+
+        Of a source that is known in advance those come on top: stores answer many at once, and one
+        that hangs must not keep the next thread waiting before its own read begins.
+        """
+        most = self.plan.policy.fetches
+        if demand and self.plan.layout is not None:
+            return True
+        return len(self._fetches) < (most if demand else max(most - 1, 1))
+
+    def _queue(self, page: int, count: int, demand: bool) -> None:
+        """A fetch that waits for a place: behind those that threads wait for, before the others."""
+        at = len(self._waiting)
+        if demand:
+            at = next((at for at, each in enumerate(self._waiting) if not each[2]), at)
+        self._waiting.insert(at, (page, count, demand))
+
     def _start_waiting(self) -> None:
-        if self._waiting and len(self._fetches) < self.plan.policy.fetches:
+        while self._waiting and self._has_place(self._waiting[0][2]):
             self._fetch(*self._waiting.popleft())
 
-    def _read_failed(self, page: int, cause: str, now: float) -> None:
-        """One page could not be read: repeat within the bound, then give it up."""
+    def _read_failed(self, page: int, cause: str, now: float, *, demand: bool) -> None:
+        """One page could not be read: repeat within the bound, then give it up.
+
+        What no thread waits for stays behind what one does, also when it has failed.
+        """
         failures = self._failures[page] = self._failures.get(page, 0) + 1
         self.counters.source_failures += 1
         if self.pages.states[page] != MISSING:  # dropped meanwhile
@@ -176,7 +211,7 @@ class Reading(Filling):
             self._poison(page, 1, cause, "repair the source, then restore again")
         else:
             self.pages.move(page, 1, FILLING)
-            self._pause(now + FIRST_PAUSE_S * 4**failures, page)
+            self._pause(now + FIRST_PAUSE_S * 4**failures, page, demand=demand)
 
     def _suspect(self, page: int, count: int) -> None:
         """A read of several pages failed: which one is bad shows when each is read alone."""
@@ -184,8 +219,8 @@ class Reading(Filling):
             self._failures.setdefault(suspect, 0)
         self._wake(page, count)
 
-    def _pause(self, until: float, page: int) -> None:
-        self._pauses.append((until, page))
+    def _pause(self, until: float, page: int, *, demand: bool = True) -> None:
+        self._pauses.append((until, page, demand))
         self._put_off(page, 1)
         self.timed = True
 

@@ -85,7 +85,7 @@ class Refusing(Reading):
                 self.pages.move(page, count, REMOVED)
         inspecting = not fill.demand and self.pages.states[fill.page] == FILLING
         if inspecting and self._refused_memory(fill.page) > MEMORY_RETRIES:  # see `inspected`
-            self._pauses = [(when, page) for when, page in self._pauses if page != fill.page]
+            self._pauses = [each for each in self._pauses if each[1] != fill.page]
             self._no_memory_left(fill.page)
         self.out.append(Wake(fill.address, fill.count << self._shift))
         self._finish_if_settled()
