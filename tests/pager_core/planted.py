@@ -172,10 +172,10 @@ def _unmap_drops_for_all(patch: pytest.MonkeyPatch) -> None:
 def _one_retry_too_few(patch: pytest.MonkeyPatch) -> None:
     failed = Reads.read_failed
 
-    def planted(self: Reads, page: int, cause: str, now: float) -> None:
+    def planted(self: Reads, page: int, cause: str, now: float, *, demand: bool) -> None:
         failures = self._ledger.failures
         failures[page] = failures.get(page, 0) + 1
-        failed(self, page, cause, now)
+        failed(self, page, cause, now, demand=demand)
 
     patch.setattr(Reads, "read_failed", planted)
 

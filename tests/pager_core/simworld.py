@@ -385,7 +385,8 @@ class World:
         elif isinstance(action, Finish):
             self._finish(context, action)
         else:
-            assert isinstance(action, Abandon)  # whoever reads cannot be stopped: it answers late
+            # Nothing queues here; whoever reads cannot be stopped: it answers late.
+            assert isinstance(action, Abandon | actions.Hasten)
 
     def _wake(self, context: Context, action: WakeAll | actions.Wake) -> None:
         self.store.fuse.point()

@@ -132,6 +132,75 @@ def test_background_leaves_a_place_for_a_fetch_that_a_thread_waits_for() -> None
     assert [fetch.page for _, fetch in world.flights] == [0, 7]
 
 
+def begun(core: MappingCore) -> list[Fetch]:
+    """The reads that were asked for; nothing else is left to do."""
+    found = [action for action in core.out if isinstance(action, Fetch)]
+    core.out.clear()
+    return found
+
+
+def prefetching(count: int) -> tuple[MappingCore, list[Fetch]]:
+    """A core that was asked for `count` pages in advance, one by one, and the reads begun."""
+    core = core_of(count + 2, source_fetches=True)
+    found = []
+    for page in range(count):
+        core.want(page, 1)
+        while core.idle_work():
+            found += begun(core)
+    return core, found
+
+
+def test_prefetch_leaves_a_place_for_a_fetch_that_a_thread_waits_for() -> None:
+    core, reads = prefetching(6)
+    assert [fetch.page for fetch in reads] == [0, 1, 2]
+    fault(core, 7)
+    assert [(fetch.page, fetch.demand) for fetch in begun(core)] == [(7, True)]
+
+
+def test_a_fault_goes_before_prefetches_that_have_failed() -> None:
+    core, reads = prefetching(6)
+    for fetch in reads:
+        core.fetch_failed(fetch, "it failed", 0.0)
+    reads = begun(core)
+    assert [(fetch.page, fetch.demand) for fetch in reads] == [(3, False), (4, False), (5, False)]
+    core.tick(100.0)  # they are tried again, behind those
+    assert not begun(core)
+    fault(core, 7)
+    assert [fetch.page for fetch in begun(core)] == [7]
+    for fetch in reads:
+        core.fetched(fetch, memoryview(bytes(PAGE)))
+    assert [(fetch.page, fetch.demand) for fetch in begun(core)] == [(0, False), (1, False)]
+
+
+@pytest.mark.parametrize("when", ["reads", "pauses", "queues"])
+def test_a_prefetch_that_failed_and_is_waited_for_goes_before_the_others(when: str) -> None:
+    core, reads = prefetching(6)
+    if when == "reads":
+        fault(core, 0)
+    core.fetch_failed(reads[0], "it failed", 0.0)
+    begun(core)
+    if when == "pauses":
+        fault(core, 0)
+    core.tick(100.0)
+    again = begun(core)
+    if when == "queues":
+        assert not again
+        fault(core, 0)
+        again = begun(core)
+    assert [(fetch.page, fetch.demand) for fetch in again] == [(0, True)]
+
+
+def test_threads_that_wait_for_a_place_have_it_in_the_order_in_which_they_came() -> None:
+    core = core_of(source_fetches=True)
+    for page in range(7):
+        fault(core, page)
+    reads = begun(core)
+    assert [fetch.page for fetch in reads] == [0, 1, 2, 3]
+    for fetch in reads[:3]:
+        core.fetched(fetch, memoryview(bytes(PAGE)))
+    assert [fetch.page for fetch in begun(core)] == [4, 5, 6]
+
+
 def test_a_signal_during_the_wait_loses_nothing() -> None:
     world = World(LAZY)
     touch(world, 1)

@@ -106,11 +106,11 @@ def test_reads_beyond_the_limit_wait_and_who_is_waited_for_goes_first() -> None:
     for page in range(5):
         reads.fetch(page, 1, page == 4)
     first = [action for action in ledger.out if isinstance(action, Fetch)]
-    assert begun(ledger) == [0, 1]
-    reads.hurry(3)
+    assert begun(ledger) == [0, 4]
+    reads.hasten(3)
     for fetch in first:
         reads.fetched(fetch, memoryview(bytes(PAGE)))
-    assert begun(ledger) == [3, 4]
+    assert begun(ledger) == [3]
     assert reads.queued(2)
 
 
@@ -130,7 +130,7 @@ def test_a_read_of_several_pages_that_fails_is_made_page_by_page_and_a_single_on
     reads.failed(fetch, "cause", 100.0)
     assert pauses.pages() == [1]
     assert pauses.due(100.0) == []
-    assert pauses.due(101.0) == [1]
+    assert pauses.due(101.0) == [(1, True)]
 
 
 def test_a_late_read_is_abandoned_and_its_answer_changes_nothing() -> None:

@@ -17,6 +17,7 @@ from userfault.pager.core.actions import (
     EndClient,
     Fetch,
     Fill,
+    Hasten,
     Overdue,
     Report,
     Wake,
@@ -190,9 +191,20 @@ def test_waiters_that_pile_up_on_a_page_filled_in_the_background_are_counted() -
     assert not core.out  # nobody waits for it
     for _ in range(3):
         fault(core, 2)
+    assert core.out.popleft() == Hasten()
     core.tick(110.0)
     core.tick(115.0)
     assert told(core).faults == 3
+
+
+def test_a_read_is_told_how_long_its_pages_are_waited_for() -> None:
+    core = core_of(source_fetches=True)
+    fault(core, 2)
+    core.tick(100.0)
+    assert read_begun(core, 103.0).waited == 3  # it had no place before
+    another = core_of(source_fetches=True)
+    fault(another, 2)
+    assert read_begun(another, 103.0).waited == 0  # nobody has looked at the clock for it yet
 
 
 def test_a_fill_that_meets_eagain_for_ever_is_told_as_waiting_for_an_event() -> None:

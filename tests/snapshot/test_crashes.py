@@ -398,13 +398,14 @@ def test_a_gc_that_fails_at_any_moment_leaves_a_sound_store(store: Watched) -> N
 
 def test_a_lease_from_elsewhere_counts_until_it_is_old(store: Watched) -> None:
     body = msgspec.msgpack.encode(Holder("pack", name="x", boot="another machine", pid=1))
-    store.put(LEASES + "0123.share", body)
-    store.put(LEASES + "0123.sweep", body)
+    lease = f"{LEASES}{0x123:024x}"
+    store.put(f"{lease}.share", body)
+    store.put(f"{lease}.sweep", body)
     with pytest.raises(SnapshotInUse):
         gc(store)
     old = time.time() - leases.EXPIRY - 5
     for part in ("share", "sweep"):
-        os.utime(f"{store.url}/{LEASES}0123.{part}", (old, old))
+        os.utime(f"{store.url}/{lease}.{part}", (old, old))
     assert gc(store).dead_leases == 1
     assert not keys(store, LEASES)
 

@@ -14,7 +14,8 @@ from userfault.cli import errors, json_output, progress, store_reading
 from userfault.cli.store_places import Place, human, sibling, snapshot
 from userfault.snapshot.diff import Change, Difference, compared_by_address
 from userfault.snapshot.diff import diff as differences
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.either import open_either
+from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
 
 SCHEMA = "userfault.diff/1"
@@ -43,7 +44,7 @@ def diff(
     address, others by the position in the image.
     """
     places = (old, sibling(ctx, new, old))
-    was, now = (open_image(place.open(), place.name) for place in places)
+    was, now = (open_either(place.store, source["second"], place.name) for place in places)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(store_reading.opened(each, **source)) for each in places]
         show = stack.enter_context(progress.bar(f"comparing {old.name} and {places[1].name}"))

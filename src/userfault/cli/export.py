@@ -8,9 +8,9 @@ import click
 
 from userfault.cli import json_output, progress, store_reading
 from userfault.cli.store_places import Place, human, snapshot
+from userfault.snapshot.either import open_either
 from userfault.snapshot.elf import export_elf
 from userfault.snapshot.export import export_raw
-from userfault.snapshot.image import open_image
 
 SCHEMA = "userfault.export/1"
 
@@ -34,7 +34,7 @@ def export(place: Place, output: str, elf: bool, as_json: bool, **source: Any) -
     FILE appears when all of it is there, in place of what had its name; its mode is 0600, since
     memory holds secrets.
     """
-    image = open_image(place.open(), place.name)
+    image = open_either(place.store, source["second"], place.name)
     write = export_elf if elf else export_raw
     with (
         store_reading.opened(place, **source) as reader,

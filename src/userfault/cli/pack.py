@@ -86,6 +86,11 @@ Examples:
     metavar="FILE",
     help="Pages that a restore touches first, in that order: numbers or ranges a-b, one a line.",
 )
+@click.option(
+    "--into-existing",
+    is_flag=True,
+    help="Make the store in a folder that has other things in it, too.  [default: refuse]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def pack(
@@ -107,6 +112,7 @@ def pack(
     az://).  Pages that are zero, one repeated word, or in the store already take no room.
     """
     image, place = _image_and_place(ctx, places, pid)
+    existing = options["into_existing"]
     under = None if base is None else _base(ctx, base, place)
     if running and pid is None:
         raise click.UsageError("--running belongs to --pid", ctx)
@@ -119,7 +125,12 @@ def pack(
     }
     if pid is not None:
         with contextlib.closing(ProcessInput(pid, running=running, registers=True)) as pages:
-            _show(_packed(place, pages, settings), place, pages.warnings, as_json)
+            _show(
+                _packed(place, pages, settings, into_existing=existing),
+                place,
+                pages.warnings,
+                as_json,
+            )
         return
     assert image is not None
     for which, task in _tasks(image, place, options):
@@ -132,7 +143,12 @@ def pack(
                 diff=options["holes_are_base"],
             )
         ) as pages:
-            _show(_packed(which, pages, settings), which, pages.warnings, as_json)
+            _show(
+                _packed(which, pages, settings, into_existing=existing),
+                which,
+                pages.warnings,
+                as_json,
+            )
 
 
 def _image_and_place(
@@ -170,9 +186,12 @@ def _tasks(image: str, place: Place, options: dict[str, Any]) -> Iterator[tuple[
         yield Place(place.store, f"{place.name}-{each}"), each
 
 
-def _packed(place: Place, pages: PageInput, settings: dict[str, Any]) -> Packed:
+def _packed(
+    place: Place, pages: PageInput, settings: dict[str, Any], *, into_existing: bool
+) -> Packed:
+    objects = place.open(into_existing=into_existing)
     with progress.bar(f"packing {place.name}") as show:
-        return pack_pages(place.open(), place.name, pages, progress=show, **settings)
+        return pack_pages(objects, place.name, pages, progress=show, **settings)
 
 
 def _order(file: TextIO) -> Iterator[int]:

@@ -20,9 +20,9 @@ class Place(NamedTuple):
     store: str
     name: str
 
-    def open(self) -> Objects:
+    def open(self, *, into_existing: bool = False) -> Objects:
         """The store.  Raises UsageError, Unavailable, StoreError."""
-        return open_objects(self.store)
+        return open_objects(self.store, into_existing=into_existing)
 
 
 def snapshot(ctx: click.Context, param: click.Parameter | None, value: str) -> Place:

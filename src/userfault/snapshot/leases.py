@@ -26,13 +26,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import (
     FormatError,
     NoSuchObject,
     SnapshotInUse,
     StoreError,
 )
-from userfault.snapshot.keys import LEASES
+from userfault.snapshot.keys import LEASES, lease_of
 from userfault.snapshot.objects import Objects
 
 EXPIRY = 900.0
@@ -87,7 +88,7 @@ class Lease:
                 objects.put(self._key("share"), self._holder)
             objects.put(self._key("sweep"), self._holder)
         except BaseException:
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(UserfaultError):
                 self.release()
             raise
 
@@ -134,9 +135,8 @@ class Lease:
         """When the parts of each lease were written."""
         found: dict[str, dict[str, float]] = {}
         for listed in self._objects.list(LEASES):
-            id_, _, part = listed.key.removeprefix(LEASES).rpartition(".")
-            if part in ("share", "sweep"):
-                found.setdefault(id_, {})[part] = listed.modified
+            if lease := lease_of(listed.key):
+                found.setdefault(lease[0], {})[lease[1]] = listed.modified
         return found
 
     def alive(self) -> list[Seen]:

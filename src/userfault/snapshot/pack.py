@@ -31,7 +31,7 @@ from userfault.snapshot.errors import (
 )
 from userfault.snapshot.image import Image, open_image
 from userfault.snapshot.inputs.protocol import PAGE, Holds, PageInput, Run
-from userfault.snapshot.keys import CHUNKS, INDEX, chunk_key, snapshot_key
+from userfault.snapshot.keys import CHUNKS, INDEX, chunk_key, piece_writer, snapshot_key
 from userfault.snapshot.layering import BasePages, only_used, unchanged_to_parent
 from userfault.snapshot.leases import Lease, Seen
 from userfault.snapshot.manifest import MOST_SLOTS, Base, ChunkTable, Manifest, pages_of
@@ -213,8 +213,7 @@ class _Job:
         numbers = {self.chunks.digest(n): n for n in reversed(range(len(self.chunks)))}
 
         def rank(piece: Listed) -> tuple[bool, float]:
-            writer = piece.key.removeprefix(INDEX).partition("-")[0]
-            return writer not in first, -piece.modified
+            return piece_writer(piece.key) not in first, -piece.modified
 
         pieces = sorted((p for p in self._objects.list(INDEX) if p.size < memory), key=rank)
         at_once = _PIECES_AT_ONCE if memory >= _INDEX_MEMORY else 1
@@ -491,11 +490,7 @@ class _Job:
         self._objects.delete(self._pieces if self._failed else [])
         dead = {other.id for other in self._dead}
         self._objects.delete(
-            [
-                piece.key
-                for piece in self._objects.list(INDEX)
-                if piece.key.removeprefix(INDEX).partition("-")[0] in dead
-            ]
+            [piece.key for piece in self._objects.list(INDEX) if piece_writer(piece.key) in dead]
         )
         sweep(self._objects, self._leftovers(mine), renew=self._lease.renew)
         for other in self._dead:

@@ -90,6 +90,10 @@ class Patience(msgspec.Struct, frozen=True):
     retry_within: float = 15.0  # no retry begins later
 
 
+# Where another store can be asked instead.
+HASTY = Patience(connect=1.0, stall=1.0, retries=1, retry_within=1.0)
+
+
 class RemoteObjects:
     """A bucket, container or web folder, below a prefix."""
 

@@ -37,9 +37,11 @@ class FileSource:
             return spec.length
         return spec.length // mmap.PAGESIZE * mmap.PAGESIZE
 
-    def read(self, offset: int, length: int, *, urgent: bool = True) -> bytearray:
+    def read(
+        self, offset: int, length: int, *, urgent: bool = True, waited: float = 0.0
+    ) -> bytearray:
         """`length` bytes from `offset`, zeros beyond the end of the source.  May block."""
-        del urgent  # the kernel reads ahead by itself
+        del urgent, waited  # the kernel reads ahead by itself, and nothing bounds its reads
         answer = bytearray(length)
         wanted = min(length, self.spec.length - offset)
         view = memoryview(answer)

@@ -44,6 +44,7 @@ class Fetch(msgspec.Struct):
     demand: bool
     deadline: float  # on the driver's clock
     abandoned: bool = False
+    waited: float = 0.0  # seconds that a thread had waited for these pages when the read began
     owner: Any = None  # the driver's: which of its contexts asked
 
 
@@ -51,6 +52,10 @@ class Abandon(msgspec.Struct, frozen=True):
     """Fetch `number` has passed its deadline: stop it if possible, ignore its answer."""
 
     number: int
+
+
+class Hasten(msgspec.Struct, frozen=True):
+    """A fetch that was asked for in advance is waited for now (its `demand` says so)."""
 
 
 class Wake(msgspec.Struct, frozen=True, gc=False):
@@ -132,5 +137,15 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Fill | Fetch | Abandon | Wake | WakeAll | Inspect | Report | Overdue | EndClient | Finish
+    Fill
+    | Fetch
+    | Abandon
+    | Hasten
+    | Wake
+    | WakeAll
+    | Inspect
+    | Report
+    | Overdue
+    | EndClient
+    | Finish
 )

@@ -142,7 +142,7 @@ class MappingCore:
         elif state == MISSING:
             self._fill_around(page)
         elif state == FILLING:
-            self.reads.hurry(page)
+            self._hurry(page)
         elif state == POISONED:
             ledger.act(POISON, page, 1)
         else:
@@ -203,7 +203,7 @@ class MappingCore:
 
     def source_failed(self, fill: Fill, cause: str, now: float) -> None:
         """The source of `fill` could not be read where it lies (a file shrank, or was changed)."""
-        self.reads.unreadable(fill.page, fill.count, cause, now)
+        self.reads.unreadable(fill.page, fill.count, cause, now, demand=fill.demand)
 
     def started(self, fetch: Fetch, now: float) -> None:
         """The driver has handed `fetch` to a worker: its deadline runs from here."""
@@ -230,10 +230,10 @@ class MappingCore:
         """Time has come to `now`: fetches past their deadline have failed, pauses are over, and
         faults may have waited for too long."""
         self.reads.tick(now)
-        for page in self._pauses.due(now):
+        for page, demand in self._pauses.due(now):
             if self.pages.states[page] == FILLING:
                 self.pages.move(page, 1, MISSING)
-                self._start(page, 1, demand=True)
+                self._start(page, 1, demand=demand)
         self._overseer.tick(now)
         self.planner.time(now)
 
@@ -348,6 +348,13 @@ class MappingCore:
         self.ledger.counters.around += count - 1
         self._start(first, count, demand=True)
 
+    def _hurry(self, page: int) -> None:
+        """A thread comes to wait for a page that is being filled, for one of those who share it."""
+        self.watch.wait(page, joined=True)
+        self.ledger.timed = True
+        for core in self.siblings:
+            core.reads.hasten(page)
+
     def _start(self, page: int, count: int, *, demand: bool) -> None:
         """Fill MISSING pages from the source, at once or by a fetch."""
         plan = self.ledger.plan
@@ -385,9 +392,9 @@ class MappingCore:
             ledger.act(POISON, page, 1)
         elif state in (MISSING, FILLING) and not self.plan.shared:
             # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
-            self._fill_around(page) if state == MISSING else self.reads.hurry(page)
+            self._fill_around(page) if state == MISSING else self._hurry(page)
         elif state == FILLING:
-            self.reads.hurry(page)
+            self._hurry(page)
         else:  # PRESENT is ours; else the client wrote it, by another mapping
             ledger.counters.foreign += state == MISSING
             ledger.act(CONTINUE, page, 1)

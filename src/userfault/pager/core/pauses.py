@@ -12,35 +12,43 @@ class Pauses:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._held: list[tuple[float, int]] = []
+        self._held: list[tuple[float, int, bool]] = []
 
-    def add(self, until: float, page: int) -> None:
-        """Try `page` again at the time `until`."""
-        self._held.append((until, page))
+    def add(self, until: float, page: int, *, demand: bool = True) -> None:
+        """Try `page` again at the time `until`.  `demand`: a thread waits for it."""
+        self._held.append((until, page, demand))
         self._ledger.put_off(page, 1)
         self._ledger.timed = True
 
-    def due(self, now: float) -> list[int]:
-        """The pages whose time has come, which pause no more."""
-        due = [page for when, page in self._held if when <= now]
-        self._held = [(when, page) for when, page in self._held if when > now]
+    def due(self, now: float) -> list[tuple[int, bool]]:
+        """The pages whose time has come, which pause no more, and whether a thread waits."""
+        due = [(page, demand) for when, page, demand in self._held if when <= now]
+        self._held = [each for each in self._held if each[0] > now]
         return due
+
+    def hasten(self, page: int) -> bool:
+        """A thread waits for `page` now; False where it does not pause."""
+        for at, (when, paused, _) in enumerate(self._held):
+            if paused == page:
+                self._held[at] = when, page, True
+                return True
+        return False
 
     def next_time(self) -> float | None:
         """When the first pause is over; None where there is none."""
-        return min((when for when, _ in self._held), default=None)
+        return min((when for when, _, _ in self._held), default=None)
 
     def end_of(self, page: int) -> float | None:
         """When the pause of `page` is over; None where it does not pause."""
-        return next((when for when, paused in self._held if paused == page), None)
+        return next((when for when, paused, _ in self._held if paused == page), None)
 
     def pages(self) -> list[int]:
         """The pages that pause."""
-        return [page for _, page in self._held]
+        return [page for _, page, _ in self._held]
 
     def end(self, page: int) -> None:
         """What became of `page` is known: it pauses no more."""
-        self._held = [(when, paused) for when, paused in self._held if paused != page]
+        self._held = [each for each in self._held if each[1] != page]
 
     def clear(self) -> None:
         """None pauses any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from userfault.pager.core.actions import COPY, Abandon, Fetch
+from userfault.pager.core.actions import COPY, Abandon, Fetch, Hasten
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.pauses import FIRST_PAUSE_S, Pauses
 from userfault.pager.core.states import FILLING, MISSING
@@ -33,11 +33,8 @@ class Reads:
         for first, length in ledger.pages.runs(page, count, MISSING):
             ledger.pages.move(first, length, FILLING)
         ledger.put_off(page, count)
-        if len(self._fetches) >= ledger.plan.policy.fetches:
-            if demand:
-                self._waiting.appendleft((page, count, demand))
-            else:
-                self._waiting.append((page, count, demand))
+        if not self._has_place(demand):
+            self._queue(page, count, demand)
             return
         self._numbers += 1
         fetch = Fetch(self._numbers, page, count, demand, float("inf"))
@@ -45,20 +42,28 @@ class Reads:
         ledger.counters.fetches += 1
         ledger.out.append(fetch)
 
-    def hurry(self, page: int) -> None:
-        """A thread comes to wait for a page being filled: if its fetch queues, let it be next."""
-        self._ledger.watch.wait(page, joined=True)
-        self._ledger.timed = True
-        for at, (first, count, _) in enumerate(self._waiting):
+    def hasten(self, page: int) -> None:
+        """A thread comes to wait for a page that is read: its fetch goes before those in advance,
+        and so does whatever follows if that fails."""
+        fetch = self.of(page)
+        if fetch is not None:
+            if not fetch.demand:
+                fetch.demand = True
+                self._ledger.out.append(Hasten())
+            return
+        if self._pauses.hasten(page):
+            return
+        for at, (first, count, demand) in enumerate(self._waiting):
             if first <= page < first + count:
-                del self._waiting[at]
-                self._waiting.appendleft((first, count, True))
+                if not demand:
+                    del self._waiting[at]
+                    self.fetch(first, count, True)
                 return
 
     @property
     def full(self) -> bool:
         """Whether no place is left but the one kept free for a read that a thread waits for."""
-        return len(self._fetches) >= max(self._ledger.plan.policy.fetches - 1, 1)
+        return not self._has_place(demand=False)
 
     @property
     def in_advance(self) -> bool:
@@ -70,6 +75,7 @@ class Reads:
     def started(self, fetch: Fetch, now: float) -> None:
         """The driver has handed `fetch` to a worker: its deadline runs from here."""
         fetch.deadline = now + self._ledger.plan.policy.deadline_s
+        fetch.waited = self._ledger.watch.age(fetch.page, fetch.count, now)
         self._ledger.timed = True
 
     def fetched(self, fetch: Fetch, data: memoryview) -> None:
@@ -86,18 +92,21 @@ class Reads:
         self._fetches.pop(fetch.number, None)
         self._start_waiting()
         if not fetch.abandoned:
-            self.unreadable(fetch.page, fetch.count, cause, now)
+            self.unreadable(fetch.page, fetch.count, cause, now, demand=fetch.demand)
 
-    def unreadable(self, page: int, count: int, cause: str, now: float) -> None:
+    def unreadable(self, page: int, count: int, cause: str, now: float, *, demand: bool) -> None:
         """Pages that are FILLING could not be read."""
         self._ledger.revert(page, count)
         if count == 1:
-            self.read_failed(page, cause, now)
+            self.read_failed(page, cause, now, demand=demand)
         else:
             self.suspect(page, count)
 
-    def read_failed(self, page: int, cause: str, now: float) -> None:
-        """One page could not be read: repeat within the bound, then give it up."""
+    def read_failed(self, page: int, cause: str, now: float, *, demand: bool) -> None:
+        """One page could not be read: repeat within the bound, then give it up.
+
+        What no thread waits for stays behind what one does, also when it has failed.
+        """
         ledger = self._ledger
         failures = ledger.failures[page] = ledger.failures.get(page, 0) + 1
         ledger.counters.source_failures += 1
@@ -107,7 +116,7 @@ class Reads:
             ledger.poison(page, 1, cause, "repair the source, then restore again")
         else:
             ledger.pages.move(page, 1, FILLING)
-            self._pauses.add(now + FIRST_PAUSE_S * 4**failures, page)
+            self._pauses.add(now + FIRST_PAUSE_S * 4**failures, page, demand=demand)
 
     def suspect(self, page: int, count: int) -> None:
         """A read of several pages failed: which one is bad shows when each is read alone."""
@@ -176,6 +185,25 @@ class Reads:
         for page, count, _ in self._waiting:
             yield page, count
 
+    def _has_place(self, demand: bool) -> bool:
+        """Whether a fetch can start.  One place stays free for those that a thread waits for.
+
+        Of a source that is known in advance those come on top: stores answer many at once, and one
+        that hangs must not keep the next thread waiting before its own read begins.
+        """
+        plan = self._ledger.plan
+        if demand and plan.layout is not None:
+            return True
+        most = plan.policy.fetches
+        return len(self._fetches) < (most if demand else max(most - 1, 1))
+
+    def _queue(self, page: int, count: int, demand: bool) -> None:
+        """A fetch that waits for a place: behind those that threads wait for, before the others."""
+        at = len(self._waiting)
+        if demand:
+            at = next((at for at, each in enumerate(self._waiting) if not each[2]), at)
+        self._waiting.insert(at, (page, count, demand))
+
     def _start_waiting(self) -> None:
-        if self._waiting and len(self._fetches) < self._ledger.plan.policy.fetches:
+        while self._waiting and self._has_place(self._waiting[0][2]):
             self.fetch(*self._waiting.popleft())

@@ -95,6 +95,7 @@ class LiveDriver:
         self._rare: dict[type, Callable[..., None]] = {
             Fetch: self._reads.ask,
             actions.Abandon: self._reads.abandon,
+            actions.Hasten: self._reads.hasten,
             actions.Wake: self._performer.wake,
             actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
