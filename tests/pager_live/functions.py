@@ -60,6 +60,12 @@ def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
     return numbered(offset, length)
 
 
+def announced(offset: int, length: int, gate: str) -> bytes:
+    """Makes the file `gate`.asked, and waits for the file `gate`."""
+    Path(f"{gate}.asked").touch()
+    return gated(offset, length, gate, -1)
+
+
 def counted(offset: int, length: int, folder: str) -> bytes:
     """Notes in `folder` how many such reads there are at once, in all processes."""
     seen, now = Path(folder) / "seen", Path(folder) / "now"

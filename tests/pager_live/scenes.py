@@ -365,6 +365,22 @@ def _touch_by_threads(address: int) -> None:
     time.sleep(60)
 
 
+def forked_before_it_was_killed(report: str, gate: str) -> None:
+    """A client and its forked child, which waits for a page of a source that is shut.
+
+    The test kills first the one, then the other.
+    """
+    source = userfault.function(functions.announced, 64 * PAGE, gate=gate)
+    mapped = lazy(source, fork=True, policy=DEMAND)
+    child = os.fork()
+    if not child:
+        ctypes.CDLL(None).memchr(ctypes.c_void_p(mapped.address + 5 * PAGE), 0, 1)
+    processes = mapped._parts.pager.processes()
+    Path(f"{report}.new").write_text(" ".join(map(str, [child, *processes.values()])))
+    os.rename(f"{report}.new", report)
+    signal.pause()
+
+
 def fork_with_a_function_source() -> list[list[int]]:
     """Parent and child have a fetch under way at the same time, each its first."""
     source = userfault.function(functions.slow, 64 * PAGE, seconds=0.3)

@@ -361,6 +361,7 @@ class LiveDriver:
         """
         if action.owner_gone:
             self._drop_context(context)
+            self._drop_if_deserted(context.served)  # of a dead client this was perhaps the last
             return
         served = context.served
         changed = served.origin.changed()
