@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -97,8 +98,7 @@ def _sizes(shape: int | Sequence[int] | None) -> tuple[int, ...]:
     if shape is None:
         return (-1,)
     try:
-        given = (shape,) if isinstance(shape, int) else tuple(shape)
-        sizes = tuple(operator.index(size) for size in given)
+        sizes = _one_or_several(shape)
     except TypeError:
         raise UsageError(
             f"shape={shape!r}",
@@ -112,6 +112,13 @@ def _sizes(shape: int | Sequence[int] | None) -> tuple[int, ...]:
             cure="for example (4, -1)",
         )
     return sizes
+
+
+def _one_or_several(shape: Any) -> tuple[int, ...]:
+    """As numpy.zeros takes it: one number is one dimension.  Raises TypeError."""
+    with contextlib.suppress(TypeError):  # of several an array has __index__, too, and raises
+        return (operator.index(shape),)
+    return tuple(operator.index(size) for size in shape)
 
 
 def _bytes_of(sizes: tuple[int, ...], itemsize: int) -> int | None:

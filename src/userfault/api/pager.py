@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from userfault.kernel.errors import PagerError, UsageError
+from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.pager.core.placement import FOLLOW, Placing
@@ -49,10 +50,10 @@ class Pager:
     def __init__(
         self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5, in_flight: int = 32
     ) -> None:
-        hello = messages.Hello(Placing(cpu, poll_budget), in_flight)
-        if isinstance(cpu, int):
-            _check_cpu(cpu)
-        if in_flight < 1:
+        hello = messages.Hello(Placing(cpu, poll_budget), whole("in_flight", in_flight))
+        if isinstance(hello.placing.cpu, int):
+            _check_cpu(hello.placing.cpu)
+        if hello.in_flight < 1:
             raise UsageError(
                 f"Pager(in_flight={in_flight})",
                 cause="without a place no source can be read",

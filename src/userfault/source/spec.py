@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
+from userfault.kernel.numbers import whole
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
 LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
@@ -103,7 +104,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def zero(length: int) -> ZeroSpec:
     """A source of `length` zero bytes."""
-    return ZeroSpec(_length(length, None, "the zero source"))
+    return ZeroSpec(_length(whole("length", length), None, "the zero source"))
 
 
 def function(
@@ -131,7 +132,9 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    return FunctionSpec(_length(length, None, name), name, arguments, tuple(_module_path()))
+    return FunctionSpec(
+        _length(whole("length", length), None, name), name, arguments, tuple(_module_path())
+    )
 
 
 def _module_path() -> Iterator[str]:
