@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from userfault.api.lazy import LazyMemory, lazy
 from userfault.kernel.errors import SourceTypeError, Unavailable, UsageError
 from userfault.kernel.memtypes import BASE_PAGE, round_up
+from userfault.kernel.numbers import one_of
+from userfault.source.spec import names_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +51,15 @@ def lazy_array(
     numpy = _numpy()
     kind = _dtype(numpy, dtype)
     sizes = _sizes(shape)
+    layout = one_of("order", order, ("C", "F"))
     needed = _bytes_of(sizes, kind.itemsize)
     wanted = length
-    if length is None and needed is not None and callable(source):
+    if length is None and needed is not None and names_function(source):
         wanted = needed
     memory = lazy(source, length=wanted, **options)
     try:
         fitted = _fitted(memory, sizes, needed, kind.itemsize)
-        array: NDArray[Any] = numpy.ndarray(fitted, kind, buffer=memory, order=order)
+        array: NDArray[Any] = numpy.ndarray(fitted, kind, buffer=memory, order=layout)
         return array
     except BaseException:
         memory.close()
@@ -78,7 +81,7 @@ def _numpy() -> Any:
 def _dtype(numpy: Any, dtype: DTypeLike) -> np.dtype[Any]:
     try:
         kind: np.dtype[Any] = numpy.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError, OverflowError) as error:  # each for some text
         raise SourceTypeError(
             f"dtype={dtype!r}", cause=f"NumPy knows no such type: {error}", cure="for example 'f4'"
         ) from None
