@@ -21,6 +21,18 @@ def bad_page(offset: int, length: int, bad: int) -> bytes:
     return numbered(offset, length)
 
 
+def bad_pages(offset: int, length: int, bad: list[int]) -> bytes:
+    """Each page of `bad` cannot be read for a reason of its own."""
+    for page in bad:
+        bad_page(offset, length, page)
+    return numbered(offset, length)
+
+
+def broken(_offset: int, _length: int) -> bytes:
+    """No page can be read."""
+    raise OSError("the disk is gone")
+
+
 def flaky(offset: int, length: int, mark: str) -> bytes:
     """Fails the first time it is called at all."""
     if not Path(mark).exists():

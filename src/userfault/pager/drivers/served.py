@@ -138,6 +138,7 @@ class Served:
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
+        self.told: set[str] = set()  # causes of failures that were said
         self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
         self._recorded: msgspec.Raw | None = None
@@ -161,6 +162,7 @@ class Served:
         """A mapping that was served by another worker."""
         served = cls(record.attach, record.fds, bell)
         served.failures, served.failed = record.failures, record.failed
+        served.told = {failure.cause for failure in record.failures}
         cores = recovery.rebuild(
             [kept.core for kept in record.contexts],
             lambda _: served.plan,
