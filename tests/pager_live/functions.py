@@ -21,6 +21,18 @@ def bad_page(offset: int, length: int, bad: int) -> bytes:
     return numbered(offset, length)
 
 
+def bad_pages(offset: int, length: int, bad: list[int]) -> bytes:
+    """Each page of `bad` cannot be read for a reason of its own."""
+    for page in bad:
+        bad_page(offset, length, page)
+    return numbered(offset, length)
+
+
+def broken(_offset: int, _length: int) -> bytes:
+    """No page can be read."""
+    raise OSError("the disk is gone")
+
+
 def flaky(offset: int, length: int, mark: str) -> bytes:
     """Fails the first time it is called at all."""
     if not Path(mark).exists():
@@ -77,3 +89,25 @@ def counted(offset: int, length: int, folder: str) -> bytes:
     time.sleep(0.01)
     mark.unlink()
     return numbered(offset, length)
+
+
+def wordy(_offset: int, _length: int, text: str) -> bytes:
+    """Fails with much to say."""
+    raise ValueError(text)
+
+
+class Mute(Exception):  # noqa: N818
+    """An exception that cannot even be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def mute(_offset: int, _length: int) -> bytes:
+    """Fails without a word."""
+    raise Mute
+
+
+def sized(offset: int, length: int, large: bytes, *, more: bytes = b"") -> bytes:
+    """Page n holds n + 1 plus the sizes of its arguments."""
+    return pages(offset // PAGE + 1 + len(large) + len(more), length // PAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import mmap
 import os
 import select
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
 from userfault.api.registering import register
 from userfault.kernel.errors import (
@@ -30,6 +32,7 @@ from userfault.kernel.errors import (
 from userfault.kernel.memtypes import Memory, MemoryType, round_up
 from userfault.kernel.memtypes import memory as named_memory
 from userfault.kernel.modes import Feature
+from userfault.kernel.numbers import real, whole
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
@@ -107,6 +110,7 @@ class LazyMemory(mmap.mmap):
         `progress(pages_done, pages)` is called now and then.  Raises SourceError for pages that
         were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died.
         """
+        timeout = None if timeout is None else real("timeout", timeout)
         if not self._parts.finished:
             self._parts.request(messages.Complete(self._parts.number))
         if not self.wait(timeout, progress):
@@ -118,10 +122,11 @@ class LazyMemory(mmap.mmap):
 
         Without background fill only touches and `prefetch` bring pages in.
         """
-        return self._parts.wait(timeout, progress)
+        return self._parts.wait(None if timeout is None else real("timeout", timeout), progress)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Ask for bytes [start, stop) soon; returns at once."""
+        start, stop = whole("start", start), whole("stop", stop)
         if not 0 <= start < stop <= len(self):
             raise UsageError(
                 f"prefetch({start}, {stop})",
@@ -408,11 +413,11 @@ def lazy(
     b'0123456789'
     """
     chosen = named_memory(memory, page_size)
-    stored = _Stored(store2, cache, cache_size)
-    resolved = _resolve(source, length, offset, stored)
+    options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
+    stored = Stored.of(store2, cache, cache_size)
+    resolved = _resolve(source, *part_of(length, offset), stored)
     with contextlib.ExitStack() as undo:
         undo.callback(resolved.close)
-        options = _Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
         try:
             return _build(resolved, options, policy or Policy(), pager, undo)
         except UserfaultError:
@@ -421,15 +426,7 @@ def lazy(
             raise refusal(chosen, resolved.spec.length, error) from error
 
 
-class _Stored(msgspec.Struct, frozen=True):
-    """Options of sources that are snapshots."""
-
-    second: str | None
-    cache: str | None
-    cache_size: int | None
-
-
-def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> Resolved:
+def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Resolved:
     """The source, which a path or URL may name as a snapshot."""
     place = None
     if isinstance(source, str | os.PathLike):
@@ -440,7 +437,7 @@ def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> R
 
         options = msgspec.structs.asdict(stored)
         return serving.resolve(*place, length=length, offset=offset, **options)
-    if stored != _Stored(None, None, None):
+    if stored != Stored(None, None, None):
         raise UsageError(
             "store2=, cache= and cache_size=",
             cause="they are for snapshots in a store, and the source is none",
@@ -449,18 +446,9 @@ def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> R
     return resolve(source, length=length, offset=offset)
 
 
-class _Options(msgspec.Struct, frozen=True):
-    memory: Memory
-    writable: bool
-    fork: bool
-    grow_pool: bool
-    prepared: bool
-    user_mode_only: bool | None
-
-
 def _build(
     resolved: Resolved,
-    options: _Options,
+    options: Options,
     policy: Policy,
     pager: Pager | None,
     undo: contextlib.ExitStack,
@@ -508,14 +496,14 @@ def _say_where_it_ends() -> None:
         faulthandler.enable(2)
 
 
-def _open(options: _Options) -> LiveUserfaultfd:
+def _open(options: Options) -> LiveUserfaultfd:
     needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
     return LiveUserfaultfd.open(
         needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
     )
 
 
-def _map(options: _Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
+def _map(options: Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
     """Map it as a `mmap.mmap` of exactly the source's length (the kernel maps whole pages)."""
     length = resolved.spec.length
     protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
@@ -555,20 +543,21 @@ def _attach(
     made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
-    options: _Options,
+    options: Options,
 ) -> None:
     """Hand the descriptors to the pager; from its reply on, faults are served."""
     recipe = parts.recipe
     parts.pages = recipe.length // recipe.memory.page_size
     parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
     with contextlib.ExitStack() as undo:
-        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         undo.callback(os.close, states)
         line = LifeLine.armed()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
             os.ftruncate(states, parts.pages)
+            fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
@@ -584,7 +573,7 @@ def _attach_request(
     made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
-    options: _Options,
+    options: Options,
 ) -> messages.Attach:
     memory = parts.recipe.memory
     return messages.Attach(

@@ -14,13 +14,13 @@ from pathlib import Path
 import msgspec
 
 from userfault.kernel.errors import PagerError, UsageError
-from userfault.linux import cpus, pidfd
+from userfault.kernel.numbers import whole
+from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
-from userfault.pager.drivers.family import ROLES
-from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.spawn import lean_path, spawn_python
+from userfault.pager.drivers.status import ROLES, Shown, Status
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"
@@ -50,10 +50,10 @@ class Pager:
     def __init__(
         self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5, in_flight: int = 32
     ) -> None:
-        hello = messages.Hello(Placing(cpu, poll_budget), in_flight)
-        if isinstance(cpu, int):
-            _check_cpu(cpu)
-        if in_flight < 1:
+        hello = messages.Hello(Placing(cpu, poll_budget), whole("in_flight", in_flight))
+        if isinstance(hello.placing.cpu, int):
+            _check_cpu(hello.placing.cpu)
+        if hello.in_flight < 1:
             raise UsageError(
                 f"Pager(in_flight={in_flight})",
                 cause="without a place no source can be read",
@@ -91,8 +91,7 @@ class Pager:
         """How often another process had to go on for one that was killed."""
         if not self._finalizer.alive:
             return 0
-        self._family.journal.look()
-        return self._family.journal.words[Word.TAKEOVERS]
+        return self._family.status.words[Shown.TAKEOVERS]
 
     def processes(self) -> dict[str, int]:
         """Process ids of the worker, the supervisor and the spare (0: not started yet).
@@ -101,9 +100,7 @@ class Pager:
         """
         if not self._finalizer.alive:
             return {role.name.lower(): 0 for role in ROLES}
-        self._family.journal.look()
-        member = self._family.journal.member
-        return {role.name.lower(): member(role)[0] for role in ROLES}
+        return {role.name.lower(): self._family.status.words[role] for role in ROLES}
 
     def memory(self) -> dict[str, int]:
         """Bytes of private memory of each process, as in `processes()` (0: it has just ended)."""
@@ -139,7 +136,8 @@ class Pager:
             )
         with self._lock:
             self._serial += 1
-            reply = _ask(self._family.channel, self._serial, message, fds)
+            messages.forget_replies(self._family.channel)
+            reply = _ask(self._family, self._serial, message, fds or [])
         if reply is None:
             raise PagerError(
                 "the pager has died",
@@ -180,32 +178,38 @@ class _Family(msgspec.Struct):
     """A pager's processes as the client holds them.
 
     `first`: process id and pidfd of the one that was started, our only child among them.
+    `rights`: user and group that they run as.
     """
 
     channel: socket.socket
-    journal: Journal
+    status: Status
     first: tuple[int, int]
     owner: int
+    rights: tuple[int, int]
 
 
 def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     """Start the first process, which makes the others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
+    # From here on the kernel tells the pager who sends each request.
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    mine = os.geteuid(), os.getegid()
     with theirs:
-        journal = Journal.create()
-        undo.callback(journal.close)
-        client = os.pidfd_open(os.getpid())
+        status, shown = Status.create()
+        undo.callback(status.close)
+        client = -1
         try:
+            client = os.pidfd_open(os.getpid())
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, journal.fd])
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, shown])
         finally:
-            os.close(client)
+            pidfd.close_all([client, shown])
         pid = spawn_python(
             "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
         )
     try:
-        return _Family(ours, journal, (pid, os.pidfd_open(pid)), os.getpid())
+        return _Family(ours, status, (pid, os.pidfd_open(pid)), os.getpid(), mine)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -213,18 +217,27 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
 
 
 def _ask(
-    channel: socket.socket, serial: int, message: messages.Request, fds: list[int] | None
+    family: _Family, serial: int, message: messages.Request, fds: list[int]
 ) -> messages.Done | messages.Answer | messages.Refused | None:
-    """Ask, and ask again when another worker took over; None when the pager is dead."""
+    """Ask, and ask again when another worker took over; None when the pager is dead.
+
+    Raises PagerError where the request cannot be sent, or the reply not be read.
+    """
+    sender = rights.credentials(*family.rights)
     try:
-        messages.send(channel, serial, message, fds)
         while True:
-            reply = messages.receive_reply(channel, serial)
+            messages.send(family.channel, serial, message, fds, sender=sender)
+            reply = messages.receive_reply(family.channel, serial)
             if not isinstance(reply, messages.Resumed):
                 return reply
-            messages.send(channel, serial, message, fds)
-    except OSError:
+    except (ConnectionError, TimeoutError):
         return None
+    except OSError as error:
+        raise PagerError(
+            "the pager cannot be asked",
+            cause=os.strerror(error.errno or 0),
+            cure="check the limits on memory and descriptors (ulimit -n)",
+        ) from None
 
 
 def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
@@ -239,21 +252,22 @@ def _end(family: _Family) -> None:
     channel, (pid, process) = family.channel, family.first
     if os.getpid() == family.owner:  # a forked child has nothing to end
         channel.settimeout(_END_S)
-        if _ask(channel, 0, messages.Quit(), None) is not None or not _hung_up(channel, _END_S):
+        with contextlib.suppress(PagerError):
+            _ask(family, 0, messages.Quit(), [])
+        if not _hung_up(channel, _END_S):
             _kill(family)
         pidfd.wait(process, _END_S)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
     channel.close()
     os.close(process)
-    family.journal.close()
+    family.status.close()
 
 
 def _kill(family: _Family) -> None:
     """Kill whoever is left, the one that would replace the others first."""
-    family.journal.look()
-    for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER):
-        pid, _ = family.journal.member(role)
+    for role in reversed(ROLES):
+        pid = family.status.words[role]
         with contextlib.suppress(OSError):  # it has ended
             # Ids are those of the family's own pid namespace: make sure that it is one of ours.
             if _NAME in Path(f"/proc/{pid}/cmdline").read_bytes():

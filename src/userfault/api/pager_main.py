@@ -1,4 +1,4 @@
-"""The main program of a pager: take the client's pidfd and the journal, found the family."""
+"""The main program of a pager: take what the client hands over, found the family."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 
 import msgspec
 
@@ -14,18 +15,21 @@ from userfault.linux import pidfd
 from userfault.pager.drivers import family, handover, messages, records
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
+from userfault.pager.drivers.say import Errors
+
+_HELLO = 4096  # bytes of the first packet
 
 
 def main(channel: socket.socket) -> None:
     """`channel`: the socket to the client, whose first packet is a `messages.Hello`."""
-    _ignore_signals()
-    data, fds, _ = pidfd.receive(channel, messages.MAX_MESSAGE, 2)
+    _set_up()
+    data, fds, *_ = pidfd.receive(channel, _HELLO, 2)
     if len(fds) < 2:
         return  # the client died before it could introduce itself
-    journal = Journal(fds[1])
+    journal = Journal.create()
     hello = msgspec.msgpack.decode(data, type=messages.Hello)
     journal.commit(records.encode(records.FamilyRecord(hello)))
-    journal.words[Word.CLIENT_FD] = fds[0]
+    journal.words[Word.CLIENT_FD], journal.words[Word.STATUS_FD] = fds
     journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
     channel.close()  # this number is passed on to every process that we start
     _settle_in()
@@ -34,7 +38,7 @@ def main(channel: socket.socket) -> None:
 
 def succeed(channel: socket.socket) -> None:
     """The main program of a pager that takes over from another; `channel`: to its worker."""
-    _ignore_signals()
+    _set_up()
     handover.succeed(channel, serve, _settle_in)
 
 
@@ -48,7 +52,8 @@ def serve(journal: Journal) -> None:
     driver.run()
 
 
-def _ignore_signals() -> None:
+def _set_up() -> None:
+    sys.stderr = Errors()  # what Python says there may not block either
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our own session has none; a user may send one
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
-from userfault.cli import json_output, progress
+from userfault.cli import json_output, order_file, progress
 from userfault.cli.store_places import Place, human, sibling, size, snapshot
 from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
@@ -81,8 +81,7 @@ Examples:
 )
 @click.option(
     "--order",
-    "order_file",
-    type=click.File("r"),
+    callback=order_file.pages,
     metavar="FILE",
     help="Pages that a restore touches first, in that order: numbers or ranges a-b, one a line.",
 )
@@ -100,7 +99,6 @@ def pack(
     pid: int | None,
     running: bool,
     base: str | None,
-    order_file: TextIO | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -121,7 +119,7 @@ def pack(
         "level": options["level"],
         "chunk_size": options["chunk_size"],
         "dedupe_memory": options["dedupe_memory"],
-        "order": None if order_file is None else list(_order(order_file)),
+        "order": options["order"],
     }
     if pid is not None:
         with contextlib.closing(ProcessInput(pid, running=running, registers=True)) as pages:
@@ -192,20 +190,6 @@ def _packed(
     objects = place.open(into_existing=into_existing)
     with progress.bar(f"packing {place.name}") as show:
         return pack_pages(objects, place.name, pages, progress=show, **settings)
-
-
-def _order(file: TextIO) -> Iterator[int]:
-    """The pages of an order file; `#` begins a comment."""
-    for number, line in enumerate(file, 1):
-        text = line.partition("#")[0].strip()
-        first, dash, last = text.partition("-")
-        if text and not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
-            raise click.BadParameter(
-                f"line {number} is {text!r}: a page number or a range a-b is meant",
-                param_hint="--order",
-            )
-        if text:
-            yield from range(int(first), int(last if dash else first) + 1)
 
 
 def _show(packed: Packed, place: Place, warnings: Sequence[str], as_json: bool) -> None:

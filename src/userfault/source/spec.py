@@ -3,7 +3,7 @@
 | the user hands over | it becomes |
 |---|---|
 | a path, an open file, a descriptor | `FileSpec`; the descriptor is passed on, nothing is copied |
-| bytes, bytearray, memoryview, mmap, array | `FileSpec` of a sealed memfd, written once |
+| bytes, bytearray, memoryview, mmap, array, BytesIO | `FileSpec` of a sealed memfd, written once |
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
 | a snapshot in a store | `StoreSpec`; made by `snapshot.opening`, which reads its manifest |
@@ -11,20 +11,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
 
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
+from userfault.kernel.names import shown
+from userfault.kernel.numbers import is_number, whole
+from userfault.source import buffers, objects, opening
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
+LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
 
 
 class ZeroSpec(msgspec.Struct, frozen=True, tag="zero"):
@@ -50,13 +55,16 @@ class FileSpec(msgspec.Struct, frozen=True, tag="file"):
 class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     """`length` bytes that `module:name` returns, called as `f(offset, length, *args, **kwargs)`.
 
-    `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.
+    `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.  `stored`: the
+    bytes of arguments that are too large to be sent about; they are in the descriptor that comes
+    along, and `arguments` is empty.
     """
 
     length: int
     target: str
     arguments: bytes
     path: tuple[str, ...]
+    stored: int = 0
 
 
 class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
@@ -98,7 +106,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def zero(length: int) -> ZeroSpec:
     """A source of `length` zero bytes."""
-    return ZeroSpec(_length(length, None, "the zero source"))
+    return ZeroSpec(_length(whole("length", length), None, "the zero source"))
 
 
 def function(
@@ -126,8 +134,17 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    path = tuple(os.path.abspath(entry) for entry in sys.path)
-    return FunctionSpec(_length(length, None, name), name, arguments, path)
+    return FunctionSpec(
+        _length(whole("length", length), None, name), name, arguments, tuple(_module_path())
+    )
+
+
+def _module_path() -> Iterator[str]:
+    """Where this program finds modules, as another one has to say it."""
+    for entry in sys.path:
+        with contextlib.suppress(OSError):  # relative to a folder that is not there any more
+            if isinstance(entry, str):  # what is no text the import system passes over
+                yield os.path.abspath(entry)
 
 
 def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resolved:
@@ -139,16 +156,28 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
     """
     if isinstance(source, ZeroSpec | FunctionSpec):
         taken = _length(source.length, length, "the source")
-        return Resolved(msgspec.structs.replace(source, length=taken))
-    if isinstance(source, str) and _TARGET.fullmatch(source) and not os.path.exists(source):
-        return _function_of(source, length)
+        return _with_large_arguments(msgspec.structs.replace(source, length=taken))
+    target = names_function(source)
+    if target:
+        return _function_of(target, length)
     if isinstance(source, str | os.PathLike):
         return _path(os.fspath(source), length, offset)
-    if isinstance(source, int) or callable(getattr(source, "fileno", None)):
-        return _open_file(source, length, offset)
-    if callable(source):
-        return _function_of(_name_of(source), length)
+    if is_number(source) and not isinstance(source, bool):
+        return _duplicate(whole("descriptor", source), source, length, offset)
+    fd = objects.descriptor_of(source)
+    if fd is not None:
+        return _duplicate(fd, getattr(source, "name", source), length, offset)
     return _buffer(source, length, offset)
+
+
+def names_function(source: Any) -> str:
+    """`module:name` where `source` is a function, or text that names one and no file; else "".
+
+    Raises SourceTypeError for a function that another process cannot find.
+    """
+    if isinstance(source, str):
+        return source if _TARGET.fullmatch(source) and not os.path.exists(source) else ""
+    return _name_of(source) if callable(source) else ""
 
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -181,6 +210,14 @@ def _function_of(name: str, length: int | None) -> Resolved:
     return Resolved(function(name, length))
 
 
+def _with_large_arguments(spec: ZeroSpec | FunctionSpec) -> Resolved:
+    """Large arguments go into a sealed memfd, which is passed on as a file would be."""
+    if isinstance(spec, ZeroSpec) or len(spec.arguments) <= LARGE:
+        return Resolved(spec)
+    fd = _memfd("userfault-arguments", memoryview(spec.arguments), "the arguments")
+    return Resolved(msgspec.structs.replace(spec, arguments=b"", stored=len(spec.arguments)), fd)
+
+
 def _name_of(target: Callable[..., Any]) -> str:
     """`module:name` of a function that another process can import; SourceTypeError for others."""
     name = getattr(target, "__qualname__", "")
@@ -207,41 +244,43 @@ def _name_of(target: Callable[..., Any]) -> str:
 
 
 def _path(path: str | bytes, length: int | None, offset: int) -> Resolved:
+    name = shown(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
+        fd = opening.open_file(path)
+    except opening.NoFileError as error:
+        raise _no_file(name, error) from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise SourceError(
-            f"cannot open the source {os.fsdecode(path)}",
-            cause=os.strerror(error.errno or 0),
+            f"cannot open the source {name}",
+            cause=error.strerror or "" if isinstance(error, OSError) else str(error),
             cure="check the path and its permissions",
         ) from None
-    return _descriptor(fd, os.fsdecode(path), length, offset)
+    return _descriptor(fd, name, length, offset)
 
 
-def _open_file(source: Any, length: int | None, offset: int) -> Resolved:
+def _duplicate(number: int, name: Any, length: int | None, offset: int) -> Resolved:
     try:
-        fd = os.dup(source if isinstance(source, int) else source.fileno())
-    except (io.UnsupportedOperation, OSError, ValueError) as error:
-        if isinstance(source, io.BytesIO):
-            return _buffer(source.getbuffer(), length, offset)
+        fd = os.dup(number)
+    except (OSError, OverflowError) as error:
         raise SourceTypeError(
-            f"{source!r} cannot be a source",
+            f"{shown(name)} cannot be a source",
             cause=f"it has no descriptor ({error})",
-            cure="pass a file on disk, a memfd or bytes",
+            cure="pass an open file, or a path",
         ) from None
-    return _descriptor(fd, str(getattr(source, "name", source)), length, offset)
+    return _descriptor(fd, shown(name), length, offset)
+
+
+def _no_file(name: str, error: opening.NoFileError) -> SourceTypeError:
+    return SourceTypeError(
+        f"{name} cannot be a source", cause=error.strerror or "", cure="copy it to a file first"
+    )
 
 
 def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved:
     """A FileSpec of an open file; takes the descriptor over."""
     try:
         held = os.fstat(fd)
-        if not stat.S_ISREG(held.st_mode) and not stat.S_ISBLK(held.st_mode):
-            raise SourceTypeError(
-                f"{name} cannot be a source",
-                cause="no regular file, memfd or block device: it cannot be read at an offset",
-                cure="copy it to a file first",
-            )
+        opening.check(held.st_mode)
         if offset < 0 or offset % SOURCE_ALIGNMENT:
             raise UsageError(
                 f"offset={offset}",
@@ -252,6 +291,9 @@ def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved
         taken = _length(size - offset, length, name)
         os.pread(fd, 1, offset)  # a descriptor opened for writing only fails here, not in a fault
         return Resolved(FileSpec(taken, offset, size, held.st_mtime_ns, name), fd)
+    except opening.NoFileError as error:
+        os.close(fd)
+        raise _no_file(name, error) from None
     except OSError as error:
         os.close(fd)
         raise SourceError(
@@ -266,31 +308,36 @@ def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved
 
 def _buffer(source: Any, length: int | None, offset: int) -> Resolved:
     """Bytes become a sealed memfd: written once here, then shared with the pager."""
-    try:
-        view = memoryview(source).cast("B")
-    except TypeError as error:
-        raise SourceTypeError(
-            f"an object of type {type(source).__name__} cannot be a source",
-            cause=str(error),
-            cure="pass a path, an open file, bytes, userfault.zero(length) or a function",
-        ) from None
+    # What is in memory already is its own buffer; a subclass may read anything.
+    view = buffers.raw(source.getbuffer() if type(source) is io.BytesIO else source)
+    if view is None:
+        raise objects.refusal(source)
+    if offset < 0:
+        raise UsageError(f"offset={offset}", cause="it is negative", cure="count from the start")
     view = view[offset:]
     taken = _length(len(view), length, "the buffer")
-    fd = os.memfd_create("userfault-source", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _memfd("userfault-source", view[:taken], "the source")
+    return Resolved(FileSpec(taken, 0, taken, os.fstat(fd).st_mtime_ns, "bytes", copied=taken), fd)
+
+
+def _memfd(name: str, view: memoryview, what: str) -> int:
+    """A sealed memfd that holds `view`.  Raises SourceError."""
+    fd = -1
     try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         written = 0
-        while written < taken:
-            written += os.pwrite(fd, view[written:taken], written)
+        while written < len(view):
+            written += os.pwrite(fd, view[written:], written)
         _seal(fd)
-        mtime = os.fstat(fd).st_mtime_ns
     except OSError as error:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         raise SourceError(
-            "cannot copy the source into a memfd",
+            f"cannot copy {what} into a memfd",
             cause=os.strerror(error.errno or 0),
-            cure="free memory, or pass a file",
+            cure="free memory, raise `ulimit -n` or `ulimit -f`, or pass a file",
         ) from None
-    return Resolved(FileSpec(taken, 0, taken, mtime, "bytes", copied=taken), fd)
+    return fd
 
 
 def _seal(fd: int) -> None:

@@ -27,6 +27,7 @@ from userfault.pager.drivers.journal import Journal
 from userfault.pager.drivers.messages import MAX_FAILURES, Failure
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context
+from userfault.pager.drivers.texts import clipped
 from userfault.pager.drivers.witness import Witness
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
@@ -183,11 +184,20 @@ class Performer:
         served = context.served
         offset = action.page * served.page_size
         served.failed += 1
+        cause, cure = clipped(action.cause), clipped(action.cure)
         if len(served.failures) < MAX_FAILURES:
-            served.failures.append(Failure(offset, action.cause, action.cure))
-            say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
-        elif served.failed == MAX_FAILURES + 1:
-            say("more pages were given up; they are counted, not listed")
+            served.failures.append(Failure(offset, cause, cure))
+        if cause in served.told or len(served.told) > MAX_FAILURES:
+            return
+        # One line for each cause: a source that fails as a whole fails for every page.
+        served.told.add(cause)
+        if len(served.told) <= MAX_FAILURES:
+            say(
+                f"page at offset {offset:#x} given up: {cause} (cure: {cure});"
+                " more pages with this cause are counted, not listed"
+            )
+        else:
+            say("more pages were given up, for other causes; they are counted, not listed")
 
     def end_client(self, message: str) -> None:
         """Kill the client: it must not go on with memory that nobody can fill."""

@@ -37,7 +37,6 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
     expected = 5 + attach.has_source + attach.has_memory
     if len(fds) != expected:
-        close_all(fds)
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
     if attach.has_source:
@@ -70,7 +69,7 @@ class Origin:
         elif isinstance(spec, FunctionSpec):
             policy = attach.policy
             slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
-            self.fetcher = Workers(attach.number, spec, slot)
+            self.fetcher = Workers(attach.number, spec, slot, fd)
         elif isinstance(spec, StoreSpec):
             # It brings zstd and BLAKE3 along, which a pager of files has no use for.
             from userfault.snapshot import serving  # noqa: PLC0415
@@ -106,6 +105,7 @@ class Origin:
             self.file.close()
         if self.store:
             self.store.close()
+        if self.fd >= 0 and self.file is None:
             os.close(self.fd)
 
 
@@ -138,13 +138,17 @@ class Served:
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
+        self.told: set[str] = set()  # causes of failures that were said
         self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
         self._recorded: msgspec.Raw | None = None
 
     @classmethod
     def new(cls, attach: Attach, fds: Descriptors, bell: int, number: int) -> Served:
-        """A mapping that a client hands over; its first context gets `number`."""
+        """A mapping that a client hands over; its first context gets `number`.
+
+        Where it raises, the descriptors are the caller's still.
+        """
         served = cls(attach, fds, bell)
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
@@ -158,6 +162,7 @@ class Served:
         """A mapping that was served by another worker."""
         served = cls(record.attach, record.fds, bell)
         served.failures, served.failed = record.failures, record.failed
+        served.told = {failure.cause for failure in record.failures}
         cores = recovery.rebuild(
             [kept.core for kept in record.contexts],
             lambda _: served.plan,
