@@ -7,11 +7,11 @@ from collections import Counter
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from userfault.cli import errors, json_output, progress, store_reading
+from userfault.cli import errors, json_output, progress, store_reading, terminal
 from userfault.cli.store_places import Place, human, sibling, snapshot
+from userfault.cli.terminal import Screen
 from userfault.snapshot.diff import Change, Difference, compared_by_address
 from userfault.snapshot.diff import diff as differences
 from userfault.snapshot.either import open_either
@@ -73,14 +73,14 @@ def _values(
 
 def _print(was: Image, now: Image, pages: Counter[Change], listed: list[Difference]) -> None:
     if not pages:
-        click.echo(f"{was.name} and {now.name} are the same: {now.pages} pages")
+        terminal.say(f"{was.name} and {now.name} are the same: {now.pages} pages")
         return
     counts = ", ".join(
         f"{pages[change]} {change.value} ({human(pages[change] * PAGE)})"
         for change in Change
         if pages[change]
     )
-    click.echo(f"{was.name} and {now.name} differ: {counts} of {now.pages} pages")
+    terminal.say(f"{was.name} and {now.name} differ: {counts} of {now.pages} pages")
     if listed:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         where = "address" if compared_by_address(was, now) else "offset"
@@ -89,4 +89,4 @@ def _print(was: Image, now: Image, pages: Counter[Change], listed: list[Differen
         table.add_column("what")
         for each in listed:
             table.add_row(f"{each.start:#x}", str(each.pages), each.change.value)
-        Console(highlight=False, markup=False).print(table)
+        Screen().print(table)

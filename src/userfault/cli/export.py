@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from userfault.cli import json_output, progress, store_reading
+from userfault.cli import json_output, progress, store_reading, terminal
 from userfault.cli.store_places import Place, human, snapshot
 from userfault.snapshot.either import open_either
 from userfault.snapshot.elf import export_elf
@@ -44,4 +44,6 @@ def export(place: Place, output: str, elf: bool, as_json: bool, **source: Any) -
     if as_json:
         json_output.show(SCHEMA, done)
         return
-    click.echo(f"{done.path}: {human(done.length)}, {human(done.data)} of it data, the rest holes")
+    terminal.say(
+        f"{done.path}: {human(done.length)}, {human(done.data)} of it data, the rest holes"
+    )

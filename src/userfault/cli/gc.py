@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import json_output, progress
+from userfault.cli import json_output, progress, terminal
 from userfault.cli.store_places import human, store
 from userfault.snapshot.gc import GRACE_S
 from userfault.snapshot.gc import gc as collect
@@ -45,7 +45,7 @@ def gc(where: str, dry_run: bool, grace: float, wait: float, as_json: bool) -> N
         json_output.show(SCHEMA, done)
         return
     did = "would remove" if done.dry_run else "removed"
-    click.echo(
+    terminal.say(
         f"{did} {done.chunks} chunks ({human(done.chunk_bytes)}); {done.kept} are kept,"
         f" {done.kept_young} of them for being younger than --grace"
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
-from rich.console import Console
 from rich.table import Table
 
+from userfault.cli import json_output, terminal
 from userfault.cli.lab_matrix import matrix
 from userfault.cli.lab_reproduce import reproduce
 from userfault.cli.lab_run import run
+from userfault.cli.terminal import Screen
 from userfault.lab.machine import install_qemu
 from userfault.lab.store import Store
 from userfault.lab.suites import SUITES, suite
@@ -41,7 +41,7 @@ def list_(cache: Path | None, as_json: bool) -> int:
     known = Store(cache).kernels()
     if as_json:
         for kernel in known:
-            click.echo(msgspec.json.encode(kernel))
+            json_output.line(kernel)
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("suite", "version", "release"):
@@ -52,7 +52,7 @@ def list_(cache: Path | None, as_json: bool) -> int:
             table.add_row(kernel.suite, kernel.version, kernel.release)
         if not there:
             table.add_row(found.name, "", f"not fetched: {found.kernels}")
-    Console(highlight=False, markup=False).print(table)
+    Screen().print(table)
     return 0
 
 
@@ -66,8 +66,8 @@ def fetch(cache: Path | None, suites: tuple[str, ...], emulator: bool) -> int:
         install_qemu()
     store = Store(cache)
     for name in suites or SUITES:
-        kernel = store.fetch(suite(name), lambda told: click.echo(told, err=True))
-        click.echo(f"{kernel.suite}: {kernel.version} ({kernel.release})")
+        kernel = store.fetch(suite(name), lambda told: terminal.say(told, err=True))
+        terminal.say(f"{kernel.suite}: {kernel.version} ({kernel.release})")
     return 0
 
 

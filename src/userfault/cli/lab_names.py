@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from userfault.cli import terminal
 from userfault.lab.store import Kernel, Store
 from userfault.lab.suites import SUITES, suite
 
@@ -20,5 +21,5 @@ CACHE = click.option(
 def find(store: Store, name: str) -> Kernel:
     """The kernel of this name; the newest of a suite is fetched if none of it is there."""
     if name in SUITES and not any(kernel.suite == name for kernel in store.kernels()):
-        return store.fetch(suite(name), lambda told: click.echo(told, err=True))
+        return store.fetch(suite(name), lambda told: terminal.say(told, err=True))
     return store.find(name)

@@ -9,7 +9,7 @@ import click
 
 from userfault.check.selection import select
 from userfault.check.statements import load
-from userfault.cli import lab_check, lab_command, lab_fuzz
+from userfault.cli import lab_check, lab_command, lab_fuzz, terminal
 from userfault.cli.check import check, refuse_mixtures
 from userfault.cli.lab_jobs import MEMORY_MIB, Setup
 from userfault.kernel.errors import UsageError
@@ -116,7 +116,7 @@ def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:
     found = []
     for name in dict.fromkeys(part for n in names for part in (SUITES if n == "all" else (n,))):
         if name in SUITES and not any(kernel.suite == name for kernel in store.kernels()):
-            found.append(store.fetch(suite(name), lambda told: click.echo(told, err=True)))
+            found.append(store.fetch(suite(name), lambda told: terminal.say(told, err=True)))
         else:
             found.append(store.find(name))
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from userfault.cli import json_output
 from userfault.cli.store_places import human, store
+from userfault.cli.terminal import Screen
+from userfault.kernel.names import shown
 from userfault.snapshot import describe
 from userfault.snapshot.objects import open_objects
 
@@ -43,6 +44,11 @@ def ls(where: str, as_json: bool) -> None:
     for each in found:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.created))
         table.add_row(
-            each.name, human(each.length), human(each.stored), each.kind, created, each.base
+            each.name,
+            human(each.length),
+            human(each.stored),
+            shown(each.kind),
+            created,
+            each.base,
         )
-    Console(highlight=False, markup=False).print(table if found else f"no snapshots in {where}")
+    Screen().print(table if found else f"no snapshots in {where}")

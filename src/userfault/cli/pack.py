@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from userfault.cli import json_output, order_file, progress
+from userfault.cli import json_output, order_file, progress, terminal
 from userfault.cli.store_places import Place, human, sibling, size, snapshot
 from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
@@ -194,14 +194,14 @@ def _packed(
 
 def _show(packed: Packed, place: Place, warnings: Sequence[str], as_json: bool) -> None:
     for warning in warnings:
-        click.echo(f"userfault: warning: {warning}", err=True)
+        terminal.say(f"userfault: warning: {warning}", err=True)
     if as_json:
         json_output.show(SCHEMA, packed)
         return
     kinds = ("zero", "hole", "word", "parent", "duplicate", "shared", "stored")
     counts = ", ".join(f"{getattr(packed, kind)} {kind}" for kind in kinds if getattr(packed, kind))
     stored = packed.chunk_bytes + packed.manifest_bytes
-    click.echo(
+    terminal.say(
         f"{place.store}/{place.name}: {human(packed.length)} in {packed.pages} pages ({counts});"
         f" {human(stored)} written, {packed.chunks} chunks"
     )

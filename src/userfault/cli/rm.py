@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import json_output
+from userfault.cli import json_output, terminal
 from userfault.cli.store_places import Place, snapshots
 from userfault.snapshot.remove import remove
 
@@ -22,6 +22,6 @@ def rm(places: tuple[Place, ...], as_json: bool) -> None:
     for place in places:
         remove(place.open(), place.name)
         if not as_json:
-            click.echo(f"removed {place.store}/{place.name}")
+            terminal.say(f"removed {place.store}/{place.name}")
     if as_json:
         json_output.show(SCHEMA, {"removed": [f"{each.store}/{each.name}" for each in places]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import errors, json_output, progress
+from userfault.cli import errors, json_output, progress, terminal
 from userfault.cli.store_places import snapshot, store
 from userfault.snapshot.objects import open_objects
 from userfault.snapshot.verify import Verified
@@ -48,10 +48,10 @@ def _fields(found: Verified) -> dict[str, object]:
 
 def _print(found: Verified) -> None:
     for damage in found.damage:
-        click.echo(f"{damage.what}: {damage.problem}")
+        terminal.say(f"{damage.what}: {damage.problem}")
         if damage.snapshots:
-            click.echo(f"  hurts: {', '.join(damage.snapshots)}")
+            terminal.say(f"  hurts: {', '.join(damage.snapshots)}")
         if damage.cure:
-            click.echo(f"  cure:  {damage.cure}")
+            terminal.say(f"  cure:  {damage.cure}")
     verdict = "whole" if found.sound else f"{len(found.damage)} damaged"
-    click.echo(f"{verdict}: {found.snapshots} snapshots, {found.chunks} chunks were checked")
+    terminal.say(f"{verdict}: {found.snapshots} snapshots, {found.chunks} chunks were checked")

@@ -14,6 +14,7 @@ from itertools import accumulate
 
 import msgspec
 
+from userfault.kernel.names import sendable
 from userfault.snapshot import envelope
 from userfault.snapshot.chunk import HEADER as CHUNK_HEADER
 from userfault.snapshot.chunk import MOST_RAW as CHUNK_MOST
@@ -161,8 +162,8 @@ def encode(manifest: Manifest) -> bytes:
             digests=bytes(chunks.digests),
             stored=to_bytes(chunks.stored),
             pages=to_bytes(pages),
-            regions=list(manifest.regions),
-            about=dict(manifest.about),
+            regions=[_told(region) for region in manifest.regions],
+            about={sendable(key): sendable(text) for key, text in manifest.about.items()},
             writer=manifest.writer,
         )
     )
@@ -174,6 +175,12 @@ def encode(manifest: Manifest) -> bytes:
             cure="pack the memory as several images",
         )
     return data
+
+
+def _told(region: Region) -> Region:
+    """With escapes for those bytes of its name that are not UTF-8."""
+    name = sendable(region.name)
+    return region if name == region.name else msgspec.structs.replace(region, name=name)
 
 
 def decode(data: bytes, what: str = "a manifest") -> Manifest:
