@@ -71,3 +71,25 @@ def counted(offset: int, length: int, folder: str) -> bytes:
     time.sleep(0.01)
     mark.unlink()
     return numbered(offset, length)
+
+
+def wordy(_offset: int, _length: int, text: str) -> bytes:
+    """Fails with much to say."""
+    raise ValueError(text)
+
+
+class Mute(Exception):  # noqa: N818
+    """An exception that cannot even be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def mute(_offset: int, _length: int) -> bytes:
+    """Fails without a word."""
+    raise Mute
+
+
+def sized(offset: int, length: int, large: bytes, *, more: bytes = b"") -> bytes:
+    """Page n holds n + 1 plus the sizes of its arguments."""
+    return pages(offset // PAGE + 1 + len(large) + len(more), length // PAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import mmap
 import os
 import select
@@ -567,13 +568,14 @@ def _attach(
     parts.pages = recipe.length // recipe.memory.page_size
     parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
     with contextlib.ExitStack() as undo:
-        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         undo.callback(os.close, states)
         line = LifeLine.armed()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
             os.ftruncate(states, parts.pages)
+            fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]

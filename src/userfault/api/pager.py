@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from userfault.kernel.errors import PagerError, UsageError
-from userfault.linux import cpus, pidfd
+from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
@@ -139,7 +139,8 @@ class Pager:
             )
         with self._lock:
             self._serial += 1
-            reply = _ask(self._family.channel, self._serial, message, fds)
+            messages.forget_replies(self._family.channel)
+            reply = _ask(self._family, self._serial, message, fds or [])
         if reply is None:
             raise PagerError(
                 "the pager has died",
@@ -180,18 +181,23 @@ class _Family(msgspec.Struct):
     """A pager's processes as the client holds them.
 
     `first`: process id and pidfd of the one that was started, our only child among them.
+    `rights`: user and group that they run as.
     """
 
     channel: socket.socket
     journal: Journal
     first: tuple[int, int]
     owner: int
+    rights: tuple[int, int]
 
 
 def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     """Start the first process, which makes the others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.callback(ours.close)
+    # From here on the kernel tells the pager who sends each request.
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    mine = os.geteuid(), os.getegid()
     with theirs:
         journal = Journal.create()
         undo.callback(journal.close)
@@ -205,7 +211,7 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
             "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
         )
     try:
-        return _Family(ours, journal, (pid, os.pidfd_open(pid)), os.getpid())
+        return _Family(ours, journal, (pid, os.pidfd_open(pid)), os.getpid(), mine)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -213,18 +219,27 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
 
 
 def _ask(
-    channel: socket.socket, serial: int, message: messages.Request, fds: list[int] | None
+    family: _Family, serial: int, message: messages.Request, fds: list[int]
 ) -> messages.Done | messages.Answer | messages.Refused | None:
-    """Ask, and ask again when another worker took over; None when the pager is dead."""
+    """Ask, and ask again when another worker took over; None when the pager is dead.
+
+    Raises PagerError where the request cannot be sent, or the reply not be read.
+    """
+    sender = rights.credentials(*family.rights)
     try:
-        messages.send(channel, serial, message, fds)
         while True:
-            reply = messages.receive_reply(channel, serial)
+            messages.send(family.channel, serial, message, fds, sender=sender)
+            reply = messages.receive_reply(family.channel, serial)
             if not isinstance(reply, messages.Resumed):
                 return reply
-            messages.send(channel, serial, message, fds)
-    except OSError:
+    except (ConnectionError, TimeoutError):
         return None
+    except OSError as error:
+        raise PagerError(
+            "the pager cannot be asked",
+            cause=os.strerror(error.errno or 0),
+            cure="check the limits on memory and descriptors (ulimit -n)",
+        ) from None
 
 
 def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
@@ -239,7 +254,9 @@ def _end(family: _Family) -> None:
     channel, (pid, process) = family.channel, family.first
     if os.getpid() == family.owner:  # a forked child has nothing to end
         channel.settimeout(_END_S)
-        if _ask(channel, 0, messages.Quit(), None) is not None or not _hung_up(channel, _END_S):
+        with contextlib.suppress(PagerError):
+            _ask(family, 0, messages.Quit(), [])
+        if not _hung_up(channel, _END_S):
             _kill(family)
         pidfd.wait(process, _END_S)
         with contextlib.suppress(ChildProcessError):

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 
 import msgspec
 
@@ -14,12 +15,15 @@ from userfault.linux import pidfd
 from userfault.pager.drivers import family, handover, messages, records
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
+from userfault.pager.drivers.say import Errors
+
+_HELLO = 4096  # bytes of the first packet
 
 
 def main(channel: socket.socket) -> None:
     """`channel`: the socket to the client, whose first packet is a `messages.Hello`."""
-    _ignore_signals()
-    data, fds, _ = pidfd.receive(channel, messages.MAX_MESSAGE, 2)
+    _set_up()
+    data, fds, *_ = pidfd.receive(channel, _HELLO, 2)
     if len(fds) < 2:
         return  # the client died before it could introduce itself
     journal = Journal(fds[1])
@@ -34,7 +38,7 @@ def main(channel: socket.socket) -> None:
 
 def succeed(channel: socket.socket) -> None:
     """The main program of a pager that takes over from another; `channel`: to its worker."""
-    _ignore_signals()
+    _set_up()
     handover.succeed(channel, serve, _settle_in)
 
 
@@ -48,7 +52,8 @@ def serve(journal: Journal) -> None:
     driver.run()
 
 
-def _ignore_signals() -> None:
+def _set_up() -> None:
+    sys.stderr = Errors()  # what Python says there may not block either
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our own session has none; a user may send one
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 

@@ -12,8 +12,36 @@ import os
 import select
 import signal
 import socket
+import struct
+from typing import NamedTuple
 
 _FD = array.array("i")
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred (unix(7)): process, user, group
+
+
+class Sender(NamedTuple):
+    """Who sent a packet, as the kernel vouches (unix(7), SCM_CREDENTIALS): process id (0: in
+    another pid namespace), and a user and group that the sender had, or could go back to; the real
+    ones if it said nothing."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    @property
+    def ancillary(self) -> tuple[int, int, bytes]:
+        """As control data of sendmsg: the kernel refuses what is not true."""
+        return socket.SOL_SOCKET, socket.SCM_CREDENTIALS, _CREDENTIALS.pack(*self)
+
+
+class Received(NamedTuple):
+    """A packet: its bytes and descriptors, whether some of either were lost, and its sender (None
+    unless the socket has SO_PASSCRED)."""
+
+    data: bytes
+    fds: list[int]
+    lost: bool
+    sender: Sender | None
 
 
 def ended(pidfd: int) -> bool:
@@ -45,20 +73,25 @@ def pid_of(pidfd: int) -> int:
     return 0
 
 
-def receive(channel: socket.socket, size: int, most: int) -> tuple[bytes, list[int], bool]:
-    """A packet of at most `size` bytes with at most `most` descriptors, and whether some were lost.
+def receive(channel: socket.socket, size: int, most: int, *, flags: int = 0) -> Received:
+    """A packet of at most `size` bytes with at most `most` descriptors.
 
     `socket.recv_fds` ignores its flags (CPython 3.11): what it receives would be passed on to every
     program that this process starts.
     """
-    data, control, flags, _ = channel.recvmsg(
-        size, socket.CMSG_LEN(most * _FD.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
+    room = socket.CMSG_SPACE(most * _FD.itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
+    data, control, told, _ = channel.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
     found = array.array("i")
+    sender = None
     for level, kind, content in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
             found.frombytes(content[: len(content) // _FD.itemsize * _FD.itemsize])
-    return data, list(found), bool(flags & socket.MSG_CTRUNC)
+        elif kind == socket.SCM_CREDENTIALS and len(content) == _CREDENTIALS.size:
+            sender = Sender(*_CREDENTIALS.unpack(content))
+    lost = bool(told & (socket.MSG_CTRUNC | socket.MSG_TRUNC))
+    return Received(data, list(found), lost, sender)
 
 
 def close_all(descriptors: list[int]) -> None:

@@ -14,21 +14,33 @@ from userfault.source.spec import FunctionSpec
 PIECE = 4 << 20
 
 
-class FunctionSource:
-    """The function of a `FunctionSpec`, imported.  Raises SourceError when it cannot be."""
+def told(error: BaseException) -> str:
+    """Class and text of an exception of the user's, whose own __str__ may fail."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be had)"
+    return f"{type(error).__name__}: {text}"
 
-    def __init__(self, spec: FunctionSpec) -> None:
+
+class FunctionSource:
+    """The function of a `FunctionSpec`, imported.  Raises SourceError when it cannot be.
+
+    `arguments`: pickled, as they came with the spec.
+    """
+
+    def __init__(self, spec: FunctionSpec, arguments: bytes) -> None:
         self.spec = spec
         module, _, name = spec.target.partition(":")
         try:
             found: Any = import_module(module)
             for part in name.split("."):
                 found = getattr(found, part)
-            self._args, self._kwargs = pickle.loads(spec.arguments)
+            self._args, self._kwargs = pickle.loads(arguments)
         except Exception as error:
             raise SourceError(
                 f"cannot load the source {spec.target}",
-                cause=f"{type(error).__name__}: {error}",
+                cause=told(error),
                 cure="make the module importable from the paths of the program that calls lazy()",
             ) from None
         self._call: Callable[..., Any] = found
@@ -46,7 +58,7 @@ class FunctionSource:
             answer = self._call(offset, length, *self._args, **self._kwargs)
             view = memoryview(answer).cast("B")
         except Exception as error:
-            raise self._error(offset, f"{type(error).__name__}: {error}") from None
+            raise self._error(offset, told(error)) from None
         if len(view) != length:
             raise self._error(offset, f"it returned {len(view)} bytes where {length} were asked")
         return view

@@ -25,6 +25,7 @@ import msgspec
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
+LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
 
 
 class ZeroSpec(msgspec.Struct, frozen=True, tag="zero"):
@@ -50,13 +51,16 @@ class FileSpec(msgspec.Struct, frozen=True, tag="file"):
 class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     """`length` bytes that `module:name` returns, called as `f(offset, length, *args, **kwargs)`.
 
-    `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.
+    `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.  `stored`: the
+    bytes of arguments that are too large to be sent about; they are in the descriptor that comes
+    along, and `arguments` is empty.
     """
 
     length: int
     target: str
     arguments: bytes
     path: tuple[str, ...]
+    stored: int = 0
 
 
 class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
@@ -139,7 +143,7 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
     """
     if isinstance(source, ZeroSpec | FunctionSpec):
         taken = _length(source.length, length, "the source")
-        return Resolved(msgspec.structs.replace(source, length=taken))
+        return _with_large_arguments(msgspec.structs.replace(source, length=taken))
     if isinstance(source, str) and _TARGET.fullmatch(source) and not os.path.exists(source):
         return _function_of(source, length)
     if isinstance(source, str | os.PathLike):
@@ -179,6 +183,14 @@ def _function_of(name: str, length: int | None) -> Resolved:
             cure="pass length=, or userfault.function(target, length, ...)",
         )
     return Resolved(function(name, length))
+
+
+def _with_large_arguments(spec: ZeroSpec | FunctionSpec) -> Resolved:
+    """Large arguments go into a sealed memfd, which is passed on as a file would be."""
+    if isinstance(spec, ZeroSpec) or len(spec.arguments) <= LARGE:
+        return Resolved(spec)
+    fd = _memfd("userfault-arguments", memoryview(spec.arguments), "the arguments")
+    return Resolved(msgspec.structs.replace(spec, arguments=b"", stored=len(spec.arguments)), fd)
 
 
 def _name_of(target: Callable[..., Any]) -> str:
@@ -276,21 +288,28 @@ def _buffer(source: Any, length: int | None, offset: int) -> Resolved:
         ) from None
     view = view[offset:]
     taken = _length(len(view), length, "the buffer")
-    fd = os.memfd_create("userfault-source", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _memfd("userfault-source", view[:taken], "the source")
+    return Resolved(FileSpec(taken, 0, taken, os.fstat(fd).st_mtime_ns, "bytes", copied=taken), fd)
+
+
+def _memfd(name: str, view: memoryview, what: str) -> int:
+    """A sealed memfd that holds `view`.  Raises SourceError."""
+    fd = -1
     try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         written = 0
-        while written < taken:
-            written += os.pwrite(fd, view[written:taken], written)
+        while written < len(view):
+            written += os.pwrite(fd, view[written:], written)
         _seal(fd)
-        mtime = os.fstat(fd).st_mtime_ns
     except OSError as error:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         raise SourceError(
-            "cannot copy the source into a memfd",
+            f"cannot copy {what} into a memfd",
             cause=os.strerror(error.errno or 0),
-            cure="free memory, or pass a file",
+            cure="free memory, raise `ulimit -n` or `ulimit -f`, or pass a file",
         ) from None
-    return Resolved(FileSpec(taken, 0, taken, mtime, "bytes", copied=taken), fd)
+    return fd
 
 
 def _seal(fd: int) -> None:

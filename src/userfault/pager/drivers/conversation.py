@@ -6,16 +6,27 @@ import contextlib
 import functools
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from typing import Protocol
 
 from userfault.kernel.errors import PagerError, UserfaultError
+from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import messages
+from userfault.pager.drivers.admission import (
+    check,
+    check_descriptors,
+    entitled,
+    in_range,
+    refused,
+)
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.placement import Placement
+from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Served, sorted_out
 from userfault.pager.drivers.succession import Told
+from userfault.pager.drivers.texts import clipped
 from userfault.pager.drivers.watchdog import still_waiting
 
 
@@ -57,37 +68,52 @@ class Conversation:
 
     def __init__(self, channel: socket.socket, host: Host, journal: Journal) -> None:
         self._channel = channel
+        self._client = journal.words[Word.CLIENT_FD]
         self._host = host
         self._journal = journal
         self._replacing = 0  # serial of the request whose handover is under way
         self._serial = 0  # of the request being answered
 
     def request(self) -> None:
-        """One request, one reply."""
+        """One request, one reply, whatever becomes of it."""
         try:
-            self._serial, request, fds = messages.receive_request(self._channel)
+            received = messages.receive_request(self._channel)
         except messages.BadRequestError as error:
             self._serial = error.serial
-            self._reply(messages.Refused(error.what, error.cause, error.cure))
+            self._reply(refused(error))
             return
         except OSError:
-            request, fds = None, []
-        if request is None or isinstance(request, messages.Quit):
-            self._host.hang_up(quit_now=request is not None)
+            received = None
+        if received is None or received.request is None:
+            self._host.hang_up(quit_now=False)
             return
-        if isinstance(request, messages.Attach):
+        self._serial = received.serial
+        with contextlib.ExitStack() as undo:
+            undo.callback(close_all, received.fds)
+            try:
+                entitled(received.request, received.sender, pidfd.pid_of(self._client))
+                self._carry_out(received.request, received.fds)
+            except Exception as error:  # an error of ours too costs this request and no other
+                if not isinstance(error, UserfaultError | OSError | ValueError):
+                    say(f"a request failed: {traceback.format_exc()}")
+                self._reply(refused(error))
+
+    def _carry_out(self, request: messages.Request, fds: list[int]) -> None:
+        """Do it and reply.  Descriptors that are kept are taken out of `fds`."""
+        if isinstance(request, messages.Quit):
+            self._host.hang_up(quit_now=True)
+        elif isinstance(request, messages.Attach):
             self._attach(request, fds)
-            return
-        if isinstance(request, messages.Replace):
+        elif isinstance(request, messages.Replace):
             self._replace(self._serial)
-            return
-        served = self._host.served.get(request.number)
-        if served is None:
-            self._reply(messages.Done())
-            return
-        self._reply(_REQUESTS[type(request)](self, served, request))
-        if request.number in self._host.served:
-            self._host.go_on(served)
+        else:
+            served = self._host.served.get(request.number)
+            if served is None:
+                self._reply(messages.Done())
+                return
+            self._reply(_REQUESTS[type(request)](self, served, request))
+            if request.number in self._host.served:
+                self._host.go_on(served)
 
     def resumed(self) -> None:
         """Another worker took over: a request whose reply is still to come may be lost."""
@@ -95,29 +121,26 @@ class Conversation:
             messages.send(self._channel, 0, messages.Resumed(), flags=socket.MSG_DONTWAIT)
 
     def _reply(self, reply: messages.Reply) -> None:
+        """Without waiting: a client makes room before it asks, unless it does not want a reply."""
         with contextlib.suppress(OSError):  # the client has gone: its pidfd will tell
-            messages.send(self._channel, self._serial, reply)
+            try:
+                messages.send(self._channel, self._serial, reply, flags=socket.MSG_DONTWAIT)
+            except PagerError as error:  # no memory for a large one
+                small = refused(error)
+                messages.send(self._channel, self._serial, small, flags=socket.MSG_DONTWAIT)
 
     def _attach(self, request: messages.Attach, fds: list[int]) -> None:
-        if request.number in self._host.served:  # asked again after a takeover
-            close_all(fds)
-            self._reply(messages.Done())
-            return
-        try:
+        if request.number not in self._host.served:  # else asked again after a takeover
+            check(request)
             held = sorted_out(request, fds)
+            check_descriptors(request, held)
             served = Served.new(request, held, self._host.bell, self._host.number())
-        except UserfaultError as error:
-            self._reply(messages.Refused(error.what, error.cause, error.cure))
-            return
-        except (OSError, ValueError) as error:
-            self._reply(messages.Refused("the pager cannot take the mapping", str(error), ""))
-            return
-        try:
-            self._host.take(served)
-        except PagerError as error:
-            served.close()
-            self._reply(messages.Refused(error.what, error.cause, error.cure))
-            return
+            fds.clear()
+            try:
+                self._host.take(served)
+            except BaseException:
+                served.close()
+                raise
         self._reply(messages.Done())
 
     def _replace(self, serial: int) -> None:
@@ -133,7 +156,7 @@ class Conversation:
         if error is None:
             self._reply(messages.Done())
         else:
-            self._reply(messages.Refused(error.what, error.cause, error.cure))
+            self._reply(refused(error))
 
     def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
         del request
@@ -141,6 +164,7 @@ class Conversation:
         return messages.Done()
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
+        in_range(request, served.attach.pages)
         served.main.core.want(request.page, request.count)
         return messages.Done()
 
@@ -151,7 +175,7 @@ class Conversation:
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
-        served.main.core.give_up(request.cause, "")
+        served.main.core.give_up(clipped(request.cause), "")
         self._host.commit(served)
         return messages.Done()
 

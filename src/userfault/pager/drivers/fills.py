@@ -28,6 +28,7 @@ from userfault.pager.drivers.journal import Journal
 from userfault.pager.drivers.messages import MAX_FAILURES, Failure
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context
+from userfault.pager.drivers.texts import clipped
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
@@ -193,8 +194,9 @@ class Performer:
         offset = action.page * served.page_size
         served.failed += 1
         if len(served.failures) < MAX_FAILURES:
-            served.failures.append(Failure(offset, action.cause, action.cure))
-            say(f"page at offset {offset:#x} given up: {action.cause} (cure: {action.cure})")
+            cause, cure = clipped(action.cause), clipped(action.cure)
+            served.failures.append(Failure(offset, cause, cure))
+            say(f"page at offset {offset:#x} given up: {cause} (cure: {cure})")
         elif served.failed == MAX_FAILURES + 1:
             say("more pages were given up; they are counted, not listed")
 

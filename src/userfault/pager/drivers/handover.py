@@ -136,7 +136,7 @@ def _receive_descriptors(channel: socket.socket) -> tuple[list[int], dict[int, i
     header = msgspec.msgpack.decode(data, type=list[int])
     numbers: dict[int, int] = {}
     while True:
-        data, fds, lost = pidfd.receive(channel, _MAX_MESSAGE, _PACKET)
+        data, fds, lost, _ = pidfd.receive(channel, _MAX_MESSAGE, _PACKET)
         if not data:
             os._exit(1)
         part = msgspec.msgpack.decode(data, type=list[int])

@@ -1,29 +1,28 @@
 """What a client and its pager say to each other, over one Unix socket of type SEQPACKET.
 
-One message a packet: a serial number, then msgpack; descriptors travel with the `Attach` that
-names them.  Every request gets one reply with its serial, so that a client whose wait was
-interrupted by Ctrl-C does not take a late reply for the next one's.
+One message a packet (`packets.py`), as msgpack; descriptors travel with the `Attach` that names
+them.  Every request gets one reply with its serial, so that a client whose wait was interrupted by
+Ctrl-C does not take a late reply for the next one's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import struct
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
-from userfault.linux.pidfd import close_all
+from userfault.linux.pidfd import Sender, close_all
 from userfault.pager.core.placement import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
+from userfault.pager.drivers import packets
 from userfault.snapshot.counts import Counts
 from userfault.source.spec import Spec
-
-MAX_MESSAGE = 1 << 17
-MAX_DESCRIPTORS = 16
 
 
 class Attach(msgspec.Struct, tag="attach"):
@@ -165,13 +164,13 @@ class Hello(msgspec.Struct, frozen=True):
     in_flight: int = 32
 
 
+VERSIONS = packets.VERSIONS
 MAX_FAILURES = 64
 MAX_OVERDUE = 16
 
 Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
 Reply: TypeAlias = Done | Refused | Answer | Resumed
 
-_SERIAL = struct.Struct("=Q")
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -181,35 +180,42 @@ def send(
     channel: socket.socket,
     serial: int,
     message: Request | Reply,
-    fds: list[int] | None = None,
+    fds: Sequence[int] = (),
     *,
     flags: int = 0,
+    sender: Sender | None = None,
 ) -> None:
-    """Send one message with its descriptors."""
-    socket.send_fds(channel, [_SERIAL.pack(serial), _encoder.encode(message)], fds or [], flags)
+    """Send one message with its descriptors.  Raises what `packets.send` raises."""
+    packets.send(channel, serial, _encoder.encode(message), fds, flags=flags, sender=sender)
 
 
-def receive_request(channel: socket.socket) -> tuple[int, Request | None, list[int]]:
-    """The next request with its serial and descriptors; None at the end of the conversation.
+class Received(msgspec.Struct):
+    """A request with its serial, its descriptors, and who sent it.  `request` is None at the end of
+    the conversation."""
+
+    serial: int
+    request: Request | None
+    fds: list[int]
+    sender: Sender | None
+
+
+def receive_request(channel: socket.socket) -> Received:
+    """The next request.
 
     Raises BadRequestError for one that makes no sense, or whose descriptors were lost because this
-    process may not hold more.
+    process may not hold more; OSError of the socket.
     """
-    data, fds, lost = pidfd.receive(channel, MAX_MESSAGE, MAX_DESCRIPTORS)
-    if not data:
-        return 0, None, fds
-    serial = 0
+    packet = packets.receive(channel)
+    if packet.fault is not None:
+        raise BadRequestError(packet.serial, *packet.fault)
+    if not packet.data:
+        return Received(0, None, packet.fds, packet.sender)
     try:
-        (serial,) = _SERIAL.unpack_from(data)
-        request = _requests.decode(data[_SERIAL.size :])
-    except (struct.error, msgspec.MsgspecError) as error:
-        close_all(fds)
-        raise BadRequestError(serial, str(error), "use client and pager of one version") from None
-    if lost:
-        close_all(fds)
-        cure = "raise `ulimit -n`, or use another Pager()"
-        raise BadRequestError(serial, "it has no descriptor left", cure)
-    return serial, request, fds
+        request = _requests.decode(packet.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        close_all(packet.fds)
+        raise BadRequestError(packet.serial, str(error), VERSIONS) from None
+    return Received(packet.serial, request, packet.fds, packet.sender)
 
 
 class BadRequestError(PagerError):
@@ -221,10 +227,32 @@ class BadRequestError(PagerError):
 
 
 def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
-    """The reply to request `serial`, or `Resumed`; None when the pager is gone."""
+    """The reply to request `serial`, or `Resumed`; None when the pager is gone.
+
+    Raises PagerError for one that cannot be read, OSError of the socket.
+    """
     while True:
-        data = channel.recv(MAX_MESSAGE)
-        if not data:
+        packet = packets.receive(channel)
+        if packet.fault is not None:
+            raise _unreadable(*packet.fault)
+        if not packet.data:
             return None
-        if _SERIAL.unpack_from(data)[0] in (serial, 0):
-            return _replies.decode(data[_SERIAL.size :])
+        if packet.serial in (serial, 0):
+            try:
+                return _replies.decode(packet.data)
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise _unreadable(str(error), VERSIONS) from None
+
+
+def forget_replies(channel: socket.socket) -> None:
+    """Throw away what nobody waits for any more, so that there is room for the next reply."""
+    with contextlib.suppress(OSError):
+        while True:
+            data, fds, *_ = pidfd.receive(channel, 1, 1, flags=socket.MSG_DONTWAIT)
+            close_all(fds)
+            if not data:
+                return  # the pager is gone, which the next request will find
+
+
+def _unreadable(cause: str, cure: str) -> PagerError:
+    return PagerError("the pager's reply cannot be read", cause=cause, cure=cure)

@@ -42,12 +42,14 @@ class Readers:
         self._source = source
         self._bell = bell
         self.answers: deque[Answered] = deque()  # append and popleft are atomic
-        self.running = 0
 
     def start(self, fetch: Fetch, offset: int, length: int) -> None:
         """Read [offset, offset + length) in a thread."""
-        self.running += 1
-        _thread.start_new_thread(self._read, (fetch, offset, length))
+        try:
+            _thread.start_new_thread(self._read, (fetch, offset, length))
+        except RuntimeError as error:  # a limit on processes counts threads too
+            cause = f"no thread to read with: {error}"
+            self.answers.append(Answered(self._mapping, fetch, None, cause))
 
     def close(self) -> None:
         """Nothing to end: threads end with their read."""

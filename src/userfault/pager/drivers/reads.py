@@ -85,7 +85,7 @@ class Reads:
         fetcher = served.origin.fetcher
         if isinstance(fetcher, Workers):
             for worker in fetcher.workers:
-                self._loop.forget(worker.channel.fileno())
+                self._forget(worker)
 
     def _start(self) -> None:
         """Start the reads that have a place now."""
@@ -100,13 +100,17 @@ class Reads:
                 fetcher.start(fetch, fetch.page * size, fetch.count * size)
             if isinstance(fetcher, Workers):
                 self._watch_workers(fetcher)
-                self._take_answers(fetcher)
+            self._take_answers(fetcher)
 
     def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
         for worker in list(workers.workers):
             if worker.fetch is fetch:
-                self._loop.forget(worker.channel.fileno())
+                self._forget(worker)
                 workers.drop(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        self._loop.forget(worker.channel.fileno())
+        self._loop.forget(worker.said)
 
     def _ring(self) -> None:
         """Reader threads have answered."""
@@ -121,12 +125,19 @@ class Reads:
             worker = workers.fresh.pop()
             handler = functools.partial(self._answered, workers, worker)
             self._loop.watch(worker.channel.fileno(), handler)
+            self._loop.watch(worker.said, functools.partial(self._said, worker))
 
     def _answered(self, workers: Workers, worker: Worker) -> None:
-        fd = worker.channel.fileno()
+        fds = worker.channel.fileno(), worker.said
         if not workers.readable(worker):
-            self._loop.forget(fd)
+            for fd in fds:
+                self._loop.forget(fd)
         self._take_answers(workers)
+
+    def _said(self, worker: Worker) -> None:
+        """A function wrote to standard error."""
+        if not worker.pass_on():
+            self._loop.forget(worker.said)
 
     def _take_answers(self, fetcher: Readers | Workers) -> None:
         while fetcher.answers:

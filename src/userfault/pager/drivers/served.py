@@ -37,7 +37,6 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
     expected = 5 + attach.has_source + attach.has_memory
     if len(fds) != expected:
-        close_all(fds)
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
     if attach.has_source:
@@ -70,7 +69,7 @@ class Origin:
         elif isinstance(spec, FunctionSpec):
             policy = attach.policy
             slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
-            self.fetcher = Workers(attach.number, spec, slot)
+            self.fetcher = Workers(attach.number, spec, slot, fd)
         elif isinstance(spec, StoreSpec):
             # It brings zstd and BLAKE3 along, which a pager of files has no use for.
             from userfault.snapshot import serving  # noqa: PLC0415
@@ -106,6 +105,7 @@ class Origin:
             self.file.close()
         if self.store:
             self.store.close()
+        if self.fd >= 0 and self.file is None:
             os.close(self.fd)
 
 
@@ -144,7 +144,10 @@ class Served:
 
     @classmethod
     def new(cls, attach: Attach, fds: Descriptors, bell: int, number: int) -> Served:
-        """A mapping that a client hands over; its first context gets `number`."""
+        """A mapping that a client hands over; its first context gets `number`.
+
+        Where it raises, the descriptors are the caller's still.
+        """
         served = cls(attach, fds, bell)
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages

@@ -1,27 +1,32 @@
 """Starting a Python process of ours: pager, worker.
 
-posix_spawn shares the caller's memory until exec, so no fork event is raised and no page table is
-copied, however large the client is.  The child gets one socket as descriptor 3, standard error,
-and nothing else; it runs in a session of its own, so Ctrl-C does not reach it.
+The child is made by vfork, which shares the caller's memory until exec, so no fork event is raised
+and no page table is copied, however large the client is.  It gets one socket, standard error, and
+nothing else: what the client lets its children inherit is closed before exec.  It runs in a session
+of its own, so Ctrl-C does not reach it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux import interpreter
 
-CHANNEL = 3
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
 
 
-def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean: bool) -> int:
+def spawn_python(
+    module: str, entry: str, channel: int, path: list[str], *, lean: bool, stderr: int = 2
+) -> int:
     """Run `module.entry(socket)` in a new interpreter; its process id.
 
-    `path`: entries for sys.path.  `lean`: isolated and without `site`, for a fast start.  Raises
-    PagerError when no interpreter can be started.
+    `path`: entries for sys.path.  `lean`: isolated and without `site`, for a fast start.  `stderr`:
+    the descriptor that becomes its standard error.  Raises PagerError when no interpreter can be
+    started.
     """
     if not sys.executable:
         raise PagerError(
@@ -29,32 +34,54 @@ def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean
             cause="sys.executable is empty (an embedded interpreter)",
             cure="set sys.executable to a Python of the same version",
         )
-    program = (
-        f"import sys; sys.path[:] = {path!r} + [p for p in sys.path if p not in {path!r}]\n"
-        f"import socket; from {module} import {entry}\n"
-        f"{entry}(socket.socket(fileno={CHANNEL}))"
+    # Numbers up to 2 are what a client without standard input has left for other uses.
+    passed = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 3)
+    program = (  # without "", which stands for wherever the client is
+        f"import sys; sys.path[:] = {path!r} + [p for p in sys.path if p and p not in {path!r}]\n"
+        f"import socket; channel = socket.socket(fileno={passed}); channel.set_inheritable(False)\n"
+        f"from {module} import {entry}; {entry}(channel)"
     )
+    options = interpreter.options()
     # -u: what a function prints is not lost when its worker is killed
-    options = ["-I", "-S"] if lean else ["-u"]
-    null = os.devnull
+    options += ["-I", "-S"] if lean else ["-u"]
     try:
-        return os.posix_spawn(
-            sys.executable,
-            [sys.executable, *options, "-c", program],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, channel, CHANNEL),
-                (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
-            ],
-            setsid=True,
-        )
-    except OSError as error:
+        return _start([sys.executable, *options, "-c", program], passed, stderr)
+    except (OSError, ImportError) as error:
+        cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         raise PagerError(
             f"cannot start {sys.executable}",
-            cause=os.strerror(error.errno or 0),
+            cause=cause,
             cure="check the limits on processes and descriptors",
         ) from None
+    finally:
+        os.close(passed)
+
+
+def _start(command: list[str], passed: int, stderr: int) -> int:
+    """Its process id; the caller reaps it."""
+    # Late: a client that restores from files, and its pager, need it once or never.
+    import subprocess  # noqa: PLC0415
+
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr if _inheritable(stderr) else subprocess.DEVNULL,
+        pass_fds=[passed],
+        close_fds=True,
+        start_new_session=True,
+    )
+    process.returncode = 0  # ours to reap, not to be watched by the module
+    return process.pid
+
+
+def _inheritable(fd: int) -> bool:
+    """Whether a descriptor is one to hand on: number 2 of a client that closed its standard error
+    may be anything by now, but Python does not let what it opens itself be inherited."""
+    try:
+        return fd > 2 or os.get_inheritable(fd)
+    except OSError:
+        return False
 
 
 def lean_path() -> list[str]:

@@ -18,6 +18,7 @@ import mmap
 import os
 import signal
 import socket
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from userfault.kernel.memtypes import BASE_PAGE
 from userfault.linux import pidfd
 from userfault.linux.parent import end_with_parent
 from userfault.pager.drivers.placement import Placement
+from userfault.pager.drivers.say import Errors
 from userfault.pager.drivers.served import Served
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 from userfault.snapshot.source import SnapshotSource
@@ -313,6 +315,7 @@ class Unpackers:
 
 def work(channel: socket.socket) -> None:
     """The main program of a process: unpack until the pager is gone, and end with it."""
+    sys.stderr = Errors()
     end_with_parent(os.getppid())
     with contextlib.suppress(ConnectionError):
         _answer(channel)
@@ -321,14 +324,14 @@ def work(channel: socket.socket) -> None:
 def _answer(channel: socket.socket) -> None:
     from userfault.snapshot import serving  # noqa: PLC0415  # see `served.Origin`
 
-    data, fds, _ = pidfd.receive(channel, _MOST, 1)
+    data, fds, *_ = pidfd.receive(channel, _MOST, 1)
     if not data:
         return
     slots = memoryview(mmap.mmap(fds[0], _SLOT * _SLOTS))
     requests = msgspec.msgpack.Decoder(Open | Shut | Unpack)
     images: dict[int, SnapshotSource] = {}
     while True:
-        data, fds, _ = pidfd.receive(channel, _MOST, 1)
+        data, fds, *_ = pidfd.receive(channel, _MOST, 1)
         if not data:
             return
         request = requests.decode(data)

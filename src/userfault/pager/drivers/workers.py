@@ -2,7 +2,8 @@
 
 A worker is a fresh Python with the client's module path.  It writes what the function returns
 into memory shared with the pager and answers with a short message; past the deadline it is killed
-and replaced.
+and replaced.  What it writes to standard error goes through the pager, so that a function that
+says much, to a terminal that stands still, is not late for that.
 """
 
 from __future__ import annotations
@@ -13,39 +14,52 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections import deque
 
 import msgspec
 
-from userfault.kernel.errors import SourceError
-from userfault.linux import pidfd
+from userfault.kernel.errors import PagerError, SourceError, UserfaultError
 from userfault.linux.parent import end_with_parent
+from userfault.linux.pidfd import close_all
 from userfault.pager.core.actions import Fetch
+from userfault.pager.drivers import packets
 from userfault.pager.drivers.readers import Answered
-from userfault.pager.drivers.spawn import spawn_python
+from userfault.pager.drivers.say import say_raw
+from userfault.pager.drivers.spawn import lean_path, spawn_python
+from userfault.pager.drivers.texts import MOST, clipped
 from userfault.source.functions import FunctionSource
 from userfault.source.spec import FunctionSpec
 
 _REQUEST = struct.Struct("=QQQ")  # fetch number, offset, length
 _REPLY = struct.Struct("=Q?")  # fetch number, whether it worked; then the cause as text
-_MAX_TEXT = 4000
+_SAID = 4096  # bytes of a function's standard error that are passed on at once
 
 
 class Worker:
-    """One worker process: at most one fetch at a time."""
+    """One worker process: at most one fetch at a time.  `said`: the end of its standard error."""
 
-    def __init__(self, spec: bytes, path: tuple[str, ...], slot_bytes: int) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        slot = os.memfd_create("userfault-worker", os.MFD_CLOEXEC)
-        try:
+    def __init__(self, spec: bytes, slot_bytes: int, arguments: int) -> None:
+        """Raises OSError, PagerError."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as passed:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            passed.callback(theirs.close)
+            self.said, says = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, self.said)
+            passed.callback(os.close, says)
+            os.set_blocking(self.said, False)
+            slot = os.memfd_create("userfault-worker", os.MFD_CLOEXEC)
+            passed.callback(os.close, slot)
             os.ftruncate(slot, slot_bytes)
             self.slot = mmap.mmap(slot, slot_bytes)
-            self.pid = spawn_python("userfault.pager.drivers.workers", "work", theirs.fileno(),
-                                    list(path), lean=False)  # fmt: skip
-            socket.send_fds(ours, [spec], [slot])
-        finally:
-            os.close(slot)
-            theirs.close()
+            undo.callback(self.slot.close)
+            # Sent before there is anybody to read it, so that nothing can fail once it runs.
+            packets.send(ours, 0, spec, [slot, *([arguments] if arguments >= 0 else [])])
+            self.pid = spawn_python(
+                __name__, "work", theirs.fileno(), lean_path(), lean=False, stderr=says
+            )
+            undo.pop_all()
         self.channel = ours
         self.fetch: Fetch | None = None
         self.length = 0  # bytes asked for
@@ -54,22 +68,37 @@ class Worker:
         self.fetch, self.length = fetch, length
         self.channel.send(_REQUEST.pack(fetch.number, offset, length))
 
+    def pass_on(self) -> bool:
+        """Pass on what it wrote to standard error, as far as that takes it; False at the end."""
+        try:
+            data = os.read(self.said, _SAID)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        say_raw(data)
+        return bool(data)
+
     def close(self) -> None:
         """Kill and reap it: a function may be deep in anything."""
         self.channel.close()
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: nobody is to be reaped
+            os.waitpid(self.pid, 0)
+        self.pass_on()  # its last words
+        os.close(self.said)
         self.slot.close()
 
 
 class Workers:
-    """Fetches of one function source.  `watch`: called with a new worker's channel and handler."""
+    """Fetches of one function source.  `arguments`: the descriptor of those that are large."""
 
-    def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int) -> None:
+    def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int, arguments: int) -> None:
         self._mapping = mapping
         self._spec = msgspec.msgpack.encode(spec)
-        self._path = spec.path
         self._slot_bytes = slot_bytes
+        self._arguments = arguments
         self.workers: list[Worker] = []
         self.fresh: list[Worker] = []  # not yet watched by the loop
         self.answers: deque[Answered] = deque()
@@ -79,23 +108,23 @@ class Workers:
         worker = next((held for held in self.workers if held.fetch is None), None)
         try:
             if worker is None:
-                worker = Worker(self._spec, self._path, self._slot_bytes)
+                worker = Worker(self._spec, self._slot_bytes, self._arguments)
                 self.workers.append(worker)
                 self.fresh.append(worker)
             worker.ask(fetch, offset, length)
-        except OSError as error:
-            cause = f"no worker for the source: {os.strerror(error.errno or 0)}"
+        except (OSError, PagerError) as error:
+            cause = f"no process for the function: {_why(error)}"
             self.answers.append(Answered(self._mapping, fetch, None, cause))
             if worker is not None:
                 self.drop(worker)
 
     def readable(self, worker: Worker) -> bool:
-        """Take a worker's answer; False when it has died (the loop forgets its channel)."""
+        """Take a worker's answer; False when it has died (the loop forgets it)."""
         fetch = worker.fetch
         data = b""
         with contextlib.suppress(OSError):  # reset by its death: the same as end of file
-            data = worker.channel.recv(_REPLY.size + _MAX_TEXT)
-        if not data:
+            data = worker.channel.recv(_REPLY.size + MOST)
+        if len(data) < _REPLY.size:
             self.drop(worker)
             if fetch is not None:
                 cause = "the worker process that ran the function has died"
@@ -108,7 +137,8 @@ class Workers:
         if worked:
             answer = Answered(self._mapping, fetch, memoryview(worker.slot[: worker.length]))
         else:
-            answer = Answered(self._mapping, fetch, None, data[_REPLY.size :].decode())
+            cause = data[_REPLY.size :].decode(errors="replace")
+            answer = Answered(self._mapping, fetch, None, cause)
         self.answers.append(answer)
         return True
 
@@ -126,6 +156,12 @@ class Workers:
             self.drop(worker)
 
 
+def _why(error: OSError | PagerError) -> str:
+    if isinstance(error, UserfaultError):
+        return f"{error.what}: {error.cause}"
+    return os.strerror(error.errno or 0)
+
+
 def work(channel: socket.socket) -> None:
     """The main program of a worker: answer requests until the pager is gone.
 
@@ -138,11 +174,14 @@ def work(channel: socket.socket) -> None:
 
 def _answer(channel: socket.socket) -> None:
     """Answer requests until the pager is gone."""
-    data, fds, _ = pidfd.receive(channel, 1 << 20, 1)
-    if not data:
+    packet = packets.receive(channel)
+    if not packet.data:
         return
-    spec = msgspec.msgpack.decode(data, type=FunctionSpec)
-    slot = mmap.mmap(fds[0], os.fstat(fds[0]).st_size)
+    spec = msgspec.msgpack.decode(packet.data, type=FunctionSpec)
+    slot = mmap.mmap(packet.fds[0], os.fstat(packet.fds[0]).st_size)
+    arguments = os.pread(packet.fds[1], spec.stored, 0) if spec.stored else spec.arguments
+    close_all(packet.fds)
+    sys.path[:] = [*spec.path, *(entry for entry in sys.path if entry not in spec.path)]
     source: FunctionSource | None = None
     while True:
         request = channel.recv(_REQUEST.size)
@@ -151,9 +190,9 @@ def _answer(channel: socket.socket) -> None:
         number, offset, length = _REQUEST.unpack(request)
         text = ""
         try:
-            source = source or FunctionSource(spec)
+            source = source or FunctionSource(spec, arguments)
             with memoryview(slot) as whole, whole[:length] as target:
                 source.read_into(target, offset)
         except SourceError as error:
-            text = f"{error.what}: {error.cause}"
-        channel.send(_REPLY.pack(number, not text) + text.encode()[:_MAX_TEXT])
+            text = clipped(f"{error.what}: {error.cause}")
+        channel.send(_REPLY.pack(number, not text) + text.encode())
