@@ -20,6 +20,7 @@ from userfault.linux import libc
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.actions import COPY
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
+from userfault.pager.drivers.status import Shown, Status
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFDIO_COPY
 
@@ -128,9 +129,26 @@ def test_a_family_to_come_serves_from_one_store_on(journal: Journal) -> None:
     assert (journal.serves, coming.serves) == (True, False)
     coming.serve()
     assert (journal.serves, coming.serves) == (False, True)
-    journal.look()
-    assert journal.words[Word.TAKEOVERS] == 5
+    assert coming.words[Word.TAKEOVERS] == 5
     coming.close()
+
+
+def test_the_client_is_shown_the_family_that_serves(journal: Journal) -> None:
+    shown, fd = Status.create()
+    coming = Journal(os.dup(journal.fd), coming=True)
+    for each in (journal, coming):
+        each.words[Word.STATUS_FD] = fd
+    journal.words[Word.TAKEOVERS] = 3
+    journal.appoint(Word.WORKER, 41, 7)
+    coming.appoint(Word.WORKER, 42, 7)
+    assert (shown.words[Shown.WORKER], shown.words[Shown.TAKEOVERS]) == (41, 3)
+    coming.serve()
+    assert (shown.words[Shown.WORKER], shown.words[Shown.TAKEOVERS]) == (42, 0)
+    coming.close()
+    with pytest.raises(OSError, match=os.strerror(errno.EPERM)):
+        os.ftruncate(fd, 0)  # the family would die of it
+    os.close(fd)
+    shown.close()
 
 
 def test_events_applied_of_one_batch_are_not_counted_for_the_next(journal: Journal) -> None:

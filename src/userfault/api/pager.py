@@ -18,9 +18,8 @@ from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
-from userfault.pager.drivers.family import ROLES
-from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.spawn import lean_path, spawn_python
+from userfault.pager.drivers.status import ROLES, Shown, Status
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"
@@ -91,8 +90,7 @@ class Pager:
         """How often another process had to go on for one that was killed."""
         if not self._finalizer.alive:
             return 0
-        self._family.journal.look()
-        return self._family.journal.words[Word.TAKEOVERS]
+        return self._family.status.words[Shown.TAKEOVERS]
 
     def processes(self) -> dict[str, int]:
         """Process ids of the worker, the supervisor and the spare (0: not started yet).
@@ -101,9 +99,7 @@ class Pager:
         """
         if not self._finalizer.alive:
             return {role.name.lower(): 0 for role in ROLES}
-        self._family.journal.look()
-        member = self._family.journal.member
-        return {role.name.lower(): member(role)[0] for role in ROLES}
+        return {role.name.lower(): self._family.status.words[role] for role in ROLES}
 
     def memory(self) -> dict[str, int]:
         """Bytes of private memory of each process, as in `processes()` (0: it has just ended)."""
@@ -185,7 +181,7 @@ class _Family(msgspec.Struct):
     """
 
     channel: socket.socket
-    journal: Journal
+    status: Status
     first: tuple[int, int]
     owner: int
     rights: tuple[int, int]
@@ -199,19 +195,20 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     mine = os.geteuid(), os.getegid()
     with theirs:
-        journal = Journal.create()
-        undo.callback(journal.close)
-        client = os.pidfd_open(os.getpid())
+        status, shown = Status.create()
+        undo.callback(status.close)
+        client = -1
         try:
+            client = os.pidfd_open(os.getpid())
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, journal.fd])
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, shown])
         finally:
-            os.close(client)
+            pidfd.close_all([client, shown])
         pid = spawn_python(
             "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
         )
     try:
-        return _Family(ours, journal, (pid, os.pidfd_open(pid)), os.getpid(), mine)
+        return _Family(ours, status, (pid, os.pidfd_open(pid)), os.getpid(), mine)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -263,14 +260,13 @@ def _end(family: _Family) -> None:
             os.waitpid(pid, 0)
     channel.close()
     os.close(process)
-    family.journal.close()
+    family.status.close()
 
 
 def _kill(family: _Family) -> None:
     """Kill whoever is left, the one that would replace the others first."""
-    family.journal.look()
-    for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER):
-        pid, _ = family.journal.member(role)
+    for role in reversed(ROLES):
+        pid = family.status.words[role]
         with contextlib.suppress(OSError):  # it has ended
             # Ids are those of the family's own pid namespace: make sure that it is one of ours.
             if _NAME in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -1,4 +1,4 @@
-"""The main program of a pager: take the client's pidfd and the journal, found the family."""
+"""The main program of a pager: take what the client hands over, found the family."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def main(channel: socket.socket) -> None:
     data, fds, *_ = pidfd.receive(channel, _HELLO, 2)
     if len(fds) < 2:
         return  # the client died before it could introduce itself
-    journal = Journal(fds[1])
+    journal = Journal.create()
     hello = msgspec.msgpack.decode(data, type=messages.Hello)
     journal.commit(records.encode(records.FamilyRecord(hello)))
-    journal.words[Word.CLIENT_FD] = fds[0]
+    journal.words[Word.CLIENT_FD], journal.words[Word.STATUS_FD] = fds
     journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
     channel.close()  # this number is passed on to every process that we start
     _settle_in()

@@ -83,11 +83,12 @@ class Successor:
 def _send_descriptors(channel: socket.socket, journal: Journal, serial: int) -> None:
     """All that the family holds, each with its number; an empty packet ends it."""
     words = journal.words
-    shared = {journal.fd, words[Word.CHANNEL_FD], words[Word.CLIENT_FD]}
+    outside = [words[word] for word in (Word.CHANNEL_FD, Word.CLIENT_FD, Word.STATUS_FD)]
+    shared = {journal.fd, *outside}
     elders = [journal.member(role)[1] for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER)]
     shared |= records.descriptors_in(journal) | set(elders)
     held = sorted(shared - {0, -1})
-    header = [serial, journal.fd, words[Word.CHANNEL_FD], words[Word.CLIENT_FD], *elders]
+    header = [serial, journal.fd, *outside, *elders]
     channel.send(msgspec.msgpack.encode(header))
     for at in range(0, len(held), _PACKET):
         part = held[at : at + _PACKET]
@@ -111,9 +112,10 @@ def succeed(channel: socket.socket, serve: family.Serve, settle_in: Callable[[],
     journal.words[Word.REPLACED] = serial or journal.words[Word.REPLACED]
     journal.words[Word.CHANNEL_FD] = numbers[old[1]]
     journal.words[Word.CLIENT_FD] = numbers[old[2]]
+    journal.words[Word.STATUS_FD] = numbers.get(old[3], 0)
     _renumber(journal, numbers)
     settle_in()
-    elders = [numbers[fd] for fd in old[3:] if fd in numbers]  # pidfds, the worker's last
+    elders = [numbers[fd] for fd in old[4:] if fd in numbers]  # pidfds, the worker's last
     family.found(journal, serve, lambda: _take(journal, channel, elders))
 
 

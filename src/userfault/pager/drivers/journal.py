@@ -1,7 +1,8 @@
 """What outlives a killed worker: one memfd that every process of the pager's family maps.
 
-It holds four things, each written so that a reader finds it whole, wherever the writer was killed
-(a store of one aligned word is the only thing that is never half done):
+Nobody else has it: not the client, which may have fewer rights than its pager (`status.py` is what
+that is shown).  It holds four things, each written so that a reader finds it whole, wherever the
+writer was killed (a store of one aligned word is the only thing that is never half done):
 
 * **Words**: who does what in the family, how far reading has come.
 * **The ring**: userfaultfd messages are read straight into it, so that one that was taken from the
@@ -25,6 +26,7 @@ import struct
 from userfault.kernel.errors import PagerError
 from userfault.linux.libc import Pinned, madvise, mlock
 from userfault.pager.core.recovery import FillRecord
+from userfault.pager.drivers.status import ROLES, Shown, Status
 from userfault.uapi.mman import MADV_POPULATE_WRITE
 from userfault.uapi.userfaultfd import uffd_msg
 
@@ -68,6 +70,7 @@ class Word(enum.IntEnum):
     CRASHES = 13  # workers that ended by an error of their own
     SUCCESSOR_FD = 14  # pidfd of the process that a handover was begun with
     REPLACED = 15  # serial of the client's request that a handover has carried out
+    STATUS_FD = 16  # what the client is shown (0: nothing)
 
 
 class Journal:
@@ -92,6 +95,7 @@ class Journal:
         # The result lies at the same place for both shapes of argument.
         self.copy_argument = whole[_ARGUMENT_AT : _ARGUMENT_AT + _DIRECT]
         self.short_argument = whole[_ARGUMENT_AT + 8 : _ARGUMENT_AT + 8 + _DIRECT]
+        self._status: Status | None = None
         self._head = self.words[Word.HEAD]
         self.applied = 0  # events of the batch under way that are in the record
 
@@ -119,7 +123,7 @@ class Journal:
             mlock(pinned.address, pinned.length)
 
     def close(self) -> None:
-        """Unmap it and close its descriptor (a client's side; the family's ends with it)."""
+        """Unmap it and close its descriptor (the family's ends with it)."""
         for view in (
             self._serving,
             *self._pages,
@@ -132,6 +136,8 @@ class Journal:
             view.release()
         self._map.close()
         os.close(self.fd)
+        if self._status is not None:
+            self._status.close()
 
     # --- families --------------------------------------------------------------------------------
 
@@ -143,11 +149,7 @@ class Journal:
     def serve(self) -> None:
         """Ours is the family that serves, from this store on."""
         self._serving[0] = self._page
-
-    def look(self) -> None:
-        """Look at the words of the family that serves now (for the client)."""
-        self._page = self._serving[0]
-        self.words = self._pages[self._page]
+        self._show()
 
     def inherit(self) -> None:
         """Begin the words of a family to come: how far reading has come, and what is counted."""
@@ -167,6 +169,19 @@ class Journal:
     def appoint(self, role: Word, pid: int, process: int) -> None:
         """`pid`, with pidfd `process`, plays `role` from now on: one store, never half done."""
         self.words[role] = process << 32 | pid
+        if self.serves:
+            self._show()
+
+    def _show(self) -> None:
+        """Let the client see who serves it."""
+        fd = self.words[Word.STATUS_FD]
+        if self._status is None:
+            if not fd:
+                return
+            self._status = Status(fd, write=True)
+        for role in ROLES:
+            self._status.words[role] = self.member(Word[role.name])[0]
+        self._status.words[Shown.TAKEOVERS] = self.words[Word.TAKEOVERS]
 
     # --- messages --------------------------------------------------------------------------------
 

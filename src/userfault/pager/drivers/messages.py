@@ -155,7 +155,8 @@ class Answer(msgspec.Struct, tag="answer"):
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first packet to a new pager, with the pidfd of its client and the journal: how to work.
+    """The first packet to a new pager: how to work.  With it come the pidfd of its client and the
+    memory where the client sees its status.
 
     `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
     """
