@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -130,8 +131,15 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    path = tuple(os.path.abspath(entry) for entry in sys.path)
-    return FunctionSpec(_length(length, None, name), name, arguments, path)
+    return FunctionSpec(_length(length, None, name), name, arguments, tuple(_module_path()))
+
+
+def _module_path() -> Iterator[str]:
+    """Where this program finds modules, as another one has to say it."""
+    for entry in sys.path:
+        with contextlib.suppress(OSError):  # relative to a folder that is not there any more
+            if isinstance(entry, str):  # what is no text the import system passes over
+                yield os.path.abspath(entry)
 
 
 def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resolved:
