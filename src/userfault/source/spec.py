@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
+from userfault.source.interpreter import options
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
 LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
@@ -54,7 +55,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
 
     `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.  `stored`: the
     bytes of arguments that are too large to be sent about; they are in the descriptor that comes
-    along, and `arguments` is empty.
+    along, and `arguments` is empty.  `options`: those of the interpreter that calls it.
     """
 
     length: int
@@ -62,6 +63,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     arguments: bytes
     path: tuple[str, ...]
     stored: int = 0
+    options: tuple[str, ...] = ()
 
 
 class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
@@ -131,7 +133,8 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    return FunctionSpec(_length(length, None, name), name, arguments, tuple(_module_path()))
+    path, like_ours = tuple(_module_path()), tuple(options())
+    return FunctionSpec(_length(length, None, name), name, arguments, path, options=like_ours)
 
 
 def _module_path() -> Iterator[str]:
