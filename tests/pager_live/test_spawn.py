@@ -15,6 +15,7 @@ from helpers import child
 
 SCENES = "pager_live.spawn_scenes:"
 TESTS = Path(__file__).parents[1]
+PATH = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
 
 
 @pytest.mark.parametrize("scene", ["inheritable", "without_standard_descriptors"])
@@ -39,7 +40,7 @@ def test_no_process_of_a_pager_inherits_what_its_client_has_open(
 )
 def test_a_functions_interpreter_has_the_options_of_its_clients(options: list[str]) -> None:
     code = (
-        f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
+        f"import sys; sys.path[:0] = {PATH.split(os.pathsep)!r}\n"
         "from pager_live.spawn_scenes import options_of_processes; options_of_processes()"
     )
     done = subprocess.run(
@@ -55,7 +56,7 @@ def test_what_the_client_keeps_out_its_functions_interpreter_keeps_out(tmp_path:
     """As in a set-id wrapper or a job of root's: nothing of the environment is run."""
     (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     code = (
-        f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
+        f"import sys; sys.path[:0] = {PATH.split(os.pathsep)!r}\n"
         "from pager_live.spawn_scenes import options_of_processes; options_of_processes()"
     )
     for options, ran in ((["-I"], False), ([], True)):
@@ -74,7 +75,7 @@ def test_a_standard_error_that_nobody_reads_stops_nothing(kind: str, tmp_path: P
             [sys.executable, "-c", _SILENT, str(tmp_path)],
             stdout=subprocess.PIPE,
             stderr=write,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": PATH},
             timeout=90,
             check=True,
         )
@@ -113,7 +114,7 @@ def test_what_was_dropped_is_counted(tmp_path: Path) -> None:
             [sys.executable, "-c", _SILENT, str(tmp_path)],
             stdout=subprocess.DEVNULL,
             stderr=file,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": PATH},
             check=True,
         )
     text = told.read_text()
