@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from pathlib import Path
 
 from helpers.pages import PAGE, pages
+
+FLAGS = (
+    "isolated", "ignore_environment", "no_user_site", "no_site", "safe_path", "optimize",
+    "dont_write_bytecode", "bytes_warning", "dev_mode", "utf8_mode",
+)  # fmt: skip
 
 
 def numbered(offset: int, length: int) -> bytes:
@@ -111,3 +118,17 @@ def mute(_offset: int, _length: int) -> bytes:
 def sized(offset: int, length: int, large: bytes, *, more: bytes = b"") -> bytes:
     """Page n holds n + 1 plus the sizes of its arguments."""
     return pages(offset // PAGE + 1 + len(large) + len(more), length // PAGE)
+
+
+def interpreter(_offset: int, length: int) -> bytes:
+    """How the interpreter that runs this was started, as JSON."""
+    flags = {name: getattr(sys.flags, name) for name in FLAGS}
+    told = [flags, sorted(sys.warnoptions), sorted(map(str, sys._xoptions.items()))]
+    return json.dumps(told).encode().ljust(length, b"\0")
+
+
+def shouting(offset: int, length: int) -> bytes:
+    """Writes more to standard error than a pipe holds."""
+    for _ in range(20):
+        print("s" * 5000, file=sys.stderr, flush=True)
+    return numbered(offset, length)

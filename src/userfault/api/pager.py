@@ -205,9 +205,7 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
             socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, shown])
         finally:
             pidfd.close_all([client, shown])
-        pid = spawn_python(
-            "userfault.api.pager_main", "main", theirs.fileno(), lean_path(), lean=True
-        )
+        pid = spawn_python("userfault.api.pager_main", "main", theirs.fileno(), lean_path())
     try:
         return _Family(ours, status, (pid, os.pidfd_open(pid)), os.getpid(), mine)
     except OSError:

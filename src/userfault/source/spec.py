@@ -26,7 +26,7 @@ import msgspec
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
 from userfault.kernel.names import shown
 from userfault.kernel.numbers import is_number, whole
-from userfault.source import buffers, objects, opening
+from userfault.source import buffers, interpreter, objects, opening
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
 LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
@@ -57,7 +57,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
 
     `arguments`: args and kwargs, pickled.  `path`: where the worker finds modules.  `stored`: the
     bytes of arguments that are too large to be sent about; they are in the descriptor that comes
-    along, and `arguments` is empty.
+    along, and `arguments` is empty.  `options`: those of the interpreter that calls it.
     """
 
     length: int
@@ -65,6 +65,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     arguments: bytes
     path: tuple[str, ...]
     stored: int = 0
+    options: tuple[str, ...] = ()
 
 
 class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
@@ -134,9 +135,9 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    return FunctionSpec(
-        _length(whole("length", length), None, name), name, arguments, tuple(_module_path())
-    )
+    path, like_ours = tuple(_module_path()), tuple(interpreter.options())
+    taken = _length(whole("length", length), None, name)
+    return FunctionSpec(taken, name, arguments, path, options=like_ours)
 
 
 def _module_path() -> Iterator[str]:

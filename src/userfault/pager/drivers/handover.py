@@ -45,7 +45,7 @@ class Successor:
         with theirs:
             try:
                 self.pid = spawn_python(
-                    "userfault.api.pager_main", "succeed", theirs.fileno(), lean_path(), lean=True
+                    "userfault.api.pager_main", "succeed", theirs.fileno(), lean_path()
                 )
                 self.process = os.pidfd_open(self.pid)
             except (OSError, PagerError):

@@ -11,22 +11,29 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
-from userfault.linux import interpreter
+from userfault.source import interpreter
 
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
 
 
 def spawn_python(
-    module: str, entry: str, channel: int, path: list[str], *, lean: bool, stderr: int = 2
+    module: str,
+    entry: str,
+    channel: int,
+    path: list[str],
+    *,
+    options: Sequence[str] | None = None,
+    stderr: int = 2,
 ) -> int:
     """Run `module.entry(socket)` in a new interpreter; its process id.
 
-    `path`: entries for sys.path.  `lean`: isolated and without `site`, for a fast start.  `stderr`:
-    the descriptor that becomes its standard error.  Raises PagerError when no interpreter can be
-    started.
+    `path`: entries for sys.path.  `options`: of the interpreter; None: those of this one, isolated
+    and without `site`, for a fast start.  `stderr`: the descriptor that becomes its standard error.
+    Raises PagerError when no interpreter can be started.
     """
     if not sys.executable:
         raise PagerError(
@@ -41,9 +48,8 @@ def spawn_python(
         f"import socket; channel = socket.socket(fileno={passed}); channel.set_inheritable(False)\n"
         f"from {module} import {entry}; {entry}(channel)"
     )
-    options = interpreter.options()
-    # -u: what a function prints is not lost when its worker is killed
-    options += ["-I", "-S"] if lean else ["-u"]
+    if options is None:
+        options = [*interpreter.options(), "-I", "-S"]
     try:
         return _start([sys.executable, *options, "-c", program], passed, stderr)
     except (OSError, ImportError) as error:

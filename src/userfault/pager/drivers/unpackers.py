@@ -92,7 +92,7 @@ class _Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             path = lean_path()
-            self.pid = spawn_python(__name__, "work", theirs.fileno(), path, lean=True)
+            self.pid = spawn_python(__name__, "work", theirs.fileno(), path)
             socket.send_fds(ours, [b"slots"], [slots])
         except BaseException:
             ours.close()

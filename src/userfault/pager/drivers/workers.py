@@ -39,7 +39,9 @@ _SAID = 4096  # bytes of a function's standard error that are passed on at once
 class Worker:
     """One worker process: at most one fetch at a time.  `said`: the end of its standard error."""
 
-    def __init__(self, spec: bytes, slot_bytes: int, arguments: int) -> None:
+    def __init__(
+        self, spec: bytes, options: tuple[str, ...], slot_bytes: int, arguments: int
+    ) -> None:
         """Raises OSError, PagerError."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as passed:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -56,8 +58,10 @@ class Worker:
             undo.callback(self.slot.close)
             # Sent before there is anybody to read it, so that nothing can fail once it runs.
             packets.send(ours, 0, spec, [slot, *([arguments] if arguments >= 0 else [])])
+            # -u: what a function prints is not lost when its worker is killed
+            options = (*options, "-u")
             self.pid = spawn_python(
-                __name__, "work", theirs.fileno(), lean_path(), lean=False, stderr=says
+                __name__, "work", theirs.fileno(), lean_path(), options=options, stderr=says
             )
             undo.pop_all()
         self.channel = ours
@@ -96,7 +100,7 @@ class Workers:
 
     def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int, arguments: int) -> None:
         self._mapping = mapping
-        self._spec = msgspec.msgpack.encode(spec)
+        self._spec, self._options = msgspec.msgpack.encode(spec), spec.options
         self._slot_bytes = slot_bytes
         self._arguments = arguments
         self.workers: list[Worker] = []
@@ -108,7 +112,7 @@ class Workers:
         worker = next((held for held in self.workers if held.fetch is None), None)
         try:
             if worker is None:
-                worker = Worker(self._spec, self._slot_bytes, self._arguments)
+                worker = Worker(self._spec, self._options, self._slot_bytes, self._arguments)
                 self.workers.append(worker)
                 self.fresh.append(worker)
             worker.ask(fetch, offset, length)
