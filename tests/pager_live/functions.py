@@ -103,6 +103,11 @@ def wordy(_offset: int, _length: int, text: str) -> bytes:
     raise ValueError(text)
 
 
+def wordy_page(offset: int, _length: int, text: str) -> bytes:
+    """Fails with much to say, of each page something else."""
+    raise ValueError(f"{offset} {text}")
+
+
 class Mute(Exception):  # noqa: N818
     """An exception that cannot even be told."""
 
