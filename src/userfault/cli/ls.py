@@ -11,7 +11,7 @@ from rich.table import Table
 from userfault.cli import json_output
 from userfault.cli.store_places import human, store
 from userfault.snapshot import describe
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.existing import open_existing
 
 SCHEMA = "userfault.ls/1"
 
@@ -25,7 +25,7 @@ def ls(where: str, as_json: bool) -> None:
     STORE is a folder or a URL.  `stored` is what the chunks take that a snapshot names itself; what
     it shares with others is counted in each of them.
     """
-    objects = open_objects(where)
+    objects = open_existing(where)
     found = list(describe.summaries(objects))
     if as_json:
         json_output.show(SCHEMA, {"store": objects.url, "snapshots": found})
