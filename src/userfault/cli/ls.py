@@ -12,7 +12,7 @@ from userfault.cli.store_places import human, store
 from userfault.cli.terminal import Screen
 from userfault.kernel.names import shown
 from userfault.snapshot import describe
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.existing import open_existing
 
 SCHEMA = "userfault.ls/1"
 
@@ -26,7 +26,7 @@ def ls(where: str, as_json: bool) -> None:
     STORE is a folder or a URL.  `stored` is what the chunks take that a snapshot names itself; what
     it shares with others is counted in each of them.
     """
-    objects = open_objects(where)
+    objects = open_existing(where)
     found = list(describe.summaries(objects))
     if as_json:
         json_output.show(SCHEMA, {"store": objects.url, "snapshots": found})

@@ -20,7 +20,7 @@ def rm(places: tuple[Place, ...], as_json: bool) -> None:
     One that another lies on is not removed: squash that one first.
     """
     for place in places:
-        remove(place.open(), place.name)
+        remove(place.open_existing(), place.name)
         if not as_json:
             terminal.say(f"removed {place.store}/{place.name}")
     if as_json:

@@ -20,7 +20,7 @@ def squash(place: Place, to: str | None, as_json: bool) -> None:
 
     No chunk is read or written.  In its own place that is refused while others lie on it.
     """
-    done = squash_layers(place.open(), place.name, to)
+    done = squash_layers(place.open_existing(), place.name, to)
     if as_json:
         json_output.show(SCHEMA, done)
         return

@@ -31,6 +31,7 @@ from userfault.linux import homes
 from userfault.snapshot import folders, marks
 from userfault.snapshot.chunk import verify
 from userfault.snapshot.errors import FormatError, NoSuchObject, NotAStore, StoreError
+from userfault.snapshot.file_urls import folder_of
 from userfault.snapshot.keys import CHUNKS, chunk_digest, chunk_key
 from userfault.snapshot.local import LocalObjects
 
@@ -60,7 +61,7 @@ def open_cache(folder: str | None = None, size: int | None = None) -> ChunkCache
     if size is None:
         text = os.environ.get("USERFAULT_CACHE_SIZE")
         size = parse_size(text) if text else DEFAULT_SIZE
-    return ChunkCache(folder, size)
+    return ChunkCache(folder_of(folder), size)
 
 
 def user_cache() -> str | None:

@@ -22,6 +22,10 @@ class NotAStore(UsageError):
     """This folder is no store (or no cache), and is somebody's: nothing is made in it."""
 
 
+class NoSuchStore(StoreError):
+    """Nothing at this place was written by a pack: it is no store, or the wrong place."""
+
+
 class NoSuchObject(StoreError):
     """The store answers, and has no object with this key."""
 

@@ -139,6 +139,20 @@ class LocalObjects:
                 atomic.sweep(temporary)
         self._ready = True
 
+    def is_store(self) -> bool:
+        """Whether anything was ever put here.  Raises StoreError."""
+        try:
+            with folders.named(self._root) as root:
+                return marks.is_one(root, self._mark)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StoreError(
+                f"cannot look into {self.url}",
+                cause=os.strerror(error.errno or 0),
+                cure="check the folder and its permissions",
+            ) from None
+
     def exists(self, key: str) -> bool:
         """See `Objects`."""
         try:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from userfault.kernel.errors import UsageError
+from userfault.snapshot.file_urls import folder_of
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
@@ -109,7 +110,7 @@ def open_objects(url: str | os.PathLike[str], *, into_existing: bool = False) ->
         )
     from userfault.snapshot.local import LocalObjects  # noqa: PLC0415  # it needs this module
 
-    return LocalObjects(text.removeprefix("file://"), into_existing=into_existing)
+    return LocalObjects(folder_of(text), into_existing=into_existing)
 
 
 def scheme_of(url: str) -> str:

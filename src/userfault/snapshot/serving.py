@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from userfault.kernel.errors import SourceError, UsageError
 from userfault.snapshot.either import open_either
 from userfault.snapshot.errors import StoreError
+from userfault.snapshot.file_urls import folder_of
 from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.objects import REMOTE_SCHEMES, open_objects, scheme_of
@@ -58,7 +59,7 @@ def resolve(
         name=name,
         digest=image.digest,
         second=None if second is None else open_objects(second).url,
-        cache=os.path.abspath(cache) if cache else cache,
+        cache=os.path.abspath(folder_of(cache)) if cache else cache,
         cache_size=cache_size,
     )
     return Resolved(spec, fd)
