@@ -7,11 +7,13 @@ import time
 import click
 from rich.table import Table
 
-from userfault.cli import json_output
+from userfault.cli import errors, json_output
 from userfault.cli.store_places import human, store
 from userfault.cli.terminal import Screen
+from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
 from userfault.snapshot import describe
+from userfault.snapshot.describe import Summary, Unreadable
 from userfault.snapshot.existing import open_existing
 
 SCHEMA = "userfault.ls/1"
@@ -20,17 +22,28 @@ SCHEMA = "userfault.ls/1"
 @click.command(epilog="Example: userfault ls s3://bucket/snapshots")
 @click.argument("where", metavar="STORE", callback=store)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def ls(where: str, as_json: bool) -> None:
+def ls(where: str, as_json: bool) -> int:
     """List the snapshots of a store.
 
     STORE is a folder or a URL.  `stored` is what the chunks take that a snapshot names itself; what
-    it shares with others is counted in each of them.
+    it shares with others is counted in each of them.  A snapshot that is damaged is told beside the
+    list of the others, and the exit code is 1.
     """
     objects = open_existing(where)
-    found = list(describe.summaries(objects))
+    listed = list(describe.summaries(objects))
+    found = [each for each in listed if isinstance(each, Summary)]
+    damaged = [each for each in listed if isinstance(each, Unreadable)]
     if as_json:
-        json_output.show(SCHEMA, {"store": objects.url, "snapshots": found})
-        return
+        values = {"store": objects.url, "snapshots": found, "damaged": damaged}
+        json_output.show(SCHEMA, values)
+    elif found or not damaged:
+        Screen().print(_table(found) if found else f"no snapshots in {where}")
+    for each in damaged:
+        errors.show(UserfaultError(f"{each.name} is left out", cause=each.problem, cure=each.cure))
+    return errors.FAILED if damaged else 0
+
+
+def _table(found: list[Summary]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name, justify in (
         ("name", "left"),
@@ -51,4 +64,4 @@ def ls(where: str, as_json: bool) -> None:
             created,
             each.base,
         )
-    Screen().print(table if found else f"no snapshots in {where}")
+    return table

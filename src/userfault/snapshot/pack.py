@@ -29,7 +29,7 @@ from userfault.snapshot.errors import (
     StoreError,
     StoreFull,
 )
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.image import Image, check_layers, open_image
 from userfault.snapshot.inputs.protocol import PAGE, Holds, PageInput, Run
 from userfault.snapshot.keys import CHUNKS, INDEX, chunk_key, piece_writer, snapshot_key
 from userfault.snapshot.layering import BasePages, only_used, unchanged_to_parent
@@ -377,6 +377,7 @@ class _Job:
         )
         data = manifest.encode(made)
         manifest.decode(data, f"the manifest of {self._name!r}")  # what no reader takes is no pack
+        self._check_layers(made)
         self._objects.flush()
         self._lease.check()
         # Some object stores cannot put an object only if it is new: look once more.
@@ -385,6 +386,19 @@ class _Job:
             raise self._taken()
         self._put(data)
         return self._packed(made, data)
+
+    def _check_layers(self, made: Manifest) -> None:
+        """UsageError where nobody would open it for what it lies on."""
+        if self._base is None:
+            return
+        try:
+            check_layers(self._name, [made, *(layer.manifest for layer in self._base.layers)])
+        except FormatError as error:
+            raise UsageError(
+                f"cannot pack {self._name!r} on {self._base.name!r}",
+                cause=f"{error.what}: {error.cause}",
+                cure=f"`userfault squash {self._base.name} --to NAME`, and pack on that",
+            ) from None
 
     def _check_shared(self, chunks: ChunkTable) -> None:
         """StoreError where a chunk that the index promised is not in the store."""

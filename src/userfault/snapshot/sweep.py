@@ -43,15 +43,16 @@ def names(objects: Objects) -> list[str]:
     return sorted(name for name in found if is_name(name))
 
 
-def layers(objects: Objects, *, but: str = "") -> Iterator[Layer]:
+def layers(objects: Objects, *, but: str = "", damaged: bool = True) -> Iterator[Layer]:
     """The manifest of each snapshot `but` one; what is removed meanwhile is left out.
 
-    Raises FormatError at one that is damaged.
+    Raises FormatError at one that is damaged; without `damaged` these are left out too.
     """
+    passed = (NoSuchSnapshot,) if damaged else (NoSuchSnapshot, FormatError)
     for name in names(objects):
         if name == but:
             continue
-        with contextlib.suppress(NoSuchSnapshot):
+        with contextlib.suppress(*passed):
             yield read_layer(objects, name)
 
 
