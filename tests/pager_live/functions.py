@@ -35,6 +35,11 @@ def bad_pages(offset: int, length: int, bad: list[int]) -> bytes:
     return numbered(offset, length)
 
 
+def no_such_file(_offset: int, _length: int) -> bytes:
+    """Fails with a name that is not UTF-8 in its text."""
+    raise OSError(os.fsdecode(b"nothing at caf\xe9.mem"))
+
+
 def broken(_offset: int, _length: int) -> bytes:
     """No page can be read."""
     raise OSError("the disk is gone")

@@ -53,10 +53,10 @@ def resolve(
             cause=os.strerror(error.errno or 0),
             cure=f"free {len(table)} bytes of memory, or raise `ulimit -f` or `ulimit -n`",
         ) from None
-    spec = StoreSpec(
+    spec = StoreSpec.of(
+        objects.url,
+        name,
         length=taken,
-        url=objects.url,
-        name=name,
         digest=image.digest,
         second=None if second is None else open_objects(second).url,
         cache=os.path.abspath(folder_of(cache)) if cache else cache,

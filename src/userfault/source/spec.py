@@ -63,7 +63,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     length: int
     target: str
     arguments: bytes
-    path: tuple[str, ...]
+    path: tuple[bytes, ...]
     stored: int = 0
     options: tuple[str, ...] = ()
 
@@ -74,17 +74,51 @@ class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
     The table of its pages comes along as a descriptor, so that the name is for messages only.
     `second`: another store that is asked for chunks which the first one cannot give.  `cache`: a
     folder of this machine that keeps `cache_size` bytes of what was read from a remote store ("":
-    none; None: as the environment says).  There are no credentials here: whoever reads takes them
-    from its environment.
+    none; None: as the environment says).  Paths cross as bytes: they may be no
+    UTF-8.  There are no credentials here: whoever reads takes them from its environment.
     """
 
     length: int
-    url: str
+    raw_url: bytes
     name: str
     digest: bytes
-    second: str | None = None
-    cache: str | None = None
+    raw_second: bytes | None = None
+    raw_cache: bytes | None = None
     cache_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        url: str,
+        name: str,
+        *,
+        second: str | None = None,
+        cache: str | None = None,
+        **rest: Any,
+    ) -> StoreSpec:
+        """With its paths as they are written in Python."""
+        return cls(
+            raw_url=os.fsencode(url),
+            name=name,
+            raw_second=None if second is None else os.fsencode(second),
+            raw_cache=None if cache is None else os.fsencode(cache),
+            **rest,
+        )
+
+    @property
+    def url(self) -> str:
+        """The store."""
+        return os.fsdecode(self.raw_url)
+
+    @property
+    def second(self) -> str | None:
+        """The store that stands in."""
+        return None if self.raw_second is None else os.fsdecode(self.raw_second)
+
+    @property
+    def cache(self) -> str | None:
+        """The folder of the cache."""
+        return None if self.raw_cache is None else os.fsdecode(self.raw_cache)
 
 
 Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec
@@ -140,12 +174,12 @@ def function(
     return FunctionSpec(taken, name, arguments, path, options=like_ours)
 
 
-def _module_path() -> Iterator[str]:
+def _module_path() -> Iterator[bytes]:
     """Where this program finds modules, as another one has to say it."""
     for entry in sys.path:
         with contextlib.suppress(OSError):  # relative to a folder that is not there any more
             if isinstance(entry, str):  # what is no text the import system passes over
-                yield os.path.abspath(entry)
+                yield os.fsencode(os.path.abspath(entry))
 
 
 def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resolved:
