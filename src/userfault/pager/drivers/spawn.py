@@ -12,6 +12,7 @@ import sys
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.unpatched import original
 
 CHANNEL = 3
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
@@ -38,7 +39,8 @@ def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean
     options = ["-I", "-S"] if lean else ["-u"]
     null = os.devnull
     try:
-        return os.posix_spawn(
+        spawn = original("os", "posix_spawn")  # gevent's would have its loop watch the process
+        pid: int = spawn(
             sys.executable,
             [sys.executable, *options, "-c", program],
             os.environ,
@@ -49,6 +51,7 @@ def spawn_python(module: str, entry: str, channel: int, path: list[str], *, lean
             ],
             setsid=True,
         )
+        return pid
     except OSError as error:
         raise PagerError(
             f"cannot start {sys.executable}",
