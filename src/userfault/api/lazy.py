@@ -667,7 +667,7 @@ def _attach(
     with contextlib.ExitStack() as undo:
         states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
         undo.callback(os.close, states)
-        line = LifeLine.armed()
+        line = LifeLine.for_this_process()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
