@@ -19,6 +19,7 @@ import msgspec
 from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
 from userfault.api.registering import register
+from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import (
     FaultOverdue,
     KernelError,
@@ -29,14 +30,15 @@ from userfault.kernel.errors import (
     UsageError,
     UserfaultError,
 )
-from userfault.kernel.memtypes import Memory, MemoryType, round_up
+from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType, round_up
 from userfault.kernel.memtypes import memory as named_memory
 from userfault.kernel.modes import Feature
 from userfault.kernel.numbers import real, whole
-from userfault.linux import libc
+from userfault.linux import libc, place
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.uffd import LiveUserfaultfd
+from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
@@ -103,6 +105,7 @@ class LazyMemory(mmap.mmap):
     page_size: int
     user_mode_only: bool
     _parts: _Parts
+    _first_to_go: _Attribute
 
     def complete(self, timeout: float | None = None, progress: Progress | None = None) -> None:
         """Fill everything and wait for it; then the pager lets go of the memory.
@@ -111,6 +114,7 @@ class LazyMemory(mmap.mmap):
         were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died.
         """
         timeout = None if timeout is None else real("timeout", timeout)
+        self._parts.at_home()
         if not self._parts.finished:
             self._parts.request(messages.Complete(self._parts.number))
         if not self.wait(timeout, progress):
@@ -122,6 +126,7 @@ class LazyMemory(mmap.mmap):
 
         Without background fill only touches and `prefetch` bring pages in.
         """
+        self._parts.at_home()
         return self._parts.wait(None if timeout is None else real("timeout", timeout), progress)
 
     def prefetch(self, start: int, stop: int) -> None:
@@ -133,6 +138,7 @@ class LazyMemory(mmap.mmap):
                 cause=f"not a range within {len(self)} bytes",
                 cure="pass byte offsets with start < stop",
             )
+        self._parts.at_home()
         first = start // self.page_size
         count = -(-stop // self.page_size) - first
         if not self._parts.finished:
@@ -141,6 +147,7 @@ class LazyMemory(mmap.mmap):
     def check(self) -> None:
         """Raise SourceError if pages were given up, PagerError if the pager died before its end,
         FaultOverdue (a PagerError) while threads wait for longer than the policy's deadline."""
+        self._parts.at_home()
         self._parts.check()
 
     @property
@@ -155,6 +162,7 @@ class LazyMemory(mmap.mmap):
 
     def statistics(self) -> Statistics:
         """How it stands now."""
+        self._parts.at_home()
         return self._parts.statistics(self.memory, self.user_mode_only)
 
     def resize(self, newsize: int) -> None:
@@ -170,8 +178,23 @@ class LazyMemory(mmap.mmap):
         (or poisoned, by policy `on_exit`) first; the mapping then goes with its last view.
         """
         parts = self._parts
-        if parts.closed:
-            return
+        if parts.is_parents:
+            self._close_in_child()
+        elif not parts.closed and not undisturbed(self._unmap):
+            try:
+                self._keep_for_views()
+            finally:
+                undisturbed(parts.close)
+
+    def __enter__(self) -> LazyMemory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _unmap(self) -> bool:
+        """Unmap it and let go of everything; False where views keep it."""
+        parts = self._parts
         if not parts.pager.alive:
             # Nobody reads events any more: munmap would wait for ever for one to be read.
             parts.poison_rest(self.address, self.page_size)
@@ -179,16 +202,22 @@ class LazyMemory(mmap.mmap):
         try:
             super().close()
         except BufferError:
-            self._keep_for_views()
-        else:
-            parts.unmap()
+            return False
+        parts.unmap_rest(self.address)
         parts.close()
+        if parts.tie is not None:
+            parts.tie.cancel()
+        return True
 
-    def __enter__(self) -> LazyMemory:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def _close_in_child(self) -> None:
+        """Unmap what this process has at the address, if it has it from its parent."""
+        parts = self._parts
+        parts.leave_to_parent()
+        if parts.place_is_ours:
+            with contextlib.suppress(BufferError):
+                super().close()
+                if parts.inherited:
+                    parts.unmap_rest(self.address)
 
     def _keep_for_views(self) -> None:
         """Views live on: what they show must be right (or poison) for as long as they do."""
@@ -207,15 +236,26 @@ class LazyMemory(mmap.mmap):
             raise
 
 
+class _Attribute:
+    """Something that goes with the object that it is an attribute of."""
+
+
 class _Parts:
     """What a lazy memory holds besides the mapping: descriptors, the pager, the states."""
 
-    def __init__(self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe) -> None:
+    def __init__(
+        self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe, *, inherited: bool
+    ) -> None:
         self.pager = pager
+        self.owner = os.getpid()
+        self.inherited = inherited  # children of fork(2) have the memory, too
+        self.left = False  # this process is such a child, and has left all to its parent
+        self.place_is_ours = True
         self.owned = owned  # the pager is this memory's alone
         self.policy = policy
         self.recipe = recipe
         self.number = pager.number()
+        self.address = self.length = 0  # of the memory
         self.pages = 0
         self.copied = 0
         self.uffd: LiveUserfaultfd | None = None
@@ -223,13 +263,28 @@ class _Parts:
         self.states: mmap.mmap | None = None
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.closed = False
-        self.unmap: Callable[[], object] = _nothing  # what mmap.close() leaves mapped
+        self.tie: Tie | None = None
+        self.memory: Callable[[], LazyMemory | None] = lambda: None
         self._last: messages.Answer | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the pager has said that everything is in."""
         return self.closed or _readable(self.event, 0)
+
+    @property
+    def is_parents(self) -> bool:
+        """Whether this process was forked from the one that made the memory."""
+        return self.left or os.getpid() != self.owner
+
+    def at_home(self) -> None:
+        """Raise PagerError in a forked child."""
+        if self.is_parents:
+            raise PagerError(
+                "the memory belongs to another process",
+                cause="this process was forked from the one that made it",
+                cure="ask there; or call lazy() here",
+            )
 
     def request(self, message: messages.Request) -> messages.Done | messages.Answer:
         return self.pager.request(message)
@@ -342,6 +397,48 @@ class _Parts:
             self.uffd.close()
             self.uffd = None
 
+    def unmap_rest(self, address: int) -> None:
+        """Unmap huge pages whose last one is not full, which `mmap.close()` has left mapped.
+
+        (The kernel refuses to unmap a part of a huge page, EINVAL.)
+        """
+        if self.length % self.recipe.memory.page_size and self.recipe.memory.page_size > BASE_PAGE:
+            with contextlib.suppress(OSError):
+                libc.munmap(address, self.recipe.length)
+
+    def end(self, *, gone: bool) -> None:
+        """The object is about to go (`gone`), or the program ends."""
+        self.close()
+        if gone:
+            place.clear_rest(self.address, self.length, self.recipe.length)
+
+    def forked(self) -> None:
+        """In a child of fork(2)."""
+        self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """In a child of fork(2): close our copies of the descriptors, before the program can put
+        others in their places, and keep the addresses, at which nothing is, from others."""
+        if self.left:
+            return
+        closed, self.left, self.closed = self.closed, True, True
+        if not self.inherited:
+            self.place_is_ours = place.keep(self.address, self.recipe.length)
+            if not self.place_is_ours:
+                place.keep_alive(self.memory())  # it would unmap what lies there
+        if closed:  # but views keep it
+            return
+        with contextlib.ExitStack() as end:
+            end.callback(self.recipe.leave)
+            end.callback(os.close, self.event)
+            if self.states is not None:
+                end.callback(self.states.close)
+                self.states = None
+            if self.lifeline is not None:
+                end.callback(self.lifeline.close)
+            if self.uffd is not None:
+                end.callback(self.uffd.close)
+
     def close(self) -> None:
         """End what is left: the pager forgets the mapping; one of our own ends.  Idempotent."""
         if self.closed:
@@ -413,17 +510,21 @@ def lazy(
     b'0123456789'
     """
     chosen = named_memory(memory, page_size)
-    options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
     stored = Stored.of(store2, cache, cache_size)
-    resolved = _resolve(source, *part_of(length, offset), stored)
-    with contextlib.ExitStack() as undo:
-        undo.callback(resolved.close)
-        try:
-            return _build(resolved, options, policy or Policy(), pager, undo)
-        except UserfaultError:
-            raise
-        except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
-            raise refusal(chosen, resolved.spec.length, error) from error
+    options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
+
+    def make() -> LazyMemory:
+        resolved = _resolve(source, *part_of(length, offset), stored)
+        with contextlib.ExitStack() as undo:
+            undo.callback(resolved.close)
+            try:
+                return _build(resolved, options, policy or Policy(), pager, undo)
+            except UserfaultError:
+                raise
+            except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
+                raise refusal(chosen, resolved.spec.length, error) from error
+
+    return undisturbed(make)
 
 
 def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Resolved:
@@ -473,14 +574,16 @@ def _build(
     with contextlib.ExitStack() as undo_pager:
         if owned:
             undo_pager.callback(serving.close)
-        parts = _Parts(serving, owned, policy, recipe)
+        parts = _Parts(serving, owned, policy, recipe, inherited=options.fork)
         undo_pager.callback(parts.abandon)
         _attach(parts, made, uffd, resolved, options)
         undo_pager.pop_all()
+    parts.address, parts.length = made.address, spec.length
     made._parts = parts
-    weakref.finalize(made, parts.close)
-    if spec.length % recipe.memory.page_size:
-        parts.unmap = weakref.finalize(made, _unmap_whole, made.address, recipe)
+    # An object's attributes go before its memory is unmapped, what is tied to itself goes after.
+    made._first_to_go = _Attribute()
+    parts.tie = Tie(made._first_to_go, parts)
+    parts.memory = weakref.ref(made)
     undo.pop_all()
     resolved.close()
     return made
@@ -552,7 +655,7 @@ def _attach(
     with contextlib.ExitStack() as undo:
         states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         undo.callback(os.close, states)
-        line = LifeLine.armed()
+        line = LifeLine.for_this_process()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
@@ -593,21 +696,6 @@ def _attach_request(
     )
 
 
-def _unmap_whole(address: int, recipe: Recipe) -> None:
-    """Unmap huge pages whose last one is not full.
-
-    `mmap.mmap` unmaps its length, which the kernel refuses for a part of a huge page (EINVAL), so
-    the range is mapped still.  For small pages it has gone, and perhaps to somebody else.
-    """
-    if recipe.memory.page_size > mmap.PAGESIZE:
-        with contextlib.suppress(OSError):
-            libc.munmap(address, recipe.length)
-
-
-def _nothing() -> None:
-    """There is nothing to unmap."""
-
-
 def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None:
     """Poison the empty pages of [start, end), as far as the kernel lets us."""
     for _ in range(_POISON_TRIES):
@@ -627,7 +715,7 @@ def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None
 
 def _readable(fd: int, timeout_s: float, *others: int) -> bool:
     """Wait until `fd` is readable or one of `others` hangs up; whether `fd` is readable."""
-    poll = select.poll()
+    poll = original("select", "poll")()
     poll.register(fd, select.POLLIN)
     for each in others:
         poll.register(each, 0)

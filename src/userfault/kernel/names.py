@@ -8,7 +8,10 @@ name that is told goes through here.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
+
+_UNSENDABLE = re.compile("[\ud800-\udfff]")
 
 
 def shown(name: Any) -> str:
@@ -25,6 +28,13 @@ def shown(name: Any) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def sendable(text: str) -> str:
+    """Any text with escapes for what UTF-8 does not have."""
+    if text.isascii():
+        return text
+    return _UNSENDABLE.sub(lambda found: _escaped(found[0]), text)
 
 
 def _escaped(character: str) -> str:

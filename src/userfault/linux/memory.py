@@ -113,6 +113,11 @@ class Recipe(msgspec.Struct, frozen=True):
     def fd(self) -> int:
         return self.backing.fileno() if self.backing else -1
 
+    def leave(self) -> None:
+        """In a forked child: close the descriptor.  The pool pages are the parent's."""
+        if self.backing:
+            self.backing.close()
+
     def close(self) -> None:
         """Give pool pages back and close the descriptor; mappings stay."""
         if self.share:
