@@ -9,19 +9,13 @@ from rich.table import Table
 
 from userfault.cli import json_output, terminal
 from userfault.cli.lab_matrix import matrix
+from userfault.cli.lab_names import CACHE, every, fetch_one
 from userfault.cli.lab_reproduce import reproduce
 from userfault.cli.lab_run import run
 from userfault.cli.terminal import Screen
 from userfault.lab.machine import install_qemu
 from userfault.lab.store import Store
-from userfault.lab.suites import SUITES, suite
-
-CACHE = click.option(
-    "--cache",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where kernels are kept (default: ~/.cache/userfault/lab).",
-)
+from userfault.lab.suites import SUITES
 
 
 @click.group()
@@ -65,8 +59,8 @@ def fetch(cache: Path | None, suites: tuple[str, ...], emulator: bool) -> int:
     if emulator:
         install_qemu()
     store = Store(cache)
-    for name in suites or SUITES:
-        kernel = store.fetch(suite(name), lambda told: terminal.say(told, err=True))
+    found = [fetch_one(store, name) for name in suites] or every(store, again=True)
+    for kernel in found:
         terminal.say(f"{kernel.suite}: {kernel.version} ({kernel.release})")
     return 0
 
