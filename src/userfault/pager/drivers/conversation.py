@@ -69,6 +69,7 @@ class Conversation:
     def __init__(self, channel: socket.socket, host: Host, journal: Journal) -> None:
         self._channel = channel
         self._client = journal.words[Word.CLIENT_FD]
+        self._peer = pidfd.peer(channel)
         self._host = host
         self._journal = journal
         self._replacing = 0  # serial of the request whose handover is under way
@@ -91,7 +92,7 @@ class Conversation:
         with contextlib.ExitStack() as undo:
             undo.callback(close_all, received.fds)
             try:
-                entitled(received.request, received.sender, pidfd.pid_of(self._client))
+                entitled(received.request, received.sender, self._peer)
                 self._carry_out(received.request, received.fds)
             except Exception as error:  # an error of ours too costs this request and no other
                 if not isinstance(error, UserfaultError | OSError | ValueError):
