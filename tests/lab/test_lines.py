@@ -68,7 +68,7 @@ def agent(guest: Guest) -> tuple[Channel, Link]:
 def agent_with_port(guest: Guest) -> tuple[Channel, Link]:
     """The same, over a port of its own.
 
-    The guest does without where a port's token is late (2 s, mux.c), as it may be on a busy machine.
+    The guest does without where a port's token is late (2 s, mux.c), as on a busy machine.
     """
     deadline = time.monotonic() + _LIMIT_S
     while time.monotonic() < deadline:
