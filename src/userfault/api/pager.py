@@ -15,6 +15,7 @@ from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
+from userfault.linux.limits import growing
 from userfault.linux.smaps import private_memory
 from userfault.linux.unpatched import original, packet_sockets
 from userfault.pager.core.placement import FOLLOW, Placing
@@ -71,10 +72,12 @@ class Pager:
             except PagerError:
                 raise
             except OSError as error:
+                why = growing(error)
                 raise PagerError(
                     "cannot start a pager",
-                    cause=os.strerror(error.errno or 0),
-                    cure="check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
+                    cause=why.cause,
+                    cure=why.cure
+                    or "check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
                 ) from None
             undo.pop_all()
         self._held = _Held(self._family)

@@ -10,6 +10,7 @@ import stat
 from types import TracebackType
 
 from userfault.kernel.errors import UsageError
+from userfault.linux.limits import growing
 from userfault.snapshot.errors import StoreError, StoreFull
 
 
@@ -80,10 +81,11 @@ class NewFile:
                 cause=os.strerror(error.errno),
                 cure="free space there, or name a place that has some; nothing was written",
             )
+        why = growing(error)
         return StoreError(
             f"cannot write {self.path}",
-            cause=os.strerror(error.errno or 0),
-            cure="name a place where files can be written",
+            cause=why.cause,
+            cure=why.cure or "name a place where files can be written",
         )
 
     def _open(self) -> int:
