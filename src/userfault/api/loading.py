@@ -15,8 +15,10 @@ import time
 import weakref
 
 from userfault.api.pager import Pager
+from userfault.api.undisturbed import unwanted
 from userfault.kernel.errors import PagerError, SourceError
 from userfault.kernel.memtypes import Memory, round_up
+from userfault.linux.unpatched import original
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers import messages
 from userfault.source.spec import FunctionSpec, Resolved
@@ -55,7 +57,7 @@ def load(pager: Pager, number: int, resolved: Resolved, policy: Policy, memory: 
 
 def _wait(pager: Pager, request: messages.Load, fds: list[int], longest_s: float) -> None:
     end = time.monotonic() + longest_s
-    pause = _FIRST_LOOK_S
+    pause, pause_here = _FIRST_LOOK_S, original("time", "sleep")
     while True:
         reply = pager.request(request, fds)
         assert isinstance(reply, messages.Loaded)
@@ -74,5 +76,7 @@ def _wait(pager: Pager, request: messages.Load, fds: list[int], longest_s: float
                 cause=f"to start a process and import its module took longer than {longest_s:g} s",
                 cure="see what the module waits for, or raise the policy's deadline_s",
             )
-        time.sleep(pause)
+        if unwanted():
+            raise SourceError(what, cause="lazy() was interrupted", cure="call it again")
+        pause_here(pause)
         pause = min(pause * 1.5, _LONGEST_LOOK_S)

@@ -88,7 +88,8 @@ class Loading:
     def _start(self, request: messages.Load, arguments: int) -> _Started:
         with self._loop.placement.lifted():
             spec = msgspec.msgpack.encode(request.source)
-            worker = Worker(spec, request.slot_bytes, arguments)
+            options = request.source.options
+            worker = Worker(spec, options, request.slot_bytes, arguments)
         started = self._started[request.number] = _Started(worker)
         self._loop.watch(worker.channel.fileno(), functools.partial(self._answered, started))
         self._loop.watch(worker.said, functools.partial(self._said, worker))
