@@ -120,7 +120,7 @@ def after_dropping(drop: str, store: str) -> list[object]:
 
 def attach(resolved: Resolved, pager: userfault.Pager) -> None:
     """As `lazy()` does once it has opened its source."""
-    options = api._Options(memory("anon"), False, False, False, False, None)
+    options = api.Options(memory("anon"), False, False, False, False, None)
     with contextlib.ExitStack() as undo:
         api._build(resolved, options, DEMAND, pager, undo).close()
 

@@ -94,15 +94,6 @@ def test_arguments_that_cannot_be_pickled_are_refused() -> None:
         userfault.function(functions.numbered, PAGE, lambda: 0)
 
 
-def test_a_function_that_cannot_be_imported_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with (
-        lazy("no_such_module:f", length=PAGE, policy=DEMAND) as mapped,
-        pytest.raises(SourceError, match="No module named"),
-    ):
-        mapped.complete()
-    assert "no_such_module" in capfd.readouterr().err
-
-
 @pytest.mark.parametrize("empty", [b"", "file"])
 def test_an_empty_source_is_refused(tmp_path: Path, empty: bytes | str) -> None:
     path = tmp_path / "empty"

@@ -129,7 +129,7 @@ class Pager:
 
     def request(
         self, message: messages.Request, fds: list[int] | None = None
-    ) -> messages.Done | messages.Answer:
+    ) -> messages.Done | messages.Answer | messages.Loaded:
         """Send a request and wait for its reply; raises PagerError when it refuses or is dead."""
         if self._held.left or os.getpid() != self._family.owner:
             raise PagerError(
@@ -230,7 +230,7 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
 
 def _ask(
     family: _Family, serial: int, message: messages.Request, fds: list[int]
-) -> messages.Done | messages.Answer | messages.Refused | None:
+) -> messages.Done | messages.Answer | messages.Loaded | messages.Refused | None:
     """Ask, and ask again when another worker took over; None when the pager is dead.
 
     Raises PagerError where the request cannot be sent, or the reply not be read.

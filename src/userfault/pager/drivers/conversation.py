@@ -17,11 +17,13 @@ from userfault.pager.drivers import messages
 from userfault.pager.drivers.admission import (
     check,
     check_descriptors,
+    check_load,
     entitled,
     in_range,
     refused,
 )
 from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.loading import Loading
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Served, sorted_out
@@ -62,6 +64,12 @@ class Host(Protocol):
     def hang_up(self, *, quit_now: bool) -> None:
         """The client says no more."""
 
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` is readable."""
+
+    def forget(self, fd: int) -> None:
+        """No more."""
+
 
 class Conversation:
     """Takes requests from `channel` and has `host` carry them out."""
@@ -74,6 +82,11 @@ class Conversation:
         self._journal = journal
         self._replacing = 0  # serial of the request whose handover is under way
         self._serial = 0  # of the request being answered
+        self._loading = Loading(host)
+
+    def close(self) -> None:
+        """No mapping will come any more."""
+        self._loading.close()
 
     def request(self) -> None:
         """One request, one reply, whatever becomes of it."""
@@ -105,9 +118,14 @@ class Conversation:
             self._host.hang_up(quit_now=True)
         elif isinstance(request, messages.Attach):
             self._attach(request, fds)
+        elif isinstance(request, messages.Load):
+            check_load(request, fds)
+            self._reply(self._loading.ask(request, fds[0] if fds else -1))
         elif isinstance(request, messages.Replace):
             self._replace(self._serial)
         else:
+            if isinstance(request, messages.Detach):
+                self._loading.drop(request.number)
             served = self._host.served.get(request.number)
             if served is None:
                 self._reply(messages.Done())
@@ -142,6 +160,7 @@ class Conversation:
             except BaseException:
                 served.close()
                 raise
+            self._loading.hand_over(served)
         self._reply(messages.Done())
 
     def _replace(self, serial: int) -> None:
