@@ -83,7 +83,7 @@ def _refused(path: str, mark: Mark, cause: str) -> NotAStore:
     return NotAStore(
         f"{path} is not used as a {mark.what}",
         cause=cause,
-        cure=f"name a new or an empty folder, {path}/{mark.what} for one"
+        cure=f"name a new or an empty folder, {path}/{mark.what.split()[0]} for one"
         + ("; `pack --into-existing` makes one here all the same" if mark is STORE else ""),
     )
 
