@@ -131,7 +131,8 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, suite: Suite) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folders.make_durably(str(self.root), 0o700)
         with folders.named(str(self.root)) as root:
             marks.claim(root, str(self.root), _MARK, into_existing=False)
             file = os.open(f"{suite.name}.lock", _LOCK, 0o600, dir_fd=root)
