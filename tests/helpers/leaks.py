@@ -8,6 +8,8 @@ import os
 import threading
 from collections.abc import Iterator
 
+# A process has one for good (api/interrupts.py).
+_STAYS = "/memfd:userfault-signals (deleted)"
 # Threads of tasks are daemons that sleep until the interpreter goes; they are allowed to stay.
 _MAY_STAY = "userfault-task"
 
@@ -22,7 +24,9 @@ def descriptors() -> dict[int, str]:
 
 
 def _opened_since(before: dict[int, str]) -> dict[int, str]:
-    return {fd: what for fd, what in descriptors().items() if before.get(fd) != what}
+    return {
+        fd: what for fd, what in descriptors().items() if before.get(fd) != what and what != _STAYS
+    }
 
 
 def _threads() -> set[threading.Thread]:

@@ -114,11 +114,14 @@ def test_a_wait_is_due_once_and_only_when_old_and_not_served(
         assert watch.next_time() == min(left, default=None)
 
 
-def test_without_a_deadline_nothing_is_noted() -> None:
+def test_without_a_deadline_nothing_is_ever_due() -> None:
     watch = Watch(None)
     watch.wait(3)
-    assert not watch.any
+    assert watch.pages() == [3]
     assert watch.next_time() is None
+    assert not list(watch.due(1e9))
+    watch.served(3, 1)
+    assert not watch.any
 
 
 def test_a_new_wait_asks_for_the_time_at_once() -> None:
@@ -127,6 +130,44 @@ def test_a_new_wait_asks_for_the_time_at_once() -> None:
     assert watch.next_time() == 0.0
     watch.stamp(100.0)
     assert watch.next_time() == 100.0 + DEADLINE_S
+
+
+# --- clients that are interrupted ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deadline", [None, DEADLINE_S])
+def test_an_interrupted_client_waits_no_more_for_the_page_and_no_other_is_given_up(
+    deadline: float | None,
+) -> None:
+    core = core_of()
+    core.watch.deadline_s = deadline
+    in_streams(core)
+    fault(core, 4)
+    core.not_ready(filled(core))
+    fetch = read_begun(core, 1.0)
+    assert fetch.count > 1
+    core.interrupted(2.0)
+    poison = filled(core)
+    assert (poison.kind, poison.page, poison.count) == (POISON, 4, 1)
+    core.done(poison)
+    report = core.out.popleft()
+    assert isinstance(report, Report)
+    assert "interrupted twice" in report.cause
+    assert core.pages.states[4] == POISONED
+    core.fetched(fetch, memoryview(bytes(fetch.count * PAGE)))
+    fills = [action for action in core.out if isinstance(action, Fill)]
+    assert not any(fill.page <= 4 < fill.page + fill.count for fill in fills)
+    core.interrupted(4.0)
+    assert not [action for action in core.out if isinstance(action, Fill) and action.kind == POISON]
+
+
+def test_an_interrupted_client_without_poison_is_ended() -> None:
+    core = core_of(has_poison=False)
+    fault(core, 2)
+    core.not_ready(filled(core))
+    read_begun(core, 1.0)
+    core.interrupted(2.0)
+    assert isinstance(core.out.popleft(), EndClient)
 
 
 # --- what is told --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
 from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
@@ -528,6 +529,7 @@ def lazy(
             except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
                 raise refusal(chosen, resolved.spec.length, error) from error
 
+    listen()
     return undisturbed(make)
 
 
@@ -669,7 +671,10 @@ def _attach(
             parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
-            parts.pager.request(_attach_request(parts, made, uffd, resolved, options), fds)
+            log = signal_log()
+            fds += [log] if log >= 0 else []
+            request = _attach_request(parts, made, uffd, resolved, options, has_signals=log >= 0)
+            parts.pager.request(request, fds)
             undo_line.pop_all()
     line.close_writer()
     parts.lifeline = line
@@ -682,6 +687,8 @@ def _attach_request(
     uffd: LiveUserfaultfd,
     resolved: Resolved,
     options: Options,
+    *,
+    has_signals: bool,
 ) -> messages.Attach:
     memory = parts.recipe.memory
     return messages.Attach(
@@ -698,6 +705,7 @@ def _attach_request(
         has_memory=parts.recipe.fd >= 0,
         source=resolved.spec,
         policy=parts.policy,
+        has_signals=has_signals,
     )
 
 

@@ -75,6 +75,7 @@ class MappingCore:
         self._overseer = Overseer(self.ledger, self.siblings)
         self.ledger.gave_up = self._overseer.gave_up
         self.ledger.told = self.planner.settled if self.planner.follows else None
+        self.interrupted = self._overseer.interrupted
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
         self.out = self.ledger.out
         self.deferred = self.refusals.deferred

@@ -18,6 +18,7 @@ from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.states import FILLING, NAMES
 from userfault.pager.core.watch import Wait
 
+_INTERRUPT_CURE = "Policy(on_interrupt='wait') waits on"
 _CURE = "look at what it waits for; Policy(fault_deadline_s=...) sets how long is too long"
 
 
@@ -54,6 +55,7 @@ class Overseer:
     def __init__(self, ledger: Ledger, peers: Sequence[Peer]) -> None:
         self._ledger = ledger
         self.peers = peers
+        self._interrupted: dict[int, str] = {}  # pages that are being given up, and why
 
     def tick(self, now: float) -> None:
         """Note the time of new waits; report the old ones."""
@@ -68,11 +70,29 @@ class Overseer:
                 watch.told(page)
                 self._too_long(page, wait, cause, now)
 
+    def interrupted(self, now: float) -> None:
+        """The client was interrupted and goes on waiting: give up what its threads wait for."""
+        ledger = self._ledger
+        for page in ledger.watch.pages():
+            if page < 0 or ledger.pages.states[page] != FILLING:
+                continue
+            cause = self._awaited(page, now)
+            if cause is None or cause.settling or cause.gate:
+                continue
+            what = f"a thread that waited for it, for {cause.text}, was interrupted twice"
+            if ledger.plan.has_poison:
+                self._interrupted[page] = what
+                ledger.act(POISON, page, 1, demand=False)
+            else:
+                ledger.out.append(EndClient(f"page {page}: {what} ({_INTERRUPT_CURE})"))
+
     def gave_up(self, page: int) -> None:
         """The poison has worked: say so, and stop what is under way for the page alone."""
-        deadline = self._ledger.plan.policy.fault_deadline_s
-        cause = f"a thread waited for longer than {deadline} s"
-        self._ledger.out.append(Report(page, cause, _CURE))
+        cause, cure = self._interrupted.pop(page, ""), _INTERRUPT_CURE
+        if not cause:
+            deadline = self._ledger.plan.policy.fault_deadline_s
+            cause, cure = f"a thread waited for longer than {deadline} s", _CURE
+        self._ledger.out.append(Report(page, cause, cure))
         for peer in self.peers:
             peer.stop(page)
 

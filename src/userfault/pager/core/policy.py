@@ -26,6 +26,8 @@ class Policy(msgspec.Struct, frozen=True):
     `fault_deadline_s`: a fault that waits for longer is told on standard error, with what it waits
     for; None: never.
     `on_overdue`: what else is done about it: nothing (`report`), `poison` or `kill`.
+    `on_interrupt`: what a second SIGINT (Ctrl-C) does while a thread waits for a page: it gives the
+    page up (`poison`: the access raises SIGBUS), or nothing (`wait`).
     `on_failure`: `poison` (the access raises SIGBUS) or `kill` (the client is ended).
     `on_exit`: what a `with` block does with unfilled pages while views of the memory live:
     `complete` fills them first, `poison` gives them up.
@@ -42,6 +44,7 @@ class Policy(msgspec.Struct, frozen=True):
     fetches: int = 4
     fault_deadline_s: float | None = 30.0
     on_overdue: str = "report"
+    on_interrupt: str = "poison"
     on_failure: str = "poison"
     on_exit: str = "complete"
     patience_s: float = 600.0
@@ -77,6 +80,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 _ANSWERS = {
+    "on_interrupt": ("poison", "wait"),
     "on_failure": ("poison", "kill"),
     "on_overdue": ("report", "poison", "kill"),
     "on_exit": ("complete", "poison"),

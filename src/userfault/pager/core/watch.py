@@ -29,7 +29,7 @@ class Wait(msgspec.Struct):
 class Watch:
     """The waits of one mapping, by page (below zero: minus an address that is none of our pages).
 
-    `deadline_s`: the age from which on a wait is `due`; None: nothing is noted.  `any` says
+    `deadline_s`: the age from which on a wait is `due`; None: none ever is.  `any` says
     whether there are waits at all: what a fault that is filled at once has to look at.
     """
 
@@ -47,14 +47,17 @@ class Watch:
         """How many of those reported wait still."""
         return len(self._told)
 
+    def pages(self) -> list[int]:
+        """The pages that are waited for."""
+        return [*self._waits, *self._told]
+
     def wait(self, page: int, *, joined: bool = False) -> None:
         """A fault on `page` is not answered at once.  `joined`: one more, others wait already."""
-        if self.deadline_s is None:
-            return
         held = self._waits.get(page) or self._told.get(page)
         if held is None:
             held = self._waits[page] = Wait()
-            self._fresh.append(held)
+            if self.deadline_s is not None:
+                self._fresh.append(held)
             self.any = True
         elif joined:
             held.faults += 1
@@ -124,4 +127,5 @@ class Watch:
         held = self._told.pop(page, None)
         if held is not None:
             self._waits[page] = held
-            self._fresh.append(held)
+            if self.deadline_s is not None:
+                self._fresh.append(held)

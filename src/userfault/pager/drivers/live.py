@@ -42,6 +42,7 @@ from userfault.pager.drivers import watchdog
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.deferring import Deferring
 from userfault.pager.drivers.fills import Performer
+from userfault.pager.drivers.interrupts import Interrupts
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
@@ -92,6 +93,7 @@ class LiveDriver:
         self._children_checked = 0.0
         self._performer = Performer(self._client, journal)
         self._reach = Reach(self._client)
+        self._interrupts = Interrupts(self.perform)
         self._reads = Reads(self, family.hello.in_flight)
         self._unpackers: Unpackers | None = None
         self._rare: dict[type, Callable[..., None]] = {
@@ -133,6 +135,8 @@ class LiveDriver:
             if self._deferring:
                 self._retry(_clock())
             self._reach.look(self.served.values())
+            if self._timed:
+                self._interrupts.look(self._timed)
             if not ready or (self._busy and self._busy.disturbed()):
                 self._idle()
             elif self._busy:
@@ -179,6 +183,8 @@ class LiveDriver:
                 del self._timed[context]
             else:
                 times.append(when)
+        if self._timed:
+            times.append(self._interrupts.next_time())
         if self._children:
             times.append(self._children_checked + _CHILD_CHECK_S)
         return max(min(times) - _clock(), 0) if times else -1

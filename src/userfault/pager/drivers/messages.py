@@ -28,7 +28,8 @@ from userfault.source.spec import FunctionSpec, Spec
 class Attach(msgspec.Struct, tag="attach"):
     """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
     states, the eventfd that says "finished", both ends of the life line; then the source's, if
-    `has_source`, and the memory's, if `has_memory`.
+    `has_source`, the memory's, if `has_memory`, and the log of the client's signals, if
+    `has_signals`.
 
     `prepared`: the page cache behind the memory holds every page already.
     """
@@ -46,6 +47,7 @@ class Attach(msgspec.Struct, tag="attach"):
     has_memory: bool
     source: Spec
     policy: Policy
+    has_signals: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach"):

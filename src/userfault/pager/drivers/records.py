@@ -25,6 +25,7 @@ class Descriptors(msgspec.Struct):
     lifeline_write: int
     source: int = -1
     memory: int = -1
+    signals: int = -1
 
 
 class Kept(msgspec.Struct):

@@ -35,14 +35,17 @@ if TYPE_CHECKING:
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
-    expected = 5 + attach.has_source + attach.has_memory
+    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
+    more = iter(fds[5:])
     if attach.has_source:
-        found.source = fds[5]
+        found.source = next(more)
     if attach.has_memory:
-        found.memory = fds[-1]
+        found.memory = next(more)
+    if attach.has_signals:
+        found.signals = next(more)
     return found
 
 
@@ -201,6 +204,11 @@ class Served:
         """The context of the process that asked."""
         return self.contexts[0]
 
+    @property
+    def signals(self) -> int:
+        """The log of the signals that the client was sent; -1 for none."""
+        return self._fds.signals
+
     def memory_size(self) -> int:
         """Size of the file behind the memory now; -1 where there is none."""
         return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
@@ -238,7 +246,8 @@ class Served:
         self.origin.close()
         for held in self._states.values():
             held.close()
-        close_all([self._fds.states, self._fds.finished, self._fds.memory])
+        fds = self._fds
+        close_all([fds.states, fds.finished, fds.memory, fds.signals])
 
 
 class Context:
