@@ -9,6 +9,7 @@ import mmap
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import userfault
 from helpers.pages import PAGE, numbers
 from userfault import LazyMemory, Policy, lazy
-from userfault.linux.hugepool import read_pool
+from userfault.linux.hugepool import growing, read_pool
 from userfault.linux.libc import Pinned
+from userfault.linux.lifeline import LifeLine
 
 DEMAND = Policy(background=False)
 HUGE = 2 << 20
@@ -209,3 +211,29 @@ def parent_ends_when_the_family_dies_after_a_child_left(image: str) -> None:
         for pid in members:
             os.kill(pid, number)
     ctypes.CDLL(None).memchr(ctypes.c_void_p(memory.address + 5 * PAGE), 0, 1)
+
+
+def child_forked_in_the_middle() -> dict[str, bool]:
+    """Another thread forks while a life line has its writer, and a pool is locked."""
+    line = LifeLine.armed(signal.SIGUSR1)
+    heard = []
+    signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    with growing(HUGE):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+    file = os.open(f"/sys/kernel/mm/hugepages/hugepages-{HUGE >> 10}kB/free_hugepages", os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    line.close_writer()
+    deadline = time.monotonic() + 10
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    line.close()
+    return {"heard": bool(heard), "free": free}

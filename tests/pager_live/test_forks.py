@@ -68,3 +68,9 @@ def test_a_child_that_left_does_not_take_the_life_line_off(image: Path) -> None:
     client = child.start(scene, str(image))
     client.communicate(timeout=30)
     assert client.returncode == -signal.SIGBUS
+
+
+def test_a_child_forked_in_the_middle_keeps_no_lock_and_no_life_line() -> None:
+    with PoolLock():
+        found = child.run(SCENES + "child_forked_in_the_middle")
+    assert found == {"heard": True, "free": True}

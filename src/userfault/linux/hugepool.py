@@ -182,7 +182,7 @@ def growing(page_size: int) -> Iterator[None]:
         yield
     finally:
         sizes.discard(page_size)
-        os.close(file)
+        _unlock(file)
 
 
 def _path(page_size: int, what: str) -> str:
@@ -197,7 +197,13 @@ def _locked(page_size: int) -> Iterator[int]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
-        os.close(file)
+        _unlock(file)
+
+
+def _unlock(file: int) -> None:
+    """Not by closing it alone: a child that was forked meanwhile has the lock, too (flock(2))."""
+    fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def _write(file: int, total: int) -> None:

@@ -32,6 +32,7 @@ class LifeLine:
     def armed(cls, number: int = signal.SIGBUS) -> LifeLine:
         """A new line: this process gets signal `number` when every writer is closed."""
         line = cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+        _unsent.add(line.write)
         fcntl.fcntl(line.read, _F_SETSIG, number)
         fcntl.fcntl(line.read, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(line.read, fcntl.F_GETFL)
@@ -63,12 +64,26 @@ class LifeLine:
     def close_writer(self) -> None:
         """The client's side, once the pager holds the writer."""
         if self.write >= 0:
+            _unsent.discard(self.write)
             os.close(self.write)
             self.write = -1
 
     def close(self) -> None:
         """Close what is still open.  Disarm first, unless the signal is wanted."""
-        for fd in (self.read, self.write):
-            if fd >= 0:
-                os.close(fd)
-        self.read = self.write = -1
+        self.close_writer()
+        if self.read >= 0:
+            os.close(self.read)
+        self.read = -1
+
+
+_unsent: set[int] = set()  # writers that the client has still
+
+
+def _forked() -> None:
+    """In a child that another thread forked in that moment: it would be a writer who lives on."""
+    for fd in _unsent:
+        os.close(fd)
+    _unsent.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
