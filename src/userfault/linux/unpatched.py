@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import _socket
 import importlib
+import importlib.util
 import socket
 import sys
+from types import ModuleType
 from typing import Any
 
 
@@ -20,6 +22,18 @@ def original(module: str, name: str) -> Any:
     if monkey is None:
         return getattr(importlib.import_module(module), name)
     return monkey.get_original(module, name)
+
+
+def as_written(module: str) -> ModuleType:
+    """A module of the standard library; loaded anew where gevent changed what its functions use."""
+    if "gevent.monkey" not in sys.modules:
+        return importlib.import_module(module)
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    return anew
 
 
 def packet_sockets() -> tuple[socket.socket, socket.socket]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
-from userfault.linux.unpatched import original
+from userfault.linux.unpatched import as_written
 from userfault.source import interpreter
 
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
@@ -66,11 +66,10 @@ def spawn_python(
 
 def _start(command: list[str], passed: int, stderr: int) -> int:
     """Its process id; the caller reaps it."""
-    # Late: a client that restores from files, and its pager, need it once or never.
-    import subprocess  # noqa: PLC0415
-
-    popen = original("subprocess", "Popen")  # gevent's would have its loop watch the process
-    process = popen(
+    # Late: a client that restores from files, and its pager, need it once or never.  And gevent's
+    # would have its loop watch the process.
+    subprocess = as_written("subprocess")
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
