@@ -19,7 +19,7 @@ def test_a_handler_that_raises_anywhere_leaves_nothing(image: Path, what: str) -
     assert found == ({"strikes": False, "left": {}} if what == "drop" else NOTHING)
 
 
-@pytest.mark.parametrize(("what", "step"), [("start", 3), ("block", 7)])
+@pytest.mark.parametrize(("what", "step"), [("start", 5), ("block", 13)])
 def test_a_handler_that_raises_while_a_pager_starts_or_ends_leaves_nothing(
     image: Path, what: str, step: int
 ) -> None:
@@ -28,5 +28,5 @@ def test_a_handler_that_raises_while_a_pager_starts_or_ends_leaves_nothing(
 
 
 def test_a_handler_that_raises_at_random_moments_leaves_nothing(image: Path) -> None:
-    process = child.start(SCENES + "by_alarms", str(image), 1, 40)
+    process = child.start(SCENES + "by_alarms", str(image), 1, 15)
     assert child.finish(process, 100) == {"struck": True, "wrong": 0, "left": {}}
