@@ -19,7 +19,7 @@ import ctypes
 import statistics
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import msgspec
 
@@ -33,6 +33,7 @@ from bench.sides import DEMAND, Ours
 from userfault.kernel.memtypes import GIB, MIB
 
 THREADS = 15
+TRIES = 10  # of a turn in which the stream was not beside what is measured
 
 
 def run(run: Run) -> None:
@@ -56,6 +57,12 @@ def _compared(run: Run, image: Image, large: Image, side: Ours, placement: Place
     hashes: dict[str, int] = {}
 
     def turn(name: str, number: int) -> float:
+        for _ in range(TRIES - 1):
+            with suppress(_NotBesideError):  # whoever measures was not given the processor
+                return once(name, number)
+        return once(name, number)
+
+    def once(name: str, number: int) -> float:
         image.ensure_cached()
         placement.put(side.pid)
         with STREAMS[name](side, large), side.mapped(image) as memory:
@@ -122,10 +129,14 @@ def _touch(address: int, first: int, count: int, stop: threading.Event) -> None:
         memchr(ctypes.c_void_p(address + page * PAGE), 0, 1)
 
 
+class _NotBesideError(AssertionError):
+    """The stream had not begun, or was over, when the other mapping had been measured."""
+
+
 def _went_on(memory: userfault.LazyMemory) -> None:
     held = memory.statistics()
     if not held.counters.copied or held.finished:
-        raise AssertionError(f"the stream copied {held.counters.copied} of {held.pages} pages")
+        raise _NotBesideError(f"the stream copied {held.counters.copied} of {held.pages} pages")
 
 
 STREAMS = {
