@@ -12,6 +12,7 @@ import pytest
 from stores.chunks import Fill, filling, make
 from stores.nginx import Web
 from userfault.snapshot.errors import StoreError
+from userfault.snapshot.fetching import Loop
 from userfault.snapshot.objects import open_objects
 from userfault.snapshot.reading import ChunkReader, open_reader
 
@@ -190,6 +191,17 @@ def test_an_empty_name_of_a_cache_means_none(
         reader.close()
     assert not (tmp_path / "xdg").exists()
     assert not (tmp_path / "named").exists()
+
+
+def test_what_is_told_to_a_closed_loop_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    loop = Loop()
+    loop.close()
+    told: list[int] = []
+    thread = threading.Thread(target=loop.call_soon_threadsafe, args=(told.append, 1))
+    thread.start()
+    thread.join()
+    assert not told
+    assert not capfd.readouterr().err
 
 
 def test_a_closed_reader_says_so(in_s3: Fill) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import random
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVarTuple, Unpack
 
 import msgspec
 
@@ -26,6 +27,7 @@ from userfault.snapshot.keys import chunk_key
 from userfault.snapshot.objects import Fetchable
 
 Wanted = tuple[bytes, int]  # digest, stored length
+_Arguments = TypeVarTuple("_Arguments")
 Asked: TypeAlias = "concurrent.futures.Future[bytes]"
 
 _TRIES = 3
@@ -62,6 +64,30 @@ class _Flight:
         self.asked = False  # by somebody who waits, now or before
         self.urgent = asyncio.Event()
         self.task: asyncio.Task[bytes]
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop to which nothing can be told after its end, and nobody hears of that.
+
+    The client library tells of requests in threads of its own, a moment after they were cancelled
+    too; what it would then raise (RuntimeError: the loop is closed) it prints on standard error.
+    """
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[_Arguments]], object],
+        *args: *_Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """See `asyncio`; after `close` the call is not made."""
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+        handle = asyncio.Handle(callback, args, self, context)
+        handle.cancel()
+        return handle
 
 
 class Fetcher:
@@ -127,7 +153,10 @@ class Fetcher:
         Raises StoreError where this is closed.
         """
         loop = self._running()
-        return asyncio.run_coroutine_threadsafe(self._ask(wanted, urgent, timeout), loop)
+        asked = asyncio.run_coroutine_threadsafe(self._ask(wanted, urgent, timeout), loop)
+        if loop.is_closed():
+            asked.cancel()
+        return asked
 
     def answer(self, asked: Asked) -> bytes:
         """The verified chunk that was asked for; what is not there now is ended.
@@ -167,7 +196,7 @@ class Fetcher:
             if self._closed:
                 raise _closed()
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = Loop()
                 self._thread = threading.Thread(
                     target=self._run, args=(self._loop,), name="userfault-fetcher", daemon=True
                 )
@@ -179,6 +208,7 @@ class Fetcher:
         try:
             loop.run_forever()
             self._waiting.clear()  # or each flight that ends would start another
+            loop.run_until_complete(asyncio.sleep(0))  # who asked in the last moment has a task
             while tasks := asyncio.all_tasks(loop):
                 for task in tasks:
                     task.cancel()
@@ -188,12 +218,8 @@ class Fetcher:
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         """Have the loop's thread call something; nothing where it has ended."""
-        loop = self._loop
-        if loop is not None:
-            try:
-                loop.call_soon_threadsafe(function, *arguments)
-            except RuntimeError:  # it is closed
-                return
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     # The rest runs in the loop's thread.
 
