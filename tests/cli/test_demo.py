@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 import uuid
@@ -23,6 +24,7 @@ from helpers.world import PoolLock, pool_sizes
 from userfault.kernel.memtypes import MIB
 
 SIZE = 24
+OTHERS = ("victim", ".image.0123abcd", "image.part")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -30,11 +32,26 @@ SVG = "{http://www.w3.org/2000/svg}"
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """One small demo of both kinds of memory, its image kept."""
     place = tmp_path_factory.mktemp("demo")
+    for name in OTHERS:
+        (place / name).write_text(f"{name} of somebody")
+    for name in ("picture.svg", "image", "image.maps.json"):
+        (place / name).symlink_to(place / "victim")
     options = ["--size", str(SIZE), "--memory", "anon", "--memory", "shmem", "--keep", "image"]
     done = userfault("demo", "--json", "--output", "picture.svg", *options, cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no progress bar where standard error is no terminal"
     return json.loads(done.stdout), place
+
+
+def test_what_others_have_there_stays(ran: tuple[dict[str, Any], Path]) -> None:
+    _, place = ran
+    for name in OTHERS:
+        assert (place / name).read_text() == f"{name} of somebody"
+    modes = {"picture.svg": 0o644, "image": 0o600, "image.maps.json": 0o600}
+    assert set(os.listdir(place)) == {*OTHERS, *modes}
+    for name, mode in modes.items():
+        found = (place / name).lstat()
+        assert (stat.S_ISREG(found.st_mode), stat.S_IMODE(found.st_mode)) == (True, mode)
 
 
 def test_every_run_is_verified(ran: tuple[dict[str, Any], Path]) -> None:

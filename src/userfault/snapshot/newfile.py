@@ -11,6 +11,7 @@ from types import TracebackType
 
 from userfault.kernel.errors import UsageError
 from userfault.linux.limits import growing
+from userfault.snapshot import folders
 from userfault.snapshot.errors import StoreError, StoreFull
 
 
@@ -57,7 +58,7 @@ class NewFile:
     def commit(self) -> None:
         """All is written: let it be durable, then give it its name."""
         try:
-            os.fchmod(self.fd, self._mode)
+            folders.set_mode(self.fd, self._mode)
             os.fsync(self.fd)
             if not self._named:
                 self._give_name()
