@@ -11,7 +11,7 @@ SEED ?= 1
 help:
 	@echo "make demo   restore a real memory image page fault by page fault, on every memory type"
 	@echo "make test   run the tests"
-	@echo "make lab    statements and random programs on four other kernels in QEMU (PROGRAMS=500; long)"
+	@echo "make lab    statements and random programs on the other kernels of the lab in QEMU (PROGRAMS=500; long)"
 	@echo "make stress kill the pager's processes 1,000 times, and at every system call (some minutes)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  our code and C in one run (some minutes)"

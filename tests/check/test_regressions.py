@@ -27,6 +27,9 @@ FIXED = {
     "a read of advised memory maps the huge zero page": (
         "0 map thp; 0 load part+1; 0 scan thp+0 3p 0 0 0"
     ),
+    "under MISSING no huge page comes, and every touch is a message": (
+        f"{_U0}; 0 map thp; 0 register u0 thp+1 1p 1; 0 load part+1; 1 store part+2; 2 events u0 16"
+    ),
     "the huge zero page moves": (
         f"{_U0}; 0 map thp; 0 load thp+0; 0 register u0 thp+1 1p 1; 0 move u0 thp+1 thp+0 1p 0;"
         " 0 scan thp+0 3p 0 0 0"

@@ -479,8 +479,8 @@ MUTATIONS = (
     Mutation(
         "PAGEMAP_SCAN protects what is protected",
         "scan.py",
-        "        if entry is not None and not written:\n            return False",
-        "        if not entry and not written:\n            return False",
+        "        if there and not written:\n            return False",
+        "        if not there and not written:\n            return False",
     ),
     Mutation(
         "PAGEMAP_SCAN protects a part of a huge marker",

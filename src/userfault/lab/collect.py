@@ -17,6 +17,7 @@ from userfault.lab.reproduce import reproducers, run_here, run_in_guest
 from userfault.lab.results import OWN_BUILD, Results, fold
 from userfault.lab.session import Session
 from userfault.lab.store import Kernel, numbers
+from userfault.lab.suites import SUITES
 from userfault.model.profiles import PROFILES
 
 _MODEL = "this package"
@@ -58,13 +59,21 @@ def collect_guest(kernel: Kernel, statements: Iterable[Statement], tell: Tell) -
         column=column,
         kernel=f"Linux {kernel.release}",
         release=release,
-        package=f"Debian {kernel.suite} {kernel.version}" if kernel.suite else kernel.name,
+        package=_package(kernel),
         profile=profile_of((release[0], release[1])).name,
         model=False,
         statements=fold(cases),
         cells=cells,
         programs=programs_in_guest(kernel),
     )
+
+
+def _package(kernel: Kernel) -> str:
+    """Where a kernel is from: the suite of the archive, and the version of its package."""
+    found = SUITES.get(kernel.suite)
+    if found is None:
+        return kernel.name
+    return f"Debian {found.preferred or found.name} {kernel.version}"
 
 
 def _each_memory(session: Session, found: Statement) -> list[CaseResult]:

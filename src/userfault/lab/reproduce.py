@@ -113,7 +113,8 @@ def run_in_guest(kernel: Path, system: bytes, wanted: Iterable[Reproducer]) -> d
     killed; of one that takes the guest down, and of those after it, the last words are told.
     """
     programs = {one.name: one.program() for one in wanted}
-    machine = Machine(kernel, system + _payload(programs), memory_mib=512, extra="loglevel=1")
+    # Below 512 MiB, as a kernel counts, it has no transparent huge pages.
+    machine = Machine(kernel, system + _payload(programs), memory_mib=768, extra="loglevel=1")
     try:
         deadline = time.monotonic() + _BOOT_S + PROGRAM_S * len(programs)
         while _END not in machine.console() and machine.running and time.monotonic() < deadline:

@@ -69,12 +69,15 @@ class Profile(msgspec.Struct, frozen=True):
     # pagemap says of a huge page that it is mapped here alone if that is so of its first page;
     # 6.12 looks at each (parts of one that fork(2) has shared can be mapped less often)
     exclusive_by_first_page: bool = True
+    smaps_sees_no_access: bool = True  # smaps counts huge pages of PROT_NONE memory (not 6.1)
     guards_prepare_files: bool = False  # guards of file mappings need an anon_vma
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
     dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mmap_cannot_unmap: int = 0  # mmap(2) over what munmap(2) refuses: ENOMEM on 6.1, else why
     mremap_many: bool = True  # one mremap may move several VMAs (6.17)
-    guest_memfd: bool = True  # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12)
+    # KVM_CREATE_GUEST_MEMFD, else ENOTTY (6.8; not in Debian's 6.12 and 6.17)
+    guest_memfd: bool = True
+
     # mremap(2) of registered memory, without EVENT_REMAP, takes the registration of the neighbours
     # that the copy joins (to 7.2; 6.12 to the package of 6.12.117)
     moving_takes_neighbours: bool = True
@@ -83,6 +86,9 @@ class Profile(msgspec.Struct, frozen=True):
     # Of a mapping whose beginning stays as it is, the part that they change joins what follows it
     # (not on 6.1, which looks for another offset)
     cut_part_joins: bool = True
+    # Ranges below vm.mmap_min_addr are EINVAL, where the package has that check (6.17; others have
+    # not, or not any more)
+    lowest_address: int = 0
     # MADV_POPULATE skips holes and tells of them at the end (6.1), else it ends at the first
     populate_skips_holes: bool = False
     # The page cache counts huge pages in small ones (6.7), as mincore(2) does
@@ -147,6 +153,7 @@ _BEFORE_6_17 = {
 LINUX_6_1 = Profile(
     "6.1",
     (6, 1),
+    smaps_sees_no_access=False,
     zero_page_becomes_huge=False,
     collapse_tells_of_holes=False,
     features=0x1FFF,
@@ -200,6 +207,8 @@ LINUX_6_17 = Profile(
     no_huge_page=errno.ENOMEM,
     empty_is_written=False,
     guards_prepare_files=True,
+    lowest_address=0x10000,
+    guest_memfd=False,
     guest_memfd_mmap=False,
 )
 LINUX_6_18 = Profile("6.18", (6, 18))

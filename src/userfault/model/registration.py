@@ -20,7 +20,8 @@ PAGE_MASK = 4095
 def check_range(mm: AddressSpace, start: int, length: int, *, aligned: bool = True) -> None:
     """EINVAL for a range that is not whole pages inside the address space."""
     if (
-        (aligned and start & PAGE_MASK)
+        start < mm.machine.profile.lowest_address
+        or (aligned and start & PAGE_MASK)
         or length & PAGE_MASK
         or not length
         or start >= mm.task_size

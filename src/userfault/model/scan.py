@@ -213,8 +213,9 @@ class Scan:
         part = (self.pages - before) * PAGE
         entry = mm.entry(vma, address)
         written = categories & abi.PAGE_IS_WRITTEN or vma.modes & vmas.RWP
-        if entry is not None and not written:
-            return False  # it is protected already
+        there = entry is not None or mm.table.has_table(address, vma.shift)
+        if there and not written:
+            return False  # it is protected already, or empty on 6.17
         if part < step and entry is not None:
             # A part of a huge entry cannot be protected: it is not reported, and the walk goes on.
             low = self.regions[-1][1] - part
@@ -361,6 +362,8 @@ def _smaps(mm: AddressSpace, vma: Vma) -> calls.Vma:
     for entry in entries:
         folio = entry[1] if entry is not None else None
         if folio is None or folio.flags & folios.ZERO or vma.shift != 12:
+            continue
+        if folio.order and not vma.prot and not mm.machine.profile.smaps_sees_no_access:
             continue
         size = PAGE << folio.order
         rss += size

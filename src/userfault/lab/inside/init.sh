@@ -8,6 +8,8 @@ busybox ip link set lo up 2>/dev/null
 for module in $(busybox cat /modules/order); do
 	busybox insmod "/modules/$module.ko" || echo "lab: no module $module"
 done
+# Huge pages come by what is asked for alone: khugepaged would make some whenever it wakes.
+echo 4294967295 2>/dev/null >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # Files without a name need a real file system: those of the guest's root are shared memory.
 if [ -b /dev/ram0 ]; then
 	busybox mke2fs -q /dev/ram0 >/dev/null && busybox mount -t ext4 /dev/ram0 /disk ||
