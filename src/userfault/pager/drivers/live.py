@@ -28,7 +28,7 @@ import resource
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError, PagerError
@@ -43,6 +43,7 @@ from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.deferring import Deferring
 from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
+from userfault.pager.drivers.losing import lose
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.reads import Reads
@@ -184,9 +185,10 @@ class LiveDriver:
             context, noisy = turn
             if noisy:
                 context.core.disturb()
-            if self._work(context):
-                # `perform` puts it to the end of the queue: everybody gets a turn.
-                return
+            with self.costs(context.served):
+                if self._work(context):
+                    # `perform` puts it to the end of the queue: everybody gets a turn.
+                    return
 
     def _work(self, context: Context) -> bool:
         """A chunk of background work, in one piece or in several that are small; whether any."""
@@ -207,8 +209,9 @@ class LiveDriver:
         for context in list(self._timed):
             when = context.core.next_time()
             if when is not None and when <= now:
-                context.core.tick(now)
-                self.perform(context)
+                with self.costs(context.served):
+                    context.core.tick(now)
+                    self.perform(context)
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -225,6 +228,20 @@ class LiveDriver:
 
     def _readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
+        try:
+            self._read(context)
+        except Exception as error:
+            lose(self, self._journal, context.served, error)
+
+    @contextlib.contextmanager
+    def costs(self, served: Served) -> Iterator[None]:
+        """An error of ours within it costs this mapping and no other."""
+        try:
+            yield
+        except Exception as error:
+            lose(self, self._journal, served, error)
+
+    def _read(self, context: Context) -> None:
         at, view = self._journal.batch(context.number, self._turn)
         try:
             count = os.readv(context.fd, [view])
@@ -278,16 +295,16 @@ class LiveDriver:
             elif isinstance(event, Remap):
                 core.remap(event.old, event.new, event.length)
             else:
-                self._forked(context, event)
+                self.forked(context, event)
             self._journal.applied = before + 1
             self.commit(context.served)  # before anything is filled by what the event changed
         self.perform(context)
 
-    def _forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
+    def forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
         """Serve the child: private memory from a copy of the states, shared memory from ours."""
         served = context.served
         states, pages = context.states, None
-        if not served.attach.shared:
+        if not served.attach.shared and not served.lost:
             states, pages = self._copy_states(context)
         core = context.core.fork(pages)
         child = Context(served, self.number(), core, event.userfaultfd, states)
@@ -383,8 +400,9 @@ class LiveDriver:
         for context in self._deferring.due(now):
             if context.closed:
                 continue
-            context.core.retry()
-            self.perform(context)
+            with self.costs(context.served):
+                context.core.retry()
+                self.perform(context)
             if context.core.deferred:
                 self._deferring.failed_again(context, now)
             else:
@@ -433,6 +451,8 @@ class LiveDriver:
         self._take_up(served)
         if served.main.core.finished:
             served.finish()
+        if served.lost:
+            served.tell()
         for context in served.contexts:
             if not context.closed:
                 self._watch_context(context)
@@ -510,19 +530,28 @@ class LiveDriver:
             self.forget(context.fd)
             context.core.leave()
         context.closed = True
+        self._children.pop(context, None)
         self._busy.discard(context)
         self._deferring.discard(context)
         self._timed.pop(context, None)
-        self._children.pop(context, None)
         self._reads.forget(context)
+
+    def let_rest(self, served: Served) -> None:
+        """Nothing is under way for a mapping any more: no reads, timers, background work."""
+        for context in served.contexts:
+            self._busy.discard(context)
+            self._deferring.discard(context)
+            self._timed.pop(context, None)
+            self._reads.forget(context)
+        self._reads.end_workers(served)
+        if self._unpackers is not None:
+            self._unpackers.detach(served)
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
         for context in served.contexts:
             self._let_go(context)
-        self._reads.end_workers(served)
-        if self._unpackers is not None:
-            self._unpackers.detach(served)
+        self.let_rest(served)
         self.served.pop(served.number, None)
         self.commit()
         served.close()

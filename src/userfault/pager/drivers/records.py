@@ -40,13 +40,17 @@ class Kept(msgspec.Struct):
 
 
 class ServedRecord(msgspec.Struct):
-    """One mapping: as it was asked for, and its contexts (the first is the client's own)."""
+    """One mapping: as it was asked for, and its contexts (the first is the client's own).
+
+    `lost`: why nothing of it is filled any more.
+    """
 
     attach: Attach
     fds: Descriptors
     contexts: list[Kept]
     failures: list[Failure]
     failed: int
+    lost: str = ""
 
 
 class FamilyRecord(msgspec.Struct):
