@@ -14,6 +14,66 @@ from userfault.kernel.errors import Unavailable
 _U0 = "0 uffd u0; 0 api u0 0"
 FIXED = {
     "an ioctl on no descriptor leaves the argument as it was": "0 wake u0 anon+0 1p; 0 close u0",
+    "a mapping of a file joins another one, though both have guards": (
+        f"{_U0}; 0 map shm; 0 register u0 shm+0 2p 1; 0 unregister u0 shm+0 1p;"
+        " 0 madvise shm+0 2p 102; 0 register u0 shm+0 1p 1"
+    ),
+    "a child gets the pages of a mapping that has had guards": (
+        "0 map shanon; 0 store shanon+0; 0 madvise shanon+1 1p 102; 0 munmap shanon+1 1p; 0 fork"
+    ),
+    "PAGEMAP_SCAN tells where it ended after an error, too": (
+        "0 map anon; 0 scan anon+0 8p 2 0 0; 0 scan anon+0 8p 4 0 0"
+    ),
+    "a read of advised memory maps the huge zero page": (
+        "0 map thp; 0 load part+1; 0 scan thp+0 3p 0 0 0"
+    ),
+    "the huge zero page moves": (
+        f"{_U0}; 0 map thp; 0 load thp+0; 0 register u0 thp+1 1p 1; 0 move u0 thp+1 thp+0 1p 0;"
+        " 0 scan thp+0 3p 0 0 0"
+    ),
+    "a part of the huge zero page is dropped": (
+        "0 map thp; 0 load thp+1; 0 madvise part+3 1p 4; 0 scan thp+0 3p 0 0 0"
+    ),
+    "a child shares the huge zero page": "0 map thp; 0 load thp+1; 0 fork; c1.0 store part+2",
+    "a huge page is protected whole, and stays huge": (
+        f"{_U0}; 0 map thp; 0 store thp+0; 0 register u0 thp+0 1p 2; 0 writeprotect u0 thp+0 1p 1;"
+        " 0 scan thp+0 3p 0 0 0; 1 store thp+0; 0 events u0 16; 0 writeprotect u0 thp+0 1p 0;"
+        " 0 scan thp+0 3p 0 0 0"
+    ),
+    "a write under WP_ASYNC splits a huge page, and marks a small one": (
+        "0 uffd u0; 0 api u0 0x8000; 0 map thp; 0 store thp+1; 0 register u0 thp+1 1p 2;"
+        " 0 writeprotect u0 thp+1 1p 1; 0 store part+3; 0 scan thp+0 3p 0 2 0"
+    ),
+    "PAGEMAP_SCAN protects a huge page whole, or splits it": (
+        "0 uffd u0; 0 api u0 0x8000; 0 map thp; 0 store thp+0; 0 store thp+1;"
+        " 0 register u0 thp+0 2p 2; 0 scan thp+0 1p 1 2 0; 0 scan part+0 3p 1 2 0;"
+        " 0 scan thp+0 3p 0 0 0"
+    ),
+    "mprotect leaves a huge page whole": (
+        "0 map thp; 0 store thp+0; 0 mprotect thp+0 3p 1; 0 scan thp+0 3p 0 0 0"
+    ),
+    "fork shares a huge page, and a write splits it for one of the two": (
+        "0 map thp; 0 store thp+1; 0 fork; 0 store part+0; 0 scan thp+0 3p 0 0 0; c1.0 load part+1;"
+        " c1.0 scan thp+0 3p 0 0 0"
+    ),
+    "mremap moves a huge page whole": (
+        "0 map thp; 0 store thp+0; 0 mremap thp+0 1p 1p 3 thp+2; 0 scan thp+0 3p 0 0 0"
+    ),
+    "MADV_COLLAPSE fills no hole of registered memory": (
+        f"{_U0}; 0 map thp; 0 register u0 thp+0 1p 1; 0 zeropage u0 thp+0 1p 0;"
+        " 0 madvise thp+0 1p 25; 0 madvise thp+0 1p 4; 0 copy u0 thp+0 src+0 1p 0;"
+        " 0 madvise thp+0 1p 25"
+    ),
+    "MADV_COLLAPSE makes small pages huge": (
+        "0 map thp; 0 madvise thp+0 3p 15; 0 store part+1; 0 madvise thp+0 3p 14;"
+        " 0 madvise thp+1 1p 25; 0 scan thp+0 3p 0 0 0"
+    ),
+    "MADV_COLLAPSE of a range without a whole huge page is EINVAL": (
+        "0 map thp; 0 store thp+1; 0 madvise part+1 1p 25; 0 madvise part+0 1p 25"
+    ),
+    "a huge page is occupied before the source of COPY is touched": (
+        f"{_U0}; 0 map thp; 0 store thp+1; 0 register u0 thp+1 1p 1; 0 copy u0 part+1 anon+0 1p 0"
+    ),
     "WIPEONFORK of a file is EINVAL before a hole is ENOMEM": (
         "0 map shm; 0 madvise shm+7 3p 18; 0 map priv; 0 madvise priv+7 3p 18"
     ),

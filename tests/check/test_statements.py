@@ -35,7 +35,8 @@ CASES = [
 def pools(request: pytest.FixtureRequest) -> Iterator[None]:
     """The hugetlb pools are ours where a case may change them."""
     found, memory = request.node.callspec.params["found"], request.node.callspec.params["memory"]
-    if "huge" not in memory and "huge" not in found.promise.lower():
+    of_pools = found.subject != "huge"  # that is transparent huge pages
+    if "huge" not in memory and not (of_pools and "huge" in found.promise.lower()):
         yield
         return
     with PoolLock():

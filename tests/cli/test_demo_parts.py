@@ -29,6 +29,7 @@ from userfault.cli.demo_order import touch_order
 from userfault.cli.demo_picture import draw
 from userfault.cli.demo_report import Demo, Order, Run, Target, time_name
 from userfault.kernel.memtypes import memory
+from userfault.linux import maps
 
 PAGE = 4096
 
@@ -46,7 +47,9 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
 
 
 def test_private_readable_mappings_are_taken_one_after_the_other() -> None:
-    assert [(m.start, m.length, m.offset, m.name) for m in readable_mappings(MAPS)] == [
+    assert [
+        (m.start, m.length, m.offset, m.name) for m in readable_mappings(maps.parsed(MAPS.encode()))
+    ] == [
         (0x55D0C0000000, 2 * PAGE, 0, "/usr/bin/python3 with a space"),
         (0x55D0C1000000, 4 * PAGE, 2 * PAGE, "[heap]"),
         (0x7F0000000000, PAGE, 6 * PAGE, ""),

@@ -155,11 +155,6 @@ def test_a_terminal_sees_a_bar_and_a_pipe_the_result_alone(tmp_path: Path, image
     assert done.stdout.count(b"\n") == 1
 
 
-def test_an_empty_store_has_no_snapshots(tmp_path: Path) -> None:
-    assert "no snapshots" in ok("ls", str(tmp_path))
-    assert values("ls", str(tmp_path))["snapshots"] == []
-
-
 def test_a_process_is_packed_and_runs_on(tmp_path: Path) -> None:
     with Target(tmp_path, "private") as target:
         ok("pack", "--pid", str(target.pid), f"{tmp_path}/store/live")

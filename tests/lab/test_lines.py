@@ -20,7 +20,7 @@ from userfault.lab.store import Kernel
 pytestmark = [pytest.mark.xdist_group("lab"), pytest.mark.timeout(300)]
 
 _KILL, _EXIT_GROUP = 62, 231
-_LIMIT_S = 20.0
+_LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,20 @@ def agent(guest: Guest) -> tuple[Channel, Link]:
     return channel, link
 
 
+def agent_with_port(guest: Guest) -> tuple[Channel, Link]:
+    """The same, over a port of its own.
+
+    The guest does without where a port's token is late (2 s, mux.c), as on a busy machine.
+    """
+    deadline = time.monotonic() + _LIMIT_S
+    while time.monotonic() < deadline:
+        channel, link = agent(guest)
+        if channel.line is not None:
+            return channel, link
+        until(guest, lambda: bool(guest.port.free), link)
+    raise AssertionError("no port can be had")
+
+
 def file(name: str) -> bytes:
     return Step(Op.FILE, payload=name.encode() + b"\0", control=True).encode(CONTROL)
 
@@ -84,7 +98,7 @@ def test_a_port_is_used_again_and_nothing_that_is_left_in_it_reaches_the_next(
 ) -> None:
     ports = []
     for _ in range(3 * LINES):
-        channel, link = agent(guest)
+        channel, link = agent_with_port(guest)
         assert channel.line is not None
         ports.append(channel.line.number)
         assert own_pid(guest, link) == channel.pid
@@ -102,7 +116,8 @@ def test_a_port_is_used_again_and_nothing_that_is_left_in_it_reaches_the_next(
 
 
 def test_more_agents_than_ports(guest: Guest) -> None:
-    agents = [agent(guest) for _ in range(LINES + 3)]
+    agents = [agent_with_port(guest) for _ in range(LINES)]
+    agents += [agent(guest) for _ in range(3)]
 
     assert [channel.line is not None for channel, _ in agents] == [True] * LINES + [False] * 3
     assert [own_pid(guest, link) for _, link in agents] == [channel.pid for channel, _ in agents]
@@ -125,12 +140,12 @@ def test_a_dead_agent_shows_its_status_after_all_that_it_has_said(guest: Guest) 
         assert host.status(channel.pid) == (-signal.SIGKILL if number % 2 else 7)
 
     until(guest, lambda: len(guest.port.free) == LINES)
-    assert agent(guest)[0].line is not None
+    assert agent_with_port(guest)[0].line is not None
 
 
 def test_a_port_is_free_although_a_forked_child_lives_on(guest: Guest) -> None:
     host = GuestHost(guest)
-    channel, link = agent(guest)
+    channel, link = agent_with_port(guest)
     assert channel.line is not None
     parent = channel.line.number
     link.send(Step(Op.FORK, payload=host.callback_address()).encode(0))
@@ -146,14 +161,14 @@ def test_a_port_is_free_although_a_forked_child_lives_on(guest: Guest) -> None:
     replies(guest, link, 1)
     link.send(call(_EXIT_GROUP, 0))
     until(guest, lambda: len(guest.port.free) == LINES, link)
-    others = [agent(guest) for _ in range(LINES)]
+    others = [agent_with_port(guest) for _ in range(LINES)]
 
     assert parent in {other.line.number for other, _ in others if other.line}
     assert own_pid(guest, child) == pid
 
 
 def test_a_port_that_cannot_be_opened_is_done_without(guest: Guest) -> None:
-    holder, _ = agent(guest)
+    holder, _ = agent_with_port(guest)
     assert holder.line is not None
     guest.port.free.appendleft(holder.line)  # as if it were free
 

@@ -17,7 +17,7 @@ from lab.repository import Repository
 from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab.apt import FetchFailed, NoPackage
 from userfault.lab.store import Store, own_kernel
-from userfault.lab.suites import suite
+from userfault.lab.suites import Suite, suite
 
 TRIXIE = suite("trixie")
 
@@ -92,6 +92,27 @@ def test_a_newer_kernel_comes_beside_the_old_one(archive: Repository, store: Sto
     assert store.find("trixie").version == "6.12.10"
     assert store.find("6.12").version == "6.12.10"
     assert store.find("6.12.9").version == "6.12.9"
+
+
+def test_a_series_is_the_newest_of_its_own(archive: Repository, store: Store) -> None:
+    series = Suite("6.12", ("trixie",), "6.12", series="6.12")
+    for version in ("6.12.9", "6.12.10", "6.13.1"):
+        archive.kernel(version)
+    archive.package("linux-image-6.12.11-cloud-amd64-unsigned", "6.12.11", "", {})
+    archive.publish()
+
+    found = store.fetch(series)
+
+    assert (found.suite, found.version) == ("6.12", "6.12.10")
+    assert Path(found.vmlinuz).read_bytes() == b"kernel 6.12.10"
+
+
+def test_a_series_that_the_mirror_has_no_more_is_told_of(archive: Repository, store: Store) -> None:
+    archive.kernel("6.18.1")
+    archive.publish()
+
+    with pytest.raises(NoPackage, match=r"the mirror has no kernel 6\.17.*--kernel"):
+        store.fetch(Suite("6.17", ("trixie",), "6.17", series="6.17"))
 
 
 def test_the_cache_can_be_moved(archive: Repository, store: Store, tmp_path: Path) -> None:

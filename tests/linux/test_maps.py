@@ -19,7 +19,7 @@ TEXT = """\
 
 
 def test_a_line_is_a_mapping() -> None:
-    found = list(maps.parsed(iter(TEXT.splitlines(keepends=True))))
+    found = list(maps.parsed(TEXT.encode()))
     assert found[0] == Mapping(
         0x55D0C0A00000, 0x55D0C0A02000, "r-xp", 0x1000, "fe:01", 1234, "/usr/bin/a b"
     )
@@ -34,8 +34,22 @@ def test_a_line_is_a_mapping() -> None:
     assert found[0].length == 0x2000
 
 
+def test_a_name_is_any_bytes_and_makes_no_mapping() -> None:
+    names = [
+        b"/a\rb",
+        b"/a\\999b \\101 \\",
+        b"/x\r7f0000000000-7f0000001000 rw-p 00000000 00:00 0 [heap]",
+        b"/x\x0b\x0c\x1c\xc2\x85\xe2\x80\xa8y ",
+        b"/caf\xe9",
+        b"/two\nlines",
+    ]
+    line = b"7f0000004000-7f0000005000 r--s 00000000 00:19 5                          "
+    data = b"".join(line + name.replace(b"\n", rb"\012") + b"\n" for name in names)
+    assert [os.fsencode(mapping.name) for mapping in maps.parsed(data)] == names
+
+
 def test_files_that_live_in_memory_alone_are_told_from_others() -> None:
-    found = list(maps.parsed(iter(TEXT.splitlines())))
+    found = list(maps.parsed(TEXT.encode()))
     assert [maps.is_memory_file(mapping, frozenset()) for mapping in found] == [
         False,
         False,

@@ -23,6 +23,132 @@ _TELL = """        tell_unmaps(task, call.early)
 
 MUTATIONS = (
     Mutation(
+        "guards of a file keep its mappings apart",
+        "madvise.py",
+        "if vma.object is None or mm.machine.profile.guards_prepare_files:",
+        "if True:",
+    ),
+    Mutation(
+        "a mapping forgets that it has had guards",
+        "fork.py",
+        "if vma.family or twin.modes & (vmas.WP | vmas.RWP) or vma.guarded:",
+        "if vma.family or twin.modes & (vmas.WP | vmas.RWP):",
+    ),
+    Mutation(
+        "PAGEMAP_SCAN tells of no end after an error",
+        "syscalls/witnesses.py",
+        "return Result(errno=done.errno, data=data)",
+        "return Result(errno=done.errno, data=calls.SCAN_END.struct.pack(0))",
+    ),
+    Mutation(
+        "empty entries are WRITTEN to a scan for that alone",
+        "profiles.py",
+        "empty_is_written: bool = True",
+        "empty_is_written: bool = False",
+    ),
+    Mutation(
+        "a read of advised memory maps a real huge page",
+        "fault.py",
+        "    if not write and vma.ops.zero_page:\n        mm.map_thp",
+        "    if not write and not vma.ops.zero_page:\n        mm.map_thp",
+    ),
+    Mutation(
+        "MISSING is not asked before a huge page comes",
+        "fault.py",
+        "    if vma.modes & vmas.MISSING:\n        return _MISSING\n"
+        "    if not write and vma.ops.zero_page:\n        mm.map_thp",
+        "    if not write and vma.ops.zero_page:\n        mm.map_thp",
+    ),
+    Mutation(
+        "a fault for a huge page prepares no anon_vma",
+        "fault.py",
+        "    mm.prepare_private(vma)  # for a read too (do_huge_pmd_anonymous_page)\n",
+        "",
+    ),
+    Mutation(
+        "huge pages are split where they are protected whole",
+        "thp.py",
+        "if start <= at and at + pt.PMD_SIZE <= end:",
+        "if start <= at and at + pt.PMD_SIZE < end:",
+    ),
+    Mutation(
+        "markers are left under a huge page",
+        "protect.py",
+        "return [at for at in every if at & pt.PMD_MASK not in mm.thp] if mm.thp else list(every)",
+        "return list(every)",
+    ),
+    Mutation(
+        "a write under WP_ASYNC keeps a huge page",
+        "fault.py",
+        "            if page & pt.PMD_MASK in mm.thp:  # what was written is told of small pages\n"
+        "                thp.split(mm, page & pt.PMD_MASK)\n"
+        "                return _RESOLVED\n",
+        "",
+    ),
+    Mutation(
+        "PAGEMAP_SCAN splits every huge page that it protects",
+        "scan.py",
+        "if told < pt.PMD_SIZE:",
+        "if told:",
+    ),
+    Mutation(
+        "the huge zero page does not move",
+        "move.py",
+        "if not folio.flags & folios.ZERO and not flags & pt.EXCLUSIVE:",
+        "if not flags & pt.EXCLUSIVE:",
+    ),
+    Mutation(
+        "a child's huge page stays writable",
+        "fork.py",
+        "        if flags & pt.EXCLUSIVE:\n"
+        "            parent.change(vma, address, entry, 0, pt.EXCLUSIVE)\n"
+        "        if not folio.flags & folios.ZERO:",
+        "        if not folio.flags & folios.ZERO:",
+    ),
+    Mutation(
+        "a write to the huge zero page splits it",
+        "fault.py",
+        "new = thp.of_zeroes(mm) if mm.machine.profile.zero_page_becomes_huge else None",
+        "new = None",
+    ),
+    Mutation(
+        "mremap splits huge pages",
+        "mremap.py",
+        "if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):",
+        "if True:",
+    ),
+    Mutation(
+        "MADV_COLLAPSE fills holes of registered memory",
+        "collapse.py",
+        "            if vma.modes:\n",
+        "            if not vma:\n",
+    ),
+    Mutation(
+        "MADV_COLLAPSE drops protection",
+        "collapse.py",
+        "if flags & (pt.UFFD_WP | pt.UFFD_RWP | pt.MARK_WP):",
+        "if flags & pt.MARK_WP:",
+    ),
+    Mutation(
+        "MADV_COLLAPSE of a small range succeeds",
+        "collapse.py",
+        "code = mm.machine.profile.collapse_of_nothing if first > behind else 0",
+        "code = 0",
+    ),
+    Mutation(
+        "COPY touches its source before it sees a huge page",
+        "mfill.py",
+        "            if mm.thp and job.dst + done & pt.PMD_MASK in mm.thp:\n"
+        "                raise Errno(errno.EEXIST)  # before anything else is looked at\n",
+        "",
+    ),
+    Mutation(
+        "pagemap looks at each page of a huge one",
+        "profiles.py",
+        "exclusive_by_first_page: bool = True",
+        "exclusive_by_first_page: bool = False",
+    ),
+    Mutation(
         "REMAP tells the length before",
         "mremap.py",
         "told = old_length if profile.remap_tells_moved else call.asked_length",

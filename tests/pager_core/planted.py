@@ -19,7 +19,11 @@ from userfault.pager.core import recovery
 from userfault.pager.core import refusals as module
 from userfault.pager.core.actions import COPY, POISON, ZERO, Fill, Finish, Wake, WakeAll
 from userfault.pager.core.core import MappingCore
+from userfault.pager.core.ledger import Ledger
+from userfault.pager.core.overdue import Overseer
+from userfault.pager.core.reads import Reads
 from userfault.pager.core.recovery import FillRecord, Snapshot
+from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import (
     FILLING,
     MISSING,
@@ -42,11 +46,11 @@ class Bug(NamedTuple):
 
 
 def _remove_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
-    def drop(self: MappingCore, page: int, count: int) -> None:
+    def drop(self: Ledger, page: int, count: int) -> None:
         self.pages.move(page, count, REMOVED)
-        self._finish_if_settled()
+        self.finish_if_settled()
 
-    patch.setattr(MappingCore, "_drop", drop)
+    patch.setattr(Ledger, "drop", drop)
 
 
 def _present_is_filled_again(patch: pytest.MonkeyPatch) -> None:
@@ -74,34 +78,37 @@ def _deferred_forgotten(patch: pytest.MonkeyPatch) -> None:
 def _deferred_repeated_blindly(patch: pytest.MonkeyPatch) -> None:
     """What met EAGAIN is repeated as it was, whatever the events said."""
 
-    def again(self: MappingCore, fill: Fill) -> None:
+    def again(self: Refusals, fill: Fill) -> None:
+        ledger = self._ledger
         if fill.page >= 0 and fill.kind not in (ZERO, POISON):
             for page in range(fill.page, fill.page + fill.count):
-                if self.pages.states[page] == REMOVED:
-                    self.pages.states[page] = PRESENT
-        self.out.append(fill)
+                if ledger.pages.states[page] == REMOVED:
+                    ledger.pages.states[page] = PRESENT
+        ledger.out.append(fill)
 
-    patch.setattr(MappingCore, "_again", again)
+    patch.setattr(Refusals, "_again", again)
 
 
 def _exists_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
-    exists = MappingCore._page_exists
+    exists = Refusals._page_exists
 
-    def planted(self: MappingCore, fill: Fill, code: int, now: float) -> None:
+    def planted(self: Refusals, fill: Fill, code: int, now: float) -> None:
         exists(self, fill, code, now)
-        for wake in [action for action in self.out if isinstance(action, Wake)]:
+        out = self._ledger.out
+        for wake in [action for action in out if isinstance(action, Wake)]:
             if wake.start == fill.address:
-                self.out.remove(wake)
+                out.remove(wake)
 
     patch.setitem(module._REFUSALS, errno.EEXIST, planted)
 
 
 def _exists_is_believed(patch: pytest.MonkeyPatch) -> None:
     """EEXIST of huge pages may mean that there was no memory."""
-    exists = MappingCore._page_exists
+    exists = Refusals._page_exists
 
-    def planted(self: MappingCore, fill: Fill, code: int, now: float) -> None:
-        self.plan = msgspec.structs.replace(self.plan, exists_is_ambiguous=False)
+    def planted(self: Refusals, fill: Fill, code: int, now: float) -> None:
+        ledger = self._ledger
+        ledger.plan = msgspec.structs.replace(ledger.plan, exists_is_ambiguous=False)
         exists(self, fill, code, now)
 
     patch.setitem(module._REFUSALS, errno.EEXIST, planted)
@@ -135,7 +142,7 @@ def _child_waits_for_parent(patch: pytest.MonkeyPatch) -> None:
 
 def _siblings_sleep_on(patch: pytest.MonkeyPatch) -> None:
     """A fill wakes the waiters of its own mapping only, not those of a child that shares it."""
-    patch.setattr(MappingCore, "_wake_here", lambda *_: None)
+    patch.setattr(Ledger, "wake_here", lambda *_: None)
 
 
 def _unmap_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
@@ -152,75 +159,76 @@ def _unmap_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
 def _remap_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
     def planted(self: MappingCore, old: int, new: int, length: int) -> None:
         self.segments.remap(old, new, length)
-        self._straight = 0
+        self.ledger.straight = 0
 
     patch.setattr(MappingCore, "remap", planted)
 
 
 def _unmap_drops_for_all(patch: pytest.MonkeyPatch) -> None:
     """munmap in one process drops pages that another one still maps."""
-    patch.setattr(MappingCore, "_forsake", MappingCore._drop)
+    patch.setattr(Ledger, "forsake", Ledger.drop)
 
 
 def _one_retry_too_few(patch: pytest.MonkeyPatch) -> None:
-    failed = MappingCore._read_failed
+    failed = Reads.read_failed
 
-    def planted(self: MappingCore, page: int, cause: str, now: float) -> None:
-        self._failures[page] = self._failures.get(page, 0) + 1
-        failed(self, page, cause, now)
+    def planted(self: Reads, page: int, cause: str, now: float, *, demand: bool) -> None:
+        failures = self._ledger.failures
+        failures[page] = failures.get(page, 0) + 1
+        failed(self, page, cause, now, demand=demand)
 
-    patch.setattr(MappingCore, "_read_failed", planted)
+    patch.setattr(Reads, "read_failed", planted)
 
 
 def _finish_repeated(patch: pytest.MonkeyPatch) -> None:
-    def planted(self: MappingCore) -> None:
+    def planted(self: Ledger) -> None:
         if not self.pages.unsettled:
-            self.out.append(Finish(self._done_with()))
+            self.out.append(Finish(self.done_with()))
 
-    patch.setattr(MappingCore, "_finish_if_settled", planted)
+    patch.setattr(Ledger, "finish_if_settled", planted)
 
 
 def _leaving_keeps_work(patch: pytest.MonkeyPatch) -> None:
     """A process ends, and what was under way in its name is waited for by the others."""
-    patch.setattr(MappingCore, "_under_way", lambda _: iter(()))
+    patch.setattr(MappingCore, "under_way", lambda _: iter(()))
 
 
 def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
     """The finish lets go of shared pages whose poison a child forked later would not inherit."""
 
-    def planted(self: MappingCore) -> tuple[tuple[int, int], ...]:
+    def planted(self: Ledger) -> tuple[tuple[int, int], ...]:
         return tuple((held.start, held.end - held.start) for held in self.segments)
 
-    patch.setattr(MappingCore, "_done_with", planted)
+    patch.setattr(Ledger, "done_with", planted)
 
 
 def _giving_up_leaves_fetches(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "_stop_filling", lambda _: None)
+    patch.setattr(MappingCore, "stop_filling", lambda _: None)
 
 
 def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
     """The rest of a fill takes its bytes from the beginning of what was fetched."""
-    rest = MappingCore._rest
+    rest = Ledger.rest
 
-    def planted(self: MappingCore, fill: Fill, done: int) -> Fill:
+    def planted(self: Ledger, fill: Fill, done: int) -> Fill:
         left = rest(self, fill, done)
         left.data_page += done if fill.data is not None else 0
         return left
 
-    patch.setattr(MappingCore, "_rest", planted)
+    patch.setattr(Ledger, "rest", planted)
 
 
 def _grown_memory_unserved(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "_unowned", lambda *_: None)
+    patch.setattr(MappingCore, "unowned", lambda *_: None)
 
 
 def _neighbours_poisoned(patch: pytest.MonkeyPatch) -> None:
     """A read of several pages fails, and all of them are given up."""
 
-    def planted(self: MappingCore, page: int, count: int) -> None:
-        self._poison(page, count, "one of them was bad", "")
+    def planted(self: Reads, page: int, count: int) -> None:
+        self._ledger.poison(page, count, "one of them was bad", "")
 
-    patch.setattr(MappingCore, "_suspect", planted)
+    patch.setattr(Reads, "suspect", planted)
 
 
 def _stops_reading(patch: pytest.MonkeyPatch) -> None:
@@ -313,7 +321,7 @@ def _filling_kept(patch: pytest.MonkeyPatch) -> None:
     def planted(cores: list[MappingCore]) -> None:
         for core in cores:
             core.out.append(WakeAll())
-            core._finish_if_settled()
+            core.ledger.finish_if_settled()
 
     patch.setattr(recovery, "resume", planted)
 
@@ -350,7 +358,9 @@ def _sharing_forgotten(patch: pytest.MonkeyPatch) -> None:
     def planted(*arguments: Any) -> dict[int, MappingCore]:
         cores = rebuild(*arguments)
         for core in cores.values():
-            core._siblings = [core]
+            core.siblings = [core]
+            core._overseer.peers = core.siblings
+            core.ledger.peers = [core.ledger]
         return cores
 
     patch.setattr(recovery, "rebuild", planted)
@@ -362,25 +372,22 @@ def _one_segment_assumed(patch: pytest.MonkeyPatch) -> None:
     def planted(*arguments: Any) -> dict[int, MappingCore]:
         cores = rebuild(*arguments)
         for core in cores.values():
-            core._straight = core.pages.count
+            core.ledger.straight = core.pages.count
         return cores
 
     patch.setattr(recovery, "rebuild", planted)
 
 
-def _forgotten(name: str, value: object) -> Plant:
+def _forgotten(**field: Any) -> Plant:
     """A field of the record that the successor does not look at."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        rebuild = recovery.rebuild
+        restore = MappingCore.restore
 
-        def planted(*arguments: Any) -> dict[int, MappingCore]:
-            cores = rebuild(*arguments)
-            for core in cores.values():
-                setattr(core, name, value)
-            return cores
+        def planted(self: MappingCore, **fields: Any) -> None:
+            restore(self, **{**fields, **field})
 
-        patch.setattr(recovery, "rebuild", planted)
+        patch.setattr(MappingCore, "restore", planted)
 
     return plant
 
@@ -388,7 +395,7 @@ def _forgotten(name: str, value: object) -> Plant:
 def _watchdog_poison_is_put_aside(patch: pytest.MonkeyPatch) -> None:
     """The watchdog's poison waits behind an event, while the bytes come."""
 
-    def planted(self: MappingCore, fill: Fill, _code: int, _now: float) -> None:
+    def planted(self: Refusals, fill: Fill, _code: int, _now: float) -> None:
         self.deferred.append(fill)
 
     patch.setitem(module._REFUSALS, errno.EAGAIN, planted)
@@ -397,7 +404,7 @@ def _watchdog_poison_is_put_aside(patch: pytest.MonkeyPatch) -> None:
 
 def _watchdog_poisons_whatever_waits(patch: pytest.MonkeyPatch) -> None:
     """A page whose fault waits is given up whatever became of it, or is becoming of it."""
-    patch.setattr(MappingCore, "_answer", lambda _, page, _cause: "poison" if page >= 0 else "")
+    patch.setattr(Overseer, "answer", lambda _, page, _cause: "poison" if page >= 0 else "")
 
 
 BUGS = (
@@ -441,7 +448,7 @@ BUGS = (
     Bug("killed: only segments are woken", _segments_alone_woken, "kills", 200),
     Bug("killed: sharing is forgotten", _sharing_forgotten, "killed families", 100),
     Bug("killed: one segment is assumed", _one_segment_assumed, "kills", 100),
-    Bug("killed: finished is forgotten", _forgotten("finished", False), "kills", 100),
-    Bug("killed: complete() is forgotten", _forgotten("background", False), "kills", 100),
-    Bug("killed: give_up() is forgotten", _forgotten("given_up", ""), "kills", 1000),
+    Bug("killed: finished is forgotten", _forgotten(finished=False), "kills", 100),
+    Bug("killed: complete() is forgotten", _forgotten(background=False), "kills", 100),
+    Bug("killed: give_up() is forgotten", _forgotten(given_up=""), "kills", 1000),
 )

@@ -634,7 +634,9 @@ class Kernel:
                 mm.slots[at].registered = False
         self.wake(mm, vpn, count)
 
-    def mapped(self, mm: Mm, vpn: int) -> bool:
-        """What pagemap says: is a page mapped there?"""
+    def shown(self, mm: Mm, vpn: int) -> str | None:
+        """What the page that is mapped there shows; None where none is."""
         slot = mm.slots.get(vpn)
-        return slot is not None and slot.entry in (OWN, CACHE)
+        if slot is None or slot.entry not in (OWN, CACHE):
+            return None
+        return slot.content if slot.entry == OWN else self.file.cache[slot.index]

@@ -37,6 +37,7 @@ from userfault.pager.core.actions import (
     Fetch,
     Fill,
     Finish,
+    Found,
     Overdue,
     WakeAll,
 )
@@ -368,8 +369,7 @@ class World:
         elif isinstance(action, WakeAll | actions.Wake):
             self._wake(context, action)
         elif isinstance(action, actions.Inspect):
-            mapped = self.kernel.mapped(context.mm, action.address >> SHIFT)
-            core.inspected(action.page, mapped, self.now)
+            core.inspected(action.page, self._found(context, action), self.now)
         elif isinstance(action, actions.Report):
             dropped_since = any((said.page, said.answer) == (action.page, "poison")
                                 for said in self.overdue)  # fmt: skip
@@ -385,7 +385,8 @@ class World:
         elif isinstance(action, Finish):
             self._finish(context, action)
         else:
-            assert isinstance(action, Abandon)  # whoever reads cannot be stopped: it answers late
+            # Nothing queues here; whoever reads cannot be stopped: it answers late.
+            assert isinstance(action, Abandon | actions.Hasten)
 
     def _wake(self, context: Context, action: WakeAll | actions.Wake) -> None:
         self.store.fuse.point()
@@ -436,6 +437,16 @@ class World:
             core.not_cached(fill)
         else:
             core.failed(fill, code, 0, self.now)
+
+    def _found(self, context: Context, action: actions.Inspect) -> Found:
+        """What the driver sees there."""
+        content = self.kernel.shown(context.mm, action.address >> SHIFT)
+        if content is None:
+            return Found.NOTHING
+        if not action.compare:
+            return Found.UNSEEN
+        expected = ZEROS if action.kind == ZERO else source(action.page)
+        return Found.SAME if content == expected else Found.OTHER
 
     def _unreadable(self, context: Context, fill: Fill, odd: str) -> bool:
         """A file that is not in memory, or cannot be read."""

@@ -140,6 +140,18 @@ def test_pages_whose_read_failed_come_again_one_by_one() -> None:
     assert core.finished
 
 
+def test_reads_that_threads_wait_for_come_on_top_of_the_others() -> None:
+    pages = Pages(bytearray(60), 60)
+    policy = Policy(background=False, window_bytes=PAGE, fault_deadline_s=None)
+    core = MappingCore(Plan(START, PAGE, policy, layout=SimLayout(60)), pages)
+    reads = 0
+    for page in range(0, 60, 4):  # a place for each, whatever `fetches` says
+        fault(core, page)
+        reads += sum(kind == -1 for kind, _, _ in fills(core, ready=False))
+    assert reads > policy.fetches
+    assert not any(core.reads.queued(page) for page in range(60))
+
+
 def test_passing_by_what_is_filled_is_cut_into_steps() -> None:
     pages = Pages(bytearray([PRESENT]) * 9000, 9000)
     advance = Advance(SimLayout(9000), pages)

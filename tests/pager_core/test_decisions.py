@@ -17,12 +17,14 @@ from userfault.pager.core.actions import (
     Fetch,
     Fill,
     Finish,
+    Found,
     Inspect,
     Report,
     Wake,
 )
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
+from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import (
@@ -130,6 +132,75 @@ def test_background_leaves_a_place_for_a_fetch_that_a_thread_waits_for() -> None
     assert [fetch.page for _, fetch in world.flights] == [0, 7]
 
 
+def begun(core: MappingCore) -> list[Fetch]:
+    """The reads that were asked for; nothing else is left to do."""
+    found = [action for action in core.out if isinstance(action, Fetch)]
+    core.out.clear()
+    return found
+
+
+def prefetching(count: int) -> tuple[MappingCore, list[Fetch]]:
+    """A core that was asked for `count` pages in advance, one by one, and the reads begun."""
+    core = core_of(count + 2, source_fetches=True)
+    found = []
+    for page in range(count):
+        core.want(page, 1)
+        while core.idle_work():
+            found += begun(core)
+    return core, found
+
+
+def test_prefetch_leaves_a_place_for_a_fetch_that_a_thread_waits_for() -> None:
+    core, reads = prefetching(6)
+    assert [fetch.page for fetch in reads] == [0, 1, 2]
+    fault(core, 7)
+    assert [(fetch.page, fetch.demand) for fetch in begun(core)] == [(7, True)]
+
+
+def test_a_fault_goes_before_prefetches_that_have_failed() -> None:
+    core, reads = prefetching(6)
+    for fetch in reads:
+        core.fetch_failed(fetch, "it failed", 0.0)
+    reads = begun(core)
+    assert [(fetch.page, fetch.demand) for fetch in reads] == [(3, False), (4, False), (5, False)]
+    core.tick(100.0)  # they are tried again, behind those
+    assert not begun(core)
+    fault(core, 7)
+    assert [fetch.page for fetch in begun(core)] == [7]
+    for fetch in reads:
+        core.fetched(fetch, memoryview(bytes(PAGE)))
+    assert [(fetch.page, fetch.demand) for fetch in begun(core)] == [(0, False), (1, False)]
+
+
+@pytest.mark.parametrize("when", ["reads", "pauses", "queues"])
+def test_a_prefetch_that_failed_and_is_waited_for_goes_before_the_others(when: str) -> None:
+    core, reads = prefetching(6)
+    if when == "reads":
+        fault(core, 0)
+    core.fetch_failed(reads[0], "it failed", 0.0)
+    begun(core)
+    if when == "pauses":
+        fault(core, 0)
+    core.tick(100.0)
+    again = begun(core)
+    if when == "queues":
+        assert not again
+        fault(core, 0)
+        again = begun(core)
+    assert [(fetch.page, fetch.demand) for fetch in again] == [(0, True)]
+
+
+def test_threads_that_wait_for_a_place_have_it_in_the_order_in_which_they_came() -> None:
+    core = core_of(source_fetches=True)
+    for page in range(7):
+        fault(core, page)
+    reads = begun(core)
+    assert [fetch.page for fetch in reads] == [0, 1, 2, 3]
+    for fetch in reads[:3]:
+        core.fetched(fetch, memoryview(bytes(PAGE)))
+    assert [fetch.page for fetch in begun(core)] == [4, 5, 6]
+
+
 def test_a_signal_during_the_wait_loses_nothing() -> None:
     world = World(LAZY)
     touch(world, 1)
@@ -144,7 +215,7 @@ def test_a_signal_during_the_wait_loses_nothing() -> None:
 
 def test_while_fills_meet_eagain_nothing_is_filled_in_the_background() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     fault(core, 2)
     core.failed(fill_of(core), errno.EAGAIN, 0, 0.0)
 
@@ -155,7 +226,7 @@ def test_while_fills_meet_eagain_nothing_is_filled_in_the_background() -> None:
 
 def test_progress_before_an_error_is_kept_and_the_rest_is_tried_at_once() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     core.idle_work()
     fill = fill_of(core)
     assert fill.count == 8
@@ -280,15 +351,62 @@ def test_eexist_for_a_huge_page_that_the_client_wrote_is_believed() -> None:
     world.finale()
 
 
-def test_a_huge_page_that_is_mapped_was_there() -> None:
-    core = core_of(exists_is_ambiguous=True)
+def test_a_shared_huge_page_that_is_mapped_was_there() -> None:
+    core = core_of(exists_is_ambiguous=True, shared=True)
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
     assert core.out.popleft() == Inspect(0, START)
 
-    core.inspected(0, True, 0.0)
+    core.inspected(0, Found.UNSEEN, 0.0)
     assert core.pages.states[0] == PRESENT
     assert core.out.popleft() == Wake(START, PAGE)
+
+
+def test_eexist_alone_makes_no_private_page_present() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    assert core.out.popleft() == Inspect(0, START, compare=True)
+    assert core.pages.states[0] == FILLING
+
+
+@pytest.mark.parametrize("found", [Found.SAME, Found.NOTHING])
+def test_a_private_page_with_the_sources_bytes_is_present_and_a_guard_needs_no_page(
+    found: Found,
+) -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, found, 0.0)
+    assert core.pages.states[0] == PRESENT
+    assert core.out.popleft() == Wake(START, PAGE)
+
+
+def test_a_private_page_with_other_bytes_ends_the_client() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, Found.OTHER, 0.0)
+    action = core.out.popleft()
+    assert isinstance(action, EndClient)
+    assert "the pager had not filled" in action.message
+
+
+def test_a_private_page_that_nobody_can_look_at_is_given_up_and_its_waiters_run_on() -> None:
+    core = core_of()
+    fault(core, 0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    core.out.clear()
+    core.inspected(0, Found.UNSEEN, 0.0)
+    report, poison = core.out
+    assert isinstance(report, Report)
+    assert isinstance(poison, Fill)
+    core.out.clear()
+    core.failed(poison, errno.EEXIST, 0, 0.0)
+    assert core.out.popleft() == Wake(START, PAGE)
+    assert core.pages.states[0] == PRESENT
 
 
 def test_an_answer_about_a_page_that_was_dropped_meanwhile_is_ignored() -> None:
@@ -296,7 +414,7 @@ def test_an_answer_about_a_page_that_was_dropped_meanwhile_is_ignored() -> None:
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
     core.remove(START, START + PAGE)
-    core.inspected(0, False, 0.0)
+    core.inspected(0, Found.NOTHING, 0.0)
     assert core.pages.states[0] == REMOVED
     assert core.next_time() is None
 
@@ -524,7 +642,7 @@ def test_background_fills_everything_and_finishes_once(kind: Kind) -> None:
 
 def test_what_is_wanted_comes_before_the_background() -> None:
     core = core_of()
-    core.background = True
+    core.planner.background = True
     core.want(5, 2)
     core.idle_work()
     fill = fill_of(core)
@@ -589,9 +707,10 @@ def test_a_zero_source_is_never_read() -> None:
 
 
 def test_cached_pages_are_mapped_in_windows_that_grow() -> None:
-    core = core_of(shared=True)
-    core.pages = Pages(bytearray([CACHED]) * 8, 8)
-    core._window.limit = 8
+    plan = Plan(START, PAGE, Policy(background=False), shared=True)
+    core = MappingCore(plan, Pages(bytearray([CACHED]) * 8, 8))
+    assert isinstance(core.planner, WindowPlanner)
+    core.planner._window.limit = 8
     counts = []
     for page in (0, 1, 3):
         core.fault(START + page * PAGE, 4)

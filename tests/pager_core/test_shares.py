@@ -61,6 +61,7 @@ def test_whatever_is_asked_the_rules_hold(limit: int, steps: list[tuple[str, int
     waiting: list[Read] = []
     running: list[Read] = []
     spare = limit // 4
+    ahead = limit // 2 if spare else limit
     for name, number, demand in steps:
         if name == "ask":
             waiting += asked(shares, number, demand=demand)
@@ -77,6 +78,8 @@ def test_whatever_is_asked_the_rules_hold(limit: int, steps: list[tuple[str, int
         while (read := shares.grant()) is not None:
             held = Counter(each.mapping for each in running)
             waiting.remove(read)
+            if not read.demand:
+                assert sum(not each.demand for each in running) < ahead
             if len(running) >= limit - spare:
                 assert read.demand
                 assert not held[read.mapping]
@@ -88,7 +91,9 @@ def test_whatever_is_asked_the_rules_hold(limit: int, steps: list[tuple[str, int
         assert shares.running == len(running)
         # nothing waits that could go
         if len(running) < limit - spare:
-            assert not waiting
+            assert not any(each.demand for each in waiting)
+            in_advance = sum(not each.demand for each in running)
+            assert not waiting or in_advance >= ahead
         elif len(running) < limit:
             assert all(held[each.mapping] or not each.demand for each in waiting)
 
@@ -122,6 +127,16 @@ def test_sources_that_hang_leave_a_place_for_the_first_fault_of_every_other() ->
     assert len(granted(shares)) == 24
     assert Counter(read.mapping for read in shares_running(shares)) == dict.fromkeys(range(8), 3)
     for mapping in range(100, 108):
+        (read,) = asked(shares, mapping)
+        assert granted(shares) == [read]
+
+
+def test_reads_in_advance_that_hang_leave_places_for_faults_of_the_same_mappings() -> None:
+    shares: Shares[Read] = Shares(32)
+    for mapping in range(16):
+        asked(shares, mapping, 3, demand=False)
+    assert len(granted(shares)) == 16
+    for mapping in range(8):
         (read,) = asked(shares, mapping)
         assert granted(shares) == [read]
 

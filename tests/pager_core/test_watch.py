@@ -17,12 +17,14 @@ from userfault.pager.core.actions import (
     EndClient,
     Fetch,
     Fill,
+    Hasten,
     Overdue,
     Report,
     Wake,
 )
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
+from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, Pages
 from userfault.pager.core.watch import Watch
@@ -58,7 +60,8 @@ def read_begun(core: MappingCore, now: float) -> Fetch:
 
 def in_streams(core: MappingCore) -> None:
     """Faults came in order of late: the next one is filled with three more pages."""
-    window = core._window
+    assert isinstance(core.planner, WindowPlanner)
+    window = core.planner._window
     window.limit = window.start = 4
     window._went_on = 1.0
 
@@ -188,9 +191,20 @@ def test_waiters_that_pile_up_on_a_page_filled_in_the_background_are_counted() -
     assert not core.out  # nobody waits for it
     for _ in range(3):
         fault(core, 2)
+    assert core.out.popleft() == Hasten()
     core.tick(110.0)
     core.tick(115.0)
     assert told(core).faults == 3
+
+
+def test_a_read_is_told_how_long_its_pages_are_waited_for() -> None:
+    core = core_of(source_fetches=True)
+    fault(core, 2)
+    core.tick(100.0)
+    assert read_begun(core, 103.0).waited == 3  # it had no place before
+    another = core_of(source_fetches=True)
+    fault(another, 2)
+    assert read_begun(another, 103.0).waited == 0  # nobody has looked at the clock for it yet
 
 
 def test_a_fill_that_meets_eagain_for_ever_is_told_as_waiting_for_an_event() -> None:
@@ -406,7 +420,7 @@ def test_the_client_is_ended_by_policy_or_where_there_is_no_poison(
 
 def test_a_fetch_that_passes_its_own_deadline_at_that_moment_is_told_by_its_next_attempt() -> None:
     core = core_of(source_fetches=True)
-    core.plan = Plan(START, PAGE, Policy(deadline_s=5.0), source_fetches=True)
+    core.ledger.plan = Plan(START, PAGE, Policy(deadline_s=5.0), source_fetches=True)
     fault(core, 2)
     read_begun(core, 100.0)
     core.tick(100.0)

@@ -28,6 +28,23 @@ def bad_page(offset: int, length: int, bad: int) -> bytes:
     return numbered(offset, length)
 
 
+def bad_pages(offset: int, length: int, bad: list[int]) -> bytes:
+    """Each page of `bad` cannot be read for a reason of its own."""
+    for page in bad:
+        bad_page(offset, length, page)
+    return numbered(offset, length)
+
+
+def no_such_file(_offset: int, _length: int) -> bytes:
+    """Fails with a name that is not UTF-8 in its text."""
+    raise OSError(os.fsdecode(b"nothing at caf\xe9.mem"))
+
+
+def broken(_offset: int, _length: int) -> bytes:
+    """No page can be read."""
+    raise OSError("the disk is gone")
+
+
 def flaky(offset: int, length: int, mark: str) -> bytes:
     """Fails the first time it is called at all."""
     if not Path(mark).exists():
@@ -67,6 +84,12 @@ def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
     return numbered(offset, length)
 
 
+def announced(offset: int, length: int, gate: str) -> bytes:
+    """Makes the file `gate`.asked, and waits for the file `gate`."""
+    Path(f"{gate}.asked").touch()
+    return gated(offset, length, gate, -1)
+
+
 def counted(offset: int, length: int, folder: str) -> bytes:
     """Notes in `folder` how many such reads there are at once, in all processes."""
     seen, now = Path(folder) / "seen", Path(folder) / "now"
@@ -83,6 +106,11 @@ def counted(offset: int, length: int, folder: str) -> bytes:
 def wordy(_offset: int, _length: int, text: str) -> bytes:
     """Fails with much to say."""
     raise ValueError(text)
+
+
+def wordy_page(offset: int, _length: int, text: str) -> bytes:
+    """Fails with much to say, of each page something else."""
+    raise ValueError(f"{offset} {text}")
 
 
 class Mute(Exception):  # noqa: N818

@@ -89,7 +89,7 @@ def _ours() -> list[object]:
 
 def silent(folder: str) -> list[object]:
     """Standard error is a pipe that nobody reads, and full: everything is served on."""
-    source = userfault.function(functions.wordy, 40 * PAGE, "x" * 3000)
+    source = userfault.function(functions.wordy_page, 40 * PAGE, "x" * 3000)
     loud = userfault.function(functions.shouting, 40 * PAGE)
     with userfault.Pager() as pager:
         failing = lazy(source, pager=pager, policy=DEMAND)

@@ -110,3 +110,31 @@ def test_without_numpy_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(userfault.Unavailable, match=r"pip install .userfault\[numpy\]"):
         lazy_array(b"12345678", dtype="u1")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [">f4", "c8", "M8[s]", "m8[ns]", "U3", "g", [("O", "<i4"), ("when", "M8[D]")]],
+    ids=str,
+)
+def test_arrays_of_any_type_of_fixed_size_are_source_and_view(kind: Any) -> None:
+    values = np.arange(60, dtype="u1").repeat(100).view("u1")[: 50 * np.dtype(kind).itemsize]
+    values = values.view(kind)
+    array = lazy_array(values, -1, kind)
+    assert array.dtype == np.dtype(kind)
+    assert array.tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["O", "f9", "a,b;", "S0", {"names": ["a"]}, 5], ids=repr)
+def test_a_type_that_cannot_be_viewed_is_refused(kind: Any) -> None:
+    with pytest.raises(userfault.SourceTypeError, match="dtype"):
+        lazy_array(bytes(8), dtype=kind)
+
+
+def test_an_order_that_is_none_is_refused() -> None:
+    with pytest.raises(userfault.UsageError, match="order"):
+        lazy_array(bytes(8), order="K")  # type: ignore[arg-type]
+
+
+def test_a_function_named_by_text_delivers_as_many_bytes_as_the_array_has() -> None:
+    assert lazy_array("pager_live.functions:numbered", (1, 512), "<u8")[0, 0] == 1

@@ -75,6 +75,25 @@ def test_a_page_that_an_alias_wrote_is_not_overwritten(image: Path) -> None:
         assert mapped.statistics().counters.foreign == 1
 
 
+def test_a_page_that_an_alias_wrote_in_part_has_lost_the_rest_unless_it_was_filled(
+    image: Path,
+) -> None:
+    """The kernel makes a page of zeros for the write, and for a read: nobody asks the pager."""
+    with lazy(image, memory="shmem", policy=DEMAND) as mapped:
+        assert at(mapped.address, 20) == 21
+        fd = mapped._parts.recipe.fd
+        alias = libc.mmap(0, PAGES * PAGE, mman.PROT_READ | mman.PROT_WRITE, mman.MAP_SHARED, fd, 0)
+        for page in (20, 100):
+            libc.write_memory(alias + page * PAGE + 8, (777).to_bytes(8, "little"))
+        assert libc.read_memory(alias + 200 * PAGE, 8) == bytes(8)
+        for page, word in ((20, 21), (100, 0), (200, 0)):
+            found = libc.read_memory(mapped.address + page * PAGE, PAGE)
+            mine = b"" if page == 200 else (777).to_bytes(8, "little")
+            rest = word.to_bytes(8, "little") * 512
+            assert found == rest[:8] + (mine or rest[:8]) + rest[16:]
+        libc.munmap(alias, PAGES * PAGE)
+
+
 def test_munmap_of_a_part_leaves_the_rest_served(image: Path) -> None:
     with lazy(image, policy=DEMAND) as mapped:
         libc.munmap(mapped.address + 16 * PAGE, 16 * PAGE)

@@ -127,7 +127,7 @@ def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
 def test_what_cannot_be_read_at_an_offset_is_refused(tmp_path: Path) -> None:
     read, write = os.pipe()
     try:
-        with pytest.raises(SourceTypeError, match="no regular file"):
+        with pytest.raises(SourceTypeError, match="a pipe"):
             lazy(read)
         with pytest.raises(SourceTypeError):
             lazy(tmp_path)
@@ -229,6 +229,47 @@ def test_a_file_that_changes_while_it_is_served_is_a_source_error(
         with pytest.raises(SourceError, match=r"changed size|modified"):
             mapped.complete()
     assert str(path) in capfd.readouterr().err
+
+
+def test_a_file_that_shrinks_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every page behind its end is given up, and all for one cause."""
+    need_features(Feature.POISON)
+    path = tmp_path / "shrinking"
+    path.write_bytes(pages(1, 256))
+    policy = Policy(background=False, retries=0)
+    with lazy(path, policy=policy) as mapped:
+        os.truncate(path, 10 * PAGE)
+        with pytest.raises(SourceError, match="changed size"):
+            mapped.complete()
+        assert mapped.statistics().failed > 200
+    told = capfd.readouterr().err.splitlines()
+    assert len([line for line in told if "given up" in line]) == 1, told
+
+
+def test_a_function_that_fails_for_every_page_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    need_features(Feature.POISON)
+    source = userfault.function(functions.broken, 100 * PAGE)
+    with lazy(source, policy=Policy(background=False, retries=0)) as mapped:
+        with pytest.raises(SourceError, match="the disk is gone"):
+            mapped.complete()
+        assert mapped.statistics().failed == 100
+    assert capfd.readouterr().err.count("the disk is gone") == 1
+
+
+def test_each_cause_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    need_features(Feature.POISON)
+    source = userfault.function(functions.bad_pages, 100 * PAGE, bad=[7, 8])
+    with (
+        lazy(source, policy=Policy(background=False, retries=0)) as mapped,
+        pytest.raises(SourceError, match="is broken"),
+    ):
+        mapped.complete()
+    told = capfd.readouterr().err
+    assert told.count("page 7 is broken") == told.count("page 8 is broken") == 1
 
 
 def test_pages_that_are_not_cached_are_read_by_a_thread(tmp_path: Path) -> None:

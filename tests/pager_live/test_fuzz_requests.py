@@ -281,12 +281,16 @@ def test_a_function_that_others_name_is_not_called(attacked: Attacked) -> None:
     }  # fmt: skip
     with descriptors([]) as made:
         message = {**honest(made["start"][0]), "source": spec}
+        kept = socket.socket(fileno=os.dup(attacked.channel.fileno()))  # ours lets go of it
         pid = os.fork()
         if not pid:
-            sender = rights.credentials(os.geteuid(), os.getegid())
-            packets.send(attacked.channel, 5, encoded(message), made["right"], sender=sender)
-            os._exit(0)
+            try:
+                sender = rights.credentials(os.geteuid(), os.getegid())
+                packets.send(kept, 5, encoded(message), made["right"], sender=sender)
+            finally:
+                os._exit(0)
         os.waitpid(pid, 0)
+        kept.close()
         reply = messages.receive_reply(attacked.channel, 5)
     assert isinstance(reply, messages.Refused)
     assert reply.what == "the pager serves another process"

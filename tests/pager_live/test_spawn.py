@@ -119,4 +119,4 @@ def test_what_was_dropped_is_counted(tmp_path: Path) -> None:
         )
     text = told.read_text()
     assert "s" * 4000 in text
-    assert text.count("given up: the source pager_live.functions:wordy failed") == 40
+    assert text.count("given up: the source pager_live.functions:wordy_page failed") == 40

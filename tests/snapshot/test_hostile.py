@@ -23,14 +23,16 @@ import zstandard
 from blake3 import blake3
 
 from snapshot.images import HOLE, ZERO, Page, Pages, read_pages
+from userfault.kernel.errors import UsageError
 from userfault.snapshot import chunk, envelope, index, manifest
 from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot
 from userfault.snapshot.gc import gc
-from userfault.snapshot.image import MOST_LAYERS, Image, open_image
+from userfault.snapshot.image import SQUASHING, USUAL, Image, Limits, check_layers, open_image
 from userfault.snapshot.inputs.protocol import PAGE, Region
 from userfault.snapshot.local import LocalObjects
 from userfault.snapshot.pack import pack
 from userfault.snapshot.runs import Kind
+from userfault.snapshot.squash import squash
 from userfault.snapshot.verify import verify
 
 SECONDS = float(os.environ.get("USERFAULT_FUZZ_SECONDS", "60"))
@@ -251,12 +253,16 @@ def test_bases_that_do_not_end_are_refused(store: LocalObjects) -> None:
     with pytest.raises(FormatError, match="do not end"):
         open_image(store, "a")
     digest = put(store, "layer-0")
-    for number in range(1, MOST_LAYERS + 1):
+    for number in range(1, USUAL.layers + 1):
         base = {"name": f"layer-{number - 1}", "digest": digest}
         digest = put(store, f"layer-{number}", base=base, **ON_BASE)
-    assert len(open_image(store, f"layer-{MOST_LAYERS - 1}").layers) == MOST_LAYERS
+    assert len(open_image(store, f"layer-{USUAL.layers - 1}").layers) == USUAL.layers
+    last = f"layer-{USUAL.layers}"
     with pytest.raises(FormatError, match="squash"):
-        open_image(store, f"layer-{MOST_LAYERS}")
+        open_image(store, last)
+    assert len(open_image(store, last, SQUASHING).layers) == USUAL.layers + 1
+    squash(store, last, "flat")  # the cure that is told
+    assert len(open_image(store, "flat").layers) == 1
 
 
 def test_pages_that_the_base_does_not_have_are_refused(store: LocalObjects) -> None:
@@ -289,6 +295,56 @@ def test_layers_cannot_multiply_what_they_hold(store: LocalObjects) -> None:
         base={"name": "a", "digest": digest},
     )
     assert len(open_image(store, "b").runs) == count
+
+
+def test_a_chain_costs_what_is_seen_of_it_and_not_its_layers_times_its_base(
+    store: LocalObjects,
+) -> None:
+    count, layers = 50_000, 200
+    tiles = {"length": count * PAGE, "counts": u32(*[1] * count)}
+    digest = put(store, "0", **tiles, kinds=bytes([0, 1] * (count // 2)), values=bytes(8 * count))
+    for number in range(1, layers + 1):  # each shows a page of its own, and all else of its base
+        digest = put(
+            store,
+            f"{number}",
+            length=count * PAGE,
+            counts=u32(number, 1, count - number - 1),
+            kinds=bytes([2, 3, 2]),
+            values=u64(0, number, 0),
+            base={"name": f"{number - 1}", "digest": digest},
+        )
+    bound = Limits(layers + 1, count + 6 * layers)
+    image = open_image(store, f"{layers}", bound)
+    assert sum(extent.word for extent in image.extents(0, count)) == layers * (layers + 1) // 2
+    with pytest.raises(FormatError, match=f"more than {count} runs of pages"):
+        open_image(store, f"{layers}", Limits(layers + 1, count))
+
+
+def test_layers_that_would_take_too_long_to_open_are_not_opened_and_not_made(
+    store: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(store, "0", length=PAGE, counts=u32(1), kinds=b"\1", values=u64(0))
+    for number in range(1, 5):
+        digest = put(
+            store,
+            f"{number}",
+            length=PAGE,
+            counts=u32(1),
+            kinds=b"\3",
+            values=u64(number),
+            base={"name": f"{number - 1}", "digest": digest},
+        )
+    for bound, cause in (
+        (Limits(layers=4), "more than 4"),
+        (Limits(runs=4), "runs"),
+        (Limits(chunks=4), "chunks"),
+    ):
+        with pytest.raises(FormatError, match=f"too many to resolve.*{cause}.*squash"):
+            open_image(store, "4", bound)
+    monkeypatch.setattr(check_layers, "__defaults__", (Limits(layers=5),))
+    with pytest.raises(UsageError, match=r"cannot pack 'new' on '4'.*squash 4"):
+        pack(store, "new", Pages([b"x" * PAGE]), base="4")
+    assert not store.exists("snapshots/new")
 
 
 # The fuzzer.

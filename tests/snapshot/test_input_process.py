@@ -238,6 +238,50 @@ def test_what_is_no_process_to_pack_is_refused(tmp_path: Path) -> None:
     zombie.wait()
 
 
+_LEADERLESS = """
+import ctypes, mmap, os, threading, time
+memory = mmap.mmap(-1, 4096 * 50, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[:] = b"still here" * (len(memory) // 10)
+
+def stay():
+    while open(f"/proc/{os.getpid()}/stat", "rb").read().rpartition(b") ")[2][:1] != b"Z":
+        time.sleep(0.001)
+    print("ready", flush=True)
+    time.sleep(600)
+
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(os.uname().machine, 93), 0)  # exit(2): one thread
+"""
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_process_whose_first_thread_has_ended_is_read(running: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", _LEADERLESS], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            with contextlib.closing(
+                ProcessInput(process.pid, running=running, registers=True)
+            ) as pages:
+                found = b"".join(
+                    bytes(pages.read(run.first + at, 1))
+                    for run in runs(pages)
+                    if run.holds is Holds.DATA
+                    for at in range(run.pages)
+                )
+                about = pages.finish()
+            assert b"still here" * 2000 in found
+            assert about["auxv"]
+            assert pages.warnings == []
+            [other] = [
+                each for each in os.listdir(f"/proc/{process.pid}/task") if each != str(process.pid)
+            ]
+            assert (f"registers {other}" in about) == (not running)
+            wait_for(lambda: Path(f"/proc/{other}/stat").read_text().rpartition(") ")[2][0] == "S")
+        finally:
+            process.kill()
+
+
 def test_a_thread_is_refused_with_the_name_of_its_process() -> None:
     started, end = threading.Event(), threading.Event()
     numbers: list[int] = []

@@ -88,6 +88,11 @@ def silent(seconds: float) -> Fault:
     return fault
 
 
+def hung(_answer: bytes, client: socket.socket) -> None:
+    """Nothing, until the client gives up."""
+    select.select([client], [], [])
+
+
 class Proxy:
     """Passes connections to `server` on; `hit` says what happens to which answer.
 

@@ -199,17 +199,23 @@ def test_a_folder_that_is_removed_meanwhile_does_not_matter(cache: ChunkCache) -
     assert cache.get(*second.wanted) in (second.data, None)
 
 
+def opened() -> ChunkCache:
+    cache = open_cache()
+    assert cache is not None
+    return cache
+
+
 def test_the_environment_says_where_and_how_large(
     tmp_path: pathlib.Path,
     no_credentials: None,  # noqa: ARG001  # nor other settings
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert open_cache().folder == str(tmp_path / "home" / ".cache" / "userfault")
+    assert opened().folder == str(tmp_path / "home" / ".cache" / "userfault")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert open_cache().folder == str(tmp_path / "xdg" / "userfault")
+    assert opened().folder == str(tmp_path / "xdg" / "userfault")
     monkeypatch.setenv("USERFAULT_CACHE", str(tmp_path / "mine"))
     monkeypatch.setenv("USERFAULT_CACHE_SIZE", "30K")
-    cache = open_cache()
+    cache = opened()
     assert cache.folder == str(tmp_path / "mine")
     for chunk in make(3):
         cache.put(chunk.digest, chunk.data)

@@ -12,6 +12,7 @@ from cli.commands import userfault
 from helpers.stores import memory
 from stores.nginx import Web
 from stores.s3 import S3
+from userfault.snapshot.objects import open_objects
 
 PAGE = 4096
 
@@ -52,6 +53,18 @@ def test_a_round_of_all_commands(s3: S3, prefix: str, tmp_path: Path) -> None:
     for value in s3.environment().values():
         if len(value) > 6 and not value.startswith("http"):
             assert value not in "".join(said)
+
+
+@pytest.mark.usefixtures("no_credentials")
+@pytest.mark.parametrize("arguments", [("ls",), ("gc",), ("verify", "--all")])
+def test_a_prefix_without_anything_is_no_store(
+    seaweed_s3: S3, prefix: str, arguments: tuple[str, ...]
+) -> None:
+    place = f"s3://{seaweed_s3.bucket}/{prefix}"
+    done = userfault(*arguments, place)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"there is no store in {place}" in done.stderr
+    assert not list(open_objects(place).list())  # and none was made by the question
 
 
 @pytest.mark.usefixtures("no_credentials")

@@ -16,7 +16,7 @@ import pytest
 
 from stores.chunks import make
 from userfault.kernel.errors import UsageError
-from userfault.snapshot import atomic
+from userfault.snapshot import atomic, folders, marks
 from userfault.snapshot.errors import (
     AlreadyThere,
     FormatError,
@@ -36,8 +36,10 @@ def store(tmp_path: pathlib.Path) -> LocalObjects:
 
 
 def files(store: LocalObjects) -> list[str]:
+    """What is in its folder besides the file that says that it is a store."""
     root = pathlib.Path(store.url)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    return sorted(found - {marks.STORE.name})
 
 
 def test_what_is_put_can_be_read_listed_and_removed(store: LocalObjects) -> None:
@@ -181,17 +183,25 @@ def test_a_writer_killed_at_any_moment_leaves_whole_objects_and_leftovers_are_re
         os.close(read)
         os.close(write)
     store = LocalObjects(folder)
-    (folder / "tmp" / "0123456789abcdef").write_bytes(b"half")  # of a writer that is dead
+    (folder / "tmp" / "userfault-0123456789abcdef.part").write_bytes(
+        b"half"
+    )  # of a writer that is dead
     store.put("snapshots/after", b"x")
     assert os.listdir(folder / "tmp") == []
     assert {one.size for one in store.list("chunks/")} == {200_000}
 
 
+def swept(folder: pathlib.Path) -> int:
+    with folders.named(str(folder)) as fd:
+        return atomic.sweep(fd)
+
+
 def test_a_file_that_a_living_writer_fills_is_no_leftover(tmp_path: pathlib.Path) -> None:
     read, write = os.pipe()
     program = (
-        "import sys; from userfault.snapshot import atomic;"
-        f"atomic._create({str(tmp_path)!r}); sys.stdout.write('x'); sys.stdout.flush();"
+        "import os, sys; from userfault.snapshot import atomic;"
+        f"atomic._create(os.open({str(tmp_path)!r}, os.O_RDONLY));"
+        "sys.stdout.write('x'); sys.stdout.flush();"
         "sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -199,11 +209,11 @@ def test_a_file_that_a_living_writer_fills_is_no_leftover(tmp_path: pathlib.Path
     ) as child:
         assert child.stdout is not None
         assert child.stdout.read(1) == b"x"
-        assert atomic.sweep(str(tmp_path)) == 0
+        assert swept(tmp_path) == 0
         assert len(os.listdir(tmp_path)) == 1
         os.close(write)
     os.close(read)
-    assert atomic.sweep(str(tmp_path)) == 1
+    assert swept(tmp_path) == 1
     assert os.listdir(tmp_path) == []
 
 
@@ -242,7 +252,7 @@ def test_a_store_that_cannot_be_written_says_why(
 ) -> None:
     store.put("a/b", b"x")
 
-    def readonly(*_: object) -> None:
+    def readonly(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "read-only")
 
     monkeypatch.setattr(os, "rename", readonly)

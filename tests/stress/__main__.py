@@ -1,4 +1,7 @@
-"""`python -m tests.stress [--kills N] [--seconds S] [--seed S] [--memory anon,...] [--json]`."""
+"""`python -m tests.stress [--kills N] [--seconds S] [--seed S] [--memory anon,...] [--json]`.
+
+`--plants`: plant mistakes instead; `--every-call N`: kill at every Nth system call.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stress import every_call
-from stress.run import Options, Result, run
+from stress import every_call, plants
+from stress.run import Options, Result, pools, run
 from stress.standstill import Standstill
 from userfault.kernel.errors import UserfaultError
 
@@ -39,8 +42,10 @@ def main() -> int:
     console = Console(stderr=True)
     if asked.every_call:
         return _every_call(console, asked.every_call)
+    if asked.plants:
+        return _plants(console, options.memory)
     try:
-        with _bar(console, options) as show:
+        with pools(options), _bar(console, options) as show:
             result = run(options, show)
     except UserfaultError as error:
         console.print(f"it cannot run: {error}")
@@ -75,6 +80,19 @@ def _every_call(console: Console, every: int) -> int:
     return 1 if bad else 0
 
 
+def _plants(console: Console, memory: tuple[str, ...]) -> int:
+    missed = 0
+    for mistake, name in plants.cases(memory):
+        with console.status(f"{mistake} in {name}"):
+            result = plants.hunt(mistake, name)
+        found = plants.is_found(result)
+        missed += not found
+        print(f"{mistake} in {name}: {'found' if found else 'MISSED'} after {result.seconds} s")
+        for line in () if found else result.details:
+            print(f"  {line}")
+    return 1 if missed else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, help="end after so many (default 1000)")
@@ -88,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         "--every-call", type=int, metavar="N", default=0,
         help="instead: kill at every Nth entry and exit of a system call",
     )  # fmt: skip
+    parser.add_argument(
+        "--plants", action="store_true", help="instead: plant mistakes, each of which must be found"
+    )
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
     return parser
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import signal
+from collections.abc import Sequence
 
 OPS = ("read", "write", "alias", "drop", "remove", "punch", "move", "unmap", "fork", "child")
+PLANTS = ("none", "stale", "zeroed", "half", "lost", "sigbus")  # mistakes: see toucher.c
 ZERO, BAD = 0, (1 << 64) - 1
 _THREADS, _SLOW, _WRONG = 8, 4096, 64
 
@@ -32,6 +35,7 @@ class Wrong(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             "when", "slot", "page", "op", "found", "shown", "coming", "before", "last_op", "child",
+            "planted", "seen", "before_seq", "seq",
         )
     ]  # fmt: skip
     when: int
@@ -44,6 +48,10 @@ class Wrong(ctypes.Structure):
     before: int
     last_op: int
     child: int
+    planted: int
+    seen: int
+    before_seq: int
+    seq: int
 
     def __str__(self) -> str:
         who = " in a forked child" if self.child else ""
@@ -51,6 +59,9 @@ class Wrong(ctypes.Structure):
             f"slot {self.slot}, page {self.page}: {OPS[self.op]}{who} found {word(self.found)};"
             f" it showed {word(self.before)}, shows {word(self.shown)}, comes to"
             f" {word(self.coming)}; changed last by {OPS[self.last_op]}"
+            f"; changes {self.before_seq} to {self.seq}"
+            f"{'' if self.seen else ', not known to be filled'}"
+            f"{' (planted)' if self.planted else ''}"
         )
 
 
@@ -125,9 +136,23 @@ class Board:
             self._taken[index] = count
         return found
 
-    def wrong(self) -> list[str]:
-        """What was wrong, in words (the first 64)."""
-        return [str(self.layout.wrong[at]) for at in range(min(self.layout.wrong_count, _WRONG))]
+    def wrong(self, kills: Sequence[int] = ()) -> list[str]:
+        """What was wrong, in words (the first 64), and how long after the last of `kills`."""
+        found = []
+        for at in range(min(self.layout.wrong_count, _WRONG)):
+            wrong = self.layout.wrong[at]
+            ago = [
+                f", {(wrong.when - kill) / 1e6:.1f} ms after a kill"
+                for kill in kills
+                if kill < wrong.when
+            ]
+            found.append(f"{wrong}{ago[-1] if ago else ''}")
+        return found
+
+    def elsewhere(self) -> int:
+        """How much of what was wrong (of the first 64) lies where no mistake was planted."""
+        count = min(self.layout.wrong_count, _WRONG)
+        return sum(not self.layout.wrong[at].planted for at in range(count))
 
     def total(self, name: str) -> int:
         """The sum of a counter over all threads."""
@@ -151,6 +176,8 @@ def word(value: int) -> str:
         return "SIGBUS"
     if value == ZERO:
         return "zeros"
+    if value == signal.SIGSEGV:
+        return "SIGSEGV"
     if value < 1 << 24:
         return f"no word of ours ({value})"
     version = value >> 24 & 0xFFFFFFFF

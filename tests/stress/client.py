@@ -23,7 +23,7 @@ import msgspec
 
 import userfault
 from stress import source
-from stress.board import Board
+from stress.board import PLANTS, Board
 from userfault import Policy, lazy
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import memory as named_memory
@@ -63,6 +63,7 @@ class Job(msgspec.Struct, frozen=True):
     seed: int
     forks: bool
     library: str
+    plant: str = PLANTS[0]
 
 
 class Client:
@@ -85,7 +86,12 @@ class Client:
         for slot in self._job.slots:
             self._open(slot)
         where = ctypes.c_void_p(ctypes.addressof(self._board.layout))
-        self._library.stress_start(where, self._job.threads, ctypes.c_uint64(self._job.seed | 1))
+        self._library.stress_start(
+            where,
+            self._job.threads,
+            ctypes.c_uint64(self._job.seed | 1),
+            PLANTS.index(self._job.plant),
+        )
         while True:
             self._library.stress_settle_space(0)
             left = max(min(self._ends.values()) - time.monotonic(), 0)

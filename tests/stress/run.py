@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 import userfault
+from helpers.world import PoolLock
 from stress import family, source
-from stress.board import OPS, Board
+from stress.board import OPS, PLANTS, Board
 from stress.build import build
 from stress.client import Job, Slot
 from stress.family import Killer
@@ -51,6 +52,7 @@ class Options(msgspec.Struct, frozen=True):
     pause_s: float = 0.3  # the longest time between seeing a victim and killing it
     hang_s: float = 20.0  # a thread that stands still for so long hangs
     directory: str | None = None
+    plant: str = PLANTS[0]  # a mistake to plant, which the judge has to find
 
 
 class Result(msgspec.Struct):
@@ -66,6 +68,7 @@ class Result(msgspec.Struct):
     undecided: int = 0
     source_errors_met: int = 0
     wrong: int = 0
+    elsewhere: int = 0  # of those recorded, where no mistake was planted
     hung: int = 0
     failed: int = 0  # the client ended, or something was left behind
     after_worker: Standstill = msgspec.field(default_factory=lambda: summary([]))
@@ -109,7 +112,9 @@ class Referee:
             slots.append(self._slot(len(slots), "anon", FUNCTION_PAGES, function=True))
         library = str(build(self._scratch))
         forks = os.geteuid() == 0
-        return Job(slots, self._options.threads, self._options.seed, forks, library)
+        return Job(
+            slots, self._options.threads, self._options.seed, forks, library, self._options.plant
+        )
 
     def _slot(self, index: int, memory: str, pages: int, *, function: bool) -> Slot:
         path = self._scratch / f"source{index}"
@@ -258,7 +263,14 @@ class Referee:
         return self.result.good
 
     def _ended(self, client: subprocess.Popen[bytes]) -> None:
-        self._fail(f"the client ended with {client.returncode}")
+        now = time.monotonic_ns()
+        kills = [
+            f"{role} {(now - when) / 1e6:.0f} ms ago" for when, role in self._killer.kills[-4:]
+        ]
+        self._fail(
+            f"the client ended with {client.returncode}; the family was {self._processes}, last"
+            f" killed were {', '.join(kills) or 'none'}"
+        )
 
     def _fail(self, what: str) -> None:
         self.result.failed += 1
@@ -294,7 +306,8 @@ class Referee:
         self._figures(board)
         self._slow += board.new_slow()
         result.wrong = int(board.layout.wrong_count)
-        result.details += board.wrong()
+        result.elsewhere = board.elsewhere()
+        result.details += board.wrong([when for when, _ in self._killer.kills])
         if not result.good:
             result.details += _told((self._scratch / "stderr").read_text(errors="replace"))
         plain = {slot.index for slot in self._job.slots if not slot.function}
@@ -327,9 +340,16 @@ def run(options: Options, progress: Progress) -> Result:
         return referee.result
 
 
+def pools(options: Options) -> contextlib.AbstractContextManager[object]:
+    """The lock that tests hold which change the hugetlb pools, where this run will."""
+    huge = any(name.startswith("hugetlb") for name in options.memory)
+    return PoolLock() if huge else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _pool(memory: tuple[str, ...]) -> Iterator[None]:
-    """Huge pages for the time of the run: twice as many, since holes give reserved ones back."""
+    """Huge pages for the time of the run: twice as many, for a hole gives its pages up for a while
+    and others may take them."""
     huge = sum(name.startswith("hugetlb") for name in memory)
     if not huge:
         yield

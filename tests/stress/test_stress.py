@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from helpers.skips import absent, need_root
-from helpers.world import PoolLock
 from stress import family
-from stress.run import Options, run
+from stress.run import Options, pools, run
 from userfault.check.agent.build import NoAgent
 
 KILLS = 40
@@ -27,7 +26,7 @@ def test_no_byte_is_wrong_and_no_thread_hangs_while_worker_and_supervisor_are_ki
 ) -> None:
     need_root()  # fork events, huge pages
     options = Options(kills=KILLS, memory=tuple(memory.split(",")))
-    with PoolLock():
+    with pools(options):
         try:
             result = run(options, lambda _: None)
         except NoAgent as error:

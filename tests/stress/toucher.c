@@ -3,18 +3,9 @@
  * In C because a Python thread that waits in a page fault holds the interpreter's lock.  Python
  * makes the memory (`userfault.lazy`) and hands each mapping over as a "slot".
  *
- * The judge: every page is made of equal words, one in each `step` bytes:
- *
- *     word = kind of the mapping << 56 | version << 24 | page + 1      (0: a page of zeros)
- *
- * Version 0 is the source's.  Of each page the table says which word it shows, and, while an
- * operation on it is under way, which it is about to show.  Readers take no lock: they look at the
- * table before and after, and every word that they saw must be one that the page may have shown in
- * between.  Whoever changes a page has it alone (`busy`), but never keeps readers away: they fault
- * while it is dropped, moved and unmapped.
- *
- * What a reader may meet besides: SIGBUS on a page whose source always fails, SIGSEGV on a page
- * that was moved or unmapped meanwhile.
+ * The judge is judge.h.  Readers fault while pages are dropped, moved and unmapped.  What they may
+ * meet besides words: SIGBUS on a page whose source always fails (or that the pool of huge pages
+ * has no memory for), SIGSEGV on a page that was moved or unmapped meanwhile.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,18 +26,16 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef _Atomic uint64_t shared64;
+#include "judge.h"
 
 enum op { READ, WRITE, ALIAS, DROP, REMOVE, PUNCH, MOVE, UNMAP, FORK, CHILD, OPS };
 enum place { HOME, ATTIC, TRANSIT, GONE };
+enum plant { NONE, STALE, ZEROED, HALF, LOST, SIGBUSED }; /* PLANTS of board.py */
 
-#define ZERO 0ull
-#define BAD UINT64_MAX /* not a word: every access raises SIGBUS */
 #define THREADS 8
 #define SLOTS 8
 #define SLOW 4096
-#define WRONG 64
-#define WORDS 2048
+#define WRONGS 64
 #define RANGE 8
 #define SLOW_NS 500000ull
 #define FORK_PAUSE_NS 30000000ull
@@ -59,7 +48,8 @@ struct slow {
 };
 
 struct wrong {
-    uint64_t when, slot, page, op, found, shown, coming, before, last_op, child;
+    uint64_t when, slot, page, op, found, shown, coming, before, last_op, child, planted,
+        seen, before_seq, seq;
 };
 
 struct thread {
@@ -71,22 +61,16 @@ struct thread {
 
 struct board {
     shared64 stop, wrong_count;
-    struct wrong wrong[WRONG];
+    struct wrong wrong[WRONGS];
     struct thread thread[2 * THREADS]; /* behind the threads: the child that each has forked */
 };
 
 /* --- what a process knows of the memory -------------------------------------------------------- */
 
-struct page {
-    shared64 seq; /* odd: a change is under way */
-    shared64 shown, coming;
-    _Atomic uint32_t busy, seen, last_op;
-};
-
 struct slot {
     uint8_t *home, *attic, *alias;
-    uint64_t page_size, pages, step, kind, begun, lasts, length;
-    int fd, shared, forks;
+    uint64_t page_size, pages, step, words, kind, begun, lasts, length;
+    int fd, shared, huge, forks;
     struct page *page;      /* shared with forked children where the memory is */
     _Atomic uint8_t *place; /* each process has its own */
     uint64_t version;
@@ -100,7 +84,7 @@ static shared64 last_fork;
 static shared64 next_version = 1;
 static pthread_t threads[THREADS];
 static int running;
-static int is_child;
+static int is_child, plant, empty_file;
 
 static __thread sigjmp_buf jump;
 static __thread volatile sig_atomic_t touching;
@@ -134,14 +118,16 @@ static void on_signal(int number, siginfo_t *info, void *context)
     siglongjmp(jump, number);
 }
 
-static void report(int slot, uint64_t page, int op, uint64_t found, uint64_t before)
+static void report(int slot, uint64_t page, int op, uint64_t found, const struct look *before)
 {
     struct page *held = &slots[slot].page[page];
+    struct look now = snapshot(held);
     uint64_t at = atomic_fetch_add(&board->wrong_count, 1);
-    if (at < WRONG)
+    if (at < WRONGS)
         board->wrong[at] = (struct wrong){
-            now_ns(), slot, page, op, found, held->shown, held->coming, before,
-            held->last_op, is_child};
+            now_ns(), slot, page, op, found, now.shown, now.coming, (before ? before : &now)->shown,
+            held->last_op, is_child, held->planted, held->seen, (before ? before : &now)->seq,
+            now.seq};
 }
 
 static void begin_op(struct thread *mine, int op, int slot, uint64_t page)
@@ -181,89 +167,23 @@ static int fetch_words(struct slot *slot, const uint8_t *at)
     int number = sigsetjmp(jump, 0);
     if (number == 0) {
         touching = 1;
-        for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
+        for (uint64_t n = 0; n < slot->words; n++)
             words[n] = *(volatile const uint64_t *)(at + n * slot->step);
     }
     touching = 0;
     return number;
 }
 
-static int store_words(struct slot *slot, uint8_t *at, uint64_t word)
+static int store_words(struct slot *slot, uint8_t *at, uint64_t word, uint64_t count)
 {
     int number = sigsetjmp(jump, 0);
     if (number == 0) {
         touching = 1;
-        for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
+        for (uint64_t n = 0; n < count; n++)
             *(volatile uint64_t *)(at + n * slot->step) = word;
     }
     touching = 0;
     return number;
-}
-
-struct look {
-    uint64_t seq, shown, coming;
-};
-
-static struct look snapshot(struct page *page)
-{
-    struct look look;
-    do {
-        look.seq = page->seq;
-        look.shown = page->shown;
-        look.coming = page->coming;
-    } while (page->seq != look.seq);
-    return look;
-}
-
-static void begin_change(struct page *page, uint64_t coming, int op)
-{
-    page->last_op = (uint32_t)op;
-    page->coming = coming;
-    page->seq++;
-}
-
-static void end_change(struct page *page, uint64_t shown)
-{
-    page->shown = shown;
-    page->coming = shown;
-    page->seq++;
-}
-
-static int among(uint64_t word, const struct look *a, const struct look *b)
-{
-    return word == a->shown || word == a->coming || word == b->shown || word == b->coming;
-}
-
-static void judge(struct slot *slot, uint64_t number, int op, struct thread *mine, int signal_met,
-                  struct look before, int place)
-{
-    struct page *page = &slot->page[number];
-    struct look after = snapshot(page);
-    int index = (int)(slot - slots);
-    if (after.seq - before.seq > 3) { /* more changes than the two looks can tell */
-        mine->undecided++;
-        return;
-    }
-    if (signal_met == SIGSEGV) {
-        if (after.seq == before.seq && before.seq % 2 == 0 && slot->place[number] == place)
-            report(index, number, op, SIGSEGV, before.shown);
-        else
-            mine->undecided++;
-        return;
-    }
-    if (signal_met) {
-        mine->faulted++;
-        if (!among(BAD, &before, &after))
-            report(index, number, op, BAD, before.shown);
-        return;
-    }
-    for (uint64_t n = 0; n * slot->step < slot->page_size; n++)
-        if (words[n] == BAD || !among(words[n], &before, &after)) {
-            report(index, number, op, words[n], before.shown);
-            return;
-        }
-    if (after.seq == before.seq && before.seq % 2 == 0)
-        page->seen = 1;
 }
 
 static void look_at(struct slot *slot, uint64_t number, int op, struct thread *mine)
@@ -271,17 +191,28 @@ static void look_at(struct slot *slot, uint64_t number, int op, struct thread *m
     int place = slot->place[number];
     if (place >= TRANSIT)
         return;
-    struct look before = snapshot(&slot->page[number]);
+    struct page *page = &slot->page[number];
+    struct look before = snapshot(page);
     begin_op(mine, op, (int)(slot - slots), number);
     int met = fetch_words(slot, address(slot, number, place));
     mine->accesses++;
-    judge(slot, number, op, mine, met, before, place);
+    struct look after = snapshot(page);
+    uint64_t found;
+    enum verdict verdict =
+        judge(met, words, slot->words, &before, &after, slot->place[number] == place, &found);
+    if (verdict == WRONG)
+        report((int)(slot - slots), number, op, found, &before);
+    mine->undecided += verdict == UNDECIDED;
+    mine->faulted += met == SIGBUS && verdict == RIGHT;
+    if (verdict == RIGHT && !met && after.seq == before.seq && before.seq % 2 == 0)
+        page->seen = 1;
     end_op(mine);
 }
 
 /* --- changes: the caller has the pages [first, first + count) alone ------------------------------ */
 
-/* Take up to `count` pages that lie in one place; how many it were. */
+/* Take up to `count` pages that lie in one place; how many it were.  Pages of which it is not known
+ * any more what a change does to them are only read. */
 static uint64_t grab(struct slot *slot, uint64_t first, uint64_t count)
 {
     uint64_t got = 0;
@@ -292,8 +223,9 @@ static uint64_t grab(struct slot *slot, uint64_t first, uint64_t count)
         uint32_t free = 0;
         if (!atomic_compare_exchange_strong(&slot->page[first + got].busy, &free, 1))
             break;
-        if (slot->place[first + got] != place) {
-            slot->page[first + got].busy = 0;
+        struct page *page = &slot->page[first + got];
+        if (slot->place[first + got] != place || page->poor || page->planted) {
+            page->busy = 0;
             break;
         }
         got++;
@@ -307,6 +239,12 @@ static void release(struct slot *slot, uint64_t first, uint64_t count)
         slot->page[n].busy = 0;
 }
 
+/* Whether nobody is known to have filled a page: it is still the source's. */
+static int never_filled(const struct slot *slot, uint64_t number)
+{
+    return !slot->page[number].seen && slot->page[number].shown == word_of(slot, number, 0);
+}
+
 static void write_page(struct slot *slot, uint64_t number, int op, struct thread *mine)
 {
     struct page *page = &slot->page[number];
@@ -315,13 +253,13 @@ static void write_page(struct slot *slot, uint64_t number, int op, struct thread
     uint8_t *at = op == ALIAS ? slot->alias + number * slot->page_size
                               : address(slot, number, slot->place[number]);
     begin_op(mine, op, (int)(slot - slots), number);
-    begin_change(page, word, op);
-    int met = store_words(slot, at, word);
+    begin_change(page, word, op == ALIAS && never_filled(slot, number) ? ZEROS : 0, op);
+    int met = store_words(slot, at, word, slot->words);
     mine->accesses++;
     if (met && !(met == SIGBUS && old == BAD))
-        report((int)(slot - slots), number, op, met == SIGBUS ? BAD : SIGSEGV, old);
+        report((int)(slot - slots), number, op, met == SIGBUS ? BAD : SIGSEGV, NULL);
     if (!met && old == BAD)
-        report((int)(slot - slots), number, op, word, old);
+        report((int)(slot - slots), number, op, word, NULL);
     end_change(page, met ? old : word);
     if (!met && op == WRITE)
         page->seen = 1;
@@ -339,7 +277,7 @@ static void settle(struct slot *slot, uint64_t number)
         if (words[n] != found)
             found = SIGSEGV; /* torn: no word is that */
     if (found != page->shown && found != page->coming)
-        report((int)(slot - slots), number, DROP, found, page->shown);
+        report((int)(slot - slots), number, DROP, found, NULL);
     end_change(page, found);
     page->seen = 1;
 }
@@ -369,10 +307,31 @@ static int enter_drop(void)
     return 0;
 }
 
+static void plug(uint8_t *at, uint64_t length)
+{
+    if (mmap(at, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+             0) == MAP_FAILED)
+        abort();
+}
+
+/* Have the pool promise its pages to a hole again: a mapping of the file does that for all that it
+ * shows, and what it was promised outlives it.  It takes the place of the alias, for any other place
+ * would be one that Python's thread may be given.  0: the pool is empty. */
+static int reserve(struct slot *slot, uint64_t first, uint64_t count)
+{
+    uint64_t offset = first * slot->page_size, length = count * slot->page_size;
+    if (mmap(slot->alias + offset, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, slot->fd,
+             (off_t)offset) != MAP_FAILED)
+        return 1;
+    plug(slot->alias + offset, length); /* the old mapping may be gone */
+    return 0;
+}
+
 static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, struct thread *mine)
 {
     uint64_t length = count * slot->page_size;
     uint8_t *at = address(slot, first, slot->place[first]);
+    int hole = slot->huge && op != DROP;
     int keeps[RANGE], failed;
     if (!enter_drop())
         return;
@@ -380,7 +339,7 @@ static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, stru
     for (uint64_t n = 0; n < count; n++) {
         struct page *page = &slot->page[first + n];
         keeps[n] = op == DROP && slot->shared && page->seen;
-        begin_change(page, keeps[n] ? page->shown : ZERO, op);
+        begin_change(page, keeps[n] ? page->shown : ZERO, hole ? SIGBUSES : 0, op);
     }
     if (op == PUNCH)
         failed = fallocate(slot->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -388,7 +347,10 @@ static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, stru
     else
         failed = madvise(at, length, op == DROP ? MADV_DONTNEED : MADV_REMOVE);
     if (failed)
-        report((int)(slot - slots), first, op, (uint64_t)errno, slot->page[first].shown);
+        report((int)(slot - slots), first, op, (uint64_t)errno, NULL);
+    if (hole && !reserve(slot, first, count))
+        for (uint64_t n = first; n < first + count; n++)
+            slot->page[n].poor = 1;
     for (uint64_t n = first; n < first + count; n++) {
         if (op == DROP && slot->shared && !keeps[n - first])
             settle(slot, n);
@@ -399,11 +361,13 @@ static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, stru
     dropping--;
 }
 
-static void plug(uint8_t *at, uint64_t length)
+/* Where mremap failed: whether it has taken the page away all the same.  Of several mappings it
+ * moves one after the other since Linux 6.17, and stops at the first that cannot be moved (one that
+ * is registered, behind another).  mincore(2): ENOMEM where nothing is mapped. */
+static int has_left(uint8_t *at)
 {
-    if (mmap(at, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-             0) == MAP_FAILED)
-        abort();
+    unsigned char in_core;
+    return mincore(at, 1, &in_core) && errno == ENOMEM;
 }
 
 static void move(struct slot *slot, uint64_t first, uint64_t count, struct thread *mine)
@@ -415,16 +379,16 @@ static void move(struct slot *slot, uint64_t first, uint64_t count, struct threa
     begin_op(mine, MOVE, (int)(slot - slots), first);
     for (uint64_t n = first; n < first + count; n++) {
         slot->place[n] = TRANSIT;
-        begin_change(&slot->page[n], slot->page[n].shown, MOVE);
+        begin_change(&slot->page[n], slot->page[n].shown, 0, MOVE);
     }
     failed = mremap(address(slot, first, from), length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
                     address(slot, first, to)) == MAP_FAILED;
-    if (failed)
-        mine->refused++; /* the range is several mappings: nothing was moved */
-    else
-        plug(address(slot, first, from), length);
+    mine->refused += (uint64_t)failed;
     for (uint64_t n = first; n < first + count; n++) {
-        slot->place[n] = (uint8_t)(failed ? from : to);
+        int moved = !failed || has_left(address(slot, n, from));
+        /* Also of a move that failed the new place may have been cleared. */
+        plug(address(slot, n, moved ? from : to), slot->page_size);
+        slot->place[n] = (uint8_t)(moved ? to : from);
         end_change(&slot->page[n], slot->page[n].shown);
     }
     end_op(mine);
@@ -440,10 +404,10 @@ static void unmap(struct slot *slot, uint64_t first, uint64_t count, struct thre
     begin_op(mine, UNMAP, (int)(slot - slots), first);
     for (uint64_t n = first; n < first + count; n++) {
         slot->place[n] = TRANSIT;
-        begin_change(&slot->page[n], slot->page[n].shown, UNMAP);
+        begin_change(&slot->page[n], slot->page[n].shown, 0, UNMAP);
     }
     if (munmap(address(slot, first, from), length))
-        report((int)(slot - slots), first, UNMAP, (uint64_t)errno, 0);
+        report((int)(slot - slots), first, UNMAP, (uint64_t)errno, NULL);
     plug(address(slot, first, from), length);
     for (uint64_t n = first; n < first + count; n++) {
         slot->place[n] = GONE;
@@ -451,6 +415,54 @@ static void unmap(struct slot *slot, uint64_t first, uint64_t count, struct thre
     }
     end_op(mine);
     moving--;
+}
+
+/* --- mistakes to plant: what the judge must not take for one of its three excuses ---------------- */
+
+/* The table is not told.  0: nothing was planted in this page. */
+static int plant_in(struct slot *slot, uint64_t number, struct thread *mine)
+{
+    struct page *page = &slot->page[number];
+    uint64_t old = page->shown;
+    if (old == BAD || ((plant == ZEROED || plant == HALF) && !never_filled(slot, number)))
+        return 0;
+    if (plant == STALE)
+        write_page(slot, number, WRITE, mine);
+    if (plant == LOST)
+        move(slot, number, 1, mine);
+    if (!enter_space())
+        return 0;
+    uint8_t *at = address(slot, number, slot->place[number]);
+    uint8_t *alias = slot->alias + number * slot->page_size;
+    page->planted = 1;
+    switch ((enum plant)plant) {
+    case STALE: /* a write is undone: what it showed before is back */
+        store_words(slot, at, old, slot->words);
+        break;
+    case ZEROED: /* a page that nobody has touched yet has lost the source's bytes */
+        if (!slot->shared)
+            madvise(at, slot->page_size, MADV_DONTNEED);
+        else
+            (void)*(volatile const uint64_t *)alias;
+        break;
+    case HALF: /* a write through the alias has ended, and the rest of the page is not there */
+        begin_change(page, word_of(slot, number, 1), ZEROS, ALIAS);
+        store_words(slot, alias, page->coming, slot->words / 2);
+        end_change(page, page->coming);
+        break;
+    case LOST: /* it was moved, and nothing is at the new place */
+        plug(at, slot->page_size);
+        break;
+    case SIGBUSED: /* SIGBUS, whatever the pool has: nothing is behind the end of a file */
+        if (mmap(at, slot->page_size, PROT_READ, MAP_SHARED | MAP_FIXED, empty_file, 0) ==
+            MAP_FAILED)
+            abort();
+        break;
+    case NONE:
+        break;
+    }
+    moving--;
+    return 1;
 }
 
 /* --- forks --------------------------------------------------------------------------------------- */
@@ -523,7 +535,7 @@ static void fork_child(struct thread *mine)
         if (child < 0)
             mine->refused++;
         else if (waitpid(child, &status, 0) == child && status)
-            report((int)(held[0] - slots), 0, FORK, (uint64_t)status, 0);
+            report((int)(held[0] - slots), 0, FORK, (uint64_t)status, NULL);
     }
     while (count--)
         held[count]->users--;
@@ -536,6 +548,10 @@ static void change(struct slot *slot, uint64_t page, uint64_t dice, struct threa
     uint64_t got = grab(slot, page, dice < 800 ? 1 : 1 + draw(slot->pages < 256 ? 2 : RANGE));
     if (!got)
         return;
+    if (plant && !draw(20) && plant_in(slot, page, mine)) {
+        release(slot, page, got);
+        return;
+    }
     if (dice < 780)
         write_page(slot, page, WRITE, mine);
     else if (dice < 800)
@@ -581,10 +597,13 @@ static void *thread_main(void *argument)
 
 /* --- what Python calls --------------------------------------------------------------------------- */
 
-void stress_start(void *shared_board, int count, uint64_t seed)
+/* `planted`: one of `enum plant`. */
+void stress_start(void *shared_board, int count, uint64_t seed, int planted)
 {
     struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER};
     board = shared_board;
+    plant = planted;
+    empty_file = memfd_create("stress-empty", MFD_CLOEXEC);
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
     for (running = 0; running < count; running++)
@@ -638,6 +657,8 @@ void stress_open(int index, uint8_t *home, int fd, uint64_t page_size, uint64_t 
     slot->pages = pages;
     slot->length = length;
     slot->step = page_size > 4096 ? page_size / WORDS : 8;
+    slot->words = page_size / slot->step;
+    slot->huge = shared && page_size > 4096;
     slot->kind = kind;
     slot->begun = now_ns();
     slot->lasts = lasts;
@@ -674,4 +695,38 @@ void stress_clear(int index)
 uint64_t stress_board_size(void)
 {
     return sizeof(struct board);
+}
+
+/* --- what tests call ------------------------------------------------------------------------------ */
+
+void stress_move(int index, int first, uint64_t count)
+{
+    move(&slots[index], (uint64_t)first, count, &board->thread[0]);
+}
+
+void stress_read(int index, uint64_t page)
+{
+    look_at(&slots[index], page, READ, &board->thread[0]);
+}
+
+void stress_look(struct page *page, struct look *look)
+{
+    *look = snapshot(page);
+}
+
+void stress_begin_change(struct page *page, uint64_t coming, uint64_t besides)
+{
+    begin_change(page, coming, besides, WRITE);
+}
+
+void stress_end_change(struct page *page, uint64_t shown)
+{
+    end_change(page, shown);
+}
+
+int stress_judge(int signal_met, const uint64_t *seen, uint64_t count, const struct look *before,
+                 const struct look *after)
+{
+    uint64_t found;
+    return judge(signal_met, seen, count, before, after, 1, &found);
 }

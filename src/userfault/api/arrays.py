@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from userfault.api.lazy import LazyMemory, lazy
 from userfault.kernel.errors import SourceTypeError, Unavailable, UsageError
 from userfault.kernel.memtypes import BASE_PAGE, round_up
+from userfault.kernel.numbers import one_of
+from userfault.source.spec import names_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,14 +51,15 @@ def lazy_array(
     numpy = _numpy()
     kind = _dtype(numpy, dtype)
     sizes = _sizes(shape)
+    layout = one_of("order", order, ("C", "F"))
     needed = _bytes_of(sizes, kind.itemsize)
     wanted = length
-    if length is None and needed is not None and callable(source):
+    if length is None and needed is not None and names_function(source):
         wanted = needed
     memory = lazy(source, length=wanted, **options)
     try:
         fitted = _fitted(memory, sizes, needed, kind.itemsize)
-        array: NDArray[Any] = numpy.ndarray(fitted, kind, buffer=memory, order=order)
+        array: NDArray[Any] = numpy.ndarray(fitted, kind, buffer=memory, order=layout)
         return array
     except BaseException:
         memory.close()
@@ -77,7 +81,7 @@ def _numpy() -> Any:
 def _dtype(numpy: Any, dtype: DTypeLike) -> np.dtype[Any]:
     try:
         kind: np.dtype[Any] = numpy.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError, OverflowError) as error:  # each for some text
         raise SourceTypeError(
             f"dtype={dtype!r}", cause=f"NumPy knows no such type: {error}", cure="for example 'f4'"
         ) from None
@@ -97,8 +101,7 @@ def _sizes(shape: int | Sequence[int] | None) -> tuple[int, ...]:
     if shape is None:
         return (-1,)
     try:
-        given = (shape,) if isinstance(shape, int) else tuple(shape)
-        sizes = tuple(operator.index(size) for size in given)
+        sizes = _one_or_several(shape)
     except TypeError:
         raise UsageError(
             f"shape={shape!r}",
@@ -112,6 +115,13 @@ def _sizes(shape: int | Sequence[int] | None) -> tuple[int, ...]:
             cure="for example (4, -1)",
         )
     return sizes
+
+
+def _one_or_several(shape: Any) -> tuple[int, ...]:
+    """As numpy.zeros takes it: one number is one dimension.  Raises TypeError."""
+    with contextlib.suppress(TypeError):  # of several an array has __index__, too, and raises
+        return (operator.index(shape),)
+    return tuple(operator.index(size) for size in shape)
 
 
 def _bytes_of(sizes: tuple[int, ...], itemsize: int) -> int | None:

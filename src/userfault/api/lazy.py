@@ -16,7 +16,10 @@ from typing import Any
 
 import msgspec
 
+from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
+from userfault.api.registering import register
+from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import (
     FaultOverdue,
     KernelError,
@@ -27,13 +30,15 @@ from userfault.kernel.errors import (
     UsageError,
     UserfaultError,
 )
-from userfault.kernel.memtypes import Memory, MemoryType, round_up
+from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType, round_up
 from userfault.kernel.memtypes import memory as named_memory
-from userfault.kernel.modes import Feature, Mode
-from userfault.linux import libc
+from userfault.kernel.modes import Feature
+from userfault.kernel.numbers import real, whole
+from userfault.linux import libc, place
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.uffd import LiveUserfaultfd
+from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
@@ -100,6 +105,7 @@ class LazyMemory(mmap.mmap):
     page_size: int
     user_mode_only: bool
     _parts: _Parts
+    _first_to_go: _Attribute
 
     def complete(self, timeout: float | None = None, progress: Progress | None = None) -> None:
         """Fill everything and wait for it; then the pager lets go of the memory.
@@ -107,6 +113,8 @@ class LazyMemory(mmap.mmap):
         `progress(pages_done, pages)` is called now and then.  Raises SourceError for pages that
         were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died.
         """
+        timeout = None if timeout is None else real("timeout", timeout)
+        self._parts.at_home()
         if not self._parts.finished:
             self._parts.request(messages.Complete(self._parts.number))
         if not self.wait(timeout, progress):
@@ -118,16 +126,19 @@ class LazyMemory(mmap.mmap):
 
         Without background fill only touches and `prefetch` bring pages in.
         """
-        return self._parts.wait(timeout, progress)
+        self._parts.at_home()
+        return self._parts.wait(None if timeout is None else real("timeout", timeout), progress)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Ask for bytes [start, stop) soon; returns at once."""
+        start, stop = whole("start", start), whole("stop", stop)
         if not 0 <= start < stop <= len(self):
             raise UsageError(
                 f"prefetch({start}, {stop})",
                 cause=f"not a range within {len(self)} bytes",
                 cure="pass byte offsets with start < stop",
             )
+        self._parts.at_home()
         first = start // self.page_size
         count = -(-stop // self.page_size) - first
         if not self._parts.finished:
@@ -136,6 +147,7 @@ class LazyMemory(mmap.mmap):
     def check(self) -> None:
         """Raise SourceError if pages were given up, PagerError if the pager died before its end,
         FaultOverdue (a PagerError) while threads wait for longer than the policy's deadline."""
+        self._parts.at_home()
         self._parts.check()
 
     @property
@@ -150,6 +162,7 @@ class LazyMemory(mmap.mmap):
 
     def statistics(self) -> Statistics:
         """How it stands now."""
+        self._parts.at_home()
         return self._parts.statistics(self.memory, self.user_mode_only)
 
     def resize(self, newsize: int) -> None:
@@ -165,8 +178,23 @@ class LazyMemory(mmap.mmap):
         (or poisoned, by policy `on_exit`) first; the mapping then goes with its last view.
         """
         parts = self._parts
-        if parts.closed:
-            return
+        if parts.is_parents:
+            self._close_in_child()
+        elif not parts.closed and not undisturbed(self._unmap):
+            try:
+                self._keep_for_views()
+            finally:
+                undisturbed(parts.close)
+
+    def __enter__(self) -> LazyMemory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _unmap(self) -> bool:
+        """Unmap it and let go of everything; False where views keep it."""
+        parts = self._parts
         if not parts.pager.alive:
             # Nobody reads events any more: munmap would wait for ever for one to be read.
             parts.poison_rest(self.address, self.page_size)
@@ -174,16 +202,22 @@ class LazyMemory(mmap.mmap):
         try:
             super().close()
         except BufferError:
-            self._keep_for_views()
-        else:
-            parts.unmap()
+            return False
+        parts.unmap_rest(self.address)
         parts.close()
+        if parts.tie is not None:
+            parts.tie.cancel()
+        return True
 
-    def __enter__(self) -> LazyMemory:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def _close_in_child(self) -> None:
+        """Unmap what this process has at the address, if it has it from its parent."""
+        parts = self._parts
+        parts.leave_to_parent()
+        if parts.place_is_ours:
+            with contextlib.suppress(BufferError):
+                super().close()
+                if parts.inherited:
+                    parts.unmap_rest(self.address)
 
     def _keep_for_views(self) -> None:
         """Views live on: what they show must be right (or poison) for as long as they do."""
@@ -202,15 +236,26 @@ class LazyMemory(mmap.mmap):
             raise
 
 
+class _Attribute:
+    """Something that goes with the object that it is an attribute of."""
+
+
 class _Parts:
     """What a lazy memory holds besides the mapping: descriptors, the pager, the states."""
 
-    def __init__(self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe) -> None:
+    def __init__(
+        self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe, *, inherited: bool
+    ) -> None:
         self.pager = pager
+        self.owner = os.getpid()
+        self.inherited = inherited  # children of fork(2) have the memory, too
+        self.left = False  # this process is such a child, and has left all to its parent
+        self.place_is_ours = True
         self.owned = owned  # the pager is this memory's alone
         self.policy = policy
         self.recipe = recipe
         self.number = pager.number()
+        self.address = self.length = 0  # of the memory
         self.pages = 0
         self.copied = 0
         self.uffd: LiveUserfaultfd | None = None
@@ -218,13 +263,28 @@ class _Parts:
         self.states: mmap.mmap | None = None
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.closed = False
-        self.unmap: Callable[[], object] = _nothing  # what mmap.close() leaves mapped
+        self.tie: Tie | None = None
+        self.memory: Callable[[], LazyMemory | None] = lambda: None
         self._last: messages.Answer | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the pager has said that everything is in."""
         return self.closed or _readable(self.event, 0)
+
+    @property
+    def is_parents(self) -> bool:
+        """Whether this process was forked from the one that made the memory."""
+        return self.left or os.getpid() != self.owner
+
+    def at_home(self) -> None:
+        """Raise PagerError in a forked child."""
+        if self.is_parents:
+            raise PagerError(
+                "the memory belongs to another process",
+                cause="this process was forked from the one that made it",
+                cure="ask there; or call lazy() here",
+            )
 
     def request(self, message: messages.Request) -> messages.Done | messages.Answer:
         return self.pager.request(message)
@@ -337,6 +397,48 @@ class _Parts:
             self.uffd.close()
             self.uffd = None
 
+    def unmap_rest(self, address: int) -> None:
+        """Unmap huge pages whose last one is not full, which `mmap.close()` has left mapped.
+
+        (The kernel refuses to unmap a part of a huge page, EINVAL.)
+        """
+        if self.length % self.recipe.memory.page_size and self.recipe.memory.page_size > BASE_PAGE:
+            with contextlib.suppress(OSError):
+                libc.munmap(address, self.recipe.length)
+
+    def end(self, *, gone: bool) -> None:
+        """The object is about to go (`gone`), or the program ends."""
+        self.close()
+        if gone:
+            place.clear_rest(self.address, self.length, self.recipe.length)
+
+    def forked(self) -> None:
+        """In a child of fork(2)."""
+        self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """In a child of fork(2): close our copies of the descriptors, before the program can put
+        others in their places, and keep the addresses, at which nothing is, from others."""
+        if self.left:
+            return
+        closed, self.left, self.closed = self.closed, True, True
+        if not self.inherited:
+            self.place_is_ours = place.keep(self.address, self.recipe.length)
+            if not self.place_is_ours:
+                place.keep_alive(self.memory())  # it would unmap what lies there
+        if closed:  # but views keep it
+            return
+        with contextlib.ExitStack() as end:
+            end.callback(self.recipe.leave)
+            end.callback(os.close, self.event)
+            if self.states is not None:
+                end.callback(self.states.close)
+                self.states = None
+            if self.lifeline is not None:
+                end.callback(self.lifeline.close)
+            if self.uffd is not None:
+                end.callback(self.uffd.close)
+
     def close(self) -> None:
         """End what is left: the pager forgets the mapping; one of our own ends.  Idempotent."""
         if self.closed:
@@ -408,28 +510,24 @@ def lazy(
     b'0123456789'
     """
     chosen = named_memory(memory, page_size)
-    stored = _Stored(store2, cache, cache_size)
-    resolved = _resolve(source, length, offset, stored)
-    with contextlib.ExitStack() as undo:
-        undo.callback(resolved.close)
-        options = _Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
-        try:
-            return _build(resolved, options, policy or Policy(), pager, undo)
-        except UserfaultError:
-            raise
-        except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
-            raise refusal(chosen, resolved.spec.length, error) from error
+    stored = Stored.of(store2, cache, cache_size)
+    options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
+
+    def make() -> LazyMemory:
+        resolved = _resolve(source, *part_of(length, offset), stored)
+        with contextlib.ExitStack() as undo:
+            undo.callback(resolved.close)
+            try:
+                return _build(resolved, options, policy or Policy(), pager, undo)
+            except UserfaultError:
+                raise
+            except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
+                raise refusal(chosen, resolved.spec.length, error) from error
+
+    return undisturbed(make)
 
 
-class _Stored(msgspec.Struct, frozen=True):
-    """Options of sources that are snapshots."""
-
-    second: str | None
-    cache: str | None
-    cache_size: int | None
-
-
-def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> Resolved:
+def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Resolved:
     """The source, which a path or URL may name as a snapshot."""
     place = None
     if isinstance(source, str | os.PathLike):
@@ -440,7 +538,7 @@ def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> R
 
         options = msgspec.structs.asdict(stored)
         return serving.resolve(*place, length=length, offset=offset, **options)
-    if stored != _Stored(None, None, None):
+    if stored != Stored(None, None, None):
         raise UsageError(
             "store2=, cache= and cache_size=",
             cause="they are for snapshots in a store, and the source is none",
@@ -449,18 +547,9 @@ def _resolve(source: Any, length: int | None, offset: int, stored: _Stored) -> R
     return resolve(source, length=length, offset=offset)
 
 
-class _Options(msgspec.Struct, frozen=True):
-    memory: Memory
-    writable: bool
-    fork: bool
-    grow_pool: bool
-    prepared: bool
-    user_mode_only: bool | None
-
-
 def _build(
     resolved: Resolved,
-    options: _Options,
+    options: Options,
     policy: Policy,
     pager: Pager | None,
     undo: contextlib.ExitStack,
@@ -479,20 +568,22 @@ def _build(
     made.user_mode_only = uffd.user_mode_only
     if not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
-    _register(uffd, made, recipe)
+    register(uffd, made.address, recipe, prepared=options.prepared)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
         if owned:
             undo_pager.callback(serving.close)
-        parts = _Parts(serving, owned, policy, recipe)
+        parts = _Parts(serving, owned, policy, recipe, inherited=options.fork)
         undo_pager.callback(parts.abandon)
         _attach(parts, made, uffd, resolved, options)
         undo_pager.pop_all()
+    parts.address, parts.length = made.address, spec.length
     made._parts = parts
-    weakref.finalize(made, parts.close)
-    if spec.length % recipe.memory.page_size:
-        parts.unmap = weakref.finalize(made, _unmap_whole, made.address, recipe)
+    # An object's attributes go before its memory is unmapped, what is tied to itself goes after.
+    made._first_to_go = _Attribute()
+    parts.tie = Tie(made._first_to_go, parts)
+    parts.memory = weakref.ref(made)
     undo.pop_all()
     resolved.close()
     return made
@@ -508,14 +599,14 @@ def _say_where_it_ends() -> None:
         faulthandler.enable(2)
 
 
-def _open(options: _Options) -> LiveUserfaultfd:
+def _open(options: Options) -> LiveUserfaultfd:
     needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
     return LiveUserfaultfd.open(
         needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
     )
 
 
-def _map(options: _Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
+def _map(options: Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
     """Map it as a `mmap.mmap` of exactly the source's length (the kernel maps whole pages)."""
     length = resolved.spec.length
     protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
@@ -550,18 +641,12 @@ def _prepared(memory: Memory, resolved: Resolved) -> Recipe:
     return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
 
 
-def _register(uffd: LiveUserfaultfd, made: LazyMemory, recipe: Recipe) -> None:
-    """MISSING, and MINOR too where a page can be cached and not mapped."""
-    mode = Mode.MISSING | (Mode.MINOR if recipe.memory.minor_faults else Mode(0))
-    uffd.register(made.address, recipe.length, mode, memory=recipe.memory)
-
-
 def _attach(
     parts: _Parts,
     made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
-    options: _Options,
+    options: Options,
 ) -> None:
     """Hand the descriptors to the pager; from its reply on, faults are served."""
     recipe = parts.recipe
@@ -570,7 +655,7 @@ def _attach(
     with contextlib.ExitStack() as undo:
         states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         undo.callback(os.close, states)
-        line = LifeLine.armed()
+        line = LifeLine.for_this_process()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
@@ -591,7 +676,7 @@ def _attach_request(
     made: LazyMemory,
     uffd: LiveUserfaultfd,
     resolved: Resolved,
-    options: _Options,
+    options: Options,
 ) -> messages.Attach:
     memory = parts.recipe.memory
     return messages.Attach(
@@ -609,21 +694,6 @@ def _attach_request(
         source=resolved.spec,
         policy=parts.policy,
     )
-
-
-def _unmap_whole(address: int, recipe: Recipe) -> None:
-    """Unmap huge pages whose last one is not full.
-
-    `mmap.mmap` unmaps its length, which the kernel refuses for a part of a huge page (EINVAL), so
-    the range is mapped still.  For small pages it has gone, and perhaps to somebody else.
-    """
-    if recipe.memory.page_size > mmap.PAGESIZE:
-        with contextlib.suppress(OSError):
-            libc.munmap(address, recipe.length)
-
-
-def _nothing() -> None:
-    """There is nothing to unmap."""
 
 
 def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None:
@@ -645,7 +715,7 @@ def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None
 
 def _readable(fd: int, timeout_s: float, *others: int) -> bool:
     """Wait until `fd` is readable or one of `others` hangs up; whether `fd` is readable."""
-    poll = select.poll()
+    poll = original("select", "poll")()
     poll.register(fd, select.POLLIN)
     for each in others:
         poll.register(each, 0)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import select
 import signal
 import socket
-import threading
-import weakref
 from pathlib import Path
 
 import msgspec
 
+from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
+from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
+from userfault.linux.unpatched import original, packet_sockets
 from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.spawn import lean_path, spawn_python
@@ -49,15 +50,21 @@ class Pager:
     def __init__(
         self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5, in_flight: int = 32
     ) -> None:
-        hello = messages.Hello(Placing(cpu, poll_budget), in_flight)
-        if isinstance(cpu, int):
-            _check_cpu(cpu)
-        if in_flight < 1:
+        hello = messages.Hello(Placing(cpu, poll_budget), whole("in_flight", in_flight))
+        if isinstance(hello.placing.cpu, int):
+            _check_cpu(hello.placing.cpu)
+        if hello.in_flight < 1:
             raise UsageError(
                 f"Pager(in_flight={in_flight})",
                 cause="without a place no source can be read",
                 cure="leave it out for the default",
             )
+        self._lock = original("_thread", "allocate_lock")()
+        self._numbers = 0
+        self._serial = 0
+        undisturbed(functools.partial(self._start, hello))
+
+    def _start(self, hello: messages.Hello) -> None:
         with contextlib.ExitStack() as undo:
             try:
                 self._family = _start(undo, hello)
@@ -70,15 +77,13 @@ class Pager:
                     cure="check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
                 ) from None
             undo.pop_all()
-        self._lock = threading.Lock()
-        self._numbers = 0
-        self._serial = 0
-        self._finalizer = weakref.finalize(self, _end, self._family)
+        self._held = _Held(self._family)
+        self._tie = Tie(self, self._held)
 
     @property
     def alive(self) -> bool:
         """Whether any of its processes runs."""
-        return self._finalizer.alive and not _hung_up(self._family.channel)
+        return self._held.open and not _hung_up(self._family.channel)
 
     @property
     def channel(self) -> int:
@@ -88,7 +93,7 @@ class Pager:
     @property
     def takeovers(self) -> int:
         """How often another process had to go on for one that was killed."""
-        if not self._finalizer.alive:
+        if not self._held.open:
             return 0
         return self._family.status.words[Shown.TAKEOVERS]
 
@@ -97,7 +102,7 @@ class Pager:
 
         They are as the processes see them themselves, in the pid namespace they were started in.
         """
-        if not self._finalizer.alive:
+        if not self._held.open:
             return {role.name.lower(): 0 for role in ROLES}
         return {role.name.lower(): self._family.status.words[role] for role in ROLES}
 
@@ -123,15 +128,15 @@ class Pager:
         self, message: messages.Request, fds: list[int] | None = None
     ) -> messages.Done | messages.Answer:
         """Send a request and wait for its reply; raises PagerError when it refuses or is dead."""
-        if not self._finalizer.alive:
-            raise PagerError(
-                "the pager is closed", cause="close() was called", cure="make a new Pager()"
-            )
-        if os.getpid() != self._family.owner:
+        if self._held.left or os.getpid() != self._family.owner:
             raise PagerError(
                 "the pager belongs to another process",
                 cause="this process was forked from the one that made it",
                 cure="make a Pager() here",
+            )
+        if not self._held.open:
+            raise PagerError(
+                "the pager is closed", cause="close() was called", cure="make a new Pager()"
             )
         with self._lock:
             self._serial += 1
@@ -150,7 +155,7 @@ class Pager:
 
     def close(self) -> None:
         """End the processes.  Mappings that are not complete must be left before."""
-        self._finalizer()
+        undisturbed(self._tie.end)
 
     def __enter__(self) -> Pager:
         return self
@@ -160,12 +165,17 @@ class Pager:
 
 
 def _check_cpu(cpu: int) -> None:
-    """Raise UsageError unless a process of ours may run there: by trying, in a thread."""
-    possible: list[bool] = []
-    thread = threading.Thread(target=lambda: possible.append(cpus.move(frozenset({cpu}))))
-    thread.start()
-    thread.join()
-    if not possible[0]:
+    """Raise UsageError unless a process of ours may run there: by trying."""
+
+    def possible() -> bool:
+        before = os.sched_getaffinity(0)
+        try:
+            return cpus.move(frozenset({cpu}))
+        finally:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, before)
+
+    if not undisturbed(possible):
         raise UsageError(
             f"cpu={cpu}",
             cause="there is no such CPU, or it is offline, or a cpuset forbids it",
@@ -189,7 +199,7 @@ class _Family(msgspec.Struct):
 
 def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     """Start the first process, which makes the others."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = packet_sockets()
     undo.callback(ours.close)
     # From here on the kernel tells the pager who sends each request.
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -208,8 +218,10 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
     try:
         return _Family(ours, status, (pid, os.pidfd_open(pid)), os.getpid(), mine)
     except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+            os.waitpid(pid, 0)
         raise
 
 
@@ -239,26 +251,46 @@ def _ask(
 
 def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
     """Whether every process has closed its end of the channel, or does so in time."""
-    poll = select.poll()
+    poll = original("select", "poll")()
     poll.register(channel, 0)  # POLLHUP is always told
     return bool(poll.poll(timeout_s * 1000))
 
 
-def _end(family: _Family) -> None:
-    """Ask the processes to end, kill them if they do not, and reap the one that is our child."""
-    channel, (pid, process) = family.channel, family.first
-    if os.getpid() == family.owner:  # a forked child has nothing to end
-        channel.settimeout(_END_S)
-        with contextlib.suppress(PagerError):
-            _ask(family, 0, messages.Quit(), [])
-        if not _hung_up(channel, _END_S):
-            _kill(family)
-        pidfd.wait(process, _END_S)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-    channel.close()
-    os.close(process)
-    family.status.close()
+class _Held:
+    """The client's part of a family, until it is let go of."""
+
+    def __init__(self, family: _Family) -> None:
+        self._family = family
+        self.open = True
+        self.left = False  # this process was forked from the one that made it
+
+    def end(self, *, gone: bool) -> None:
+        """Ask the processes to end, kill them if they do not, and reap our child among them."""
+        del gone
+        channel, (_, process) = self._family.channel, self._family.first
+        if os.getpid() == self._family.owner:
+            channel.settimeout(_END_S)
+            with contextlib.suppress(PagerError):
+                _ask(self._family, 0, messages.Quit(), [])
+            if not _hung_up(channel, _END_S):
+                _kill(self._family)
+            pidfd.wait(process, _END_S)
+            # By its pidfd: where the program reaps every child, the id may be another's by now.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, process, os.WEXITED)
+        self._close()
+
+    def forked(self) -> None:
+        """In a child of fork(2): close its copies of the descriptors, and nothing else."""
+        self.left = True
+        if self.open:
+            self._close()
+
+    def _close(self) -> None:
+        self.open = False
+        self._family.channel.close()
+        os.close(self._family.first[1])
+        self._family.status.close()
 
 
 def _kill(family: _Family) -> None:

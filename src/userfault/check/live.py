@@ -36,14 +36,16 @@ _WAITS = {
     "pipe_write": calls.WAITS_PIPE,
     "do_wait": calls.WAITS_CHILD,
 }
-# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does, or
-# for the fault mutex of hugetlb, which other processes hold while they clear a page.
+# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does, for
+# the fault mutex of hugetlb, which other processes hold while they clear a page, or for every
+# processor to hand in its new pages, as MADV_COLLAPSE does.
 _ENDS_BY_ITSELF = (
     "synchronize_rcu",
     "synchronize_srcu",
     "exp_funnel_lock",
     "rcu_barrier",
     "hugetlb_fault",
+    "flush_work",
 )
 # A sleep with another name may be a lock that is about to be free: it counts after this long.
 _UNKNOWN_WAIT_S = 0.05

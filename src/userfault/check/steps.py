@@ -478,6 +478,8 @@ def _pagemap_scan(call: calls.PagemapScan, _place: Place) -> Steps:
     )
     yield _system_call(nr.CLOSE, opened.value)
     end = reply.data[pm_scan_arg.offset("walk_end") :][:8]
+    if reply.errno:  # walk_end may be written back all the same
+        return Result(errno=reply.errno, data=end)
     regions = reply.data[head : head + max(reply.value, 0) * page_region.size]
     return _answer(reply, end + regions)
 

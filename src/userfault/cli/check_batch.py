@@ -9,7 +9,6 @@ import contextlib
 import sys
 import time
 
-import click
 import msgspec
 
 from userfault.check.differential.batch import Batch, Finding, Runner, each
@@ -17,7 +16,7 @@ from userfault.check.differential.found import kernels
 from userfault.check.differential.pair import Divergence
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program
-from userfault.cli import interrupts
+from userfault.cli import interrupts, json_output
 from userfault.kernel.errors import UserfaultError
 
 _REPORT_S = 0.5
@@ -83,9 +82,9 @@ def _run(batch: Batch, runner: Runner) -> None:
             found = runner.run(program)
         findings = tally.count(program, found)
         if findings or time.monotonic() - reported > _REPORT_S:
-            click.echo(msgspec.json.encode(tally.progress(findings)))
+            json_output.line(tally.progress(findings))
             reported = time.monotonic()
-    click.echo(msgspec.json.encode(tally.progress()))
+    json_output.line(tally.progress())
 
 
 def main() -> None:

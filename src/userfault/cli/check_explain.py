@@ -8,6 +8,7 @@ from rich.text import Text
 from userfault.check.outcome import CaseResult
 from userfault.check.statement import Statement
 from userfault.cli.check_table import verdict_text
+from userfault.cli.terminal import Screen
 
 
 def explain_statement(statement: Statement) -> None:
@@ -34,4 +35,4 @@ def explain_result(result: CaseResult, kernel: str) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False)
+    return Screen()

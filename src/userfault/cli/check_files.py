@@ -11,11 +11,11 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-import click
 import msgspec
 
 from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.statement import Statement
+from userfault.cli import json_output
 
 SCHEMA = "userfault.check/1"
 _REWRITE_S = 1.0
@@ -49,7 +49,7 @@ class JsonLines:
 
     @staticmethod
     def _line(values: object) -> None:
-        click.echo(msgspec.json.encode(values))
+        json_output.line(values)
 
 
 class JunitFile:

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Iterator
 
-import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +15,9 @@ from userfault.check.differential import areas, coverage, program
 from userfault.check.differential.batch import Finding, Runner, seeds
 from userfault.check.differential.found import kernels, profile_of
 from userfault.check.live import LiveKernel
-from userfault.cli import check_crew, errors, interrupts
+from userfault.cli import check_crew, errors, interrupts, terminal
 from userfault.cli.check_batch import Progress
+from userfault.cli.terminal import Screen
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.linux.hugepool import PoolShare, growing
@@ -68,7 +68,7 @@ class Totals:
 def fuzz(programs: int, seed: int | None, jobs: int) -> int:
     """Run random programs, `jobs` of them at once; the exit code."""
     seed = random.getrandbits(32) if seed is None else seed
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     kernels()  # says why it cannot run here, before a process is started for it
     profile = profile_of(LiveKernel().release)
     totals = Totals()
@@ -119,7 +119,7 @@ def _huge_pages(console: Console, jobs: int = 1) -> Iterator[bool]:
 
 def replay(text: str) -> int:
     """Run one program on both kernels and show every call; the exit code."""
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     steps = program.from_text(text)
     with _huge_pages(console):
         runner = Runner(*kernels())
@@ -140,7 +140,7 @@ def print_finding(console: Console, found: Finding) -> None:
         console.print("(the same program ran again without it)")
     print_lines(console, list(found.lines))
     console.print("see it again:")
-    click.echo(f"  userfault check --program '{found.program}'\n")
+    terminal.say(f"  userfault check --program '{found.program}'\n")
 
 
 def print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-import click
-import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.statement import Statement, to_json
+from userfault.cli import json_output
 from userfault.cli.check_files import Header
+from userfault.cli.terminal import Screen
 
 _STYLES = {
     Verdict.PASSED: "green",
@@ -32,7 +31,7 @@ class CheckTable:
     """A row for each statement, printed as soon as it has run on its last memory."""
 
     def __init__(self, header: Header) -> None:
-        self._console = Console(highlight=False, markup=False)
+        self._console = Screen()
         self._console.print(f"{header.kernel}: {header.statements} statements\n")
         if header.unknown_features:
             self._console.print(
@@ -94,9 +93,9 @@ def print_list(statements: list[Statement], *, as_json: bool) -> None:
     """Every statement by subject; as JSON one object a line."""
     if as_json:
         for found in statements:
-            click.echo(msgspec.json.encode(to_json(found)))
+            json_output.line(to_json(found))
         return
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     for subject, group in itertools.groupby(statements, key=lambda found: found.subject):
         console.print(Text(f"{subject.replace('_', ' ')}", "bold"))
         table = _rows()

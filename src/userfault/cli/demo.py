@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 import click
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from userfault.cli import (
@@ -25,9 +24,11 @@ from userfault.cli import (
     demo_report,
     errors,
     interrupts,
+    json_output,
 )
 from userfault.cli.children import python_child
 from userfault.cli.demo_report import Demo, Order, Run, Target
+from userfault.cli.terminal import Screen
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
 from userfault.kernel.memtypes import BASE_PAGE, GIB, KIB, MIB, Memory, MemoryType, memory, round_up
 from userfault.linux import libc
@@ -145,7 +146,7 @@ def demo(
 
 def _progress() -> Progress:
     """A bar on standard error, where that is a terminal; it vanishes at the end."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     return Progress(
         TextColumn("{task.description:<42}"),
         BarColumn(),
@@ -308,10 +309,9 @@ def _run(image: int, target: Target, chosen: Memory, background: bool, order: ar
 
 def _print(report: Demo, as_json: bool) -> None:
     if as_json:
-        encoded = msgspec.json.encode(demo_report.to_json(report))
-        click.echo(msgspec.json.format(encoded, indent=2).decode())
+        json_output.whole(demo_report.to_json(report))
         return
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     target = report.target
     console.print(
         f"captured {target.length / MIB:.0f} MiB of a live process ({target.mappings} mappings,"

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import msgspec
 
 from userfault.kernel.errors import Unavailable
 from userfault.kernel.memtypes import BASE_PAGE, MIB
+from userfault.kernel.names import sendable
+from userfault.linux import maps
 
 # Mappings that the kernel provides: they belong to no image.
 _KERNELS = ("[vvar", "[vdso]", "[vsyscall]")
@@ -50,18 +52,16 @@ class Image(msgspec.Struct, frozen=True):
     mappings: list[Mapping]
 
 
-def readable_mappings(maps: str) -> list[Mapping]:
-    """The private mappings in the text of /proc/PID/maps that can be read, in address order."""
+def readable_mappings(mapped: Iterable[maps.Mapping]) -> list[Mapping]:
+    """Those of these mappings that are private and can be read, in address order."""
     found = []
     offset = 0
-    for line in maps.splitlines():
-        addresses, permissions, _, _, _, *rest = line.split(maxsplit=5)
-        name = rest[0] if rest else ""
-        if permissions[0] != "r" or permissions[3] != "p" or name.startswith(_KERNELS):
+    for each in mapped:
+        may = each.permissions
+        if may[0] != "r" or each.shared or each.name.startswith(_KERNELS):
             continue
-        start, end = (int(part, 16) for part in addresses.split("-"))
-        found.append(Mapping(start, end, offset, permissions, name))
-        offset += end - start
+        found.append(Mapping(each.start, each.end, offset, may, sendable(each.name)))
+        offset += each.length
     return found
 
 
@@ -71,8 +71,7 @@ def capture(pid: int, image: BinaryIO, progress: Progress | None = None) -> Imag
     Raises Unavailable where this system does not let a parent read its child's memory.
     """
     with _stopped(pid), _opened(pid) as memory:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
-            mappings = readable_mappings(file.read())
+        mappings = readable_mappings(maps.mappings(pid))
         length = sum(mapping.length for mapping in mappings)
         image.truncate(length)
         stored = unreadable = 0

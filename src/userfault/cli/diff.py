@@ -7,14 +7,15 @@ from collections import Counter
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from userfault.cli import errors, json_output, progress, store_reading
+from userfault.cli import errors, json_output, progress, store_reading, terminal
 from userfault.cli.store_places import Place, human, sibling, snapshot
+from userfault.cli.terminal import Screen
 from userfault.snapshot.diff import Change, Difference, compared_by_address
 from userfault.snapshot.diff import diff as differences
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.either import open_either
+from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
 
 SCHEMA = "userfault.diff/1"
@@ -43,7 +44,7 @@ def diff(
     address, others by the position in the image.
     """
     places = (old, sibling(ctx, new, old))
-    was, now = (open_image(place.open(), place.name) for place in places)
+    was, now = (open_either(place.store, source["second"], place.name) for place in places)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(store_reading.opened(each, **source)) for each in places]
         show = stack.enter_context(progress.bar(f"comparing {old.name} and {places[1].name}"))
@@ -72,14 +73,14 @@ def _values(
 
 def _print(was: Image, now: Image, pages: Counter[Change], listed: list[Difference]) -> None:
     if not pages:
-        click.echo(f"{was.name} and {now.name} are the same: {now.pages} pages")
+        terminal.say(f"{was.name} and {now.name} are the same: {now.pages} pages")
         return
     counts = ", ".join(
         f"{pages[change]} {change.value} ({human(pages[change] * PAGE)})"
         for change in Change
         if pages[change]
     )
-    click.echo(f"{was.name} and {now.name} differ: {counts} of {now.pages} pages")
+    terminal.say(f"{was.name} and {now.name} differ: {counts} of {now.pages} pages")
     if listed:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         where = "address" if compared_by_address(was, now) else "offset"
@@ -88,4 +89,4 @@ def _print(was: Image, now: Image, pages: Counter[Change], listed: list[Differen
         table.add_column("what")
         for each in listed:
             table.add_row(f"{each.start:#x}", str(each.pages), each.change.value)
-        Console(highlight=False, markup=False).print(table)
+        Screen().print(table)

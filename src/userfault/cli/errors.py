@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from userfault.cli import terminal
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
 
 FAILED = 1  # the job ran and found a failure
@@ -16,13 +15,18 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def show(error: UserfaultError | OSError) -> None:
     """What failed, why and what to do, a line each, on standard error."""
     if not isinstance(error, UserfaultError):
-        click.echo(f"userfault: {error}", err=True)
+        terminal.say(f"userfault: {error}", err=True)
         return
-    click.echo(f"userfault: {error.what}", err=True)
+    terminal.say(f"userfault: {error.what}", err=True)
     if error.cause:
-        click.echo(f"  cause: {error.cause}", err=True)
+        terminal.say(_within("  cause: ", error.cause), err=True)
     if error.cure:
-        click.echo(f"  cure:  {error.cure}", err=True)
+        terminal.say(_within("  cure:  ", error.cure), err=True)
+
+
+def _within(label: str, text: str) -> str:
+    """A text of several lines behind its label: none of them can be taken for one of ours."""
+    return label + text.replace("\n", "\n" + " " * len(label))
 
 
 def code(error: UserfaultError | OSError) -> int:

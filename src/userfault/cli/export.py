@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from userfault.cli import json_output, progress, store_reading
+from userfault.cli import json_output, progress, store_reading, terminal
 from userfault.cli.store_places import Place, human, snapshot
+from userfault.snapshot.either import open_either
 from userfault.snapshot.elf import export_elf
 from userfault.snapshot.export import export_raw
-from userfault.snapshot.image import open_image
 
 SCHEMA = "userfault.export/1"
 
@@ -34,7 +34,7 @@ def export(place: Place, output: str, elf: bool, as_json: bool, **source: Any) -
     FILE appears when all of it is there, in place of what had its name; its mode is 0600, since
     memory holds secrets.
     """
-    image = open_image(place.open(), place.name)
+    image = open_either(place.store, source["second"], place.name)
     write = export_elf if elf else export_raw
     with (
         store_reading.opened(place, **source) as reader,
@@ -44,4 +44,6 @@ def export(place: Place, output: str, elf: bool, as_json: bool, **source: Any) -
     if as_json:
         json_output.show(SCHEMA, done)
         return
-    click.echo(f"{done.path}: {human(done.length)}, {human(done.data)} of it data, the rest holes")
+    terminal.say(
+        f"{done.path}: {human(done.length)}, {human(done.data)} of it data, the rest holes"
+    )

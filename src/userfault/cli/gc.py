@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import json_output, progress
+from userfault.cli import json_output, progress, terminal
 from userfault.cli.store_places import human, store
+from userfault.snapshot.existing import open_existing
 from userfault.snapshot.gc import GRACE_S
 from userfault.snapshot.gc import gc as collect
-from userfault.snapshot.objects import open_objects
 
 SCHEMA = "userfault.gc/1"
 
@@ -39,13 +39,13 @@ def gc(where: str, dry_run: bool, grace: float, wait: float, as_json: bool) -> N
     """
     with progress.bar("looking at chunks") as show:
         done = collect(
-            open_objects(where), dry_run=dry_run, grace_s=grace, wait_s=wait, progress=show
+            open_existing(where), dry_run=dry_run, grace_s=grace, wait_s=wait, progress=show
         )
     if as_json:
         json_output.show(SCHEMA, done)
         return
     did = "would remove" if done.dry_run else "removed"
-    click.echo(
+    terminal.say(
         f"{did} {done.chunks} chunks ({human(done.chunk_bytes)}); {done.kept} are kept,"
         f" {done.kept_young} of them for being younger than --grace"
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from userfault.cli import json_output
 from userfault.cli.store_places import Place, human, snapshot
+from userfault.cli.terminal import Screen
+from userfault.kernel.names import shown
 from userfault.snapshot.describe import Description, describe
 from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.protocol import REGISTERS, Region
@@ -30,7 +31,7 @@ def info(place: Place, regions: bool, as_json: bool) -> None:
     if as_json:
         json_output.show(SCHEMA, {"store": place.store, **_flat(found)})
         return
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     console.print(_summary(found))
     if regions:
         console.print(_regions(found.regions))
@@ -49,7 +50,7 @@ def _summary(found: Description) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("name", summary.name)
-    table.add_row("kind", summary.kind)
+    table.add_row("kind", shown(summary.kind))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(summary.created))
     table.add_row("created", created)
     table.add_row("length", f"{human(summary.length)} ({summary.length} bytes)")
@@ -60,7 +61,9 @@ def _summary(found: Description) -> Table:
     table.add_row("digest", summary.digest)
     told = {name: value for name, value in found.about.items() if not name.startswith(REGISTERS)}
     for name, value in told.items():
-        table.add_row(name, value if len(value) <= 200 else f"{len(value)} characters")
+        table.add_row(
+            shown(name), shown(value) if len(value) <= 200 else f"{len(value)} characters"
+        )
     if threads := len(found.about) - len(told):
         table.add_row("threads", f"{threads}, with their registers")
     if found.regions:
@@ -80,6 +83,6 @@ def _regions(regions: list[Region]) -> Table:
             f"{region.start:#x}",
             human(region.length),
             may + ("s" if region.shared else "p"),
-            region.name,
+            shown(region.name),
         )
     return table

@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
-from rich.console import Console
 from rich.table import Table
 
+from userfault.cli import json_output, terminal
 from userfault.cli.lab_matrix import matrix
+from userfault.cli.lab_names import CACHE, every, fetch_one
 from userfault.cli.lab_reproduce import reproduce
 from userfault.cli.lab_run import run
+from userfault.cli.terminal import Screen
 from userfault.lab.machine import install_qemu
 from userfault.lab.store import Store
-from userfault.lab.suites import SUITES, suite
-
-CACHE = click.option(
-    "--cache",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where kernels are kept (default: ~/.cache/userfault/lab).",
-)
+from userfault.lab.suites import SUITES
 
 
 @click.group()
@@ -41,7 +35,7 @@ def list_(cache: Path | None, as_json: bool) -> int:
     known = Store(cache).kernels()
     if as_json:
         for kernel in known:
-            click.echo(msgspec.json.encode(kernel))
+            json_output.line(kernel)
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("suite", "version", "release"):
@@ -52,7 +46,7 @@ def list_(cache: Path | None, as_json: bool) -> int:
             table.add_row(kernel.suite, kernel.version, kernel.release)
         if not there:
             table.add_row(found.name, "", f"not fetched: {found.kernels}")
-    Console(highlight=False, markup=False).print(table)
+    Screen().print(table)
     return 0
 
 
@@ -65,9 +59,9 @@ def fetch(cache: Path | None, suites: tuple[str, ...], emulator: bool) -> int:
     if emulator:
         install_qemu()
     store = Store(cache)
-    for name in suites or SUITES:
-        kernel = store.fetch(suite(name), lambda told: click.echo(told, err=True))
-        click.echo(f"{kernel.suite}: {kernel.version} ({kernel.release})")
+    found = [fetch_one(store, name) for name in suites] or every(store, again=True)
+    for kernel in found:
+        terminal.say(f"{kernel.suite}: {kernel.version} ({kernel.release})")
     return 0
 
 

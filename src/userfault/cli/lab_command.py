@@ -6,9 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import click
-
-from userfault.cli import errors
+from userfault.cli import errors, terminal
 from userfault.cli.lab_jobs import Setup
 from userfault.lab.command import MEMORY_MIB, run_command
 
@@ -28,7 +26,7 @@ def run_everywhere(
     codes = []
     for setup in setups:
         if len(setups) > 1:
-            click.echo(f"--- {setup.kernel.name} ({setup.kernel.release})", err=True)
+            terminal.say(f"--- {setup.kernel.name} ({setup.kernel.release})", err=True)
         code = run_command(
             setup.kernel,
             words,

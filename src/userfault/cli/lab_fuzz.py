@@ -16,6 +16,7 @@ from userfault.cli import check_fuzz, errors
 from userfault.cli.check import PROGRAMS
 from userfault.cli.lab_crew import Crew, WorkerLost
 from userfault.cli.lab_jobs import BatchJob, BatchPart, ReplayDone, ReplayJob, Setup
+from userfault.cli.terminal import Screen
 
 _SLICE = 100  # programs: short, so that no worker is left with a long one at the end
 _SILENCE_S = 900.0  # of a worker: a divergence that is shrunk runs its program many times
@@ -35,7 +36,7 @@ class _Totals(check_fuzz.Totals):
 def fuzz(setups: list[Setup], programs: int | None, seed: int | None, guests: int) -> int:
     """Run the same random programs on each kernel; the exit code."""
     seed = random.getrandbits(32) if seed is None else seed
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     bad = False
     for setup in setups:
         with Crew(setup, guests) as crew:
@@ -78,7 +79,7 @@ def _note(console: Console, totals: _Totals, said: BatchPart) -> None:
 
 def replay(setups: list[Setup], text: str) -> int:
     """Run one program on each kernel and its model, and show every call; the exit code."""
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     bad = False
     for setup in setups:
         with Crew(setup, 1) as crew:

@@ -10,6 +10,7 @@ import click
 
 from userfault.check.statement import Statement
 from userfault.check.statements import load as load_statements
+from userfault.cli import terminal
 from userfault.cli.lab_names import CACHE, find
 from userfault.kernel.errors import UsageError
 from userfault.lab import collect
@@ -59,7 +60,7 @@ def matrix(
             _keep(directory, with_report(_named(load(directory), kernel), cases))
     for name, text in documents(statements, load(directory)).items():
         _write(docs / name, text.encode())
-        click.echo(docs / name)
+        terminal.say(docs / name)
     return 0
 
 
@@ -75,7 +76,7 @@ def _collected(
     names: Iterable[str], statements: list[Statement], store: Store
 ) -> Iterator[Results]:
     def tell(what: str) -> None:
-        click.echo(what, err=True)
+        terminal.say(what, err=True)
 
     for name in names:
         if name == HERE:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from userfault.cli import terminal
 from userfault.cli.lab_names import CACHE, find
 from userfault.lab.collect import programs_in_guest
 from userfault.lab.reproduce import reproducer, reproducers, run_here
@@ -28,13 +29,13 @@ def reproduce(cache: Path | None, name: str | None, kernels: tuple[str, ...]) ->
     """
     if name is None:
         for one in reproducers().values():
-            click.echo(f"{one.name:30} {one.question}")
+            terminal.say(f"{one.name:30} {one.question}")
         return 0
     chosen = reproducer(name)
-    click.echo(f"{chosen.question}\n{chosen.source}\n")
+    terminal.say(f"{chosen.question}\n{chosen.source}\n")
     for kernel in kernels or (HERE, _NEWEST):
-        click.echo(f"{kernel}: ", nl=False)
-        click.echo(_said(name, kernel, Store(cache)))
+        terminal.say(f"{kernel}: ", nl=False)
+        terminal.say(_said(name, kernel, Store(cache)))
     return 0
 
 

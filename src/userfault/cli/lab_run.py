@@ -12,10 +12,11 @@ from userfault.check.statements import load
 from userfault.cli import lab_check, lab_command, lab_fuzz
 from userfault.cli.check import check, refuse_mixtures
 from userfault.cli.lab_jobs import MEMORY_MIB, Setup
+from userfault.cli.lab_names import every, find
 from userfault.kernel.errors import UsageError
 from userfault.lab.machine import qemu
 from userfault.lab.store import Kernel, Store, own_kernel
-from userfault.lab.suites import SUITES, suite
+from userfault.lab.suites import SUITES
 
 _CHECK = "check"
 
@@ -113,13 +114,10 @@ def run(
 
 
 def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:
-    found = []
-    for name in dict.fromkeys(part for n in names for part in (SUITES if n == "all" else (n,))):
-        if name in SUITES and not any(kernel.suite == name for kernel in store.kernels()):
-            found.append(store.fetch(suite(name), lambda told: click.echo(told, err=True)))
-        else:
-            found.append(store.find(name))
-    return found
+    found: list[Kernel] = []
+    for name in names:
+        found += every(store, again=False) if name == "all" else [find(store, name)]
+    return list({kernel.vmlinuz: kernel for kernel in found}.values())
 
 
 def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:

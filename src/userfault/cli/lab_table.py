@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.statement import Statement
 from userfault.cli.check_files import Header
+from userfault.cli.terminal import Screen
 
 _WORST = (Verdict.LOST, Verdict.FAILED, Verdict.PASSED, Verdict.CANNOT_RUN)
 _SHOWN = {
@@ -27,7 +27,7 @@ class KernelsTable:
 
     def __init__(self, statements: list[Statement]) -> None:
         self._statements = statements
-        self._console = Console(highlight=False, markup=False)
+        self._console = Screen()
         self._kernels: list[str] = []
         self._verdicts: dict[tuple[str, int], set[Verdict]] = defaultdict(set)
         self._bad: list[tuple[str, CaseResult]] = []

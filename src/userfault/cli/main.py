@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from userfault import __version__
-from userfault.cli import errors, interrupts
+from userfault.cli import errors, interrupts, terminal
 from userfault.cli.check import check
 from userfault.cli.demo import demo
 from userfault.cli.diff import diff
@@ -48,6 +48,7 @@ for command in (pack, ls, info, verify, diff, export, squash, rm, gc):
 def main() -> NoReturn:
     """The console script."""
     interrupts.unwind_on_signals()
+    terminal.prepare()
     sys.exit(_run())
 
 
@@ -58,10 +59,10 @@ def _run() -> int:
         returned = userfault.main(prog_name="userfault", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        terminal.show_usage(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("userfault: interrupted", err=True)
+        terminal.say("userfault: interrupted", err=True)
         return errors.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`): say nothing, also not when Python ends.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
-from userfault.cli import json_output, progress
+from userfault.cli import json_output, order_file, progress, terminal
 from userfault.cli.store_places import Place, human, sibling, size, snapshot
 from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
@@ -81,10 +81,14 @@ Examples:
 )
 @click.option(
     "--order",
-    "order_file",
-    type=click.File("r"),
+    callback=order_file.pages,
     metavar="FILE",
     help="Pages that a restore touches first, in that order: numbers or ranges a-b, one a line.",
+)
+@click.option(
+    "--into-existing",
+    is_flag=True,
+    help="Make the store in a folder that has other things in it, too.  [default: refuse]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
@@ -95,7 +99,6 @@ def pack(
     pid: int | None,
     running: bool,
     base: str | None,
-    order_file: TextIO | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -107,6 +110,7 @@ def pack(
     az://).  Pages that are zero, one repeated word, or in the store already take no room.
     """
     image, place = _image_and_place(ctx, places, pid)
+    existing = options["into_existing"]
     under = None if base is None else _base(ctx, base, place)
     if running and pid is None:
         raise click.UsageError("--running belongs to --pid", ctx)
@@ -115,11 +119,16 @@ def pack(
         "level": options["level"],
         "chunk_size": options["chunk_size"],
         "dedupe_memory": options["dedupe_memory"],
-        "order": None if order_file is None else list(_order(order_file)),
+        "order": options["order"],
     }
     if pid is not None:
         with contextlib.closing(ProcessInput(pid, running=running, registers=True)) as pages:
-            _show(_packed(place, pages, settings), place, pages.warnings, as_json)
+            _show(
+                _packed(place, pages, settings, into_existing=existing),
+                place,
+                pages.warnings,
+                as_json,
+            )
         return
     assert image is not None
     for which, task in _tasks(image, place, options):
@@ -132,7 +141,12 @@ def pack(
                 diff=options["holes_are_base"],
             )
         ) as pages:
-            _show(_packed(which, pages, settings), which, pages.warnings, as_json)
+            _show(
+                _packed(which, pages, settings, into_existing=existing),
+                which,
+                pages.warnings,
+                as_json,
+            )
 
 
 def _image_and_place(
@@ -170,35 +184,24 @@ def _tasks(image: str, place: Place, options: dict[str, Any]) -> Iterator[tuple[
         yield Place(place.store, f"{place.name}-{each}"), each
 
 
-def _packed(place: Place, pages: PageInput, settings: dict[str, Any]) -> Packed:
+def _packed(
+    place: Place, pages: PageInput, settings: dict[str, Any], *, into_existing: bool
+) -> Packed:
+    objects = place.open(into_existing=into_existing)
     with progress.bar(f"packing {place.name}") as show:
-        return pack_pages(place.open(), place.name, pages, progress=show, **settings)
-
-
-def _order(file: TextIO) -> Iterator[int]:
-    """The pages of an order file; `#` begins a comment."""
-    for number, line in enumerate(file, 1):
-        text = line.partition("#")[0].strip()
-        first, dash, last = text.partition("-")
-        if text and not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
-            raise click.BadParameter(
-                f"line {number} is {text!r}: a page number or a range a-b is meant",
-                param_hint="--order",
-            )
-        if text:
-            yield from range(int(first), int(last if dash else first) + 1)
+        return pack_pages(objects, place.name, pages, progress=show, **settings)
 
 
 def _show(packed: Packed, place: Place, warnings: Sequence[str], as_json: bool) -> None:
     for warning in warnings:
-        click.echo(f"userfault: warning: {warning}", err=True)
+        terminal.say(f"userfault: warning: {warning}", err=True)
     if as_json:
         json_output.show(SCHEMA, packed)
         return
     kinds = ("zero", "hole", "word", "parent", "duplicate", "shared", "stored")
     counts = ", ".join(f"{getattr(packed, kind)} {kind}" for kind in kinds if getattr(packed, kind))
     stored = packed.chunk_bytes + packed.manifest_bytes
-    click.echo(
+    terminal.say(
         f"{place.store}/{place.name}: {human(packed.length)} in {packed.pages} pages ({counts});"
         f" {human(stored)} written, {packed.chunks} chunks"
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from userfault.cli import interrupts
+from userfault.cli import interrupts, json_output
+from userfault.cli.terminal import Screen
 from userfault.kernel.memtypes import MemoryType, size_name
 from userfault.linux import probe as probing
 from userfault.linux.probe import Cell, Report
@@ -35,10 +35,9 @@ def probe(as_json: bool, grow_pool: bool) -> None:
     with interrupts.deferred():  # it is short, and gives back the pages it adds to a pool
         report = probing.probe(grow_pool=grow_pool)
     if as_json:
-        encoded = msgspec.json.encode(to_json(report))
-        click.echo(msgspec.json.format(encoded, indent=2).decode())
+        json_output.whole(to_json(report))
         return
-    console = Console(highlight=False, markup=False)
+    console = Screen()
     console.print(_summary(report))
     console.print(_table(report))
     if not grow_pool and any(_lacks_pages(cell) for cell in report.cells):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from userfault.cli import terminal
+from userfault.cli.terminal import Screen
+
 
 @contextlib.contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -22,9 +24,9 @@ def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
     It vanishes at the end.
     """
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     shown = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -35,5 +37,5 @@ def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
         disable=not console.is_terminal,
     )
     with shown:
-        task = shown.add_task(what, total=None)
+        task = shown.add_task(terminal.printable(what), total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

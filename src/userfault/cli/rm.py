@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import json_output
+from userfault.cli import json_output, terminal
 from userfault.cli.store_places import Place, snapshots
 from userfault.snapshot.remove import remove
 
@@ -20,8 +20,8 @@ def rm(places: tuple[Place, ...], as_json: bool) -> None:
     One that another lies on is not removed: squash that one first.
     """
     for place in places:
-        remove(place.open(), place.name)
+        remove(place.open_existing(), place.name)
         if not as_json:
-            click.echo(f"removed {place.store}/{place.name}")
+            terminal.say(f"removed {place.store}/{place.name}")
     if as_json:
         json_output.show(SCHEMA, {"removed": [f"{each.store}/{each.name}" for each in places]})

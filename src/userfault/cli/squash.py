@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import json_output
+from userfault.cli import json_output, terminal
 from userfault.cli.store_places import Place, snapshot
 from userfault.snapshot.squash import squash as squash_layers
 
@@ -20,8 +20,10 @@ def squash(place: Place, to: str | None, as_json: bool) -> None:
 
     No chunk is read or written.  In its own place that is refused while others lie on it.
     """
-    done = squash_layers(place.open(), place.name, to)
+    done = squash_layers(place.open_existing(), place.name, to)
     if as_json:
         json_output.show(SCHEMA, done)
         return
-    click.echo(f"{place.store}/{done.name}: {done.layers} layers are one, of {done.chunks} chunks")
+    terminal.say(
+        f"{place.store}/{done.name}: {done.layers} layers are one, of {done.chunks} chunks"
+    )

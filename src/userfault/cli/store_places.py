@@ -8,6 +8,8 @@ from typing import NamedTuple
 import click
 
 from userfault.kernel.errors import UsageError
+from userfault.snapshot.existing import open_existing
+from userfault.snapshot.file_urls import folder_of, last_part
 from userfault.snapshot.keys import check_name
 from userfault.snapshot.objects import Objects, open_objects, scheme_of
 
@@ -20,15 +22,19 @@ class Place(NamedTuple):
     store: str
     name: str
 
-    def open(self) -> Objects:
+    def open(self, *, into_existing: bool = False) -> Objects:
         """The store.  Raises UsageError, Unavailable, StoreError."""
-        return open_objects(self.store)
+        return open_objects(self.store, into_existing=into_existing)
+
+    def open_existing(self) -> Objects:
+        """The same for what changes a store that is there: it makes none.  Raises NoSuchStore."""
+        return open_existing(self.store)
 
 
 def snapshot(ctx: click.Context, param: click.Parameter | None, value: str) -> Place:
     """The callback of an argument `STORE/NAME`: what is behind the last slash is the name."""
-    store, slash, name = value.rpartition("/")
-    if not slash or not name or store.endswith(":/"):
+    store, name = last_part(value)
+    if "/" not in value or not name or store.endswith(":/"):
         raise click.BadParameter(
             f"{value!r} is no snapshot: write STORE/NAME, as /srv/memory/web-1, ./store/web-1"
             " or s3://bucket/prefix/web-1",
@@ -43,8 +49,12 @@ def snapshot(ctx: click.Context, param: click.Parameter | None, value: str) -> P
 
 def store(ctx: click.Context, param: click.Parameter | None, value: str) -> str:
     """The callback of an argument that is a store which is there, a folder or a URL."""
-    if not scheme_of(value) and not os.path.isdir(value):
-        raise click.BadParameter(f"there is no folder {value}", ctx, param)
+    try:
+        folder = folder_of(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    if not scheme_of(folder) and not os.path.isdir(folder):
+        raise click.BadParameter(f"there is no folder {folder}", ctx, param)
     return value
 
 

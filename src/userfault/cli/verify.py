@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from userfault.cli import errors, json_output, progress
+from userfault.cli import errors, json_output, progress, terminal
 from userfault.cli.store_places import snapshot, store
+from userfault.snapshot.existing import open_existing
 from userfault.snapshot.objects import open_objects
 from userfault.snapshot.verify import Verified
 from userfault.snapshot.verify import verify as verify_store
@@ -16,7 +17,7 @@ _EPILOG = """\b
 Examples:
   userfault verify /srv/memory/web
   userfault verify --all s3://bucket/snapshots --json
-Exit codes: 0 whole, 1 something is damaged or missing.
+Exit codes: 0 whole, 1 something is damaged or missing, or there is no store.
 """
 
 
@@ -33,8 +34,9 @@ def verify(ctx: click.Context, /, place: str, everything: bool, as_json: bool) -
     Each chunk is read once, compared with its digest and decompressed.
     """
     where, name = (store(ctx, None, place), None) if everything else snapshot(ctx, None, place)
+    objects = open_existing(where) if everything else open_objects(where)
     with progress.bar(f"verifying {place}") as show:
-        found = verify_store(open_objects(where), name, progress=show)
+        found = verify_store(objects, name, progress=show)
     if as_json:
         json_output.show(SCHEMA, {"sound": found.sound, **_fields(found)})
     else:
@@ -48,10 +50,10 @@ def _fields(found: Verified) -> dict[str, object]:
 
 def _print(found: Verified) -> None:
     for damage in found.damage:
-        click.echo(f"{damage.what}: {damage.problem}")
+        terminal.say(f"{damage.what}: {damage.problem}")
         if damage.snapshots:
-            click.echo(f"  hurts: {', '.join(damage.snapshots)}")
+            terminal.say(f"  hurts: {', '.join(damage.snapshots)}")
         if damage.cure:
-            click.echo(f"  cure:  {damage.cure}")
+            terminal.say(f"  cure:  {damage.cure}")
     verdict = "whole" if found.sound else f"{len(found.damage)} damaged"
-    click.echo(f"{verdict}: {found.snapshots} snapshots, {found.chunks} chunks were checked")
+    terminal.say(f"{verdict}: {found.snapshots} snapshots, {found.chunks} chunks were checked")

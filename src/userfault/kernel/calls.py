@@ -527,7 +527,8 @@ class Survey(msgspec.Struct, frozen=True, tag=True):
 class PagemapScan(msgspec.Struct, frozen=True, tag=True):
     """The PAGEMAP_SCAN ioctl of /proc/self/pagemap (6.7).
 
-    Value: the number of regions; data: `SCAN_END`, then one `page_region` each.
+    Value: the number of regions; data: `SCAN_END`, then one `page_region` each.  Of a call that
+    fails, `SCAN_END` alone: what is in the argument's `walk_end` then, which went in as 0.
     """
 
     start: int

@@ -17,6 +17,7 @@ import errno as _errno
 from typing import Any
 
 from userfault.kernel.explain import explain
+from userfault.kernel.names import shown
 
 
 class UserfaultError(Exception):
@@ -34,7 +35,8 @@ class UserfaultError(Exception):
             text += f": {self.cause}"
         if self.cure:
             text += f" (cure: {self.cure})"
-        return text
+        # Names and words of others are in it, and a traceback writes it to a terminal.
+        return text if text.isprintable() else "\n".join(map(shown, text.split("\n")))
 
 
 class UsageError(UserfaultError, ValueError):

@@ -15,6 +15,7 @@ import enum
 import msgspec
 
 from userfault.kernel.errors import UsageError
+from userfault.kernel.numbers import whole
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -63,6 +64,7 @@ class Memory(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         traits = TRAITS[self.type]
+        msgspec.structs.force_setattr(self, "page_size", whole("page_size", self.page_size))
         if self.page_size not in traits.page_sizes:
             sizes = ", ".join(size_name(size) for size in traits.page_sizes)
             raise UsageError(
@@ -107,7 +109,7 @@ def memory(name: str | Memory, page_size: int | None = None) -> Memory:
     """
     if isinstance(name, Memory):
         return name
-    base, dash, kind = name.partition("-")
+    base, dash, kind = str(name).partition("-")
     try:
         kind_of = MemoryType(base)
     except ValueError:
@@ -120,7 +122,7 @@ def memory(name: str | Memory, page_size: int | None = None) -> Memory:
         )
     traits = TRAITS[kind_of]
     shared = traits.shareable and kind != "private"
-    return Memory(kind_of, page_size or traits.page_sizes[0], shared)
+    return Memory(kind_of, traits.page_sizes[0] if page_size is None else page_size, shared)
 
 
 def memory_names() -> list[str]:

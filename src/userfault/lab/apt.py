@@ -105,6 +105,10 @@ class Apt:
                 fields.setdefault(name, value)
         return fields
 
+    def names(self, prefix: str) -> list[str]:
+        """The names of the mirror's packages that begin so."""
+        return self._run(["apt-cache", "pkgnames", prefix]).stdout.split()
+
     def unpack(self, packages: dict[str, str], into: Path) -> None:
         """Download packages (name: version), and unpack them into a directory."""
         downloads = self._home / "downloads"

@@ -21,7 +21,7 @@ import msgspec
 from userfault.check.agent.build import cache_directory
 from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab import sources
-from userfault.lab.apt import Apt, FetchFailed
+from userfault.lab.apt import Apt, FetchFailed, NoPackage
 from userfault.lab.suites import SUITES, Suite
 
 _META = "linux-image-cloud-amd64"
@@ -109,7 +109,7 @@ class Store:
         return Path(self.fetch(SUITES["trixie"]).busybox)
 
     def _newest(self, apt: Apt, suite: Suite, tell: Callable[[str], None]) -> Kernel:
-        packages = newest_packages(apt)
+        packages = newest_packages(apt, suite.series)
         version = next(iter(packages.values()))
         target = self.root / suite.name / version
         about = target / "about.json"
@@ -152,16 +152,35 @@ def own_kernel(store: Store, vmlinuz: Path, modules: Path | None) -> Kernel:
     )
 
 
-def newest_packages(apt: Apt) -> dict[str, str]:
-    """The packages (name: version) of the newest kernel.
+def newest_packages(apt: Apt, series: str = "") -> dict[str, str]:
+    """The packages (name: version) of the newest kernel, or of the newest of a series.
 
     From 7.x on an image is split: the kernel in linux-binary-*, the modules in linux-modules-*.
     """
-    image = _depends(apt.show(_META), "linux-image-")
-    name, version = next(iter(image.items()))
-    parts = apt.show(name)
+    if series:
+        name = _newest_image(apt, series)
+        parts = apt.show(name)
+        version = parts["Version"]
+    else:
+        image = _depends(apt.show(_META), "linux-image-")
+        name, version = next(iter(image.items()))
+        parts = apt.show(name)
     split = {**_depends(parts, "linux-binary-"), **_depends(parts, "linux-modules-")}
     return split or {name: version}
+
+
+def _newest_image(apt: Apt, series: str) -> str:
+    """No package depends on the newest image of a series that is not the newest: by its name."""
+    prefix = f"linux-image-{series}."
+    wanted = re.compile(rf"{re.escape(prefix)}\d+\S*-cloud-amd64")
+    found = [name for name in apt.names(prefix) if wanted.fullmatch(name)]
+    if not found:
+        raise NoPackage(
+            f"the mirror has no kernel {series}",
+            cause="an archive keeps kernels between its releases for a while, or not at all",
+            cure="`userfault lab run --kernel VMLINUZ --modules DIR` takes one of your own",
+        )
+    return max(found, key=lambda name: numbers(name.removeprefix("linux-image-")))
 
 
 def _unfinished(suite: Suite) -> str:

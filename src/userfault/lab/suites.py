@@ -1,4 +1,4 @@
-"""The suites of Debian that the lab takes kernels from: the newest of each."""
+"""The suites of Debian that the lab takes kernels from: the newest of each, or of a series."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from userfault.kernel.errors import UsageError
 class Suite(msgspec.Struct, frozen=True):
     """`name` as a user writes it; `parts`: the suites of the archive that it is made of.
 
-    `preferred`: the part whose packages are taken whatever the others have.
+    `preferred`: the part whose packages are taken whatever the others have.  `series`: the newest
+    of these releases is taken, not of all; an archive keeps such for a while, or not at all.
     """
 
     name: str
     parts: tuple[str, ...]
     kernels: str  # which releases, for the list
     preferred: str = ""
+    series: str = ""
 
 
 SUITES = {
@@ -30,6 +32,13 @@ SUITES = {
             ("trixie-backports", "trixie"),
             "7.3 at the time of writing",
             "trixie-backports",
+        ),
+        Suite(
+            "6.17",
+            ("trixie-backports", "trixie"),
+            "6.17, while trixie-backports still has it",
+            "trixie-backports",
+            series="6.17",
         ),
     )
 }

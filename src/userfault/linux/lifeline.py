@@ -5,6 +5,9 @@ run while the waiting thread holds the GIL.  So the client makes a pipe whose re
 SIGBUS when the last writer is gone (fcntl(2): O_ASYNC, F_SETSIG, F_SETOWN; the flags belong to
 the open file, which both sides hold).  The pager holds the writer, and takes the signal off before
 it closes it in peace.
+
+SIGBUS does not end a process that ignores it or blocks it in every thread.  For such a one SIGKILL
+is asked for, which F_SETSIG takes and which nobody can block (measured on 6.18).
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import fcntl
 import os
 import signal
 
-_F_SETSIG = 10  # asm-generic/fcntl.h; not in Python's fcntl module
+from userfault.linux.signals import reaches
+
+_F_SETSIG, _F_GETSIG = 10, 11  # asm-generic/fcntl.h; not in Python's fcntl module
 
 
 class LifeLine:
@@ -32,6 +37,22 @@ class LifeLine:
         flags = fcntl.fcntl(line.read, fcntl.F_GETFL)
         fcntl.fcntl(line.read, fcntl.F_SETFL, flags | os.O_ASYNC)
         return line
+
+    @classmethod
+    def for_this_process(cls) -> LifeLine:
+        """A new line with the signal that ends this process as it is now."""
+        reached = reaches(os.getpid(), signal.SIGBUS)
+        if reached is None:  # no /proc: what this thread knows
+            ignored = signal.getsignal(signal.SIGBUS) == signal.SIG_IGN
+            reached = not ignored and signal.SIGBUS not in signal.pthread_sigmask(
+                signal.SIG_BLOCK, []
+            )
+        return cls.armed(signal.SIGBUS if reached else signal.SIGKILL)
+
+    def ask_for(self, number: int) -> None:
+        """Another signal from now on; armed or not stays as it is."""
+        if self.read >= 0 and fcntl.fcntl(self.read, _F_GETSIG) != number:
+            fcntl.fcntl(self.read, _F_SETSIG, number)
 
     def disarm(self) -> None:
         """No signal any more, whoever closes what."""

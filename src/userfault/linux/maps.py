@@ -1,7 +1,12 @@
-"""The mappings of a process: /proc/PID/maps (proc_pid_maps(5))."""
+"""The mappings of a process: /proc/PID/maps (proc_pid_maps(5)).
+
+A name in it is chosen by whoever made the file: any bytes but NUL and the line's end.  So it is
+read as bytes and split at line feeds, and only what the kernel writes is taken for an escape.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -9,16 +14,20 @@ import msgspec
 
 from userfault.uapi import mman
 
-_ESCAPED = re.compile(r"\\(\d{3})")
+_LINE = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)",
+    re.DOTALL,
+)
 # Files that are memory and have no other place: memfds, shared anonymous memory, System V's.
 _MEMORY = ("/memfd:", "/dev/zero (deleted)", "/SYSV", "/anon_hugepage", "/dev/shm/")
-_MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs", "ramfs")
+_MEMORY_FILE_SYSTEMS = (b"tmpfs", b"hugetlbfs", b"ramfs")
 
 
 class Mapping(msgspec.Struct, frozen=True):
     """[`start`, `end`) of a process.  `device` ("major:minor") and `inode` are those of the file.
 
-    `offset`: where in the file it begins, bytes.  `name`: a path, `[heap]` and so on, or nothing.
+    `offset`: where in the file it begins, bytes.  `name`: a path, `[heap]` and so on, or nothing;
+    what of it is not UTF-8 is as os.fsdecode() has it.
     """
 
     start: int
@@ -51,18 +60,25 @@ def mappings(pid: int) -> list[Mapping]:
 
     Raises OSError: ESRCH when the process has ended, EACCES without ptrace access to it.
     """
-    # A name is whatever bytes the path has.
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
-        return list(parsed(file))
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        return list(parsed(file.read()))
 
 
-def parsed(lines: Iterator[str]) -> Iterator[Mapping]:
-    """The lines of a file `maps`."""
-    for line in lines:
-        addresses, permissions, offset, device, inode, *rest = line.rstrip("\n").split(maxsplit=5)
-        start, end = (int(part, 16) for part in addresses.split("-"))
-        name = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), rest[0]) if rest else ""
-        yield Mapping(start, end, permissions, int(offset, 16), device, int(inode), name)
+def parsed(data: bytes) -> Iterator[Mapping]:
+    """What is in a file `maps`."""
+    for line in data.split(b"\n"):
+        if found := _LINE.fullmatch(line):
+            start, end, permissions, offset, device, inode, name = found.groups()
+            yield Mapping(
+                int(start, 16),
+                int(end, 16),
+                permissions.decode(),
+                int(offset, 16),
+                device.decode(),
+                int(inode),
+                # seq_path() escapes the line feed here, and not even the backslash.
+                os.fsdecode(name.replace(rb"\012", b"\n")),
+            )
 
 
 def is_memory_file(mapping: Mapping, memory_devices: frozenset[str]) -> bool:
@@ -74,11 +90,14 @@ def is_memory_file(mapping: Mapping, memory_devices: frozenset[str]) -> bool:
 
 def memory_devices(pid: int) -> frozenset[str]:
     """The devices ("major:minor", as maps writes them) of tmpfs and hugetlbfs that `pid` sees."""
-    found = set()
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            mounted, _, kind = line.partition(" - ")
-            if kind.split()[0] in _MEMORY_FILE_SYSTEMS:
-                major, minor = map(int, mounted.split()[2].split(":"))
-                found.add(f"{major:02x}:{minor:02x}")
-    return frozenset(found)
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return frozenset(_in_memory(file.read()))
+
+
+def _in_memory(mountinfo: bytes) -> Iterator[str]:
+    for line in mountinfo.split(b"\n"):
+        # Names have no spaces here: the kernel escapes them (proc_pid_mountinfo(5)).
+        mounted, separator, kind = line.partition(b" - ")
+        if separator and kind.split(b" ")[0] in _MEMORY_FILE_SYSTEMS:
+            major, minor = map(int, mounted.split(b" ")[2].split(b":"))
+            yield f"{major:02x}:{minor:02x}"

@@ -113,6 +113,11 @@ class Recipe(msgspec.Struct, frozen=True):
     def fd(self) -> int:
         return self.backing.fileno() if self.backing else -1
 
+    def leave(self) -> None:
+        """In a forked child: close the descriptor.  The pool pages are the parent's."""
+        if self.backing:
+            self.backing.close()
+
     def close(self) -> None:
         """Give pool pages back and close the descriptor; mappings stay."""
         if self.share:
@@ -170,6 +175,7 @@ def mapped(
 def refusal(memory: Memory, length: int, error: OSError) -> MemoryUnavailable:
     """The typed error for a failed creation or mmap call."""
     cures = {
+        errno.EAGAIN: "mlockall(MCL_FUTURE) counts it as locked memory: raise `ulimit -l`",
         errno.EMFILE: "no descriptor is left: close some, or raise `ulimit -n`",
         errno.ENFILE: "the system has no descriptor left: raise fs.file-max",
         errno.ENOMEM: "free memory or address space, raise the memory limit"

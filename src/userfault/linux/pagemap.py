@@ -81,6 +81,12 @@ class Pagemap:
         """Whether a page is mapped at `address` (hugetlb: at the huge page's first 4 KiB)."""
         return bool(self.words(address, 1)[0] & abi.PM_PRESENT)
 
+    def there(self, address: int) -> bool:
+        """Whether a page is mapped or swapped out at `address`; a marker or guard is not a page."""
+        word = self.words(address, 1)[0]
+        marked = abi.PM_GUARD_REGION | abi.PM_UFFD_WP
+        return bool(word & abi.PM_PRESENT or (word & abi.PM_SWAP and not word & marked))
+
     def scan(
         self,
         start: int,

@@ -25,15 +25,17 @@ class _Vector(ctypes.Structure):
 
 
 def registers(pid: int) -> dict[int, bytes]:
-    """The general registers of each thread, as the kernel has them (`struct user_regs_struct`).
+    """The general registers of each living thread, as in the kernel's `struct user_regs_struct`.
 
-    The first thread is the process's own.  Raises OSError: EPERM where a debugger holds it or
-    that is not allowed, ESRCH where it has ended.  While this runs, nobody else in this process may
-    wait for any child.
+    The first one is the process's own, where that lives.  Raises OSError: EPERM where a debugger
+    holds it or that is not allowed, ESRCH where it has ended.  While this runs, nobody else in this
+    process may wait for any child.
     """
     threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
     found = {}
     for thread in threads:
+        if thread == pid and _has_ended(thread):  # pthread_exit(3) in main
+            continue
         _call(_SEIZE, thread)
         try:
             _call(_INTERRUPT, thread)
@@ -43,6 +45,11 @@ def registers(pid: int) -> dict[int, bytes]:
             with contextlib.suppress(OSError):  # it was killed meanwhile
                 _call(_DETACH, thread)
     return found
+
+
+def _has_ended(thread: int) -> bool:
+    with open(f"/proc/{thread}/stat", "rb") as file:
+        return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
 
 
 def _general(thread: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OURS = ("Private_Clean:", "Private_Dirty:", "Private_Hugetlb:")
+_OURS = (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:")
 
 
 def private_memory(pid: int) -> int:
@@ -13,11 +13,11 @@ def private_memory(pid: int) -> int:
     """
     total, private = 0, False
     try:
-        with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as file:
-            for line in file:
+        with open(f"/proc/{pid}/smaps", "rb") as file:
+            for line in file:  # of bytes, which end at line feeds: names hold anything else
                 name, *rest = line.split()
-                if not name.endswith(":"):  # the head: "start-end perms ..."
-                    private = rest[0].endswith("p")
+                if not name.endswith(b":"):  # the head: "start-end perms ..."
+                    private = rest[0].endswith(b"p")
                 elif private and name in _OURS:
                     total += int(rest[0]) * 1024
     except OSError:

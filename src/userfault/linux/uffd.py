@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from userfault.kernel.errors import (
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature, Ioctls, Mode, names
+from userfault.kernel.numbers import is_number
 from userfault.linux import reasons
 from userfault.linux.libc import Pinned
 from userfault.linux.opening import Opened, open_userfaultfd
@@ -179,6 +181,8 @@ class LiveUserfaultfd:
             except OSError as error:
                 raise _fill_error("UFFDIO_COPY", argument, error, dst, length) from None
             return length
+        if is_number(src):  # NumPy's numbers are buffers, too
+            return self.copy(dst, operator.index(src), length, wake=wake, wp=wp)
         with Pinned(src) as pinned:
             if pinned.length < length:
                 raise UsageError(

@@ -106,7 +106,7 @@ def _check_entry(
         _fail(f"{where} has a folio and is not present")
     if allowed(vma, flags) != flags:
         _fail(f"{where} does not give what the mapping and its protection give")
-    if folio is mm.memory.zero:
+    if folio.flags & folios.ZERO:
         if flags & (pt.EXCLUSIVE | pt.WRITE) or vma.shared:
             _fail(f"{where} makes the zero page writable or shared")
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Refused, Signalled
 from userfault.model.folio import Folio
@@ -134,19 +135,21 @@ def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: 
         if vma.ops.pool:
             mm.table.build(page, vma.shift)
         return _empty_file(mm, vma, page, address, wp, write)
+    if thp.comes_by_fault(mm, vma, page & pt.PMD_MASK):
+        huge = _empty_huge(mm, vma, page & pt.PMD_MASK, write)
+        if huge is not None:
+            return huge
     mm.table.build(page, vma.shift)
     if vma.modes & vmas.MISSING:
         return _MISSING
     if not write and vma.ops.zero_page:
-        if not _map_huge(mm, vma, page):
-            mm.map_folio(vma, page, wp, mm.memory.zero)
+        mm.map_folio(vma, page, wp, mm.memory.zero)
         return _RESOLVED
     mm.prepare_private(vma)
-    if not _map_huge(mm, vma, page):
-        folio = _private_page(mm, vma, page, address)
-        folio.clear()
-        mm.unmap(vma, page)
-        mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
+    folio = _private_page(mm, vma, page, address)
+    folio.clear()
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
     return _RESOLVED
 
 
@@ -268,28 +271,20 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
     return mapped
 
 
-def _map_huge(mm: AddressSpace, vma: Vma, page: int) -> bool:
-    """A transparent huge page, where the mapping and the administrator allow one."""
-    mode = mm.machine.config.thp
-    if mode == "never" or (mode == "madvise" and not vma.flags & vmas.HUGEPAGE):
-        return False
-    start = page & pt.PMD_MASK
-    if (
-        vma.flags & vmas.NOHUGEPAGE
-        or vma.modes
-        or vma.object is not None
-        or not vma.ops.movable
-        or start < vma.start
-        or start + pt.PMD_SIZE > vma.end
-        or start >> pt.PMD_SHIFT in mm.table.tables
-    ):
-        return False
-    folio = mm.memory.allocate(9, folios.ANON | folios.UPTODATE, mm.cgroup)
+def _empty_huge(mm: AddressSpace, vma: Vma, start: int, write: bool) -> int | None:
+    """Nothing is mapped in 2 MiB, and a huge page may be; None if it has to be a small one."""
+    mm.prepare_private(vma)  # for a read too (do_huge_pmd_anonymous_page)
+    mm.table.build(start, pt.PMD_SHIFT)
+    if vma.modes & vmas.MISSING:
+        return _MISSING
+    if not write and vma.ops.zero_page:
+        mm.map_thp(vma, start, 0, mm.memory.huge_zero)
+        return _RESOLVED
+    folio = thp.of_zeroes(mm)
     if folio is None:
-        return False
-    mm.prepare_private(vma)
-    mm.map_thp(vma, start, folio)
-    return True
+        return None
+    mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, folio)
+    return _RESOLVED
 
 
 def _present(
@@ -300,10 +295,7 @@ def _present(
     if flags & pt.UFFD_RWP:
         if vma.modes & vmas.RWP and not _async(context, abi.UFFD_FEATURE_RWP_ASYNC):
             return _RWP
-        if mm.thp and page & pt.PMD_MASK in mm.thp:
-            mm.split_thp(page & pt.PMD_MASK)
-        else:
-            mm.change(vma, page, entry, 0, pt.UFFD_RWP)
+        mm.change(vma, page, entry, 0, pt.UFFD_RWP)  # of a huge page: of the whole of it
         return _RESOLVED
     if not write or flags & pt.WRITE:
         return _RESOLVED
@@ -320,6 +312,9 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
         if vma.modes & vmas.WP:
             if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
                 return _WP
+            if page & pt.PMD_MASK in mm.thp:  # what was written is told of small pages
+                thp.split(mm, page & pt.PMD_MASK)
+                return _RESOLVED
         elif vma.ops.pool:
             return _AGAIN  # left over from another registration: for ever (measured on 6.18)
         else:  # ... of a small page the bit stays, and is not looked at
@@ -339,13 +334,21 @@ def unshare(mm: AddressSpace, address: int) -> None:
     if vma is None or vma.shared:
         return
     page = address & -(1 << vma.shift)
-    entry = mm.table.get(page, vma.shift)
+    entry = mm.entry(vma, page)
     if entry is None or entry[1] is None or entry[0] & pt.EXCLUSIVE:
         return
     if not entry[1].flags & folios.ANON:
         return
+    if page & pt.PMD_MASK in mm.thp:
+        if entry[1].refs == 1 and not entry[1].pieces:
+            return
+        thp.split(mm, page & pt.PMD_MASK)
+        entry = mm.table.get(page, vma.shift)
+        assert entry is not None
+    folio = entry[1]
+    assert folio is not None
     kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP | pt.SOFT_CLEAN)
-    _break_cow(mm, vma, page, address, entry[1])
+    _break_cow(mm, vma, page, address, folio)
     made = mm.table.get(page, vma.shift)
     if kept and made is not None:
         mm.change(vma, page, made, kept, 0)
@@ -354,7 +357,10 @@ def unshare(mm: AddressSpace, address: int) -> None:
 def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> None:
     """A write to a page that this mapping does not own: keep it if it is the last user's."""
     mm.prepare_private(vma)
-    if folio.flags & folios.ANON and folio.refs == 1:
+    if page & pt.PMD_MASK in mm.thp:
+        _break_huge(mm, vma, page & pt.PMD_MASK, folio)
+        return
+    if folio.flags & folios.ANON and folio.refs == 1 and folio.whole is None:
         entry = mm.table.get(page, vma.shift)
         assert entry is not None
         mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
@@ -370,3 +376,21 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
     copy.copy_from(folio)
     mm.unmap(vma, page)
     mm.map_folio(vma, page, pt.EXCLUSIVE | pt.DIRTY, copy)
+
+
+def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
+    """The same of a huge page: kept by its last user, replaced if it is the zero page, else split.
+
+    After a split the access is tried again, and one small page is copied.
+    """
+    flags, _ = mm.table.huge[start]
+    if folio.flags & folios.ZERO:
+        new = thp.of_zeroes(mm) if mm.machine.profile.zero_page_becomes_huge else None
+        if new is not None:
+            thp.take(mm, start)
+            mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, new)
+            return
+    elif folio.refs == 1 and not folio.pieces:
+        mm.change(vma, start, (flags, folio), pt.EXCLUSIVE | pt.DIRTY, 0)
+        return
+    thp.split(mm, start)

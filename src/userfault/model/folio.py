@@ -4,6 +4,10 @@ A folio is counted: each page-table entry, the page cache and everybody who work
 reference, and the last to drop it frees it.  Contents are interned values: trailing zeros are cut
 and equal pages share one `bytes`, so that a million resident pages cost little more than their
 bookkeeping.  A folio larger than 4 KiB keeps a dict of the 4 KiB pieces that are not zero.
+
+A transparent huge page that fork(2) has shared can be mapped whole by one process and in small
+pages by another: the small pages are `pieces` of it, folios of their own that know their `whole`
+as long as anybody maps that.  Shared pages are not written, so both hold the same bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ HWPOISON = 8
 ANON = 16
 PINNED = 32  # for DMA: MOVE refuses it
 LARGE_POOL = 64  # of a hugetlb pool
+ZERO = 128  # the zero page, or the huge one: read-only, and counted for nobody
 
 Content = bytes | dict[int, bytes]
 
@@ -54,7 +59,9 @@ class Folio:
         "mapcount",
         "object",
         "order",
+        "pieces",
         "refs",
+        "whole",
     )
 
     def __init__(self, order: int, flags: int, content: Content, cgroup: Cgroup | None) -> None:
@@ -66,6 +73,15 @@ class Folio:
         self.object: Object | None = None  # in whose page cache it is, at `index`
         self.index = 0
         self.cgroup = cgroup
+        self.pieces: dict[int, Folio] = {}
+        self.whole: Folio | None = None  # whose piece it is, number `index`
+
+    def mappings(self, piece: int = 0) -> int:
+        """How many entries map a small page of it."""
+        if self.whole is not None:
+            return self.mapcount + self.whole.mapcount
+        part = self.pieces.get(piece)
+        return self.mapcount + (part.mapcount if part is not None else 0)
 
     def read(self, offset: int, length: int) -> bytes:
         content = self.content
@@ -166,7 +182,8 @@ class Memory:
         self.pools = {21: Pool(21), 30: Pool(30)}
         # Folios that a task holds outside of any table and cache, at a place where it may sleep.
         self.in_hand: dict[Folio, int] = {}
-        self.zero = Folio(0, UPTODATE, b"", None)
+        self.zero = Folio(0, UPTODATE | ZERO, b"", None)
+        self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
         self.fail_after: int | None = None  # allocations until the next one fails
 
     def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:
@@ -200,11 +217,15 @@ class Memory:
             if folio.refs < 0:
                 raise InvariantBroken(f"{folio.name} was freed twice")
             return
-        if folio is self.zero:
+        if folio.flags & ZERO:
             raise InvariantBroken("the zero page was freed")
         if folio.mapcount or folio.object is not None:
             raise InvariantBroken(f"{folio.name} was freed while in use")
         self.folios -= 1
+        if folio.whole is not None:
+            del folio.whole.pieces[folio.index]
+        for piece in folio.pieces.values():
+            piece.whole = None
         if folio.flags & LARGE_POOL:
             self.pools[folio.order + 12].free += 1
             return

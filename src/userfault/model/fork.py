@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from userfault.model import events
+from userfault.model import events, thp
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
@@ -23,7 +23,6 @@ def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Cont
     contexts: Contexts = {}
     parent.lock.write()
     try:
-        parent.split_range(0, parent.task_size)
         for vma in list(parent.vmas.values()):
             if not vma.flags & vmas.DONTFORK:
                 _copy(parent, child, vma, contexts)
@@ -64,15 +63,8 @@ def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Context
         twin.inherited = not wipe
     if wipe:
         return
-    if vma.family or twin.modes & (vmas.WP | vmas.RWP) or _may_have_guards(parent, vma):
+    if vma.family or twin.modes & (vmas.WP | vmas.RWP) or vma.guarded:
         _copy_entries(parent, child, vma, twin)
-
-
-def _may_have_guards(parent: AddressSpace, vma: Vma) -> bool:
-    return any(
-        (parent.table.get(address, vma.shift) or (0, None))[0] & pt.MARK_GUARD
-        for address in parent.table.addresses(vma.start, vma.end, vma.shift)
-    )
 
 
 def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma) -> None:
@@ -80,6 +72,8 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
     lost = 0 if twin.modes & (vmas.WP | vmas.RWP) else pt.UFFD_WP | pt.UFFD_RWP
     shift = vma.shift
     child.table.inherit(parent.table, vma.start, vma.end, shift)
+    if parent.thp:
+        _copy_huge(parent, child, vma, twin, lost)
     for address in parent.table.addresses(vma.start, vma.end, shift):
         entry = parent.table.get(address, shift)
         assert entry is not None
@@ -99,9 +93,24 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
                 continue
         if not vma.shared and flags & pt.EXCLUSIVE:
             parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
-        if folio is not child.memory.zero:
+        if not folio.flags & folios.ZERO:
             folio.refs += 1
         child.map_folio(twin, address, kept & ~pt.EXCLUSIVE, folio)
+
+
+def _copy_huge(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma, lost: int) -> None:
+    """Huge pages are shared whole; one that may be pinned is split, and copied in small pages."""
+    for address in thp.within(parent, vma.start, vma.end):
+        flags, folio = entry = parent.table.huge[address]
+        assert folio is not None
+        if folio.flags & folios.PINNED:
+            thp.split(parent, address)
+            continue
+        if flags & pt.EXCLUSIVE:
+            parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
+        if not folio.flags & folios.ZERO:
+            folio.refs += 1
+        child.map_thp(twin, address, flags & ~(lost | pt.EXCLUSIVE), folio)
 
 
 def tear_down(mm: AddressSpace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
-from userfault.model import access, events, filesystem
+from userfault.model import access, collapse, events, filesystem
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Signalled
@@ -161,7 +161,9 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     mm.lock.read()
     try:
         if advice == mman.MADV_GUARD_INSTALL:
-            mm.prepare_private(vma)
+            vma.guarded = True
+            if vma.object is None or mm.machine.profile.guards_prepare_files:
+                mm.prepare_private(vma)
             done = _install_guards(mm, vma, start, end)
         else:
             _remove_guards(mm, vma, start, end)
@@ -273,5 +275,6 @@ _ACTIONS: dict[int, _Action] = {
     mman.MADV_GUARD_REMOVE: _guard,
     mman.MADV_POPULATE_READ: _populate,
     mman.MADV_POPULATE_WRITE: _populate,
+    mman.MADV_COLLAPSE: collapse.collapse,
     **dict.fromkeys(_FLAGS, _flags),
 }

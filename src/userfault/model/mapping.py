@@ -6,7 +6,7 @@ import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
-from userfault.model import access, events
+from userfault.model import access, events, thp
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Signalled
@@ -260,15 +260,15 @@ def _accountable(ops: MemoryOps, bits: int) -> bool:
 
 
 def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
-    mm.split_range(vma.start, vma.end)
     if not prot & mman.PROT_WRITE:
         if vma.object is None and not vma.family:  # nothing is charged (measured on 6.18)
             vma.flags &= ~vmas.ACCOUNT
     elif not vma.shared and not vma.prot & mman.PROT_WRITE and _accountable(vma.ops, vma.flags):
         vma.flags |= vmas.ACCOUNT
     vma.prot = prot
-    for address in mm.table.addresses(vma.start, vma.end, vma.shift):
-        entry = mm.table.get(address, vma.shift)
+    pages = mm.table.addresses(vma.start, vma.end, vma.shift)
+    for address in (*thp.within(mm, vma.start, vma.end), *pages):
+        entry = mm.entry(vma, address)
         if entry is not None and entry[1] is not None:
             mm.change(vma, address, entry, 0, 0 if prot & mman.PROT_WRITE else pt.WP_OPEN)
 

@@ -78,6 +78,8 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
                 sched.point("fill.page")
             if job.task.killed:
                 raise Errno(errno.EINTR)
+            if mm.thp and job.dst + done & pt.PMD_MASK in mm.thp:
+                raise Errno(errno.EEXIST)  # before anything else is looked at
             mm.table.build(job.dst + done, vma.shift)  # whatever becomes of the page
             try:
                 action(job, vma, job.dst + done)

@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 from userfault.kernel.calls import TASK_SIZE
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model.errors import Errno
 from userfault.model.folio import Cgroup, Folio
 from userfault.model.sched import RWLock
@@ -125,7 +126,7 @@ class AddressSpace:
         if at & ((1 << vma.shift) - 1):
             raise Errno(errno.EINVAL)
         if self.thp and at & ~pt.PMD_MASK:
-            self.split_thp(at & pt.PMD_MASK)
+            thp.split(self, at & pt.PMD_MASK)
         upper = vma.like(at, vma.end, vma.offset + at - vma.start)
         vma.end = at
         self._last = None
@@ -157,6 +158,7 @@ class AddressSpace:
                 before.family = before.family or after.family
                 before.inherited = before.inherited or after.inherited
                 before.soft_dirty |= after.soft_dirty
+                before.guarded |= after.guarded
                 self.remove(after)
                 before.end = after.end
             else:
@@ -230,16 +232,15 @@ class AddressSpace:
 
     def map_folio(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
         """Install a page where there is none; the caller's reference becomes the entry's."""
-        if folio is not self.memory.zero:
+        if not folio.flags & folios.ZERO:
             folio.mapcount += 1
         self.table.set(address, vma.shift, (allowed(vma, flags | pt.PRESENT), folio))
 
-    def map_thp(self, vma: Vma, address: int, folio: Folio) -> None:
-        """Install an anonymous huge page."""
-        folio.mapcount += 1
-        flags = allowed(vma, pt.PRESENT | pt.EXCLUSIVE | pt.DIRTY)
-        self.table.huge[address] = (flags, folio)
-        self.thp.add(address)
+    def map_thp(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
+        """Install a transparent huge page; the caller's reference becomes the entry's."""
+        if not folio.flags & folios.ZERO:
+            folio.mapcount += 1
+        thp.put(self, address, (allowed(vma, flags | pt.PRESENT), folio))
 
     def mark(self, vma: Vma, address: int, marks: int) -> None:
         """Leave a marker where there is no page (0: nothing)."""
@@ -254,7 +255,7 @@ class AddressSpace:
 
     def _forget(self, entry: pt.Entry) -> None:
         flags, folio = entry
-        if folio is None or folio is self.memory.zero:
+        if folio is None or folio.flags & folios.ZERO:
             return
         if flags & pt.DIRTY:
             folio.flags |= folios.DIRTY
@@ -262,11 +263,17 @@ class AddressSpace:
         self.memory.put(folio)
 
     def change(self, vma: Vma, address: int, entry: pt.Entry, add: int, clear: int) -> None:
-        """Other flags for a present entry; what the processor may do follows from them."""
+        """Other flags for a present entry, of a small or a whole huge page.
+
+        What the processor may do follows from them.
+        """
         if (add | clear) & pt.UFFD_WP:
             clear |= pt.WP_OPEN
         flags = allowed(vma, entry[0] & ~clear | add)
-        self.table.set(address, vma.shift, (flags, entry[1]))
+        shift = vma.shift
+        if self.thp and address & pt.PMD_MASK in self.thp:
+            address, shift = address & pt.PMD_MASK, pt.PMD_SHIFT
+        self.table.set(address, shift, (flags, entry[1]))
 
     def zap(
         self,
@@ -283,7 +290,8 @@ class AddressSpace:
         (punching a hole) copies made by private writes stay, and poison with them.
         """
         if self.thp:
-            self._zap_thp(start, end)
+            for address in thp.whole(self, start, end):
+                self._forget(thp.take(self, address))
         keeps_wp = vma.ops.fault_folio is not None and not drop_markers
         table = self.table
         for address in table.addresses(start, end, vma.shift):
@@ -305,42 +313,3 @@ class AddressSpace:
                 left |= flags & pt.MARK_POISON
             if left != flags:
                 self.mark(vma, address, left)
-
-    # --- transparent huge pages ------------------------------------------------------------------
-
-    def _zap_thp(self, start: int, end: int) -> None:
-        for address in [at for at in self.thp if at < end and at + pt.PMD_SIZE > start]:
-            if start <= address and address + pt.PMD_SIZE <= end:
-                self.thp.discard(address)
-                self._forget(self.table.huge.pop(address))
-            else:
-                self.split_thp(address)
-
-    def split_range(self, start: int, end: int) -> None:
-        """Split every THP that meets [start, end)."""
-        if self.thp:
-            for address in [at for at in self.thp if at < end and at + pt.PMD_SIZE > start]:
-                self.split_thp(address)
-
-    def split_thp(self, address: int) -> None:
-        """512 small pages instead of the huge one at `address`, if there is one."""
-        if address not in self.thp:
-            return
-        self.thp.discard(address)
-        flags, huge = self.table.huge.pop(address)
-        vma = self.find(address)
-        assert huge is not None
-        assert vma is not None
-        content = huge.content
-        assert isinstance(content, dict)
-        cgroup = huge.cgroup
-        huge.mapcount -= 1
-        self.memory.put(huge)
-        for piece in range(512):
-            # The pages are those of the huge folio: memory that was just given back.
-            small = self.memory.allocate(0, folios.ANON | folios.UPTODATE, cgroup)
-            if small is None:
-                raise Errno(errno.ENOMEM)
-            small.content = content.get(piece, b"")
-            small.mapcount = 1
-            self.table.set(address + (piece << 12), 12, (flags, small))

@@ -7,9 +7,10 @@ import errno
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
-from userfault.model.mm import AddressSpace, allowed
+from userfault.model.mm import AddressSpace
 from userfault.model.userfaultfd import Context
 from userfault.model.vma import Vma
 from userfault.uapi.mman import PROT_WRITE
@@ -79,17 +80,21 @@ def _move_one(
     The order of the errors was measured on 6.18: the huge page is looked at first, and a source
     without a page table is a hole before the destination is looked at.
     """
+    if not allow_holes and not mm.table.has_table(src, pt.PMD_SHIFT):
+        raise Errno(errno.ENOENT)
     if dst & pt.PMD_MASK in mm.thp:
         raise Errno(errno.EEXIST)
     huge = src & pt.PMD_MASK
     is_part = huge in mm.thp
     if is_part:
-        if not mm.table.huge[huge][0] & pt.EXCLUSIVE:
+        flags, folio = mm.table.huge[huge]
+        assert folio is not None
+        if not folio.flags & folios.ZERO and not flags & pt.EXCLUSIVE:
             raise Errno(errno.EBUSY)
         if src == huge and _fits_whole(mm, dst, left):
             _move_huge(mm, target, dst, src)
             return pt.PMD_SIZE
-        mm.split_thp(huge)
+        thp.split(mm, huge)
     elif not allow_holes and not mm.table.has_table(src, source.shift):
         raise Errno(errno.ENOENT)
     mm.table.build(src, source.shift)
@@ -105,17 +110,17 @@ def _move_one(
 def _fits_whole(mm: AddressSpace, dst: int, left: int) -> bool:
     """A huge page goes as one to an aligned place without a page table."""
     aligned = not dst & ~pt.PMD_MASK and left >= pt.PMD_SIZE
-    return aligned and dst >> pt.PMD_SHIFT not in mm.table.tables
+    return aligned and not mm.table.has_table(dst, 12)
 
 
 def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int) -> None:
-    mm.thp.discard(src)
-    _, folio = mm.table.huge.pop(src)
+    _, folio = thp.take(mm, src)
     assert folio is not None
-    folio.mapcount -= 1
-    mm.map_thp(target, dst, folio)
-    if target.modes & vmas.RWP:
-        mm.table.huge[dst] = (allowed(target, mm.table.huge[dst][0] | pt.UFFD_RWP), folio)
+    flags = pt.UFFD_RWP if target.modes & vmas.RWP else 0
+    if not folio.flags & folios.ZERO:
+        folio.mapcount -= 1
+        flags |= pt.EXCLUSIVE | pt.DIRTY
+    mm.map_thp(target, dst, flags, folio)
 
 
 def _share_zeroes(mm: AddressSpace, vma: Vma, huge: int) -> None:
@@ -128,7 +133,7 @@ def _share_zeroes(mm: AddressSpace, vma: Vma, huge: int) -> None:
         assert entry is not None
         flags, folio = entry
         assert folio is not None
-        if not any(folio.read(0, PAGE)):
+        if not folio.flags & folios.ZERO and not any(folio.read(0, PAGE)):
             mm.unmap(vma, address)
             mm.map_folio(vma, address, flags & pt.UFFD_WP, mm.memory.zero)
 
@@ -145,7 +150,7 @@ def _move_page(
     if folio is None:
         raise Errno(errno.EFAULT)
     rwp = pt.UFFD_RWP if target.modes & vmas.RWP else 0
-    if folio is mm.memory.zero:
+    if folio.flags & folios.ZERO:
         mm.table.set(src, 12, None)
         mm.map_folio(target, dst, rwp, folio)
         return

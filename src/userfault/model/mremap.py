@@ -6,7 +6,7 @@ import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
-from userfault.model import events, softdirty
+from userfault.model import events, softdirty, thp
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
@@ -247,7 +247,6 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     profile = mm.machine.profile
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
-    mm.split_range(old, old + old_length)
     unlocks = call.flags & MREMAP_DONTUNMAP and vma.flags & vmas.LOCKED
     if unlocks and not profile.dontunmap_unlocks_all:
         vma = mm.isolate(vma, old, old + old_length)
@@ -324,6 +323,8 @@ def _move_entries(
     if moved_bit:
         bits |= pt.SOFT_CLEAN
     delta = moved.start - old
+    if mm.thp:
+        _move_huge(mm, moved, old, old + length, moved_bit, bits)
     if shift == 12:
         for table_start in range(old & pt.PMD_MASK, old + length, pt.PMD_SIZE):
             if table.has_table(table_start, shift):  # empty or not
@@ -341,3 +342,16 @@ def _move_entries(
         if not keep_wp:
             flags &= ~pt.MARK_WP
         mm.mark(moved, address + delta, flags)
+
+
+def _move_huge(mm: AddressSpace, moved: Vma, start: int, end: int, add: int, clear: int) -> None:
+    """Huge pages move whole to where one can be (move_huge_pmd); others are split first."""
+    delta = moved.start - start
+    for address in thp.whole(mm, start, end):
+        new = address + delta
+        if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):
+            thp.split(mm, address)
+            continue
+        entry = thp.take(mm, address)
+        thp.put(mm, new, entry)
+        mm.change(moved, new, entry, add, clear)

@@ -1,6 +1,6 @@
 """What each kernel version has, as data: features, ioctls, and the behaviour that differs.
 
-Source: the same program run on 6.1.192, 6.12.107, 6.17.13, 6.18.44, 7.2.13 and 7.3.4; a profile
+Source: the same program run on 6.1.192, 6.12.118, 6.17.13, 6.18.44, 7.2.13 and 7.3.4; a profile
 is what that package did, not what the first release of its series did.  `next` is 7.3 with
 guest_memfd behind the table, which no released kernel has.
 """
@@ -58,6 +58,18 @@ class Profile(msgspec.Struct, frozen=True):
     wp_many_mappings: bool = True  # WRITEPROTECT over several VMAs
     read_nowait: int = errno.EAGAIN  # RWF_NOWAIT on a blocking descriptor
     written_everywhere: bool = True  # PAGEMAP_SCAN: WRITTEN outside of WP mappings (to 7.2)
+    # PAGEMAP_SCAN: an empty entry is WRITTEN (6.18, and the package of 6.12.118); else only in a
+    # scan for WRITTEN and nothing else, which has a loop of its own
+    empty_is_written: bool = True
+    zero_page_becomes_huge: bool = True  # a write to the huge zero page gives a huge page
+    collapse_tells_of_holes: bool = True  # MADV_COLLAPSE of registered memory: EBUSY, else EINVAL
+    collapse_needs_writable: bool = True  # ... and EINVAL where no page of it is writable
+    collapse_of_nothing: int = errno.EINVAL  # ... and where the range holds no whole huge page
+    huge_zero_is_file: bool = True  # pagemap: what is not anonymous is of a file (to 7.2)
+    # pagemap says of a huge page that it is mapped here alone if that is so of its first page;
+    # 6.12 looks at each (parts of one that fork(2) has shared can be mapped less often)
+    exclusive_by_first_page: bool = True
+    guards_prepare_files: bool = False  # guards of file mappings need an anon_vma
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
     dofork_of_hugetlb: bool = True  # MADV_DOFORK of hugetlb; EINVAL on 7.2 and 7.3
     mmap_cannot_unmap: int = 0  # mmap(2) over what munmap(2) refuses: ENOMEM on 6.1, else why
@@ -110,9 +122,11 @@ _RWP = {
     "modes": _MODES | abi.UFFDIO_REGISTER_MODE_RWP,
     "refuse_to_drop_wp": True,
     "written_everywhere": False,
+    "huge_zero_is_file": False,
     "moving_takes_neighbours": False,
 }
 _TABLE = {
+    "collapse_of_nothing": 0,
     "sysv_hugetlb": False,
     "copy_beyond_eof": errno.ENOMEM,
     "continue_beyond_eof": errno.EFAULT,
@@ -133,6 +147,8 @@ _BEFORE_6_17 = {
 LINUX_6_1 = Profile(
     "6.1",
     (6, 1),
+    zero_page_becomes_huge=False,
+    collapse_tells_of_holes=False,
     features=0x1FFF,
     range_ioctls=_RANGE,
     continue_wp=False,
@@ -163,6 +179,8 @@ LINUX_6_1 = Profile(
 LINUX_6_12 = Profile(
     "6.12",
     (6, 12),
+    exclusive_by_first_page=False,
+    zero_page_becomes_huge=False,
     guard_markers=False,
     foreign_unregister=True,
     droppable_registers=True,
@@ -180,6 +198,8 @@ LINUX_6_17 = Profile(
     (6, 17),
     vvar_wp_async=errno.EPERM,
     no_huge_page=errno.ENOMEM,
+    empty_is_written=False,
+    guards_prepare_files=True,
     guest_memfd_mmap=False,
 )
 LINUX_6_18 = Profile("6.18", (6, 18))

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
 from userfault.model.mm import AddressSpace
@@ -53,7 +54,7 @@ def writeprotect(context: Context, start: int, length: int, *, protect: bool) ->
 
 def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
     """Set or clear write protection of [start, end) of one mapping, markers included."""
-    mm.split_range(start, end)
+    _set_wp_of_huge(mm, vma, start, end, protect=protect)
     table = mm.table
     if not protect:
         for address in table.addresses(start, end, vma.shift):
@@ -75,6 +76,16 @@ def set_wp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -
             mm.change(vma, address, entry, pt.UFFD_WP, 0)
 
 
+def _set_wp_of_huge(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
+    """Huge pages of the range: whole ones stay huge, parts of others are split off."""
+    for address in thp.whole(mm, start, end):
+        entry = mm.table.huge[address]
+        if not protect:
+            mm.change(vma, address, entry, 0, pt.UFFD_WP)
+        elif entry[0] & (pt.UFFD_WP | pt.WP_OPEN) != pt.UFFD_WP:
+            mm.change(vma, address, entry, pt.UFFD_WP, 0)
+
+
 def marks_empty(vma: Vma) -> bool:
     """Whether protecting leaves markers where nothing is: files always, else WP_UNPOPULATED."""
     if vma.ops.fault_folio is not None:
@@ -85,7 +96,8 @@ def marks_empty(vma: Vma) -> bool:
 
 def _pages(mm: AddressSpace, vma: Vma, start: int, end: int) -> list[int]:
     if marks_empty(vma):
-        return list(range(start, end, 1 << vma.shift))
+        every = range(start, end, 1 << vma.shift)
+        return [at for at in every if at & pt.PMD_MASK not in mm.thp] if mm.thp else list(every)
     return list(mm.table.addresses(start, end, vma.shift))
 
 
@@ -104,10 +116,10 @@ def rwprotect(context: Context, start: int, length: int, *, protect: bool) -> No
 
 def set_rwp(mm: AddressSpace, vma: Vma, start: int, end: int, *, protect: bool) -> None:
     """Present pages become inaccessible, or accessible again; nothing is left where none is."""
-    mm.split_range(start, end)
     add, clear = (pt.UFFD_RWP, 0) if protect else (0, pt.UFFD_RWP)
-    for address in mm.table.addresses(start, end, vma.shift):
-        entry = mm.table.get(address, vma.shift)
+    pages = [*thp.whole(mm, start, end), *mm.table.addresses(start, end, vma.shift)]
+    for address in pages:
+        entry = mm.entry(vma, address)
         assert entry is not None
         if entry[1] is not None and bool(entry[0] & pt.UFFD_RWP) is not protect:
             mm.change(vma, address, entry, add, clear)

@@ -10,9 +10,10 @@ from userfault.kernel import calls
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model import folio as folios
 from userfault.model import pgtable as pt
-from userfault.model import softdirty
+from userfault.model import softdirty, thp
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
+from userfault.model.folio import Folio
 from userfault.model.mm import AddressSpace
 from userfault.model.protect import set_rwp, set_wp
 from userfault.model.vma import Vma
@@ -51,10 +52,14 @@ def _hard_word(mm: AddressSpace, vma: Vma, address: int) -> int:
     word = abi.PM_PRESENT
     if flags & (pt.UFFD_WP | pt.UFFD_RWP):
         word |= abi.PM_UFFD_WP
-    if folio is not mm.memory.zero:
+    if folio is mm.memory.huge_zero:
+        word |= abi.PM_FILE if mm.machine.profile.huge_zero_is_file else 0
+    elif not folio.flags & folios.ZERO:
         if not folio.flags & folios.ANON:
             word |= abi.PM_FILE
-        if folio.mapcount == 1:
+        first = not folio.order or mm.machine.profile.exclusive_by_first_page
+        piece = 0 if first else (address & ~pt.PMD_MASK) // PAGE
+        if folio.mappings(piece) == 1:
             word |= abi.PM_MMAP_EXCLUSIVE
     return word
 
@@ -101,7 +106,11 @@ class ScanArgument(msgspec.Struct):
 
 
 class Scan:
-    """One PAGEMAP_SCAN: `regions` as (start, end, categories), and where the walk ended."""
+    """One PAGEMAP_SCAN: `regions` as (start, end, categories), and where the walk ended.
+
+    Raises Errno for an argument that is refused; `errno` is what ended the walk itself, after
+    which the kernel writes `walk_end` back all the same.
+    """
 
     def __init__(self, mm: AddressSpace, argument: ScanArgument) -> None:
         self.mm = mm
@@ -110,9 +119,12 @@ class Scan:
         self.pages = 0
         _check(mm, argument)
         self.walk_end = argument.end
+        self.errno = 0
         mm.lock.read()
         try:
             self._walk()
+        except Errno as refusal:
+            self.errno = refusal.code
         finally:
             mm.lock.read_done()
 
@@ -142,8 +154,16 @@ class Scan:
         address = max(vma.start, arg.start) & -step
         end = min(vma.end, arg.end)
         while address < end:
+            if self.mm.thp and address & pt.PMD_MASK in self.mm.thp:
+                stop = min((address & pt.PMD_MASK) + pt.PMD_SIZE, end)
+                told = self._walk_huge(vma, address, stop, base)
+                if told is not None:
+                    if not told:
+                        return False
+                    address = stop
+                    continue
             entry = self.mm.entry(vma, address)
-            categories = base | _categories(self.mm, vma, address, entry)
+            categories = base | self._categories(vma, address, entry)
             if self._matches(categories):
                 low, high = max(address, arg.start), min(address + step, end)
                 before = self.pages
@@ -154,6 +174,35 @@ class Scan:
                     return False
             address += step
         return True
+
+    def _walk_huge(self, vma: Vma, start: int, end: int, base: int) -> bool | None:
+        """What the walk meets of a transparent huge page; None: it was split, so look again.
+
+        That is so where a part of it is to be protected.
+        """
+        arg = self.arg
+        entry = self.mm.table.huge[start & pt.PMD_MASK]
+        categories = base | self._categories(vma, start, entry)
+        if not self._matches(categories):
+            return True
+        before = self.pages
+        goes_on = self._report(start, end, categories & arg.report)
+        told = (self.pages - before) * PAGE
+        if told and arg.flags & abi.PM_SCAN_WP_MATCHING and categories & abi.PAGE_IS_WRITTEN:
+            if told < pt.PMD_SIZE:
+                self._take_back(start, before)
+                thp.split(self.mm, start & pt.PMD_MASK)
+                return None
+            set_wp(self.mm, vma, start, end, protect=True)
+        return goes_on
+
+    def _take_back(self, address: int, before: int) -> None:
+        """Forget what was reported from `address` on; `before`: the pages reported up to there."""
+        if not self.regions:
+            return
+        start, _, categories = self.regions[-1]
+        self.regions[-1:] = [(start, address, categories)] if address > start else []
+        self.pages = before
 
     def _protect(self, vma: Vma, address: int, before: int, categories: int) -> bool:
         """Protect what was just reported; True if that was taken back instead."""
@@ -168,10 +217,8 @@ class Scan:
             return False  # it is protected already
         if part < step and entry is not None:
             # A part of a huge entry cannot be protected: it is not reported, and the walk goes on.
-            start, end, categories = self.regions[-1]
-            low = end - part
-            self.regions[-1:] = [(start, low, categories)] if low > start else []
-            self.pages = before
+            low = self.regions[-1][1] - part
+            self._take_back(low, before)
             self.walk_end = low
             return True
         if entry is not None and vma.shift == 12 and entry[0] & (pt.MARK_GUARD | pt.MARK_POISON):
@@ -181,6 +228,35 @@ class Scan:
         protect = set_rwp if vma.modes & vmas.RWP else set_wp
         protect(mm, vma, address, address + step, protect=True)
         return False
+
+    def _categories(self, vma: Vma, address: int, entry: pt.Entry | None) -> int:
+        """Of one entry (the encodings of holes, markers and huge pages: measured on 6.18)."""
+        profile = self.mm.machine.profile
+        everywhere = profile.written_everywhere or vma.modes & vmas.WP
+        written = abi.PAGE_IS_WRITTEN if everywhere else 0
+        table = self.mm.table.has_table(address, vma.shift)
+        huge = abi.PAGE_IS_HUGE if vma.shift != 12 and table else 0
+        if entry is None:
+            if vma.shift != 12:
+                return huge
+            if not profile.empty_is_written:
+                return written if table and self._for_written_alone() else 0
+            return written if table or vma.modes & vmas.WP else 0
+        flags, folio = entry
+        if folio is None:
+            found = abi.PAGE_IS_SWAPPED | huge
+            if not flags & pt.MARK_WP:
+                found |= written
+            if flags & pt.MARK_GUARD and profile.release >= (6, 15):
+                found |= abi.PAGE_IS_GUARD
+            return found
+        return _of_page(self.mm, vma, flags, folio, written)
+
+    def _for_written_alone(self) -> bool:
+        """Whether the mask and what is reported are WRITTEN, which has a loop of its own."""
+        arg = self.arg
+        plain = not arg.any_of and not arg.inverted
+        return plain and arg.mask == arg.report == abi.PAGE_IS_WRITTEN
 
     def _matches(self, categories: int) -> bool:
         arg = self.arg
@@ -251,24 +327,8 @@ def _tracks_writes(vma: Vma) -> bool:
     )
 
 
-def _categories(mm: AddressSpace, vma: Vma, address: int, entry: pt.Entry | None) -> int:
-    """Of one entry (the encodings of holes, markers and huge pages: measured on 6.18)."""
-    everywhere = mm.machine.profile.written_everywhere or vma.modes & vmas.WP
-    written = abi.PAGE_IS_WRITTEN if everywhere else 0
-    table = mm.table.has_table(address, vma.shift)
-    huge = abi.PAGE_IS_HUGE if vma.shift != 12 and table else 0
-    if entry is None:
-        if vma.shift != 12:
-            return huge
-        return written if table or vma.modes & vmas.WP else 0
-    flags, folio = entry
-    if folio is None:
-        found = abi.PAGE_IS_SWAPPED | huge
-        if not flags & pt.MARK_WP:
-            found |= written
-        if flags & pt.MARK_GUARD and mm.machine.profile.release >= (6, 15):
-            found |= abi.PAGE_IS_GUARD
-        return found
+def _of_page(mm: AddressSpace, vma: Vma, flags: int, folio: Folio, written: int) -> int:
+    """The categories of a present entry; `written`: what one has that is not protected."""
     found = abi.PAGE_IS_PRESENT
     if not flags & pt.UFFD_WP:
         found |= written
@@ -276,8 +336,8 @@ def _categories(mm: AddressSpace, vma: Vma, address: int, entry: pt.Entry | None
         found |= abi.PAGE_IS_ACCESSED
     if mm.machine.config.soft_dirty and softdirty.written(flags):
         found |= abi.PAGE_IS_SOFT_DIRTY
-    if folio is mm.memory.zero:
-        return found | abi.PAGE_IS_PFNZERO
+    if folio.flags & folios.ZERO:
+        return found | abi.PAGE_IS_PFNZERO | (abi.PAGE_IS_HUGE if folio.order else 0)
     if not folio.flags & folios.ANON:
         found |= abi.PAGE_IS_FILE
     if folio.order:
@@ -300,7 +360,7 @@ def _smaps(mm: AddressSpace, vma: Vma) -> calls.Vma:
     entries += [mm.table.huge[at] for at in mm.thp if vma.start <= at < vma.end]
     for entry in entries:
         folio = entry[1] if entry is not None else None
-        if folio is None or folio is mm.memory.zero or vma.shift != 12:
+        if folio is None or folio.flags & folios.ZERO or vma.shift != 12:
             continue
         size = PAGE << folio.order
         rss += size

@@ -9,6 +9,7 @@ hugetlb has the bit of the mapping alone.  Source: the kernel's admin guide on s
 from __future__ import annotations
 
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model.mm import AddressSpace
 from userfault.model.vma import Vma
 
@@ -28,9 +29,9 @@ def clear(mm: AddressSpace) -> None:
 
 
 def _clear_pages(mm: AddressSpace, vma: Vma) -> None:
-    mm.split_range(vma.start, vma.end)
-    for address in mm.table.addresses(vma.start, vma.end, vma.shift):
-        entry = mm.table.get(address, vma.shift)
+    pages = mm.table.addresses(vma.start, vma.end, vma.shift)
+    for address in (*thp.within(mm, vma.start, vma.end), *pages):
+        entry = mm.entry(vma, address)
         if entry is not None and entry[1] is not None:
             mm.change(vma, address, entry, pt.SOFT_CLEAN, pt.SOFT_DIRTY)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import WAITS_FAULT, WAITS_MESSAGE
 from userfault.model import pgtable as pt
+from userfault.model import thp
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno, Signalled
 from userfault.model.mm import AddressSpace
@@ -263,6 +264,8 @@ def clear_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     if not vma.modes & (vmas.WP | vmas.RWP):
         return
     bits = pt.UFFD_WP | pt.UFFD_RWP
+    for address in thp.whole(mm, start, end):
+        mm.change(vma, address, mm.table.huge[address], 0, bits)
     for address in mm.table.addresses(start, end, vma.shift):
         entry = mm.table.get(address, vma.shift)
         assert entry is not None

@@ -46,6 +46,7 @@ class Vma:
         "end",
         "family",
         "flags",
+        "guarded",
         "inherited",
         "mm",
         "modes",
@@ -88,6 +89,7 @@ class Vma:
         self.inherited = False
         self.promised: set[int] | None = None
         self.name = ""
+        self.guarded = False  # VM_MAYBE_GUARD: it has had guards, or was one mapping with one
         self.soft_dirty = True  # VM_SOFTDIRTY: new since soft-dirty bits were cleared
 
     def index(self, address: int) -> int:
@@ -108,6 +110,7 @@ class Vma:
         twin.promised = self.promised
         twin.name = self.name
         twin.soft_dirty = self.soft_dirty
+        twin.guarded = self.guarded
         return twin
 
     def continued_by(self, after: Vma) -> bool:

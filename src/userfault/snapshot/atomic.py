@@ -3,6 +3,9 @@
 A writer fills a temporary file, which it holds locked (flock), and moves it to its name.  The lock
 ends with its writer however that dies, on network file systems too, so that a temporary file whose
 lock is free has no writer any more.
+
+Folders are descriptors (`folders`).  What is swept up is regular files with names that only this
+module gives, so that nothing else goes whatever lies beside them.
 """
 
 from __future__ import annotations
@@ -10,79 +13,88 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
+import stat
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OURS = re.compile(r"userfault-[0-9a-f]{16}\.part")
 
 
 def write(
-    folder: str,
-    target: str,
+    folder: int,
+    place: int,
+    name: str,
     data: bytes | bytearray | memoryview,
     *,
+    mode: int,
     new: bool = False,
     sync: bool = False,
 ) -> None:
-    """Make the file `target` of `data`, through a temporary file in `folder`.
+    """Make the file `name` of `data` in `place`, through a temporary file in `folder`.
 
-    Both are on one file system, and their folders exist.  `new`: FileExistsError where there is a
-    `target`.  `sync`: the data is on disk before the name is.  Raises OSError; then the temporary
-    file is gone and `target` is as it was.
+    Both are on one file system.  `mode`: of the file, whatever the umask.  `new`: FileExistsError
+    where there is one.  `sync`: the data is on disk before the name is.  Raises OSError; then the
+    temporary file is gone and `name` is as it was.
     """
     temporary, fd = _create(folder)
     try:
         try:
+            os.fchmod(fd, mode)
             _write_all(fd, memoryview(data).cast("B"))
             if sync:
                 os.fsync(fd)
             if new:
-                os.link(temporary, target)
+                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=place, follow_symlinks=False)
             else:
-                os.rename(temporary, target)
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=place)
         finally:
             os.close(fd)  # network file systems report a full disk here
     except BaseException:
         with contextlib.suppress(OSError):  # renamed before closing failed
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=folder)
         raise
     if new:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=folder)
 
 
-def sweep(folder: str) -> int:
+def is_ours(name: str) -> bool:
+    """Whether a name is one that temporary files have."""
+    return _OURS.fullmatch(name) is not None
+
+
+def sweep(folder: int) -> int:
     """Remove temporary files whose writer is dead; how many."""
     removed = 0
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 0
-    for name in names:
-        path = os.path.join(folder, name)
+    for name in filter(is_ours, os.listdir(folder)):
         with contextlib.suppress(OSError):  # gone by now, or in use (BlockingIOError)
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(name, _LOOK, dir_fd=folder)
             try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    continue
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
+                os.unlink(name, dir_fd=folder)
                 removed += 1
             finally:
                 os.close(fd)
     return removed
 
 
-def _create(folder: str) -> tuple[str, int]:
+def _create(folder: int) -> tuple[str, int]:
     """A new file in `folder`, locked."""
     while True:
-        path = os.path.join(folder, secrets.token_hex(8))
-        fd = os.open(path, _CREATE, 0o666)
+        name = f"userfault-{secrets.token_hex(8)}.part"
+        fd = os.open(name, _CREATE, 0o600, dir_fd=folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
-                return path, fd
+                return name, fd
         except BaseException:
             os.close(fd)
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(name, dir_fd=folder)
             raise
         os.close(fd)  # a sweep came between creation and lock
 

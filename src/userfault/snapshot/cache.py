@@ -7,6 +7,9 @@ a process killed in between leaves it too high, never too low, and the next evic
 while nobody writes.
 
 When the bound is reached, the files unused for the longest time go, until a tenth is free.
+
+It is its user's alone: a folder that belongs to somebody else, or that others may write, is not
+used, and neither is one that has other things in it, but for the user's own cache folder.
 """
 
 from __future__ import annotations
@@ -16,16 +19,20 @@ import fcntl
 import logging
 import os
 import re
+import stat
 import threading
 import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
 
-from userfault.kernel.errors import UsageError
+from userfault.kernel.errors import UsageError, UserfaultError
+from userfault.linux import homes
+from userfault.snapshot import folders, marks
 from userfault.snapshot.chunk import verify
-from userfault.snapshot.errors import FormatError, NoSuchObject, StoreError
-from userfault.snapshot.keys import CHUNKS, chunk_key
+from userfault.snapshot.errors import FormatError, NoSuchObject, NotAStore, StoreError
+from userfault.snapshot.file_urls import folder_of
+from userfault.snapshot.keys import CHUNKS, chunk_digest, chunk_key
 from userfault.snapshot.local import LocalObjects
 
 DEFAULT_SIZE = 10 << 30
@@ -35,24 +42,32 @@ _QUEUE_BYTES = 16 << 20
 _PAUSE_S = 60.0  # after a write failed
 _EVICT_WAIT_S = 0.5  # for those who write at the moment
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 _log = logging.getLogger("userfault")
 
 
-def open_cache(folder: str | None = None, size: int | None = None) -> ChunkCache:
+def open_cache(folder: str | None = None, size: int | None = None) -> ChunkCache | None:
     """The cache in `folder`, of `size` bytes at most.
 
     By default USERFAULT_CACHE and USERFAULT_CACHE_SIZE say it, else it is `userfault` in the
-    user's cache folder (XDG_CACHE_HOME or ~/.cache), of 10 GiB.
+    user's cache folder (XDG_CACHE_HOME or ~/.cache), of 10 GiB.  None: there is no such folder.
     """
     if folder is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = os.environ.get("USERFAULT_CACHE") or os.path.join(home, "userfault")
+        folder = os.environ.get("USERFAULT_CACHE") or user_cache()
+    if folder is None:
+        return None
     if size is None:
         text = os.environ.get("USERFAULT_CACHE_SIZE")
         size = parse_size(text) if text else DEFAULT_SIZE
-    return ChunkCache(folder, size)
+    return ChunkCache(folder_of(folder), size)
+
+
+def user_cache() -> str | None:
+    """Where the cache is that nobody named; None where the user has no such folder."""
+    home = homes.cache_home()
+    return None if home is None else os.path.join(home, homes.OURS)
 
 
 def parse_size(text: str) -> int:
@@ -71,9 +86,8 @@ class ChunkCache:
     """Chunks in a folder.  Safe for any number of threads and processes."""
 
     def __init__(self, folder: str, size: int) -> None:
-        self._objects = LocalObjects(folder)
-        self._usage = os.path.join(self._objects.url, "usage")
-        self._evicting = os.path.join(self._objects.url, "evicting")
+        self._objects = _objects(folder)
+        self._mine = False  # nobody else's folder, as far as we have looked
         self._size = size
         self._said = False
         self._paused_until = 0.0
@@ -94,6 +108,8 @@ class ChunkCache:
 
     def at_hand(self, digest: bytes, length: int) -> bytes | None:
         """The same from the page cache alone: it waits for no disk."""
+        if not self._is_mine():
+            return None
         try:
             data = self._objects.at_hand(chunk_key(digest), length)
         except (StoreError, FormatError):
@@ -109,10 +125,10 @@ class ChunkCache:
         if self.has(digest) or time.monotonic() < self._paused_until or len(data) > self._size:
             return
         try:
-            os.makedirs(self.folder, 0o700, exist_ok=True)
+            self._objects.make_ready()
             if not self._put(digest, data) and self.evict(len(data)):
                 self._put(digest, data)
-        except (StoreError, OSError) as error:
+        except (UserfaultError, OSError) as error:
             self._pause(error)
 
     def put_later(self, digest: bytes, data: bytes) -> None:
@@ -159,7 +175,36 @@ class ChunkCache:
     def _path(self, digest: bytes) -> str:
         return f"{self.folder}/{chunk_key(digest)}"
 
+    def _is_mine(self) -> bool:
+        """Whether there is a folder and it is ours; somebody else's is said to be left alone."""
+        if self._mine:
+            return True
+        try:
+            with self._opened():
+                self._mine = True
+        except FileNotFoundError:
+            pass
+        except (NotAStore, OSError) as error:
+            self._pause(error)
+        return self._mine
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder.  NotAStore where others may have put something there."""
+        with folders.named(self.folder) as fd:
+            held = os.fstat(fd)
+            if held.st_uid != os.geteuid() or held.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                others = f"user {held.st_uid}, whose it is," if held.st_uid else "others than you"
+                raise NotAStore(
+                    f"{self.folder} is not used as a cache",
+                    cause=f"{others} may write there",
+                    cure="name a folder of your own (USERFAULT_CACHE), or chmod go-w this one",
+                )
+            yield fd
+
     def _read(self, digest: bytes, length: int) -> bytes | None:
+        if not self._is_mine():
+            return None
         try:
             return self._objects.get(chunk_key(digest), most=length)
         except NoSuchObject:
@@ -179,16 +224,18 @@ class ChunkCache:
             self._drop(digest)
             return None
         with contextlib.suppress(OSError):
-            os.utime(self._path(digest))  # used now
+            os.utime(self._path(digest), follow_symlinks=False)  # used now
         return data
 
     def _drop(self, digest: bytes) -> None:
         """Remove a file that is corrupt."""
-        path = self._path(digest)
-        with contextlib.suppress(OSError), self._locked(fcntl.LOCK_SH) as may:
+        with (
+            contextlib.suppress(OSError, UserfaultError),
+            self._locked(fcntl.LOCK_SH) as may,
+        ):
             if may:  # else the next reader removes it
-                size = os.stat(path).st_size
-                os.unlink(path)
+                size = os.lstat(self._path(digest)).st_size
+                self._objects.delete([chunk_key(digest)])
                 with self._counting() as fd:
                     _set(fd, max((_number(fd) or 0) - size, 0))
 
@@ -208,7 +255,7 @@ class ChunkCache:
     @contextlib.contextmanager
     def _counting(self) -> Iterator[int]:
         """`usage`, locked.  Opened each time: a lock belongs to an opening, and forks share it."""
-        fd = os.open(self._usage, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = self._file("usage")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
@@ -222,7 +269,7 @@ class ChunkCache:
         Yields whether it was had within `seconds`.
         """
         end = time.monotonic() + seconds
-        fd = os.open(self._evicting, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = self._file("evicting")
         try:
             had = _try_lock(fd, kind)
             while not had and time.monotonic() < end:
@@ -231,6 +278,20 @@ class ChunkCache:
             yield had
         finally:
             os.close(fd)
+
+    def _file(self, name: str) -> int:
+        """A file of the cache's own, open; made if there is none."""
+        with self._opened() as folder:
+            fd = os.open(name, _FILE, 0o600, dir_fd=folder)
+            held = os.fstat(fd)
+            if stat.S_ISREG(held.st_mode) and held.st_uid == os.geteuid() and held.st_nlink == 1:
+                return fd
+            os.close(fd)
+            raise NotAStore(
+                f"{self.folder} is not used as a cache",
+                cause=f"its file {name!r} has other names too, or is not yours",
+                cure=f"remove {self.folder}/{name}",
+            )
 
     def _survey(self, goal: int, more: int) -> tuple[int, int | None]:
         """Bytes held, and the time of use up to which files must go to leave `goal` - `more`.
@@ -255,23 +316,23 @@ class ChunkCache:
 
     def _remove(self, cutoff: int) -> int:
         freed = 0
-        for path, held in self._files():
+        for key, held in self._files():
             if held.st_mtime_ns <= cutoff:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-                    freed += held.st_size
+                self._objects.delete([key])
+                freed += held.st_size
         return freed
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Every chunk and what stat tells of it."""
+        """The key of every chunk, and what stat tells of it."""
         for listed in self._objects.list(CHUNKS):
-            path = f"{self.folder}/{listed.key}"
-            with contextlib.suppress(FileNotFoundError):
-                yield path, os.stat(path)
+            if chunk_digest(listed.key) is not None:  # else it is none of ours
+                with contextlib.suppress(FileNotFoundError):
+                    yield listed.key, os.lstat(f"{self.folder}/{listed.key}")
 
     def _pause(self, error: Exception) -> None:
         self._paused_until = time.monotonic() + _PAUSE_S
-        self._objects = LocalObjects(self.folder)  # if the folder was removed, make it anew
+        self._objects = _objects(self.folder)  # if the folder was removed, make it anew
+        self._mine = False
         if not self._said:
             self._said = True
             _log.warning("going on without the cache in %s: %s", self.folder, error)
@@ -287,6 +348,13 @@ class ChunkCache:
                 digest, data = self._queue.popleft()
                 self._queued_bytes -= len(data)
             self.put(digest, data)
+
+
+def _objects(folder: str) -> LocalObjects:
+    """What lies in the user's own cache folder beside the chunks is ours too (agents, kernels)."""
+    usual = user_cache()
+    existing = usual is not None and os.path.abspath(folder) == usual
+    return LocalObjects(folder, into_existing=existing, mark=marks.CACHE)
 
 
 def _try_lock(fd: int, kind: int) -> bool:

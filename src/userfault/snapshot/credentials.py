@@ -1,58 +1,23 @@
 """Credentials as the services' own tools find them.
 
 obstore itself reads AWS_…, AZURE_… and GOOGLE_… of the environment, web identities and the metadata
-services of cloud machines.  Here is what it does not read: AWS's shared files and ~/.netrc.
+services of cloud machines.  What it does not read: AWS's shared files (`aws`), and ~/.netrc.
 """
 
 from __future__ import annotations
 
 import base64
-import configparser
-import contextlib
 import netrc
 import os
 import urllib.parse
 
+from userfault.snapshot import aws
 from userfault.snapshot.errors import StoreError
-
-_AWS = {
-    "aws_access_key_id": "access_key_id",
-    "aws_secret_access_key": "secret_access_key",
-    "aws_session_token": "session_token",
-}
 
 
 def allows_http(service: str) -> bool:
     """Whether the user allowed plain HTTP to this service: AWS_ALLOW_HTTP, AZURE_ALLOW_HTTP."""
     return os.environ.get(f"{service}_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
-
-
-def aws_files() -> dict[str, str]:
-    """Keys, region and endpoint of AWS_PROFILE in ~/.aws, where the environment does not say.
-
-    Raises StoreError where AWS_PROFILE names a profile that is in neither file, or a file cannot be
-    understood.
-    """
-    found: dict[str, str] = {}
-    profile = os.environ.get("AWS_PROFILE") or "default"
-    keys = _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", profile)
-    section = profile if profile == "default" else f"profile {profile}"
-    settings = _section("AWS_CONFIG_FILE", "~/.aws/config", section)
-    if os.environ.get("AWS_PROFILE") and not keys and not settings:
-        raise StoreError(
-            f"there is no AWS profile {profile!r}",
-            cause="AWS_PROFILE names it, and neither ~/.aws/credentials nor ~/.aws/config has it",
-            cure="correct or unset AWS_PROFILE",
-        )
-    if "AWS_ACCESS_KEY_ID" not in os.environ:
-        both = {**settings, **keys}
-        if "aws_access_key_id" in both and "aws_secret_access_key" in both:
-            found = {ours: both[theirs] for theirs, ours in _AWS.items() if theirs in both}
-    if "AWS_REGION" not in os.environ and "AWS_DEFAULT_REGION" not in os.environ:
-        region = settings.get("region")
-        if region:
-            found["region"] = region
-    return found
 
 
 def http_header(url: str) -> str:
@@ -92,24 +57,5 @@ def secrets() -> list[str]:
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "USERFAULT_HTTP_"))
         and any(word in name for word in ("KEY", "SECRET", "TOKEN", "SAS", "PASSWORD"))
     ]
-    with contextlib.suppress(StoreError):
-        values += [v for name, v in aws_files().items() if name != "region"]
+    values += aws.secrets()
     return [value for value in values if len(value) > 3]
-
-
-def _section(variable: str, default: str, section: str) -> dict[str, str]:
-    path = os.environ.get(variable) or os.path.expanduser(default)
-    parser = configparser.RawConfigParser()
-    try:
-        with open(path, encoding="utf-8") as file:
-            parser.read_file(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, configparser.Error):
-        # The parser's own text quotes lines of the file.
-        raise StoreError(
-            f"cannot read {path}",
-            cause="it is no AWS settings file that this user can read",
-            cure=f"correct it, or set {variable} to another one",
-        ) from None
-    return dict(parser[section]) if parser.has_section(section) else {}

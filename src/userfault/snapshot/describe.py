@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from userfault.snapshot import sweep
+from userfault.snapshot.errors import FormatError, NoSuchSnapshot, StoreError
 from userfault.snapshot.image import Image, Layer, read_layer
 from userfault.snapshot.inputs.protocol import Region
 from userfault.snapshot.objects import Objects
+from userfault.snapshot.reading import is_remote
 from userfault.snapshot.runs import Kind
 
 
@@ -48,10 +50,29 @@ class Description(msgspec.Struct, frozen=True):
     regions: list[Region]
 
 
-def summaries(objects: Objects) -> Iterator[Summary]:
-    """Each snapshot of a store, in the order of their names.  Raises StoreError, FormatError."""
-    for name in sorted(sweep.names(objects)):
-        yield summary(read_layer(objects, name))
+class Unreadable(msgspec.Struct, frozen=True):
+    """A snapshot whose manifest cannot be read: why, and what to do."""
+
+    name: str
+    problem: str
+    cure: str
+
+
+def summaries(objects: Objects) -> Iterator[Summary | Unreadable]:
+    """Each snapshot of a store, in the order of their names; one that is damaged hides no other.
+
+    Raises StoreError where the store cannot be listed, or a remote one does not answer.
+    """
+    for name in sweep.names(objects):
+        try:
+            yield summary(read_layer(objects, name))
+        except NoSuchSnapshot:
+            continue  # removed while we look
+        except (FormatError, StoreError) as error:
+            if isinstance(error, StoreError) and is_remote(objects):
+                raise  # each of the others would wait as long
+            told = f"{error.what}: {error.cause}" if error.cause else error.what
+            yield Unreadable(name, told, error.cure)
 
 
 def summary(layer: Layer) -> Summary:

@@ -7,7 +7,7 @@ or hostile); `NoSuchSnapshot` and `SnapshotInUse` are about names.
 # ruff: noqa: N818  # the names say what happened; that each is an error, its base class says
 from __future__ import annotations
 
-from userfault.kernel.errors import UserfaultError
+from userfault.kernel.errors import UsageError, UserfaultError
 
 
 class StoreError(UserfaultError):
@@ -16,6 +16,14 @@ class StoreError(UserfaultError):
 
 class StoreFull(StoreError):
     """The store has no room left (ENOSPC, a quota): what was there before is still there."""
+
+
+class NotAStore(UsageError):
+    """This folder is no store (or no cache), and is somebody's: nothing is made in it."""
+
+
+class NoSuchStore(StoreError):
+    """Nothing at this place was written by a pack: it is no store, or the wrong place."""
 
 
 class NoSuchObject(StoreError):

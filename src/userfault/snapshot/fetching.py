@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -25,6 +26,7 @@ from userfault.snapshot.keys import chunk_key
 from userfault.snapshot.objects import Fetchable
 
 Wanted = tuple[bytes, int]  # digest, stored length
+Asked: TypeAlias = "concurrent.futures.Future[bytes]"
 
 _TRIES = 3
 _FIRST_PAUSE_S = 0.05
@@ -36,8 +38,6 @@ _HEDGE_LEAST_S = 0.005
 _HEDGE_MOST_S = 1.0
 _HEDGE_SHARE = 0.1
 _HEDGE_SAVED = 5.0
-# A caller waits this much longer than its deadline, for an event loop that is busy.
-_GRACE_S = 2.0
 
 
 class Counts(msgspec.Struct):
@@ -101,9 +101,15 @@ class Fetcher:
         self._reserved = 0
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._may_hedge = _HEDGE_SAVED
+        self._late_s = _HEDGE_UNKNOWN_S
         self._ready_lock = threading.Lock()
         self._ready: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._ready_bytes = 0
+
+    @property
+    def late_s(self) -> float:
+        """Seconds after which an answer is late: 95 of the last 100 came sooner."""
+        return self._late_s
 
     def take(self, digest: bytes) -> bytes | None:
         """A chunk that was read in advance and is here; it is given once."""
@@ -115,21 +121,27 @@ class Fetcher:
         self._call(self._advance)  # there is room for the next one
         return found[0]
 
-    def fetch(self, wanted: Wanted, *, urgent: bool, timeout: float) -> bytes:
-        """The verified chunk, within `timeout` seconds.
+    def begin(self, wanted: Wanted, *, urgent: bool, timeout: float) -> Asked:
+        """Ask for a chunk, for up to `timeout` seconds: `answer` takes it, `cancel` ends it.
 
-        Raises StoreError where the store does not answer, FormatError where it does and has no
-        such chunk, or wrong bytes in its place.
+        Raises StoreError where this is closed.
         """
         loop = self._running()
-        future = asyncio.run_coroutine_threadsafe(self._ask(wanted, urgent, timeout), loop)
+        return asyncio.run_coroutine_threadsafe(self._ask(wanted, urgent, timeout), loop)
+
+    def answer(self, asked: Asked) -> bytes:
+        """The verified chunk that was asked for; what is not there now is ended.
+
+        Raises StoreError where the store does not answer, FormatError where it does and has no such
+        chunk, or wrong bytes in its place.
+        """
         try:
-            return future.result(timeout + _GRACE_S)
+            return asked.result(0)
         except concurrent.futures.CancelledError:
             raise _closed() from None
         except TimeoutError:
-            future.cancel()
-            raise _late(timeout) from None
+            asked.cancel()
+            raise _late() from None
 
     def ahead(self, wanted: Sequence[Wanted]) -> None:
         """Begin to read these, in this order, as far as there is room; the latest call goes first.
@@ -282,6 +294,7 @@ class Fetcher:
             data, winner = await _first_right(requests)
             self.counts.hedges_won += winner is not first
             self._recent.append(time.monotonic() - began)
+            self._late_s = self._hedge_after()
             self._may_hedge = min(self._may_hedge + _HEDGE_SHARE, _HEDGE_SAVED)
             return data
         finally:
@@ -296,7 +309,7 @@ class Fetcher:
                 await asyncio.wait((first, becomes_urgent), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 becomes_urgent.cancel()
-        left = began + self._hedge_after() - time.monotonic()
+        left = began + self._late_s - time.monotonic()
         if not first.done() and left > 0:
             await asyncio.wait((first,), timeout=left)
         return not first.done() and self._may_hedge >= 1
@@ -371,8 +384,9 @@ async def _first_right(
             return done.pop().result(), requests[0]  # raises
 
 
-def _late(timeout: float) -> StoreError:
-    return StoreError("no answer", cause=f"none came within {timeout:.1f} s")
+def _late(timeout: float = 0.0) -> StoreError:
+    within = f"within {timeout:.1f} s" if timeout else "in time"
+    return StoreError("no answer", cause=f"none came {within}")
 
 
 def _closed() -> StoreError:

@@ -1,8 +1,8 @@
 """A snapshot, opened: its layers resolved into one flat table of runs.
 
 `open_image` follows the chain of bases and replaces each run of pages of a base by what that base
-holds there, so that whoever reads pages meets zero, hole, word and chunk only.  The table stays in
-columns (13 bytes a run, 44 a chunk) and is searched by bisection.
+holds there (`flatten`), so that whoever reads pages meets zero, hole, word and chunk only.  The
+table stays in columns (13 bytes a run, 44 a chunk) and is searched by bisection.
 """
 
 from __future__ import annotations
@@ -18,16 +18,28 @@ import msgspec
 from userfault.kernel.errors import UsageError
 from userfault.snapshot import envelope, manifest
 from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot
+from userfault.snapshot.flatten import flatten, too_many
 from userfault.snapshot.inputs.protocol import Region
 from userfault.snapshot.keys import snapshot_key
-from userfault.snapshot.manifest import MOST_SLOTS, ChunkTable, Manifest
+from userfault.snapshot.manifest import ChunkTable, Manifest
 from userfault.snapshot.objects import Objects
-from userfault.snapshot.runs import CHUNK, PARENT, WORD, Kind, Runs
+from userfault.snapshot.runs import CHUNK, WORD, Kind, Runs
 
-# Each layer is an object to read before the first page: beyond this, somebody forgot to squash.
-MOST_LAYERS = 256
-# Layers together: what is resolved is held in memory, whatever the layers claim.
-MOST_RUNS = 1 << 26
+
+class Limits(NamedTuple):
+    """How many layers a snapshot may have, and how much they may hold together.
+
+    Whatever they claim, it is read, held in memory and looked at before the first page can be had.
+    One layer alone may hold more: the bounds of a manifest are its bounds.
+    """
+
+    layers: int = 256  # each is an object to read: beyond this, somebody forgot to squash
+    runs: int = 1 << 23  # some 10 s
+    chunks: int = 1 << 22  # some 500 MB
+
+
+USUAL = Limits()
+SQUASHING = Limits(4096, 1 << 26, 1 << 24)  # what has become too much is to be made one again
 
 
 class Extent(msgspec.Struct, frozen=True, gc=False):
@@ -141,17 +153,45 @@ class Image:
 _KINDS = tuple(Kind)
 
 
-def open_image(objects: Objects, name: str) -> Image:
+def open_image(objects: Objects, name: str, limits: Limits = USUAL) -> Image:
     """The snapshot `name` of a store, with the snapshots that it lies on.
 
     Raises NoSuchSnapshot (it, or one of its bases, is not there), FormatError (a manifest is
     damaged or hostile, or a base was replaced by another snapshot of its name), StoreError.
     """
-    layers = list(_chain(objects, name))
-    runs, chunks = layers[-1].manifest.runs, layers[-1].manifest.chunks
-    for layer in reversed(layers[:-1]):
-        runs, chunks = _over(layer, runs, chunks)
+    layers = list(_chain(objects, name, limits))
+    runs, chunks = flatten(name, [layer.manifest for layer in layers], limits.runs)
     return Image(layers, runs, chunks)
+
+
+def check_layers(name: str, layers: Sequence[Manifest], limits: Limits = USUAL) -> None:
+    """FormatError where nobody would open the snapshot `name` of these layers, its own first."""
+    count = _Count(name, limits)
+    for layer in layers:
+        count.add(layer)
+    flatten(name, layers, limits.runs)
+
+
+class _Count:
+    """What the layers of a snapshot hold together, held against the limits."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self._name = name
+        self._limits = limits
+        self._layers = self._runs = self._chunks = 0
+
+    def add(self, layer: Manifest) -> None:
+        """One more layer.  FormatError beyond the limits."""
+        most = self._limits
+        self._layers += 1
+        self._runs += len(layer.runs)
+        self._chunks += len(layer.chunks)
+        if self._layers > most.layers:
+            raise too_many(self._name, f"there are more than {most.layers}")
+        if self._layers > 1 and self._runs > most.runs:
+            raise too_many(self._name, f"they have more than {most.runs} runs of pages")
+        if self._layers > 1 and self._chunks > most.chunks:
+            raise too_many(self._name, f"they have more than {most.chunks} chunks")
 
 
 def read_layer(objects: Objects, name: str) -> Layer:
@@ -168,33 +208,24 @@ def read_layer(objects: Objects, name: str) -> Layer:
     return Layer(name, envelope.digest_of(data), found)
 
 
-def _chain(objects: Objects, name: str) -> Iterator[Layer]:
+def _chain(objects: Objects, name: str, limits: Limits) -> Iterator[Layer]:
     """The manifests from `name` down to the one without a base."""
     layer = read_layer(objects, name)
     seen = {name}
-    runs = len(layer.manifest.runs)
+    count = _Count(name, limits)
+    count.add(layer.manifest)
     yield layer
     while (base := layer.manifest.base) is not None:
-        if base.name in seen or len(seen) >= MOST_LAYERS:
-            again = base.name in seen
+        if base.name in seen:
             raise FormatError(
                 f"the bases of snapshot {name!r} do not end",
-                cause=f"{layer.name!r} lies on {base.name!r}, which lies on it"
-                if again
-                else f"there are more than {MOST_LAYERS}",
-                cure="pack it again without a base" if again else "squash the snapshots below it",
+                cause=f"{layer.name!r} lies on {base.name!r}, which lies on it",
+                cure="pack it again without a base",
             )
         seen.add(base.name)
-        below = _read_base(objects, layer, base)
-        runs += len(below.manifest.runs)
-        if runs > MOST_RUNS:
-            raise FormatError(
-                f"the layers of snapshot {name!r} are too many to resolve",
-                cause=f"they have more than {MOST_RUNS} runs of pages",
-                cure="squash the snapshots below it",
-            )
-        yield below
-        layer = below
+        layer = _read_base(objects, layer, base)
+        count.add(layer.manifest)
+        yield layer
 
 
 def _read_base(objects: Objects, layer: Layer, base: manifest.Base) -> Layer:
@@ -213,70 +244,6 @@ def _read_base(objects: Objects, layer: Layer, base: manifest.Base) -> Layer:
             cure="bring back the base from a copy of the store",
         )
     return below
-
-
-def _over(layer: Layer, below: Runs, its_chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
-    """The flat table of a layer on top of a flat table: its chunks, then those below.
-
-    Pages below that lie in a chunk which the layer has too are said to lie in the layer's.
-    """
-    own = layer.manifest.chunks
-    if own.slots + its_chunks.slots > MOST_SLOTS:
-        raise FormatError(
-            f"the layers of snapshot {layer.name!r} are too many to resolve",
-            cause=f"they have more than {MOST_SLOTS} pages in chunks",
-            cure="squash the snapshots below it",
-        )
-    chunks = ChunkTable()
-    chunks.digests = own.digests + its_chunks.digests
-    chunks.stored = own.stored + its_chunks.stored
-    chunks.starts = own.starts + array("Q", (at + own.slots for at in its_chunks.starts[1:]))
-    common = _common(own, its_chunks)
-    starts = array("Q", accumulate(below.counts, initial=0))
-    runs = Runs()
-    page = 0
-    for count, kind, value in layer.manifest.runs:
-        if kind != PARENT:
-            runs.append(count, kind, value)
-        elif page + count > starts[-1]:
-            raise FormatError(
-                f"snapshot {layer.name!r} refers to pages that its base does not have",
-                cause=f"pages {page} to {page + count} of {starts[-1]}",
-                cure="the manifest is damaged: restore it from a copy of the store",
-            )
-        else:
-            for part, its_kind, its_value in slices(below, starts, page, count):
-                if its_kind != CHUNK:
-                    runs.append(part, its_kind, its_value)
-                elif not common:
-                    runs.append(part, CHUNK, its_value + own.slots)
-                else:
-                    _append_moved(runs, part, its_value, own.slots, its_chunks, common)
-        page += count
-    return runs, chunks
-
-
-def _common(own: ChunkTable, below: ChunkTable) -> dict[int, int]:
-    """The chunks `below` that are among our `own`, each with the first slot that it has there."""
-    mine = {own.digest(number): number for number in reversed(range(len(own)))}
-    found = {}
-    for number in range(len(below)):
-        same = mine.get(below.digest(number))
-        if same is not None and own.pages(same) == below.pages(number):
-            found[number] = own.starts[same]
-    return found
-
-
-def _append_moved(
-    runs: Runs, count: int, slot: int, shift: int, chunks: ChunkTable, common: dict[int, int]
-) -> None:
-    """Append pages in slots of `chunks`, chunk by chunk, in the slots that they get."""
-    chunk, within = chunks.find(slot)
-    while count:
-        part = min(count, chunks.pages(chunk) - within)
-        runs.append(part, CHUNK, common.get(chunk, chunks.starts[chunk] + shift) + within)
-        count -= part
-        chunk, within = chunk + 1, 0
 
 
 def slices(runs: Runs, starts: array[int], page: int, count: int) -> Iterator[tuple[int, int, int]]:

@@ -18,6 +18,8 @@ LEASES = "leases/"
 DIGEST_BYTES = 32
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_LEASE = re.compile(r"leases/([0-9a-f]{24})\.(share|sweep)")
+_PIECE = re.compile(r"index/([0-9a-f]{24})-[0-9]{1,9}")
 _CHUNK = re.compile(r"chunks/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
@@ -52,3 +54,15 @@ def chunk_digest(key: str) -> bytes | None:
     """The digest that the key of a chunk tells; None where it is not the key of a chunk."""
     found = _CHUNK.fullmatch(key)
     return bytes.fromhex(found[2]) if found else None
+
+
+def lease_of(key: str) -> tuple[str, str] | None:
+    """The id and the part (`share`, `sweep`) of a lease; None where it is not the key of one."""
+    found = _LEASE.fullmatch(key)
+    return (found[1], found[2]) if found else None
+
+
+def piece_writer(key: str) -> str | None:
+    """The id of the pack that wrote a piece of the index; None where it is not the key of one."""
+    found = _PIECE.fullmatch(key)
+    return found[1] if found else None

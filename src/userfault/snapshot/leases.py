@@ -11,9 +11,13 @@ strongly consistent).  A sharer that sees a sweeper waits for it; a sweeper that
 not sweep.
 
 Who died left its lease.  On this machine, in this pid namespace, the kernel tells: the process is
-gone, or another has its number (start time).  From elsewhere a lease counts as abandoned EXPIRY
-seconds after it was renewed last, by the clock of the store alone.  A holder that could not renew
-in time (suspended, cut off) knows that itself by CLOCK_BOOTTIME, and gives up: `check`.
+gone, or another has its number (start time).  From elsewhere (another machine or container, or
+this one before it was started anew) a lease is a living holder's only while its date is within
+EXPIRY of now, both by the clock of the store: whoever lives renews it every minute.  A date ahead
+of now is no better than one behind: the clock was set back, and a holder would have renewed its
+lease since.  So no lease holds others up for longer than EXPIRY after a clock went right, whatever
+its date.  A holder that could not renew in time (suspended, cut off) knows that itself by
+CLOCK_BOOTTIME, and gives up: `check`.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import (
     FormatError,
     NoSuchObject,
     SnapshotInUse,
     StoreError,
 )
-from userfault.snapshot.keys import LEASES
+from userfault.snapshot.keys import LEASES, lease_of
 from userfault.snapshot.objects import Objects
 
 EXPIRY = 900.0
@@ -54,17 +59,28 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Somebody's lease.  `since`: when it was taken, by the clock of the store."""
+    """Somebody's lease.  `since`: when it was taken, by the clock of the store.
+
+    `left`: seconds after which a holder that this machine cannot see counts as dead, unless it
+    shows itself.
+    """
 
     id: str
     holder: Holder
     shares: bool
     alive: bool
     since: float
+    left: float = 0.0
 
     def __str__(self) -> str:
         where = f" (process {self.holder.pid})" if self.holder.pid else ""
-        return f"a {self.holder.doing} of {self.holder.name or 'the store'}{where}"
+        text = f"a {self.holder.doing} of {self.holder.name or 'the store'}{where}"
+        if self.left:
+            text += (
+                f", started elsewhere or before this machine was: it counts as dead in "
+                f"{self.left:.0f} s if it does not show itself, and"
+            )
+        return text
 
 
 class Lease:
@@ -87,7 +103,7 @@ class Lease:
                 objects.put(self._key("share"), self._holder)
             objects.put(self._key("sweep"), self._holder)
         except BaseException:
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(UserfaultError):
                 self.release()
             raise
 
@@ -134,9 +150,8 @@ class Lease:
         """When the parts of each lease were written."""
         found: dict[str, dict[str, float]] = {}
         for listed in self._objects.list(LEASES):
-            id_, _, part = listed.key.removeprefix(LEASES).rpartition(".")
-            if part in ("share", "sweep"):
-                found.setdefault(id_, {})[part] = listed.modified
+            if lease := lease_of(listed.key):
+                found.setdefault(lease[0], {})[lease[1]] = listed.modified
         return found
 
     def alive(self) -> list[Seen]:
@@ -178,11 +193,12 @@ class Lease:
                 break
         if holder is None:
             return None
-        alive = _lives(holder)
+        alive, left = _lives(holder), 0.0
         if alive is None:
-            alive = now - max(parts.values()) < EXPIRY
+            left = max(0.0, EXPIRY - min(abs(now - date) for date in parts.values()))
+            alive = left > 0
         since = parts.get("sweep", min(parts.values()))
-        return Seen(id_, holder, "share" in parts, alive, since)
+        return Seen(id_, holder, "share" in parts, alive, since, left)
 
     def _holder_of(self, key: str) -> Holder:
         try:

@@ -10,10 +10,12 @@ import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, compress, repeat
+from operator import add, gt, mul, sub
 
 import msgspec
 
+from userfault.kernel.names import sendable
 from userfault.snapshot import envelope
 from userfault.snapshot.chunk import HEADER as CHUNK_HEADER
 from userfault.snapshot.chunk import MOST_RAW as CHUNK_MOST
@@ -33,6 +35,9 @@ MOST_REGIONS = 1 << 20
 _MOST_ABOUT = 1 << 12
 _MOST_TEXT = 1 << 16
 _ADDRESSES = 1 << 64
+# Of a column of kinds: which are chunks, and which have no value.
+_IS_CHUNK = bytes(kind == CHUNK for kind in range(256))
+_HAS_NO_VALUE = bytes(kind not in (CHUNK, WORD) for kind in range(256))
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -161,8 +166,8 @@ def encode(manifest: Manifest) -> bytes:
             digests=bytes(chunks.digests),
             stored=to_bytes(chunks.stored),
             pages=to_bytes(pages),
-            regions=list(manifest.regions),
-            about=dict(manifest.about),
+            regions=[_told(region) for region in manifest.regions],
+            about={sendable(key): sendable(text) for key, text in manifest.about.items()},
             writer=manifest.writer,
         )
     )
@@ -174,6 +179,12 @@ def encode(manifest: Manifest) -> bytes:
             cure="pack the memory as several images",
         )
     return data
+
+
+def _told(region: Region) -> Region:
+    """With escapes for those bytes of its name that are not UTF-8."""
+    name = sendable(region.name)
+    return region if name == region.name else msgspec.structs.replace(region, name=name)
 
 
 def decode(data: bytes, what: str = "a manifest") -> Manifest:
@@ -239,9 +250,11 @@ def _chunks(read: _Body) -> ChunkTable:
         raise _UnsoundError("the columns of its chunk table differ in length")
     if pages and not 0 < min(pages) <= max(pages) <= CHUNK_MOST // PAGE:
         raise _UnsoundError(f"a chunk of no pages, or of more than {CHUNK_MOST // PAGE}")
-    for stored, count in zip(table.stored, pages, strict=True):
-        if not CHUNK_HEADER.size < stored <= CHUNK_HEADER.size + count * PAGE:
-            raise _UnsoundError(f"a chunk of {count} pages that takes {stored} bytes")
+    # Columns at a time, not rows: a manifest may have millions.
+    least, most = CHUNK_HEADER.size, map(mul, pages, repeat(PAGE))
+    payload = map(sub, table.stored, repeat(least))
+    if min(table.stored, default=least + 1) <= least or any(map(gt, payload, most)):
+        raise _UnsoundError("a chunk that takes more bytes than its pages, or none")
     table.digests = bytearray(read.digests)
     table.starts = array("Q", accumulate(pages, initial=0))
     if table.slots > MOST_SLOTS:
@@ -265,12 +278,13 @@ def _runs(read: _Body, slots: int) -> Runs:
         raise _UnsoundError(f"pages of kind {max(runs.kinds)}")
     if read.base is None and PARENT in runs.kinds:
         raise _UnsoundError("pages of a base, and no base")
-    for count, kind, value in runs:
-        if kind == CHUNK:
-            if value + count > slots:
-                raise _UnsoundError(f"pages in slots {value} to {value + count} of {slots}")
-        elif kind != WORD and value:
-            raise _UnsoundError(f"pages of kind {kind} with the value {value}")
+    in_chunks = runs.kinds.translate(_IS_CHUNK)
+    ends = map(add, compress(runs.counts, in_chunks), compress(runs.values, in_chunks))
+    last = max(ends, default=0)
+    if last > slots:
+        raise _UnsoundError(f"pages in slots up to {last} of {slots}")
+    if any(compress(runs.values, runs.kinds.translate(_HAS_NO_VALUE))):
+        raise _UnsoundError("pages with a value, of a kind that has none")
     return runs
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from userfault.kernel.errors import UsageError
+from userfault.snapshot.file_urls import folder_of
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
@@ -85,8 +86,10 @@ class Fetchable(Protocol):
         ...
 
 
-def open_objects(url: str | os.PathLike[str]) -> Objects:
+def open_objects(url: str | os.PathLike[str], *, into_existing: bool = False) -> Objects:
     """The store at a path or URL.  A folder need not exist: the first `put` makes it.
+
+    `into_existing`: also in a folder that has other things in it (else NotAStore, by the `put`).
 
     Raises UsageError for a scheme that is not known, Unavailable where the `remote` extra is not
     installed, StoreError for a URL or an environment that cannot be used.
@@ -107,7 +110,7 @@ def open_objects(url: str | os.PathLike[str]) -> Objects:
         )
     from userfault.snapshot.local import LocalObjects  # noqa: PLC0415  # it needs this module
 
-    return LocalObjects(text.removeprefix("file://"))
+    return LocalObjects(folder_of(text), into_existing=into_existing)
 
 
 def scheme_of(url: str) -> str:

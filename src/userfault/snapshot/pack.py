@@ -29,9 +29,9 @@ from userfault.snapshot.errors import (
     StoreError,
     StoreFull,
 )
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.image import Image, check_layers, open_image
 from userfault.snapshot.inputs.protocol import PAGE, Holds, PageInput, Run
-from userfault.snapshot.keys import CHUNKS, INDEX, chunk_key, snapshot_key
+from userfault.snapshot.keys import CHUNKS, INDEX, chunk_key, piece_writer, snapshot_key
 from userfault.snapshot.layering import BasePages, only_used, unchanged_to_parent
 from userfault.snapshot.leases import Lease, Seen
 from userfault.snapshot.manifest import MOST_SLOTS, Base, ChunkTable, Manifest, pages_of
@@ -213,8 +213,7 @@ class _Job:
         numbers = {self.chunks.digest(n): n for n in reversed(range(len(self.chunks)))}
 
         def rank(piece: Listed) -> tuple[bool, float]:
-            writer = piece.key.removeprefix(INDEX).partition("-")[0]
-            return writer not in first, -piece.modified
+            return piece_writer(piece.key) not in first, -piece.modified
 
         pieces = sorted((p for p in self._objects.list(INDEX) if p.size < memory), key=rank)
         at_once = _PIECES_AT_ONCE if memory >= _INDEX_MEMORY else 1
@@ -378,6 +377,7 @@ class _Job:
         )
         data = manifest.encode(made)
         manifest.decode(data, f"the manifest of {self._name!r}")  # what no reader takes is no pack
+        self._check_layers(made)
         self._objects.flush()
         self._lease.check()
         # Some object stores cannot put an object only if it is new: look once more.
@@ -386,6 +386,19 @@ class _Job:
             raise self._taken()
         self._put(data)
         return self._packed(made, data)
+
+    def _check_layers(self, made: Manifest) -> None:
+        """UsageError where nobody would open it for what it lies on."""
+        if self._base is None:
+            return
+        try:
+            check_layers(self._name, [made, *(layer.manifest for layer in self._base.layers)])
+        except FormatError as error:
+            raise UsageError(
+                f"cannot pack {self._name!r} on {self._base.name!r}",
+                cause=f"{error.what}: {error.cause}",
+                cure=f"`userfault squash {self._base.name} --to NAME`, and pack on that",
+            ) from None
 
     def _check_shared(self, chunks: ChunkTable) -> None:
         """StoreError where a chunk that the index promised is not in the store."""
@@ -491,11 +504,7 @@ class _Job:
         self._objects.delete(self._pieces if self._failed else [])
         dead = {other.id for other in self._dead}
         self._objects.delete(
-            [
-                piece.key
-                for piece in self._objects.list(INDEX)
-                if piece.key.removeprefix(INDEX).partition("-")[0] in dead
-            ]
+            [piece.key for piece in self._objects.list(INDEX) if piece_writer(piece.key) in dead]
         )
         sweep(self._objects, self._leftovers(mine), renew=self._lease.renew)
         for other in self._dead:

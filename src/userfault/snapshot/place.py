@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from userfault.snapshot.file_urls import last_part
 from userfault.snapshot.keys import SNAPSHOTS, check_name, is_name
 from userfault.snapshot.objects import REMOTE_SCHEMES, scheme_of
 
@@ -19,7 +20,7 @@ def place_of(source: str) -> tuple[str, str] | None:
     the folder is a store, and there is nothing else that the path could mean).
     """
     if scheme_of(source) in (*REMOTE_SCHEMES, "file"):
-        url, _, name = source.rpartition("/")
+        url, name = last_part(source)
         return url, check_name(name)
     path, name = os.path.split(source)
     if os.path.lexists(source) or not is_name(name):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
-from userfault.snapshot import credentials
+from userfault.snapshot import aws, credentials
 from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
 from userfault.snapshot.objects import Listed, check_key, check_prefix, scheme_of
 from userfault.snapshot.redact import readable
@@ -90,14 +90,21 @@ class Patience(msgspec.Struct, frozen=True):
     retry_within: float = 15.0  # no retry begins later
 
 
+# Where another store can be asked instead.
+HASTY = Patience(connect=1.0, stall=1.0, retries=1, retry_within=1.0)
+
+
 class RemoteObjects:
     """A bucket, container or web folder, below a prefix."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._url = url.rstrip("/")
         self._readonly = scheme_of(url) in ("http", "https")
-        self._store = _connect(url, patience)
-        self._hasty = _connect(url, msgspec.structs.replace(patience, retries=0))
+        keys = aws.aws() if scheme_of(url) == "s3" else None
+        if keys is not None and keys.program is not None:
+            keys.program()  # what is wrong with it is told now, and here
+        self._store = _connect(url, patience, keys)
+        self._hasty = _connect(url, msgspec.structs.replace(patience, retries=0), keys)
         self._conditional = True
 
     @classmethod
@@ -304,7 +311,7 @@ def _check(url: str) -> None:
         )
 
 
-def _connect(url: str, patience: Patience) -> ObjectStore:
+def _connect(url: str, patience: Patience, keys: aws.Aws | None) -> ObjectStore:
     scheme = scheme_of(url)
     client: Any = {
         "connect_timeout": timedelta(seconds=patience.connect),
@@ -330,7 +337,9 @@ def _connect(url: str, patience: Patience) -> ObjectStore:
     if scheme == "s3":
         if credentials.allows_http("AWS"):
             client["allow_http"] = True
-        settings: Any = credentials.aws_files()
+        if keys is not None and keys.program is not None:
+            options["credential_provider"] = keys.program
+        settings: Any = keys.settings if keys is not None else {}
         return S3Store.from_url(url, config=settings, **options)
     if scheme == "gs":
         return GCSStore.from_url(url, **options)

@@ -13,8 +13,10 @@ import threading
 from collections.abc import Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
+from userfault.snapshot.either import open_either
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.file_urls import folder_of
+from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.objects import REMOTE_SCHEMES, open_objects, scheme_of
 from userfault.snapshot.reading import ChunkReader, open_reader
@@ -40,7 +42,7 @@ def resolve(
     does not have, SourceError where there is no memory for its table.
     """
     objects = open_objects(url)
-    image = open_image(objects, name)
+    image = open_either(url, second, name)
     taken = _within(image, offset, length)
     table = build(image, offset // PAGE, -(-taken // PAGE))
     try:
@@ -51,13 +53,13 @@ def resolve(
             cause=os.strerror(error.errno or 0),
             cure=f"free {len(table)} bytes of memory, or raise `ulimit -f` or `ulimit -n`",
         ) from None
-    spec = StoreSpec(
+    spec = StoreSpec.of(
+        objects.url,
+        name,
         length=taken,
-        url=objects.url,
-        name=name,
         digest=image.digest,
         second=None if second is None else open_objects(second).url,
-        cache=os.path.abspath(cache) if cache else cache,
+        cache=os.path.abspath(folder_of(cache)) if cache else cache,
         cache_size=cache_size,
     )
     return Resolved(spec, fd)
@@ -91,9 +93,11 @@ class _LateReader:
         self._reader: ChunkReader | None = None
         self._closed = False
 
-    def chunk(self, digest: bytes, stored_length: int, *, urgent: bool) -> bytes:
+    def chunk(
+        self, digest: bytes, stored_length: int, *, urgent: bool, waited: float = 0.0
+    ) -> bytes:
         """See `Chunks`."""
-        return self._opened().chunk(digest, stored_length, urgent=urgent)
+        return self._opened().chunk(digest, stored_length, urgent=urgent, waited=waited)
 
     def now(self, digest: bytes, stored_length: int) -> bytes | None:
         """See `Chunks`."""

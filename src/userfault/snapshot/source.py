@@ -6,6 +6,7 @@ the length is zeros.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from userfault.kernel.errors import SourceError, UserfaultError
@@ -40,15 +41,18 @@ class SnapshotSource:
         """What was done so far."""
         return self.unpacked.counts
 
-    def read(self, offset: int, length: int, *, urgent: bool = True) -> memoryview:
+    def read(
+        self, offset: int, length: int, *, urgent: bool = True, waited: float = 0.0
+    ) -> memoryview:
         """`length` bytes from `offset`, a multiple of the page size.  May block.
 
-        `urgent`: a thread waits for them; otherwise they are read in the order of the table, and
-        what comes after them will be wanted.  Raises SourceError.
+        `urgent`: a thread waits for them, since `waited` seconds; otherwise they are read in the
+        order of the table, and what comes after them will be wanted.  Raises SourceError.
         """
+        began = time.monotonic() - waited
 
         def raw(chunk: int) -> memoryview:
-            return self.unpacked.get(chunk, urgent=urgent)
+            return self.unpacked.get(chunk, urgent=urgent, waited=time.monotonic() - began)
 
         try:
             return self._bytes(offset, length, raw)

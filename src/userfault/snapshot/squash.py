@@ -9,7 +9,7 @@ import msgspec
 from userfault.kernel.errors import UserfaultError
 from userfault.snapshot import envelope, manifest
 from userfault.snapshot.errors import AlreadyThere, SnapshotInUse
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.image import SQUASHING, Image, open_image
 from userfault.snapshot.keys import snapshot_key
 from userfault.snapshot.layering import only_used
 from userfault.snapshot.leases import Lease
@@ -48,7 +48,7 @@ def squash(objects: Objects, name: str, to: str | None = None) -> Squashed:
         lease.wait_for(lambda other: not other.shares, _SWEEPER_WAIT_S)
         if in_place:
             alone_with(objects, lease, name)
-        image = open_image(objects, name)
+        image = open_image(objects, name, SQUASHING)
         flat = _flat(image)
         data = manifest.encode(flat)
         lease.check()

@@ -16,7 +16,14 @@ import msgspec
 from userfault.snapshot import index
 from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot, StoreError
 from userfault.snapshot.image import Layer, read_layer
-from userfault.snapshot.keys import DIGEST_BYTES, INDEX, SNAPSHOTS, chunk_digest, is_name
+from userfault.snapshot.keys import (
+    DIGEST_BYTES,
+    INDEX,
+    SNAPSHOTS,
+    chunk_digest,
+    is_name,
+    piece_writer,
+)
 from userfault.snapshot.objects import Listed, Objects
 
 _BATCH = 1000  # keys a delete: what S3 takes in one request
@@ -36,15 +43,16 @@ def names(objects: Objects) -> list[str]:
     return sorted(name for name in found if is_name(name))
 
 
-def layers(objects: Objects, *, but: str = "") -> Iterator[Layer]:
+def layers(objects: Objects, *, but: str = "", damaged: bool = True) -> Iterator[Layer]:
     """The manifest of each snapshot `but` one; what is removed meanwhile is left out.
 
-    Raises FormatError at one that is damaged.
+    Raises FormatError at one that is damaged; without `damaged` these are left out too.
     """
+    passed = (NoSuchSnapshot,) if damaged else (NoSuchSnapshot, FormatError)
     for name in names(objects):
         if name == but:
             continue
-        with contextlib.suppress(NoSuchSnapshot):
+        with contextlib.suppress(*passed):
             yield read_layer(objects, name)
 
 
@@ -99,6 +107,8 @@ def _mend_index(objects: Objects, there: Callable[[bytes], bool]) -> int:
     """Leave in the index only chunks that are `there`; how many pieces had others."""
     mended = 0
     for listed in list(objects.list(INDEX)):
+        if piece_writer(listed.key) is None:  # somebody else's, who knows what
+            continue
         try:
             chunks = list(index.decode(objects.get(listed.key, most=index.MOST_STORED)))
         except NoSuchObject:

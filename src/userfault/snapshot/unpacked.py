@@ -31,8 +31,10 @@ _clock = time.monotonic
 class Chunks(Protocol):
     """Stored chunks, as `reading.ChunkReader` gives them: verified, from any thread."""
 
-    def chunk(self, digest: bytes, stored_length: int, *, urgent: bool) -> bytes:
-        """The stored bytes; may block.  Raises UserfaultError."""
+    def chunk(
+        self, digest: bytes, stored_length: int, *, urgent: bool, waited: float = 0.0
+    ) -> bytes:
+        """The stored bytes; may block, `waited` seconds less.  Raises UserfaultError."""
         ...
 
     def now(self, digest: bytes, stored_length: int) -> bytes | None:
@@ -94,8 +96,12 @@ class Unpacked:
         self._failed: dict[int, _Failure] = {}
         self.counts = Counts()
 
-    def get(self, chunk: int, *, urgent: bool) -> memoryview:
-        """The pages of a chunk.  May block.  Raises UserfaultError where it cannot be had."""
+    def get(self, chunk: int, *, urgent: bool, waited: float = 0.0) -> memoryview:
+        """The pages of a chunk.  May block.  Raises UserfaultError where it cannot be had.
+
+        `waited`: seconds that whoever wants them has waited already.
+        """
+        began = _clock() - waited
         mine = _Promise(lent=False)
         with self._lock:
             kept = self._look(chunk)
@@ -104,12 +110,12 @@ class Unpacked:
             self._raise_failed(chunk)
             found = self._promises.setdefault(chunk, mine)
         if found is mine:
-            return self._fulfil(chunk, mine, urgent=urgent)
+            return self._fulfil(chunk, mine, urgent=urgent, waited=waited)
         if not (urgent and found.lent):  # who unpacks in advance is not waited for in a fault
             raw = found.wait(_PATIENCE_S)
             if raw is not None:
                 return raw
-        return self._read(chunk, urgent=urgent)
+        return self._read(chunk, urgent=urgent, waited=_clock() - began)
 
     def at_hand(self, chunk: int, *, unpack: bool) -> memoryview | None:
         """The same without waiting, or None.  `unpack`: also if it has to be unpacked first."""
@@ -210,11 +216,11 @@ class Unpacked:
             _, forgotten = self._kept.popitem(last=False)
             self._room += len(forgotten)
 
-    def _fulfil(self, chunk: int, promise: _Promise, *, urgent: bool) -> memoryview:
+    def _fulfil(self, chunk: int, promise: _Promise, *, urgent: bool, waited: float) -> memoryview:
         raw: memoryview | None = None
         error: Exception | None = None
         try:
-            raw = self._read(chunk, urgent=urgent)
+            raw = self._read(chunk, urgent=urgent, waited=waited)
         except Exception as caught:  # whatever it is: those who wait must hear of it
             error = caught
             raise
@@ -224,11 +230,12 @@ class Unpacked:
             promise.settle(raw, error)
         return raw
 
-    def _read(self, chunk: int, *, urgent: bool) -> memoryview:
+    def _read(self, chunk: int, *, urgent: bool, waited: float) -> memoryview:
         table = self._table
         digest, length = table.digest(chunk), table.stored_length(chunk)
         try:
-            raw = self._unpack(chunk, self._store.chunk(digest, length, urgent=urgent))
+            stored = self._store.chunk(digest, length, urgent=urgent, waited=waited)
+            raw = self._unpack(chunk, stored)
         except UserfaultError as error:
             with self._lock:
                 self._failed[chunk] = _Failure(_clock(), error.what, error.cause, error.cure)

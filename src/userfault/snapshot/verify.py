@@ -16,7 +16,7 @@ from userfault.kernel.errors import UserfaultError
 from userfault.snapshot import index, sweep
 from userfault.snapshot.errors import NoSuchObject
 from userfault.snapshot.image import Layer, open_image, read_layer
-from userfault.snapshot.keys import INDEX
+from userfault.snapshot.keys import INDEX, piece_writer
 from userfault.snapshot.layering import read_chunk
 from userfault.snapshot.manifest import ChunkTable
 from userfault.snapshot.objects import Objects
@@ -136,6 +136,8 @@ def _check_index(objects: Objects, damage: list[Damage]) -> int:
     """A piece that is damaged costs sharing only; the number of pieces."""
     pieces = 0
     for listed in objects.list(INDEX):
+        if piece_writer(listed.key) is None:  # somebody else's
+            continue
         pieces += 1
         try:
             index.decode(objects.get(listed.key, most=index.MOST_STORED), listed.key)

@@ -37,9 +37,11 @@ class FileSource:
             return spec.length
         return spec.length // mmap.PAGESIZE * mmap.PAGESIZE
 
-    def read(self, offset: int, length: int, *, urgent: bool = True) -> bytearray:
+    def read(
+        self, offset: int, length: int, *, urgent: bool = True, waited: float = 0.0
+    ) -> bytearray:
         """`length` bytes from `offset`, zeros beyond the end of the source.  May block."""
-        del urgent  # the kernel reads ahead by itself
+        del urgent, waited  # the kernel reads ahead by itself, and nothing bounds its reads
         answer = bytearray(length)
         wanted = min(length, self.spec.length - offset)
         view = memoryview(answer)
@@ -48,7 +50,8 @@ class FileSource:
             while done < wanted:
                 count = os.preadv(self._fd, [view[done:wanted]], self.spec.offset + offset + done)
                 if not count:
-                    raise self._error(offset + done, "the file ends before its recorded length")
+                    cause = self.changed() or "the file ends before its recorded length"
+                    raise self._error(offset + done, cause)
                 done += count
         except OSError as error:
             raise self._error(offset + done, os.strerror(error.errno or 0)) from None
@@ -71,7 +74,7 @@ class FileSource:
 
     def _error(self, offset: int, cause: str) -> SourceError:
         return SourceError(
-            f"cannot read {self.spec.name} at offset {self.spec.offset + offset}",
+            f"cannot read {self.spec.name}",  # the cause is the same for each page that it costs
             offset=offset,
             cause=cause,
             cure="restore from an intact copy",

@@ -64,6 +64,4 @@ class FunctionSource:
         return view
 
     def _error(self, offset: int, cause: str) -> SourceError:
-        return SourceError(
-            f"the source {self.spec.target} failed at offset {offset}", offset=offset, cause=cause
-        )
+        return SourceError(f"the source {self.spec.target} failed", offset=offset, cause=cause)

@@ -3,7 +3,7 @@
 | the user hands over | it becomes |
 |---|---|
 | a path, an open file, a descriptor | `FileSpec`; the descriptor is passed on, nothing is copied |
-| bytes, bytearray, memoryview, mmap, array | `FileSpec` of a sealed memfd, written once |
+| bytes, bytearray, memoryview, mmap, array, BytesIO | `FileSpec` of a sealed memfd, written once |
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
 | a snapshot in a store | `StoreSpec`; made by `snapshot.opening`, which reads its manifest |
@@ -24,7 +24,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from userfault.kernel.errors import SourceError, SourceTypeError, UsageError
-from userfault.source.interpreter import options
+from userfault.kernel.names import shown
+from userfault.kernel.numbers import is_number, whole
+from userfault.source import buffers, interpreter, objects, opening
 
 SOURCE_ALIGNMENT = 4096  # offsets into a file must suit mmap(2)
 LARGE = 8192  # bytes of a function's arguments that are sent, and recorded, with everything else
@@ -61,7 +63,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, tag="function"):
     length: int
     target: str
     arguments: bytes
-    path: tuple[str, ...]
+    path: tuple[bytes, ...]
     stored: int = 0
     options: tuple[str, ...] = ()
 
@@ -72,17 +74,51 @@ class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
     The table of its pages comes along as a descriptor, so that the name is for messages only.
     `second`: another store that is asked for chunks which the first one cannot give.  `cache`: a
     folder of this machine that keeps `cache_size` bytes of what was read from a remote store ("":
-    none; None: as the environment says).  There are no credentials here: whoever reads takes them
-    from its environment.
+    none; None: as the environment says).  Paths cross as bytes: they may be no
+    UTF-8.  There are no credentials here: whoever reads takes them from its environment.
     """
 
     length: int
-    url: str
+    raw_url: bytes
     name: str
     digest: bytes
-    second: str | None = None
-    cache: str | None = None
+    raw_second: bytes | None = None
+    raw_cache: bytes | None = None
     cache_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        url: str,
+        name: str,
+        *,
+        second: str | None = None,
+        cache: str | None = None,
+        **rest: Any,
+    ) -> StoreSpec:
+        """With its paths as they are written in Python."""
+        return cls(
+            raw_url=os.fsencode(url),
+            name=name,
+            raw_second=None if second is None else os.fsencode(second),
+            raw_cache=None if cache is None else os.fsencode(cache),
+            **rest,
+        )
+
+    @property
+    def url(self) -> str:
+        """The store."""
+        return os.fsdecode(self.raw_url)
+
+    @property
+    def second(self) -> str | None:
+        """The store that stands in."""
+        return None if self.raw_second is None else os.fsdecode(self.raw_second)
+
+    @property
+    def cache(self) -> str | None:
+        """The folder of the cache."""
+        return None if self.raw_cache is None else os.fsdecode(self.raw_cache)
 
 
 Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec
@@ -105,7 +141,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def zero(length: int) -> ZeroSpec:
     """A source of `length` zero bytes."""
-    return ZeroSpec(_length(length, None, "the zero source"))
+    return ZeroSpec(_length(whole("length", length), None, "the zero source"))
 
 
 def function(
@@ -133,16 +169,17 @@ def function(
             cause=f"{type(error).__name__}: {error}",
             cure="pass plain values: the function runs in another process",
         ) from None
-    path, like_ours = tuple(_module_path()), tuple(options())
-    return FunctionSpec(_length(length, None, name), name, arguments, path, options=like_ours)
+    path, like_ours = tuple(_module_path()), tuple(interpreter.options())
+    taken = _length(whole("length", length), None, name)
+    return FunctionSpec(taken, name, arguments, path, options=like_ours)
 
 
-def _module_path() -> Iterator[str]:
+def _module_path() -> Iterator[bytes]:
     """Where this program finds modules, as another one has to say it."""
     for entry in sys.path:
         with contextlib.suppress(OSError):  # relative to a folder that is not there any more
             if isinstance(entry, str):  # what is no text the import system passes over
-                yield os.path.abspath(entry)
+                yield os.fsencode(os.path.abspath(entry))
 
 
 def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resolved:
@@ -155,15 +192,27 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
     if isinstance(source, ZeroSpec | FunctionSpec):
         taken = _length(source.length, length, "the source")
         return _with_large_arguments(msgspec.structs.replace(source, length=taken))
-    if isinstance(source, str) and _TARGET.fullmatch(source) and not os.path.exists(source):
-        return _function_of(source, length)
+    target = names_function(source)
+    if target:
+        return _function_of(target, length)
     if isinstance(source, str | os.PathLike):
         return _path(os.fspath(source), length, offset)
-    if isinstance(source, int) or callable(getattr(source, "fileno", None)):
-        return _open_file(source, length, offset)
-    if callable(source):
-        return _function_of(_name_of(source), length)
+    if is_number(source) and not isinstance(source, bool):
+        return _duplicate(whole("descriptor", source), source, length, offset)
+    fd = objects.descriptor_of(source)
+    if fd is not None:
+        return _duplicate(fd, getattr(source, "name", source), length, offset)
     return _buffer(source, length, offset)
+
+
+def names_function(source: Any) -> str:
+    """`module:name` where `source` is a function, or text that names one and no file; else "".
+
+    Raises SourceTypeError for a function that another process cannot find.
+    """
+    if isinstance(source, str):
+        return source if _TARGET.fullmatch(source) and not os.path.exists(source) else ""
+    return _name_of(source) if callable(source) else ""
 
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -230,41 +279,43 @@ def _name_of(target: Callable[..., Any]) -> str:
 
 
 def _path(path: str | bytes, length: int | None, offset: int) -> Resolved:
+    name = shown(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
+        fd = opening.open_file(path)
+    except opening.NoFileError as error:
+        raise _no_file(name, error) from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise SourceError(
-            f"cannot open the source {os.fsdecode(path)}",
-            cause=os.strerror(error.errno or 0),
+            f"cannot open the source {name}",
+            cause=error.strerror or "" if isinstance(error, OSError) else str(error),
             cure="check the path and its permissions",
         ) from None
-    return _descriptor(fd, os.fsdecode(path), length, offset)
+    return _descriptor(fd, name, length, offset)
 
 
-def _open_file(source: Any, length: int | None, offset: int) -> Resolved:
+def _duplicate(number: int, name: Any, length: int | None, offset: int) -> Resolved:
     try:
-        fd = os.dup(source if isinstance(source, int) else source.fileno())
-    except (io.UnsupportedOperation, OSError, ValueError) as error:
-        if isinstance(source, io.BytesIO):
-            return _buffer(source.getbuffer(), length, offset)
+        fd = os.dup(number)
+    except (OSError, OverflowError) as error:
         raise SourceTypeError(
-            f"{source!r} cannot be a source",
+            f"{shown(name)} cannot be a source",
             cause=f"it has no descriptor ({error})",
-            cure="pass a file on disk, a memfd or bytes",
+            cure="pass an open file, or a path",
         ) from None
-    return _descriptor(fd, str(getattr(source, "name", source)), length, offset)
+    return _descriptor(fd, shown(name), length, offset)
+
+
+def _no_file(name: str, error: opening.NoFileError) -> SourceTypeError:
+    return SourceTypeError(
+        f"{name} cannot be a source", cause=error.strerror or "", cure="copy it to a file first"
+    )
 
 
 def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved:
     """A FileSpec of an open file; takes the descriptor over."""
     try:
         held = os.fstat(fd)
-        if not stat.S_ISREG(held.st_mode) and not stat.S_ISBLK(held.st_mode):
-            raise SourceTypeError(
-                f"{name} cannot be a source",
-                cause="no regular file, memfd or block device: it cannot be read at an offset",
-                cure="copy it to a file first",
-            )
+        opening.check(held.st_mode)
         if offset < 0 or offset % SOURCE_ALIGNMENT:
             raise UsageError(
                 f"offset={offset}",
@@ -275,6 +326,9 @@ def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved
         taken = _length(size - offset, length, name)
         os.pread(fd, 1, offset)  # a descriptor opened for writing only fails here, not in a fault
         return Resolved(FileSpec(taken, offset, size, held.st_mtime_ns, name), fd)
+    except opening.NoFileError as error:
+        os.close(fd)
+        raise _no_file(name, error) from None
     except OSError as error:
         os.close(fd)
         raise SourceError(
@@ -289,14 +343,12 @@ def _descriptor(fd: int, name: str, length: int | None, offset: int) -> Resolved
 
 def _buffer(source: Any, length: int | None, offset: int) -> Resolved:
     """Bytes become a sealed memfd: written once here, then shared with the pager."""
-    try:
-        view = memoryview(source).cast("B")
-    except TypeError as error:
-        raise SourceTypeError(
-            f"an object of type {type(source).__name__} cannot be a source",
-            cause=str(error),
-            cure="pass a path, an open file, bytes, userfault.zero(length) or a function",
-        ) from None
+    # What is in memory already is its own buffer; a subclass may read anything.
+    view = buffers.raw(source.getbuffer() if type(source) is io.BytesIO else source)
+    if view is None:
+        raise objects.refusal(source)
+    if offset < 0:
+        raise UsageError(f"offset={offset}", cause="it is negative", cure="count from the start")
     view = view[offset:]
     taken = _length(len(view), length, "the buffer")
     fd = _memfd("userfault-source", view[:taken], "the source")

@@ -16,6 +16,6 @@ _EVERYWHERE = {
 }
 
 SYSCALLS = {
-    "x86_64": {"clone": 56, "userfaultfd": 323, **_EVERYWHERE},
-    "aarch64": {"clone": 220, "userfaultfd": 282, **_EVERYWHERE},
+    "x86_64": {"clone": 56, "futex": 202, "userfaultfd": 323, **_EVERYWHERE},
+    "aarch64": {"clone": 220, "futex": 98, "userfaultfd": 282, **_EVERYWHERE},
 }

@@ -20,6 +20,7 @@ class Area(msgspec.Struct, frozen=True):
     """A stretch of addresses, and what `map` puts there.
 
     `memory`: its column in the coverage.  `file`: the name of the file behind it, of `FILES`.
+    `within`: the area of which it is a part, to be named page by page; only that one is mapped.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Area(msgspec.Struct, frozen=True):
     page: int = PAGE
     flags: int = 0
     file: str = ""
+    within: str = ""
 
     @property
     def length(self) -> int:
@@ -71,11 +73,16 @@ _ALL = (
     _huge(1, "hugealias", "hugetlb", _SHARED, "h"),
     _huge(2, "hugepriv", "hugetlb-private", _PRIVATE, "h"),
     _huge(3, "hugeanon", "hugetlb-private", _PRIVATE | _ANON | _HUGE_FLAGS),
+    # Anonymous memory with MADV_HUGEPAGE; the second area is the first pages of its second 2 MiB.
+    Area("thp", "thp", calls.place(3), 3, HUGE, _PRIVATE | _ANON),
+    Area("part", "thp", calls.place(3) + HUGE, 8, PAGE, _PRIVATE | _ANON, within="thp"),
     # Where nothing can be: the first pages, and the last ones of user space.
     Area("null", "nowhere", 0, 1),
     Area("top", "nowhere", calls.TASK_SIZE - 2 * PAGE, 2),
 )
 AREAS = {area.name: area for area in _ALL}
 MEMORIES = tuple(dict.fromkeys(area.memory for area in _ALL))
+# Who names the one may mean a part of it, too.
+PARTS = {area.within: area.name for area in _ALL if area.within}
 # Enough for every area, a file of its own and the copies of two children.
 HUGE_PAGES = 24

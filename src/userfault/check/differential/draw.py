@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-from userfault.check.differential.areas import AREAS, FILES
+from userfault.check.differential.areas import AREAS, FILES, PARTS
 from userfault.check.differential.program import Argument, Pages, Program, Spot, Step
 from userfault.check.differential.verbs import NONBLOCK
-from userfault.kernel.calls import PAGE
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.ioc import io
@@ -24,7 +23,7 @@ _USUAL = tuple(
     name
     for name, weight in {
         "anon": 6, "shm": 6, "priv": 4, "alias": 3, "huge": 4, "hugepriv": 3, "hugealias": 2,
-        "hugeanon": 2, "edge": 2, "shanon": 2, "disk": 2, "dst": 4, "drop": 1,
+        "hugeanon": 2, "edge": 2, "shanon": 2, "disk": 2, "dst": 4, "drop": 1, "thp": 4,
     }.items()
     for _ in range(weight)
 )  # fmt: skip
@@ -55,6 +54,11 @@ _ADVICE = (
     mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE, mman.MADV_DONTFORK, mman.MADV_DOFORK,
     mman.MADV_WIPEONFORK, mman.MADV_KEEPONFORK, mman.MADV_GUARD_INSTALL,
     mman.MADV_GUARD_REMOVE, mman.MADV_DONTNEED_LOCKED, 9999,
+)  # fmt: skip
+# Of memory that may have huge pages; elsewhere whether there are any is up to the administrator.
+_THP_ADVICE = (
+    *_ADVICE, mman.MADV_DONTNEED, mman.MADV_COLLAPSE, mman.MADV_COLLAPSE, mman.MADV_COLLAPSE,
+    mman.MADV_HUGEPAGE, mman.MADV_NOHUGEPAGE,
 )  # fmt: skip
 _MOVE = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
 _REQUESTS = (abi.UFFDIO_COPY, abi.UFFDIO_API, abi.UFFDIO_WAKE, io(abi.UFFDIO, 0x30), 0)
@@ -119,6 +123,11 @@ class _Drawer:
         return 0, self.number(3)
 
 
+def _madvise(d: _Drawer) -> tuple[Argument, ...]:
+    spot, length = d.range()
+    return spot, length, d.of(*(_THP_ADVICE if spot.of.memory == "thp" else _ADVICE))
+
+
 def _load(d: _Drawer) -> tuple[Argument, ...]:
     spot = d.spot()
     return (spot, d.length(spot)) if d.rarely(5) else (spot,)
@@ -157,6 +166,9 @@ def _file_range(d: _Drawer) -> tuple[Argument, ...]:
     return (file, Pages(d.number(longest + 1)), Pages(d.of(1, 1, 2, longest), extra))
 
 
+_MAPPABLE = tuple(
+    name for name in AREAS if name not in (*_SYNTHETIC, *PARTS.values()) and name != "gmem"
+)
 # Weight and arguments of each kind of step.
 _KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
     "load": (14, _load),
@@ -171,7 +183,7 @@ _KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
     "wake": (3, lambda d: (d.uffd(), *d.range())),
     "register": (5, lambda d: (d.uffd(), *d.range(), d.of(*d.modes, 0, 8, 16))),
     "unregister": (3, lambda d: (d.uffd(), *d.range())),
-    "madvise": (8, lambda d: (*d.range(), d.of(*_ADVICE))),
+    "madvise": (8, _madvise),
     "mprotect": (3, lambda d: (*d.range(), d.of(1, 3, 3, 0))),
     "munmap": (3, lambda d: d.range()),
     "replace": (2, lambda d: d.range()),
@@ -190,7 +202,7 @@ _KINDS: dict[str, tuple[int, Callable[[_Drawer], tuple[Argument, ...]]]] = {
     "poll": (1, lambda d: (d.uffd(),)),
     "request": (1, lambda d: (d.uffd(), d.of(*_REQUESTS))),
     "api": (1, lambda d: (d.uffd(), d.of(0, 0, 1 << 40), d.of(abi.UFFD_API, 0))),
-    "map": (2, lambda d: (d.of(*(n for n in AREAS if n not in _SYNTHETIC and n != "gmem")),)),
+    "map": (2, lambda d: (d.of(*_MAPPABLE),)),
     "close": (1, lambda d: (d.of("u0", "u1", "f0", "m", "v0"),)),
     "dup": (1, lambda d: (d.of("u0", "u1", "f0", "m"), "v0")),
     "fork": (3, lambda _: ()),
@@ -234,10 +246,23 @@ def _begin(d: _Drawer, names: tuple[str, ...]) -> list[Step]:
     for name in names:
         found.append(Step(0, 0, "map", (name,)))
         whole = Spot(name), Pages(AREAS[name].pages)
-        if d.rarely(5):
+        if name in PARTS:
+            found += _touched(d, name)
+        elif d.rarely(5):
             found.append(Step(0, 0, "store", (Spot(name),)))
-        found.append(Step(0, 0, "register", (d.of("u0", "u0", "u0", "u1"), *whole, d.of(*d.modes))))
+        modes = (*d.modes, 2, 2, 2) if name in PARTS else d.modes
+        found.append(Step(0, 0, "register", (d.of("u0", "u0", "u0", "u1"), *whole, d.of(*modes))))
     return found
+
+
+def _touched(d: _Drawer, name: str) -> list[Step]:
+    """Huge pages of zeroes and others, from before the registration: MISSING would forbid them."""
+    touches = ((), ("load",), ("store",), ("load", "store"))
+    return [
+        Step(0, 0, verb, (Spot(name, page),))
+        for page in range(AREAS[name].pages)
+        for verb in d.of(*touches)
+    ]
 
 
 def program(choose: Choose, *, huge: bool = True, rwp: bool = False) -> Program:
@@ -245,16 +270,20 @@ def program(choose: Choose, *, huge: bool = True, rwp: bool = False) -> Program:
 
     `huge`: with hugetlb memory.  `rwp`: for a kernel with RWP and UFFDIO_SET_MODE (7.3).
     """
-    usual = _USUAL if huge else tuple(name for name in _USUAL if AREAS[name].page == PAGE)
+    usual = _USUAL if huge else tuple(n for n in _USUAL if "hugetlb" not in AREAS[n].memory)
     chosen = [usual[choose(len(usual))] for _ in range(1 + choose(4))]
     if choose(50) == 49:
         chosen.append("gmem")
     names = tuple(dict.fromkeys(chosen))
-    d = _Drawer(choose, names, rwp=rwp)
+    parts = tuple(PARTS[name] for name in names if name in PARTS)
+    d = _Drawer(choose, (*names, *parts), rwp=rwp)
     kinds, weighted = (_RWP_KINDS, _RWP_WEIGHTED) if rwp else (_KINDS, _WEIGHTED)
     steps = _begin(d, names)
     for _ in range(choose(_STEPS + 1)):
         verb = d.of(*weighted)
         process, task = d.who()
         steps.append(Step(process, task, verb, kinds[verb][1](d)))
+    for name in names:
+        if name in PARTS:  # which entries are huge, no look tells
+            steps.append(Step(0, 0, "scan", (Spot(name), Pages(AREAS[name].pages), 0, 0, 0)))
     return tuple(steps)

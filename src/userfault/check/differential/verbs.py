@@ -86,6 +86,8 @@ def _map(_step: Step, scope: Scope, name: str, prot: int = _RW) -> Calls:
     fd = scope.fd(area.file) if area.file else -1
     flags = area.flags | mman.MAP_FIXED_NOREPLACE
     mapped = yield calls.Mmap(area.address, area.length, prot, flags, fd)
+    if mapped.ok and area.memory == "thp":
+        yield calls.Madvise(area.address, area.length, mman.MADV_HUGEPAGE)
     if name == "src" and mapped.ok and prot == _RW:
         pages = (bytes([ord("A") + number]) * PAGE for number in range(area.pages))
         yield calls.Write(area.address, b"".join(pages))

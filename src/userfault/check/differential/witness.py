@@ -43,7 +43,10 @@ def layout(ask: Ask, areas: list[Area]) -> None:
 
 
 def _memory(areas: list[Area], mask: int, thorough: bool) -> Iterator[Call]:
-    small = [area for area in areas if area.page == PAGE]
+    parts = [area for area in areas if area.within]
+    small = [area for area in areas if area.page == PAGE and not area.within]
+    for area in parts:
+        yield calls.Survey(area.address, PAGE, area.pages, mask, 0, PAGE)
     if small:
         pages = (small[-1].address + small[-1].length - small[0].address) // PAGE
         yield calls.Survey(small[0].address, PAGE, pages, mask, 0, PAGE)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from errno import EPERM
+from errno import EFAULT, EINVAL, EPERM
 
 import msgspec
 
 from userfault.check.area import Area
 from userfault.check.outcome import expect
-from userfault.check.statement import ALL, statement
+from userfault.check.statement import ALL, ANON, SHMEM, statement
 from userfault.check.thread import Thread
 from userfault.check.uffd import WP, Uffd
 from userfault.kernel import calls
-from userfault.kernel.calls import PagemapScan
+from userfault.kernel.calls import PagemapScan, Result
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
 from userfault.uapi import mman
@@ -189,6 +189,57 @@ def a_scan_can_be_done_in_parts(t: Thread, memory: Memory) -> None:
     expect(_part(t, area, by_regions), ([0, 1, 2], 5), "pages and end of a scan for one region")
     rest = msgspec.structs.replace(by_regions, start=area.at(5))
     expect(_part(t, area, rest), ([5], 6), "pages and end of the next one")
+
+
+@statement(
+    225,
+    "An empty entry in a page table is WRITTEN where WP is registered; on 6.17 only to a scan for"
+    " WRITTEN and nothing else.",
+    since="6.7",
+    source="measured on 6.12.118, 6.17.13, 6.18, 7.2 and 7.3",
+    memories=(*ANON, *SHMEM),
+    outcomes={
+        "up to 6.12": "always",
+        "on 6.17": "to a scan for WRITTEN alone",
+        "since 6.18": "always",
+    },
+)
+def empty_entries_are_written(t: Thread, memory: Memory) -> None:
+    u = t.uffd(Feature.WP_ASYNC)
+    area = t.map(memory, pages=3)
+    u.register(area.address, area.length, WP)
+    t.write(area.at(0), b"page")  # there is a table now
+    expect(_written(t, area), [0, 1, 2], "the pages of a scan for WRITTEN")
+    known = pm.PAGE_IS_WRITTEN | pm.PAGE_IS_PRESENT
+    found = dict(_pages(area, _regions(t, PagemapScan(area.address, area.end, return_mask=known))))
+    always = not t.since("6.17") or t.since("6.18")
+    promised = pm.PAGE_IS_WRITTEN if always else 0
+    seen = [found.get(page, 0) for page in range(3)]
+    expect(seen, [known, promised, promised], "the categories of the pages")
+
+
+@statement(
+    226,
+    "A scan writes walk_end back also after an error that ended its walk; an argument that is"
+    " refused is left as it was.",
+    since="6.7",
+    source="measured on 6.12 to 7.3",
+    memories=ALL,
+)
+def the_end_of_a_walk_is_told_after_an_error(t: Thread, memory: Memory) -> None:
+    area = t.map(memory, pages=2)
+    t.write(area.at(0), b"page")
+    insisting = _scan(area, pm.PM_SCAN_CHECK_WPASYNC)
+    expect(_end(t.fails(insisting, EPERM)), area.end, "walk_end after EPERM")
+    unknown = msgspec.structs.replace(insisting, flags=1 << 20)
+    expect(_end(t.fails(unknown, EINVAL)), 0, "walk_end after EINVAL")
+    backwards = msgspec.structs.replace(insisting, start=area.end, end=area.address)
+    expect(_end(t.fails(backwards, EFAULT)), 0, "walk_end after EFAULT")
+
+
+def _end(result: Result) -> int:
+    (end,) = calls.SCAN_END.struct.unpack_from(result.data)
+    return int(end)
 
 
 def _part(t: Thread, area: Area, scan: PagemapScan) -> tuple[list[int], int]:

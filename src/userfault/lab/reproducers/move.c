@@ -1,5 +1,5 @@
 // UFFDIO_MOVE: a page changes its address without a copy.
-// Statements: 95, 96, 97, 98, 99, 100, 101, 154, 160, 161, 162, 164
+// Statements: 95, 96, 97, 98, 99, 100, 101, 154, 160, 161, 162, 164, 215, 222
 // It came with 6.8.
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,5 @@
 // What does PAGEMAP_SCAN know: guard regions (6.15), pages that were accessed (7.3)?
-// Statements: 143, 144, 145, 181, 183, 184
+// Statements: 143, 144, 145, 181, 183, 184, 221, 226
 // A category that the kernel does not know is refused with EINVAL.
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,5 @@
 // Write tracking without messages (feature WP_ASYNC), on memory and on an ordinary file.
-// Statements: 10, 31, 32, 35, 42, 143, 144, 145, 183, 184, 203
+// Statements: 10, 31, 32, 35, 42, 143, 144, 145, 183, 184, 203, 221, 226
 // It came with 6.7, together with PAGEMAP_SCAN.
 #define _GNU_SOURCE
 #include <errno.h>

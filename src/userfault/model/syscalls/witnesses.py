@@ -43,7 +43,7 @@ def _survey(task: Task, call: calls.Survey) -> Result:
 @serves(calls.PagemapScan)
 def _pagemap_scan(task: Task, call: calls.PagemapScan) -> Result:
     if call.size != pagemap_abi.pm_scan_arg.size:
-        raise Errno(errno.EINVAL)
+        return _scan_refused(errno.EINVAL)
     argument = scan.ScanArgument(
         call.start,
         call.end,
@@ -55,10 +55,20 @@ def _pagemap_scan(task: Task, call: calls.PagemapScan) -> Result:
         call.max_pages,
         call.regions,
     )
-    done = scan.Scan(task.process.mm, argument)
+    try:
+        done = scan.Scan(task.process.mm, argument)
+    except Errno as refusal:
+        return _scan_refused(refusal.code)
     data = calls.SCAN_END.struct.pack(done.walk_end)
+    if done.errno:
+        return Result(errno=done.errno, data=data)
     data += b"".join(pagemap_abi.page_region.struct.pack(*region) for region in done.regions)
     return Result(value=len(done.regions), data=data)
+
+
+def _scan_refused(code: int) -> Result:
+    """Before the walk: `walk_end` is as it went in."""
+    return Result(errno=code, data=calls.SCAN_END.struct.pack(0))
 
 
 @serves(calls.Smaps)

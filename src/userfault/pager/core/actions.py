@@ -6,6 +6,7 @@ A driver performs actions in the order given and answers each `Fill` by `Mapping
 
 from __future__ import annotations
 
+import enum
 from typing import Any, TypeAlias
 
 import msgspec
@@ -43,6 +44,7 @@ class Fetch(msgspec.Struct):
     demand: bool
     deadline: float  # on the driver's clock
     abandoned: bool = False
+    waited: float = 0.0  # seconds that a thread had waited for these pages when the read began
     owner: Any = None  # the driver's: which of its contexts asked
 
 
@@ -50,6 +52,10 @@ class Abandon(msgspec.Struct, frozen=True):
     """Fetch `number` has passed its deadline: stop it if possible, ignore its answer."""
 
     number: int
+
+
+class Hasten(msgspec.Struct, frozen=True):
+    """A fetch that was asked for in advance is waited for now (its `demand` says so)."""
 
 
 class Wake(msgspec.Struct, frozen=True, gc=False):
@@ -67,11 +73,28 @@ class WakeAll(msgspec.Struct, frozen=True):
     """
 
 
+class Found(enum.Enum):
+    """What lies where a fill met EEXIST."""
+
+    NOTHING = enum.auto()  # no page
+    SAME = enum.auto()  # a page with the bytes that were to be filled in
+    OTHER = enum.auto()  # a page with other bytes
+    UNSEEN = enum.auto()  # it could not be looked at (of shared memory: a page with any bytes)
+
+
 class Inspect(msgspec.Struct, frozen=True):
-    """Is `page`, at `address`, really mapped?  Answer by `MappingCore.inspected`."""
+    """A fill of `page` at `address` met EEXIST: what is there?  Answer by `MappingCore.inspected`.
+
+    `compare`: whether it has to be the bytes that the fill was to bring, of its `kind`, `data` and
+    `data_page`.
+    """
 
     page: int
     address: int
+    compare: bool = False
+    kind: int = COPY
+    data: memoryview | None = None
+    data_page: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -114,5 +137,15 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Fill | Fetch | Abandon | Wake | WakeAll | Inspect | Report | Overdue | EndClient | Finish
+    Fill
+    | Fetch
+    | Abandon
+    | Hasten
+    | Wake
+    | WakeAll
+    | Inspect
+    | Report
+    | Overdue
+    | EndClient
+    | Finish
 )

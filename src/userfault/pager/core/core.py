@@ -17,58 +17,124 @@ The rules that keep bytes right (the essay with the interleavings is docs/pager.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable, Iterator
 
-from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Abandon, Fill, Wake
-from userfault.pager.core.advance import Advance
-from userfault.pager.core.overdue import Overseeing
-from userfault.pager.core.plan import Plan
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    POISON,
+    ZERO,
+    Fetch,
+    Fill,
+    Found,
+    Inspect,
+)
+from userfault.pager.core.awaited import fill_awaited, read_awaited
+from userfault.pager.core.ledger import Ledger
+from userfault.pager.core.overdue import Cause, Overseer
+from userfault.pager.core.pauses import Pauses
+from userfault.pager.core.plan import Counters, Plan
+from userfault.pager.core.planner import Books, Load, Planner, WindowPlanner
+from userfault.pager.core.reads import Reads
+from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, Pages
-from userfault.pager.core.window import Window
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
 
-# After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
-# made larger: a fault that comes then waits up to 0.3 ms, once.
-_QUIET_CHUNKS = 64
-_QUIET_FACTOR = 4
 
-
-class MappingCore(Overseeing):
+class MappingCore:
     """One mapping's decisions.  `plan` says what it is, `pages` where its states are.
+
+    It routes; the parts decide, and know nothing of each other: the `ledger` (states, addresses,
+    what is asked of the driver, who is woken), the `reads` of the source, the `refusals` of the
+    kernel, the `planner` (which pages next), and the watchdog.
 
     `out` holds the actions not yet performed.  `deferred` holds fills that met EAGAIN; the driver
     reads events and calls `retry()`.  `finished` is set once every page is settled.
     """
 
-    def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
-        super().__init__(plan, pages, segments)
-        self.background = plan.policy.background
+    def __init__(
+        self,
+        plan: Plan,
+        pages: Pages,
+        segments: Segments | None = None,
+        *,
+        ledger: Ledger | None = None,
+        planner: Callable[[Books], Planner] = WindowPlanner,
+    ) -> None:
+        self.pages = pages
+        self.ledger = ledger or Ledger(plan, pages, segments)
         self.given_up = ""  # the cause, once everything was to be given up
-        self._window = Window(plan.window_pages)
-        self._quiet = 0  # background fills since the last fault
-        self._wanted: deque[tuple[int, int]] = deque()  # prefetch: runs of pages
-        self._advance = Advance(plan.layout, pages) if plan.layout else None
+        pauses = self._pauses = Pauses(self.ledger)
+        self.reads = Reads(self.ledger, pauses)
+        self.refusals = Refusals(self.ledger, pauses, self.leave)
+        self._make_planner = planner
+        self.planner = planner(self.ledger)
+        # The mappings that share these pages: shared memory of a process and its children.
+        self.siblings: list[MappingCore] = [self]
+        self._overseer = Overseer(self.ledger, self.siblings)
+        self.ledger.gave_up = self._overseer.gave_up
+        self.ledger.told = self.planner.settled if self.planner.follows else None
+        self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
+        self.out = self.ledger.out
+        self.deferred = self.refusals.deferred
+        self.watch = self.ledger.watch
+        self.segments = self.ledger.segments
+
+    # --- how it stands ---------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """What the mapping is."""
+        return self.ledger.plan
+
+    @property
+    def finished(self) -> bool:
+        """Every page is settled."""
+        return self.ledger.finished
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted."""
+        return self.ledger.counters
+
+    @property
+    def background(self) -> bool:
+        """Everything is filled while nobody waits."""
+        return self.planner.background
+
+    @property
+    def timed(self) -> bool:
+        """`next_time` has something to say."""
+        return self.ledger.timed
+
+    @property
+    def eager(self) -> bool:
+        """Whether `idle_work` may find something to do."""
+        return not self.ledger.finished and self.planner.eager
+
+    # --- messages --------------------------------------------------------------------------------
 
     def batch(self) -> None:
         """A new batch of events was read: what was filled before it has woken its waiters."""
-        if self._filled:
-            self._filled.clear()
+        if self.ledger.filled:
+            self.ledger.filled.clear()
 
     def fault(self, address: int, flags: int) -> None:
         """A thread waits at `address`."""
-        self.counters.faults += 1
-        self._quiet = 0
-        page = (address - self._base) >> self._shift
-        if not 0 <= page < self._straight:
-            page = self.segments.page_of(address)
+        ledger = self.ledger
+        ledger.counters.faults += 1
+        self.planner.quiet = 0
+        page = (address - ledger.base) >> ledger.shift
+        if not 0 <= page < ledger.straight:
+            page = ledger.segments.page_of(address)
             if page < 0:
-                self._unowned(address, flags)
+                self.unowned(address, flags)
                 return
-        self._asked = page
-        for start, end in self._filled:
+        ledger.asked = page
+        for start, end in ledger.filled:
             if start <= page < end:
-                self.counters.duplicates += 1
+                ledger.counters.duplicates += 1
                 return
         state = self.pages.states[page]
         if flags & _MINOR:
@@ -78,309 +144,267 @@ class MappingCore(Overseeing):
         elif state == FILLING:
             self._hurry(page)
         elif state == POISONED:
-            self._act(POISON, page, 1)
+            ledger.act(POISON, page, 1)
         else:
-            self.counters.dropped += 1
-            self._act(ZERO, page, 1)
+            ledger.counters.dropped += 1
+            ledger.act(ZERO, page, 1)
 
     def remove(self, start: int, end: int) -> None:
         """madvise is about to drop addresses [start, end): from now on they read zero."""
         for page, count in self.segments.pages_in(start, end):
-            self._drop(page, count)
+            self.ledger.drop(page, count)
 
     def unmap(self, start: int, end: int) -> None:
         """Addresses [start, end) are gone.  Shared pages stay for whoever else maps them."""
-        gone = self.segments.unmap(start, end)
-        self._straight = 0
-        self.out.append(Wake(start, end - start))  # who waits there: no fill will come by any more
-        for page, count in gone:
-            self._forsake(page, count)
+        self.ledger.unmap(start, end)
 
     def remap(self, old: int, new: int, length: int) -> None:
         """mremap moved addresses: fills under way for the old place are done anew at the new."""
-        self.segments.remap(old, new, length)
-        self._straight = 0
-        for fill in self.deferred:
-            self._abandon(fill)
-        self.deferred.clear()
-        self.out.append(Wake(old, length))  # who waits there: bytes under way go to the new place
-        self._finish_if_settled()
+        self.ledger.remap(old, new, length)
+        self.refusals.abandon()
+        self.ledger.finish_if_settled()
 
     def fork(self, pages: Pages | None = None) -> MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
-        child = MappingCore(self.plan, pages or self.pages, self.segments.copy())
-        child.background = False
-        child._straight = self._straight
+        ledger = self.ledger.child(pages)
+        child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)
+        child.planner.background = False
         if pages is None:
             child.given_up = self.given_up
-            child._siblings = self._siblings
-            self._siblings.append(child)
-        else:
-            for page, count in pages.runs(0, pages.count, FILLING):
-                pages.move(page, count, MISSING)  # our fetch will not reach the child
-            child._failures = dict.fromkeys(self._failures, 0)
-        child._finish_if_settled()
+            child._join(self.siblings)
+        ledger.finish_if_settled()
         return child
 
-    def want(self, page: int, count: int) -> None:
-        """Fill these pages soon, after the faults that wait."""
-        self._wanted.append((page, count))
+    # --- what became of actions ------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Fill everything, also where the policy has no background fill."""
-        self.background = True
-        self._finish_if_settled()
+    def failed(self, fill: Fill, code: int, done_bytes: int, now: float) -> None:
+        """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
+        self.refusals.failed(fill, code, done_bytes, now)
 
-    def give_up(self, cause: str, cure: str) -> None:
-        """Poison every page that is not filled (or end the client, where there is no poison)."""
-        self.background = False
-        self.given_up = cause
-        self._wanted.clear()
-        if self._advance is not None:
-            self._advance.streams.clear()
-        for core in self._siblings:
-            core.given_up = cause
-            core._stop_filling()
-        for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
-            for page, count in self.pages.runs(0, self.pages.count, state):
-                self._poison(page, count, cause, cure, report=False)
+    def retry(self) -> None:
+        """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
+        self.refusals.retry()
 
-    @property
-    def eager(self) -> bool:
-        """Whether `idle_work` may find something to do."""
-        if self.finished:
-            return False
-        streams = self._advance is not None and bool(self._advance.streams)
-        return self.background or bool(self._wanted) or streams
+    def inspected(self, page: int, found: Found, now: float) -> None:
+        """The answer to `Inspect`."""
+        self.refusals.inspected(page, found, now)
+
+    def beyond_end(self, fill: Fill, held: int) -> None:
+        """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
+        self.refusals.beyond_end(fill, held)
+
+    def not_cached(self, fill: Fill) -> None:
+        """CONTINUE found no page: it was dropped a moment ago."""
+        self.refusals.not_cached(fill)
+
+    def not_ready(self, fill: Fill) -> None:
+        """The source cannot be copied from at once: fetch it away from the fault path."""
+        self.reads.fetch(fill.page, fill.count, fill.demand)
+
+    def source_failed(self, fill: Fill, cause: str, now: float) -> None:
+        """The source of `fill` could not be read where it lies (a file shrank, or was changed)."""
+        self.reads.unreadable(fill.page, fill.count, cause, now, demand=fill.demand)
+
+    def started(self, fetch: Fetch, now: float) -> None:
+        """The driver has handed `fetch` to a worker: its deadline runs from here."""
+        self.reads.started(fetch, now)
+
+    def fetched(self, fetch: Fetch, data: memoryview) -> None:
+        """The source answered with the bytes of all pages of `fetch`."""
+        self.reads.fetched(fetch, data)
+
+    def fetch_failed(self, fetch: Fetch, cause: str, now: float) -> None:
+        """The source raised, or delivered something else than asked for."""
+        self.reads.failed(fetch, cause, now)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def next_time(self) -> float | None:
+        """When `tick` must be called at the latest; None while nothing is timed."""
+        times = (self.reads.next_time(), self._pauses.next_time(), self.watch.next_time())
+        first = min((time for time in times if time is not None), default=None)
+        self.ledger.timed = first is not None
+        return first
+
+    def tick(self, now: float) -> None:
+        """Time has come to `now`: fetches past their deadline have failed, pauses are over, and
+        faults may have waited for too long."""
+        self.reads.tick(now)
+        for page, demand in self._pauses.due(now):
+            if self.pages.states[page] == FILLING:
+                self.pages.move(page, 1, MISSING)
+                self._start(page, 1, demand=demand)
+        self._overseer.tick(now)
+        self.planner.time(now)
 
     def idle_work(self) -> int:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
         if self.finished or self.out or self.deferred:
             return 0
-        run = self._next_wanted() or self._next_background()
+        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance))
         if run is None:
-            return self._advance is not None and self._advance.more
+            return self.planner.more
         page, count = run
         if self.pages.states[page] == CACHED:
-            self._act(CONTINUE, page, count, demand=False)
+            self.ledger.act(CONTINUE, page, count, demand=False)
         else:
             self._start(page, count, demand=False)
         return count
 
     def disturb(self) -> None:
         """Faults came, of another mapping: small pieces again."""
-        self._quiet = 0
+        self.planner.quiet = 0
 
-    def tick(self, now: float) -> None:
-        """Time has come to `now`: fetches past their deadline have failed, pauses are over, and
-        faults may have waited for too long."""
-        for fetch in list(self._fetches.values()):
-            if now >= fetch.deadline and not fetch.abandoned:
-                self.counters.deadlines += 1
-                self.out.append(Abandon(fetch.number))
-                self.fetch_failed(fetch, f"no answer within {self.plan.policy.deadline_s} s", now)
-                fetch.abandoned = True
-        due = [page for when, page in self._pauses if when <= now]
-        self._pauses = [(when, page) for when, page in self._pauses if when > now]
-        for page in due:
-            if self.pages.states[page] == FILLING:
-                self.pages.move(page, 1, MISSING)
-                self._start(page, 1, demand=True)
-        self._oversee(now)
+    # --- requests --------------------------------------------------------------------------------
+
+    def want(self, page: int, count: int) -> None:
+        """Fill these pages soon, after the faults that wait."""
+        self.planner.want(page, count)
+
+    def complete(self) -> None:
+        """Fill everything, also where the policy has no background fill."""
+        self.planner.background = True
+        self.ledger.finish_if_settled()
+
+    def give_up(self, cause: str, cure: str) -> None:
+        """Poison every page that is not filled (or end the client, where there is no poison)."""
+        self.given_up = cause
+        self.planner.forget()
+        for core in self.siblings:
+            core.given_up = cause
+            core.stop_filling()
+        for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
+            for page, count in self.pages.runs(0, self.pages.count, state):
+                self.ledger.poison(page, count, cause, cure, report=False)
+
+    def stop_filling(self) -> None:
+        """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
+        self.reads.stop_all()
+        self._pauses.clear()
+        self.refusals.release()
+
+    def leave(self) -> None:
+        """This mapping is served no more (its process has ended)."""
+        if self not in self.siblings:
+            return
+        self.siblings.remove(self)
+        self.ledger.peers.remove(self.ledger)
+        self.watch.clear()
+        if self.siblings:  # what we had under way for them will not come: they ask again
+            for page, count in self.under_way():
+                self.ledger.revert(page, count)
+                self.ledger.wake(page, count)
+
+    # --- as a peer of those that share its pages -------------------------------------------------
+
+    def awaited(self, page: int, now: float) -> Cause | None:
+        """What a fault on the page waits for; None where nothing is under way for it here."""
+        return fill_awaited(page, self.ledger, self.refusals) or read_awaited(
+            page, now, self.ledger, self.reads, self._pauses, self
+        )
+
+    def read_alone(self, fetch: Fetch, cause: str, now: float) -> None:
+        """Stop a read of several pages, and read each alone."""
+        self.reads.read_alone(fetch, cause, now)
+
+    def stop(self, page: int) -> None:
+        """`page` was given up: stop what is under way for it alone."""
+        self._pauses.end(page)
+        self.reads.stop(page)
+
+    def under_way(self) -> Iterator[tuple[int, int]]:
+        """The pages that are FILLING because of this mapping."""
+        for action in (*self.out, *self.deferred):
+            if isinstance(action, Fill) and action.page >= 0:
+                yield action.page, action.count
+            elif isinstance(action, Inspect):
+                yield action.page, 1
+        yield from self.reads.under_way()
+        for page in self._pauses.pages():
+            yield page, 1
+
+    # --- after a takeover ------------------------------------------------------------------------
+
+    def restore(self, *, background: bool, finished: bool, given_up: str) -> None:
+        """It was served before: how it stood."""
+        self.planner.background = background
+        self.ledger.finished = finished
+        self.given_up = given_up
+
+    def share(self, other: MappingCore) -> None:
+        """Share the pages of `other`, which was rebuilt before."""
+        self.ledger.join(other.ledger.peers)
+        self._join(other.siblings)
+
+    def _join(self, siblings: list[MappingCore]) -> None:
+        self.siblings = self._overseer.peers = siblings
+        siblings.append(self)
+
+    # --- fills -----------------------------------------------------------------------------------
 
     def _fill_around(self, page: int) -> None:
-        """A missing fault on a page of the source: choose the window and start it."""
-        if page in self._failures:
-            self._start(page, 1, demand=True)
-            return
-        window = self._window.at(page)
-        if self._advance is not None:
-            self._fill_stretch(page, window, self._advance)
-            return
-        count = 1
-        if window < 0:
-            count = self.pages.run_down(page, -window, MISSING)
-            self.counters.around += count - 1
-            page -= count - 1
-            self._window.ended(page, window)
-        else:
-            if window > 1:
-                count = self.pages.run(page, window, MISSING)
-                self.counters.around += count - 1
-            end = page + count
-            if end < self.pages.count and self.pages.states[end] != MISSING:
-                end = self._next_missing(end)
-            self._window.ended(end - 1, window)
-        self._start(page, count, demand=True)
+        """A missing fault on a page of the source: with what comes with it."""
+        first, count = self.planner.fault(page)
+        self.ledger.counters.around += count - 1
+        self._start(first, count, demand=True)
 
-    def _fill_stretch(self, page: int, window: int, advance: Advance) -> None:
-        """A missing fault on a page whose company is known: all that comes with it is filled with
-        it.  What the window has beyond that is read ahead, while the thread runs on."""
-        low, high, zeros = advance.at(page)
-        if window < 0:
-            first, last = page + 1 - self.pages.run_down(page, -window, MISSING), page + 1
-        else:
-            first, last = page, page + self.pages.run(page, window, MISSING)
-        if zeros:
-            low, high = max(low, first), min(high, last)
-        else:
-            most = self.plan.window_pages
-            low = page + 1 - self.pages.run_down(page, min(page + 1 - low, most), MISSING)
-            high = page + self.pages.run(page, min(high - page, most), MISSING)
-            if self.background:
-                advance.met(page)
-        if first < low:
-            advance.streams.append((first, low))
-        elif last > high:
-            advance.streams.append((high, last))
-        if window < 0:
-            self._window.ended(min(first, low), window)
-        else:
-            end = max(last, high)
-            if end < self.pages.count and self.pages.states[end] != MISSING:
-                end = self._next_missing(end)
-            self._window.ended(end - 1, window)
-        self.counters.around += high - low - 1
-        self._start(low, high - low, demand=True)
-
-    def _next_missing(self, page: int) -> int:
-        """Where a stream that came to `page` will fault next: what is filled raises no fault."""
-        found = self.pages.find(MISSING, page, page + 8 * self._window.limit)
-        return page if found < 0 else found
+    def _hurry(self, page: int) -> None:
+        """A thread comes to wait for a page that is being filled, for one of those who share it."""
+        self.watch.wait(page, joined=True)
+        self.ledger.timed = True
+        for core in self.siblings:
+            core.reads.hasten(page)
 
     def _start(self, page: int, count: int, *, demand: bool) -> None:
         """Fill MISSING pages from the source, at once or by a fetch."""
+        plan = self.ledger.plan
         if self.given_up:  # a fill that was to poison them was abandoned
-            self._poison(page, count, self.given_up, "", report=False)
-        elif self.plan.source_zero:
-            self.pages.move(page, count, FILLING)
-            self._act(ZERO, page, count, demand)
-        elif self.plan.source_fetches:
-            self._fetch(page, count, demand)
-        elif self._advance is not None:
-            self._start_known(page, count, demand, self._advance)
+            self.ledger.poison(page, count, self.given_up, "", report=False)
+        elif plan.source_fetches:
+            self.reads.fetch(page, count, demand)
+        elif plan.layout is not None and not plan.source_zero:
+            self._start_known(page, count, demand)
         else:
             self.pages.move(page, count, FILLING)
-            self._act(COPY, page, count, demand)
+            self.ledger.act(ZERO if plan.source_zero else COPY, page, count, demand)
 
-    def _start_known(self, page: int, count: int, demand: bool, advance: Advance) -> None:
+    def _start_known(self, page: int, count: int, demand: bool) -> None:
         """Fill MISSING pages, those that are known to be zeros without the source."""
+        layout = self.plan.layout
+        assert layout is not None
         end = page + count
         while page < end:
-            _, high, zeros = advance.at(page)
+            _, high, zeros = layout.at(page)
             count = min(high, end) - page
             self.pages.move(page, count, FILLING)
-            self._act(ZERO if zeros else COPY, page, count, demand)
+            self.ledger.act(ZERO if zeros else COPY, page, count, demand)
             page += count
 
     def _minor(self, page: int, state: int) -> None:
         """A fault on a page that is in the page cache and not mapped here."""
-        self.counters.minor += 1
+        ledger = self.ledger
+        ledger.counters.minor += 1
         if state == CACHED:
-            self._continue_around(page)
+            first, count = self.planner.minor(page)
+            ledger.counters.around += count - 1
+            ledger.act(CONTINUE, first, count)
         elif state == POISONED:
-            self._act(POISON, page, 1)
+            ledger.act(POISON, page, 1)
         elif state in (MISSING, FILLING) and not self.plan.shared:
             # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
             self._fill_around(page) if state == MISSING else self._hurry(page)
         elif state == FILLING:
             self._hurry(page)
         else:  # PRESENT is ours; else the client wrote it, by another mapping
-            self.counters.foreign += state == MISSING
-            self._act(CONTINUE, page, 1)
+            ledger.counters.foreign += state == MISSING
+            ledger.act(CONTINUE, page, 1)
 
-    def _continue_around(self, page: int) -> None:
-        """A minor fault on prepared memory: map a window of pages that are complete."""
-        window = self._window.at(page)
-        if window < 0:
-            count = self.pages.run_down(page, -window, CACHED)
-            page -= count - 1
-            self._window.ended(page, window)
-        else:
-            count = self.pages.run(page, window, CACHED)
-            self._window.ended(page + count - 1, window)
-        self.counters.around += count - 1
-        self._act(CONTINUE, page, count)
-
-    def _unowned(self, address: int, flags: int) -> None:
+    def unowned(self, address: int, flags: int) -> None:
         """A fault beyond what we were given: memory that mremap grew, which reads zero.
 
         (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page.)
         """
-        self.counters.unowned += 1
-        start = address >> self._shift << self._shift
+        ledger = self.ledger
+        ledger.counters.unowned += 1
+        start = address >> ledger.shift << ledger.shift
         self.out.append(Fill(CONTINUE if flags & _MINOR else ZERO, -1, 1, start))
-
-    def _next_wanted(self) -> tuple[int, int] | None:
-        if self._advance is not None:
-            run = self._advance.stream()
-            if run is not None:
-                start, end = run
-                return start, self._chunk(start, end)
-        while self._wanted:
-            page, count = self._wanted.popleft()
-            start = self.pages.find(MISSING, page, page + count)
-            if start >= 0:
-                length = self._chunk(start, self._alike(start, page + count))
-                self._wanted.appendleft((start + length, page + count - start - length))
-                return start, length
-        return None
-
-    def _next_background(self) -> tuple[int, int] | None:
-        if not self.background:
-            return None
-        # One place stays free for a fetch that a thread waits for.
-        full = len(self._fetches) >= max(self.plan.policy.fetches - 1, 1)
-        if self._advance is not None:
-            return self._next_known(self._advance, full)
-        if full:
-            return None
-        start = self.pages.first(MISSING)
-        if start >= 0:
-            return start, self._chunk(start, self.pages.count)
-        start = self.pages.first(CACHED)
-        if start < 0:
-            return None
-        # To map a page takes a quarter of the time that it takes to copy it.
-        limit = 4 * self._chunk_limit()
-        return start, self._reachable(start, self.pages.run(start, limit, CACHED))
-
-    def _next_known(self, advance: Advance, full: bool) -> tuple[int, int] | None:
-        """Bytes while no read in advance is under way (the source itself reads on), else zeros."""
-        advance.more = False
-        reading = full or (
-            bool(self._fetches) and any(not fetch.demand for fetch in self._fetches.values())
-        )
-        run = None if reading else advance.company() or advance.bytes()
-        if run is None and not advance.more:
-            run = advance.zeros()
-        if run is None and not reading and not advance.more:
-            start = self.pages.first(MISSING)  # what came back, as its read failed
-            run = None if start < 0 else (start, self._alike(start, self.pages.count))
-        if run is None:
-            return None
-        start, end = run
-        return start, self._chunk(start, end)
-
-    def _alike(self, start: int, end: int) -> int:
-        """`end`, cut where pages are not filled as `start` is."""
-        return end if self._advance is None else min(end, self._advance.at(start)[1])
-
-    def _chunk(self, start: int, end: int) -> int:
-        """How many MISSING pages from `start` make one background fill."""
-        if start in self._failures:
-            return 1
-        limit = min(self._chunk_limit(), end - start)
-        return self._reachable(start, self.pages.run(start, limit, MISSING))
-
-    def _chunk_limit(self) -> int:
-        """Small pieces where faults may be waiting; larger ones after a long time without any."""
-        self._quiet += 1
-        quiet = self._quiet > _QUIET_CHUNKS and not self.plan.source_fetches
-        return self.plan.chunk_pages * (_QUIET_FACTOR if quiet else 1)
-
-    def _reachable(self, page: int, count: int) -> int:
-        """`count`, cut where the pages stop being mapped at one stretch (never below 1)."""
-        if self._straight:
-            return count
-        return max(min(count, self.segments.reach(page)), 1)

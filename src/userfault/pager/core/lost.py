@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 
-from userfault.pager.core.actions import POISON, EndClient, Fetch, Fill, Finish, Wake
+import msgspec
+
+from userfault.pager.core.actions import POISON, EndClient, Fetch, Fill, Finish, Found, Wake
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segments
@@ -18,24 +20,44 @@ from userfault.pager.core.states import Pages
 _FAULT_AGAIN = (errno.EAGAIN, errno.EEXIST, errno.ENOENT, errno.EFAULT, errno.ENOMEM)
 
 
+class _NoPages(Pages):
+    """One page that is never settled, and stands for whatever there may be."""
+
+    def __init__(self) -> None:
+        super().__init__(bytearray(1), 1)
+
+    def move(self, page: int, count: int, new: int) -> None:
+        """It stays as it is."""
+
+
 class LostCore(MappingCore):
     """Answers each fault with poison; `why` is told where the client has to be ended instead."""
 
     def __init__(self, plan: Plan, why: str) -> None:
-        super().__init__(plan, Pages(bytearray(), 0), Segments.of((), plan.shift))
-        self.given_up = why
-        self.background = False
+        plan = msgspec.structs.replace(plan, layout=None)
+        super().__init__(plan, _NoPages(), Segments.of((), plan.shift))
+        self.restore(background=False, finished=False, given_up=why)
+        self.done = self._poisoned
+
+    @property
+    def eager(self) -> bool:
+        """There is nothing to do."""
+        return False
+
+    def idle_work(self) -> int:
+        """There is nothing to do."""
+        return 0
 
     def fault(self, address: int, flags: int) -> None:
         """A thread waits at `address`."""
         del flags
         self.counters.faults += 1
         if self.plan.has_poison:
-            self.out.append(Fill(POISON, -1, 1, address >> self._shift << self._shift))
+            self.out.append(Fill(POISON, -1, 1, address >> self.plan.shift << self.plan.shift))
         else:
             self.out.append(EndClient(self.given_up))
 
-    def done(self, fill: Fill) -> None:
+    def _poisoned(self, fill: Fill) -> None:
         """A page is poisoned."""
         self.counters.poisoned += fill.count
 
@@ -43,10 +65,10 @@ class LostCore(MappingCore):
         """A page could not be poisoned."""
         del done_bytes, now
         if code == errno.ESRCH:
-            self.finished = True
+            self.ledger.finished = True
             self.out.append(Finish((), owner_gone=True))
         elif code in _FAULT_AGAIN:
-            self.out.append(Wake(fill.address, 1 << self._shift))
+            self.out.append(Wake(fill.address, 1 << self.plan.shift))
         else:
             self.out.append(EndClient(self.given_up))
 
@@ -94,8 +116,5 @@ class LostCore(MappingCore):
     def fetch_failed(self, fetch: Fetch, cause: str, now: float) -> None:
         """A read that was asked for before."""
 
-    def inspected(self, page: int, mapped: bool, now: float) -> None:
+    def inspected(self, page: int, found: Found, now: float) -> None:
         """An answer to what was asked before."""
-
-    def _finish_if_settled(self) -> None:
-        """It never is."""

@@ -10,20 +10,11 @@ way for the page goes on.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-from userfault.pager.core.actions import (
-    POISON,
-    Abandon,
-    EndClient,
-    Fetch,
-    Fill,
-    Inspect,
-    Overdue,
-    Report,
-    Wake,
-)
-from userfault.pager.core.refusals import Refusing
+from userfault.pager.core.actions import POISON, EndClient, Fetch, Overdue, Report, Wake
+from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.states import FILLING, NAMES
 from userfault.pager.core.watch import Wait
 
@@ -38,15 +29,35 @@ class Cause(NamedTuple):
     text: str
     settling: bool = False
     gate: bool = False
-    read: tuple[Overseeing, Fetch] | None = None
+    read: tuple[Peer, Fetch] | None = None
 
 
-class Overseeing(Refusing):
-    """Adds the answers to waits that are too long."""
+class Peer(Protocol):
+    """A mapping that shares the pages: what is under way for them is under way there, too."""
 
-    def _oversee(self, now: float) -> None:
+    def awaited(self, page: int, now: float) -> Cause | None:
+        """What a fault on the page waits for; None where nothing is under way for it."""
+        ...
+
+    def read_alone(self, fetch: Fetch, cause: str, now: float) -> None:
+        """Stop a read of several pages, and read each alone."""
+        ...
+
+    def stop(self, page: int) -> None:
+        """Stop what is under way for the page alone."""
+        ...
+
+
+class Overseer:
+    """The watchdog of one mapping; `peers` has that mapping and those that share its pages."""
+
+    def __init__(self, ledger: Ledger, peers: Sequence[Peer]) -> None:
+        self._ledger = ledger
+        self.peers = peers
+
+    def tick(self, now: float) -> None:
         """Note the time of new waits; report the old ones."""
-        watch = self.watch
+        watch = self._ledger.watch
         watch.stamp(now)
         for page, wait in watch.due(now):
             cause = self._awaited(page, now)
@@ -57,110 +68,57 @@ class Overseeing(Refusing):
                 watch.told(page)
                 self._too_long(page, wait, cause, now)
 
+    def gave_up(self, page: int) -> None:
+        """The poison has worked: say so, and stop what is under way for the page alone."""
+        deadline = self._ledger.plan.policy.fault_deadline_s
+        cause = f"a thread waited for longer than {deadline} s"
+        self._ledger.out.append(Report(page, cause, _CURE))
+        for peer in self.peers:
+            peer.stop(page)
+
     def _too_long(self, page: int, wait: Wait, cause: Cause, now: float) -> None:
-        watch = self.watch
-        self.counters.overdue += 1
-        state = NAMES[self.pages.states[page]] if page >= 0 else "not ours"
-        answer = self._answer(page, cause)
-        address = self.segments.address_of(page) if page >= 0 else -page
+        ledger = self._ledger
+        ledger.counters.overdue += 1
+        state = NAMES[ledger.pages.states[page]] if page >= 0 else "not ours"
+        answer = self.answer(page, cause)
+        address = ledger.segments.address_of(page) if page >= 0 else -page
         age = now - wait.since
-        self.out.append(Overdue(page, address, state, age, wait.faults, cause.text, answer))
+        ledger.out.append(Overdue(page, address, state, age, wait.faults, cause.text, answer))
         if answer == "poison":
-            self._act(POISON, page, 1, demand=False)
+            ledger.act(POISON, page, 1, demand=False)
         elif answer == "alone" and cause.read is not None:
-            core, fetch = cause.read
-            core.out.append(Abandon(fetch.number))
-            core.fetch_failed(fetch, cause.text, now)
-            fetch.abandoned = True
-            watch.again(page)
+            peer, fetch = cause.read
+            peer.read_alone(fetch, cause.text, now)
+            ledger.watch.again(page)
         elif answer == "kill":
             text = f"a fault at {address:#x} has waited for {age:.1f} s, for {cause.text}"
-            self.out.append(EndClient(f"{text} ({_CURE})"))
+            ledger.out.append(EndClient(f"{text} ({_CURE})"))
 
-    def _answer(self, page: int, cause: Cause) -> str:
+    def answer(self, page: int, cause: Cause) -> str:
         """What is done about it.  While an event is pending no fill works, poison neither.
 
         A read of several pages that lasts says nothing about any one of them: each is read alone
         first, and has as much time again.
         """
-        policy = self.plan.policy.on_overdue
+        plan = self._ledger.plan
+        policy = plan.policy.on_overdue
         if policy != "poison":
             return policy
-        if page < 0 or self.pages.states[page] != FILLING or cause.gate:
+        if page < 0 or self._ledger.pages.states[page] != FILLING or cause.gate:
             return "report"
         if cause.read is not None:
             return "alone"
-        return "poison" if self.plan.has_poison else "kill"
-
-    def _gave_up(self, page: int) -> None:
-        """The poison has worked: say so, and stop what is under way for the page alone."""
-        cause = f"a thread waited for longer than {self.plan.policy.fault_deadline_s} s"
-        self.out.append(Report(page, cause, _CURE))
-        for core in self._siblings:
-            core._pauses = [(when, paused) for when, paused in core._pauses if paused != page]
-            core._stop_reading(page)
+        return "poison" if plan.has_poison else "kill"
 
     def _awaited(self, page: int, now: float) -> Cause | None:
-        """What the fault waits for; None where nothing is under way for it."""
-        for core in self._siblings:
-            found = core._fill_awaited(page) or core._read_awaited(page, now)
+        for peer in self.peers:
+            found = peer.awaited(page, now)
             if found is not None:
                 return found
         return None
 
-    def _fill_awaited(self, page: int) -> Cause | None:
-        for action in self.out:
-            if isinstance(action, Fill) and _fills(action, page):
-                return Cause("a fill that is being made", settling=True)
-            if isinstance(action, Inspect) and action.page == page:
-                return Cause("a look at the page tables", settling=True)
-        for fill in self.deferred:
-            if _fills(fill, page):
-                return Cause(
-                    "a thread of the client that raised an event (madvise, munmap, mremap or fork)"
-                    " and has not run since: until then the kernel refuses fills (EAGAIN)",
-                    gate=True,
-                )
-        return None
-
-    def _read_awaited(self, page: int, now: float) -> Cause | None:
-        policy = self.plan.policy
-        tries = f"attempt {self._failures.get(page, 0) + 1} of {policy.retries + 1}"
-        for when, paused in self._pauses:
-            if paused == page:
-                refused = self._refusals.get(page, 0)
-                if refused:
-                    return Cause(f"memory for the page (refused {refused} times, ENOMEM)")
-                return Cause(f"a read of the source ({tries}, in {max(when - now, 0):.2f} s)")
-        for fetch in self._fetches.values():
-            if fetch.page <= page < fetch.page + fetch.count:
-                if fetch.deadline == float("inf"):
-                    return Cause(f"read {fetch.number} of the source, which waits for its turn")
-                age = now - (fetch.deadline - policy.deadline_s)
-                text = f"read {fetch.number} of the source ({tries}, begun {age:.1f} s ago)"
-                return Cause(text, read=(self, fetch) if fetch.count > 1 else None)
-        for first, count, _ in self._waiting:
-            if first <= page < first + count:
-                return Cause(f"one of {policy.fetches} reads of the source to end")
-        return None
-
-    def _stop_reading(self, page: int) -> None:
-        for fetch in list(self._fetches.values()):
-            pages = range(fetch.page, fetch.page + fetch.count)
-            if page in pages and self.pages.find(FILLING, fetch.page, pages.stop) < 0:
-                fetch.abandoned = True
-                del self._fetches[fetch.number]
-                self.out.append(Abandon(fetch.number))
-                self._start_waiting()
-
     def _wake_waiter(self, page: int) -> None:
-        address = self.segments.address_of(page) if page >= 0 else -page
+        ledger = self._ledger
+        address = ledger.segments.address_of(page) if page >= 0 else -page
         if address >= 0:
-            self.out.append(Wake(address, 1 << self._shift))
-
-
-def _fills(fill: Fill, page: int) -> bool:
-    """Whether `fill` is for the page (below zero: minus an address)."""
-    if page < 0:
-        return fill.page < 0 and fill.address == -page
-    return fill.page <= page < fill.page + fill.count
+            ledger.out.append(Wake(address, 1 << ledger.shift))

@@ -21,11 +21,15 @@ Decisions only; `pager/drivers/placement.py` asks the system and moves.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import operator
 from collections import Counter, deque
 
 import msgspec
 
 from userfault.kernel.errors import UsageError
+from userfault.kernel.numbers import real
 
 FOLLOW, ANY = "follow", "any"
 
@@ -53,19 +57,32 @@ class Placing(msgspec.Struct, frozen=True):
     poll_budget: float = 0.5
 
     def __post_init__(self) -> None:
-        number = isinstance(self.cpu, int) and not isinstance(self.cpu, bool)
-        if self.cpu not in (FOLLOW, ANY) and not (number and int(self.cpu) >= 0):
-            raise UsageError(
-                f"cpu={self.cpu!r}",
-                cause="not a place for a pager",
-                cure='use "follow", "any" or the number of a CPU',
-            )
+        put = functools.partial(msgspec.structs.force_setattr, self)
+        put("cpu", _cpu(self.cpu))
+        put("poll_budget", real("poll_budget", self.poll_budget))
         if not 0 <= self.poll_budget <= 1:
             raise UsageError(
                 f"poll_budget={self.poll_budget!r}",
                 cause="it is a share of one CPU's time",
                 cure="pass 0 (never poll) to 1 (poll whenever that is a gain)",
             )
+
+
+def _cpu(cpu: str | int) -> str | int:
+    """A place for a pager; True and False are no numbers of CPUs."""
+    if isinstance(cpu, str) and cpu in (FOLLOW, ANY):
+        return str.__str__(cpu)
+    number = -1
+    if not isinstance(cpu, bool):
+        with contextlib.suppress(TypeError):
+            number = operator.index(cpu)  # type: ignore[arg-type]  # any other text is none
+    if not 0 <= number < 1 << 31:
+        raise UsageError(
+            f"cpu={cpu!r}",
+            cause="not a place for a pager",
+            cure='use "follow", "any" or the number of a CPU',
+        )
+    return number
 
 
 class Stand(msgspec.Struct, frozen=True):

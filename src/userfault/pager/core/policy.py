@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import KIB
+from userfault.kernel.numbers import flag, one_of, real, whole
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -27,6 +30,8 @@ class Policy(msgspec.Struct, frozen=True):
     `on_exit`: what a `with` block does with unfilled pages while views of the memory live:
     `complete` fills them first, `poison` gives them up.
     `patience_s`: how long leaving a `with` block waits for that completion.
+
+    Numbers may be NumPy's.  Raises UsageError for a value that cannot work.
     """
 
     background: bool = True
@@ -42,23 +47,33 @@ class Policy(msgspec.Struct, frozen=True):
     patience_s: float = 600.0
 
     def __post_init__(self) -> None:
-        _one_of("on_failure", self.on_failure, ("poison", "kill"))
-        _one_of("on_overdue", self.on_overdue, ("report", "poison", "kill"))
-        _one_of("on_exit", self.on_exit, ("complete", "poison"))
-        for name, low in (("window_bytes", 1), ("chunk_bytes", 1), ("fetches", 1), ("retries", 0)):
-            if getattr(self, name) < low:
+        put = functools.partial(msgspec.structs.force_setattr, self)
+        put("background", flag("policy background", self.background))
+        for name, allowed in _ANSWERS.items():
+            put(name, one_of(f"policy {name}", getattr(self, name), allowed))
+        for name, low in _LEAST.items():
+            number = whole(f"policy {name}", getattr(self, name))
+            if number < low:
                 raise UsageError(
-                    f"policy {name}={getattr(self, name)}",
+                    f"policy {name}={number}",
                     cause=f"it must be at least {low}",
                     cure="leave it out for the default",
                 )
-        watched = self.fault_deadline_s is None or self.fault_deadline_s > 0
-        if self.deadline_s <= 0 or self.patience_s <= 0 or not watched:
-            raise UsageError("policy with no time", cause="times must be positive", cure="in s")
+            put(name, number)
+        for name in ("deadline_s", "patience_s", "fault_deadline_s"):
+            if name == "fault_deadline_s" and self.fault_deadline_s is None:
+                continue
+            seconds = real(f"policy {name}", getattr(self, name))
+            if seconds <= 0:
+                raise UsageError(
+                    f"policy {name}={seconds}", cause="times must be positive", cure="in seconds"
+                )
+            put(name, seconds)
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(
-            f"policy {name}={value!r}", cause="unknown value", cure=f"use {' or '.join(allowed)}"
-        )
+_ANSWERS = {
+    "on_failure": ("poison", "kill"),
+    "on_overdue": ("report", "poison", "kill"),
+    "on_exit": ("complete", "poison"),
+}
+_LEAST = {"window_bytes": 1, "chunk_bytes": 1, "fetches": 1, "retries": 0}

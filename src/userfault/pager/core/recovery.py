@@ -94,25 +94,20 @@ def rebuild(
     `pages_of` is asked once for each number of states: contexts that shared them share them again.
     """
     cores: dict[int, MappingCore] = {}
-    sharing: dict[int, list[MappingCore]] = {}
+    firsts: dict[int, MappingCore] = {}  # by the number of their states
     for each in records:
-        siblings = sharing.setdefault(each.states, [])
-        pages = siblings[0].pages if siblings else pages_of(each)
-        core = _rebuilt(each, plan_of(each), pages)
-        core._siblings = siblings
-        siblings.append(core)
+        first = firsts.get(each.states)
+        core = _rebuilt(each, plan_of(each), first.pages if first else pages_of(each))
+        if first:
+            core.share(first)
+        firsts.setdefault(each.states, core)
         cores[each.number] = core
     return cores
 
 
 def _rebuilt(each: ContextRecord, plan: Plan, pages: Pages) -> MappingCore:
     core = MappingCore(plan, pages, Segments.of(each.segments, plan.shift))
-    whole = Segment(plan.start, plan.start + (pages.count << plan.shift), 0)
-    if each.segments != (whole,):
-        core._straight = 0
-    core.background = each.background
-    core.finished = each.finished
-    core.given_up = each.given_up
+    core.restore(background=each.background, finished=each.finished, given_up=each.given_up)
     return core
 
 
@@ -146,12 +141,12 @@ def resume(cores: Collection[MappingCore]) -> None:
     What was decided and not carried out is decided again: the finish, giving up.
     """
     for core in cores:
-        core._revert(0, core.pages.count)
+        core.ledger.revert(0, core.pages.count)
     for core in cores:
         core.out.append(WakeAll())
     for core in cores:
-        core._finish_if_settled()
+        core.ledger.finish_if_settled()
         if core.given_up and core.pages.unsettled:
             background = core.background  # `complete()` may have been asked for since
             core.give_up(core.given_up, "")
-            core.background = background
+            core.planner.background = background

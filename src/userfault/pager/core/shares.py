@@ -8,6 +8,8 @@ There are `limit` places.  Who gets the next one:
 
 A quarter of the places is kept for faults of mappings that hold none.  So sources that hang, or
 a mapping with many threads, cannot have all places, and the first fault of another is read at once.
+Reads in advance have half of the places at most: in front of a source that hangs, faults of the
+mappings that read it find a place.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Shares(Generic[Read]):
         self.limit = limit
         self.most = 0  # places taken at once, at the highest
         self._spare = limit // 4
+        self._in_advance = limit // 2 if self._spare else limit  # few are all to be had
         self._waiting: dict[int, list[Read]] = {}  # the mapping served longest ago is the first
         self._running: dict[int, tuple[int, Read]] = {}  # by identity
         self._held: dict[int, int] = {}  # places by mapping
@@ -109,6 +112,9 @@ class Shares(Generic[Read]):
         found: tuple[int, Read] | None = None
         fewest = self.limit + 1
         free = len(self._running) < self.limit - self._spare
+        if not demand:
+            in_advance = sum(not read.demand for _, read in self._running.values())
+            free = free and in_advance < self._in_advance
         for mapping, reads in self._waiting.items():
             held = self._held.get(mapping, 0)
             if held >= fewest or not (free or (demand and not held)):

@@ -70,6 +70,16 @@ class Watch:
                     del waits[each]
         self.any = bool(self._waits or self._told)
 
+    def age(self, page: int, count: int, now: float) -> float:
+        """Seconds for which one of these pages is waited for; 0 where none is."""
+        held = [
+            wait.since
+            for waits in (self._waits, self._told)
+            for each, wait in waits.items()
+            if page <= each < page + count and wait.since
+        ]
+        return now - min(held, default=now)
+
     def clear(self) -> None:
         """Nobody waits any more: the process has ended."""
         self._waits.clear()

@@ -19,6 +19,7 @@ from userfault.linux.pidfd import Sender
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.messages import Attach, Prefetch
 from userfault.pager.drivers.records import Descriptors
+from userfault.pager.drivers.texts import clipped
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
 
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
@@ -112,12 +113,12 @@ def in_range(request: Prefetch, pages: int) -> None:
 def refused(error: Exception) -> messages.Refused:
     """The reply that says why."""
     if isinstance(error, UserfaultError):
-        return messages.Refused(error.what, error.cause, error.cure)
+        return messages.Refused(clipped(error.what), clipped(error.cause), clipped(error.cure))
     if isinstance(error, OSError):
         cause, cure = os.strerror(error.errno or 0), "check the limits on memory and descriptors"
         return messages.Refused("the pager cannot take the request", cause, cure)
     cause = str(error) if isinstance(error, ValueError) else repr(error)
-    return messages.Refused("the pager cannot take the request", cause, messages.VERSIONS)
+    return messages.Refused("the pager cannot take the request", clipped(cause), messages.VERSIONS)
 
 
 def _hold(right: bool, what: str) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from userfault.kernel.errors import KernelError
 from userfault.linux import pidfd
 from userfault.linux.libc import Pinned, madvise, mmap
-from userfault.linux.pagemap import Pagemap
 from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
@@ -29,6 +28,7 @@ from userfault.pager.drivers.messages import MAX_FAILURES, Failure
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Context
 from userfault.pager.drivers.texts import clipped
+from userfault.pager.drivers.witness import Witness
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
@@ -55,7 +55,7 @@ class Performer:
         self._journal = journal
         self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
         self._zeros_length = 0
-        self._pagemap: Pagemap | None = None
+        self._witness = Witness(client)
 
     def fill(self, context: Context, fill: Fill) -> None:
         """One ioctl; the core hears what became of it."""
@@ -176,29 +176,28 @@ class Performer:
         context.uffd.wake_all()
 
     def inspect(self, context: Context, action: Inspect) -> None:
-        """Ask the client's page tables; if they may not be read, believe EEXIST.
-
-        Which process a forked child is we do not know: there EEXIST is taken for lack of memory,
-        which is tried again, since a page wrongly called present would read zero later.
-        """
-        mapped = context is context.served.main
-        if mapped:
-            with contextlib.suppress(OSError):
-                self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
-                mapped = self._pagemap.present(action.address)
-        context.core.inspected(action.page, mapped, _clock())
+        """Look at what is there."""
+        context.core.inspected(action.page, self._witness.look(context, action), _clock())
 
     def report(self, context: Context, action: Report) -> None:
         """Tell the client's standard error, and remember for `check()`."""
         served = context.served
         offset = action.page * served.page_size
         served.failed += 1
+        cause, cure = clipped(action.cause), clipped(action.cure)
         if len(served.failures) < MAX_FAILURES:
-            cause, cure = clipped(action.cause), clipped(action.cure)
             served.failures.append(Failure(offset, cause, cure))
-            say(f"page at offset {offset:#x} given up: {cause} (cure: {cure})")
-        elif served.failed == MAX_FAILURES + 1:
-            say("more pages were given up; they are counted, not listed")
+        if cause in served.told or len(served.told) > MAX_FAILURES:
+            return
+        # One line for each cause: a source that fails as a whole fails for every page.
+        served.told.add(cause)
+        if len(served.told) <= MAX_FAILURES:
+            say(
+                f"page at offset {offset:#x} given up: {cause} (cure: {cure});"
+                " more pages with this cause are counted, not listed"
+            )
+        else:
+            say("more pages were given up, for other causes; they are counted, not listed")
 
     def end_client(self, message: str) -> None:
         """Kill the client: it must not go on with memory that nobody can fill."""
@@ -209,6 +208,5 @@ class Performer:
         self.end_client(action.message)
 
     def close(self) -> None:
-        """Close the client's page tables, if they were looked at."""
-        if self._pagemap is not None:
-            self._pagemap.close()
+        """Close what the client was looked at with."""
+        self._witness.close()

@@ -46,6 +46,7 @@ from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
 from userfault.pager.drivers.losing import lose
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
+from userfault.pager.drivers.reach import Reach
 from userfault.pager.drivers.reads import Reads
 from userfault.pager.drivers.records import FamilyRecord, ServedRecord, encode
 from userfault.pager.drivers.served import Context, Served
@@ -91,11 +92,13 @@ class LiveDriver:
         self._children: dict[Context, None] = {}  # contexts of forked children
         self._children_checked = 0.0
         self._performer = Performer(self._client, journal)
+        self._reach = Reach(self._client)
         self._reads = Reads(self, family.hello.in_flight)
         self._unpackers: Unpackers | None = None
         self._rare: dict[type, Callable[..., None]] = {
             Fetch: self._reads.ask,
             actions.Abandon: self._reads.abandon,
+            actions.Hasten: self._reads.hasten,
             actions.Wake: self._performer.wake,
             actions.WakeAll: self._performer.wake_all,
             actions.Inspect: self._performer.inspect,
@@ -130,6 +133,7 @@ class LiveDriver:
                 self._timers(_clock())
             if self._deferring:
                 self._retry(_clock())
+            self._reach.look(self.served.values())
             if not ready or (self._busy and self._busy.disturbed()):
                 self._idle()
             elif self._busy:
@@ -163,10 +167,10 @@ class LiveDriver:
     def _timeout(self) -> float:
         if self._busy:
             return 0
-        succession = self._succession.next_time()
-        if not (self._timed or self._children or self._deferring) and succession is None:
+        known = [self._succession.next_time(), self._reach.next_time()]
+        times = [when for when in known if when is not None]
+        if not (self._timed or self._children or self._deferring or times):
             return -1
-        times = [] if succession is None else [succession]
         if self._deferring:
             times.append(self._deferring.next_time())
         for context in list(self._timed):
@@ -377,6 +381,7 @@ class LiveDriver:
         """
         if action.owner_gone:
             self._drop_context(context)
+            self._drop_if_deserted(context.served)  # of a dead client this was perhaps the last
             return
         served = context.served
         changed = served.origin.changed()
@@ -443,6 +448,7 @@ class LiveDriver:
             del self.served[served.number]
             raise
         self._take_up(served)
+        self._reach.take()
         self._watch_context(served.main)
 
     def restore(self, served: Served) -> None:

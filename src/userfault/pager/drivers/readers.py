@@ -29,8 +29,13 @@ class Answered(msgspec.Struct):
 class Source(Protocol):
     """What the threads read."""
 
-    def read(self, offset: int, length: int, *, urgent: bool) -> bytearray | memoryview:
-        """`length` bytes from `offset`.  May block; raises SourceError."""
+    def read(
+        self, offset: int, length: int, *, urgent: bool, waited: float
+    ) -> bytearray | memoryview:
+        """`length` bytes from `offset`, for which a thread has waited since `waited` seconds.
+
+        May block; raises SourceError.
+        """
         ...
 
 
@@ -58,7 +63,8 @@ class Readers:
         data: memoryview | None = None
         cause = ""
         try:
-            data = memoryview(self._source.read(offset, length, urgent=fetch.demand))
+            read = self._source.read(offset, length, urgent=fetch.demand, waited=fetch.waited)
+            data = memoryview(read)
         except SourceError as error:
             cause = f"{error.what}: {error.cause}"
         except Exception as error:  # a bug here must not leave a thread of the client waiting

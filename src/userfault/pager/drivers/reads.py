@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from userfault.pager.core.actions import Abandon, Fetch
+from userfault.pager.core.actions import Abandon, Fetch, Hasten
 from userfault.pager.core.shares import Shares
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.readers import Answered, Readers
@@ -75,6 +75,10 @@ class Reads:
                 self._shares.forget(served.number, [fetch])
                 if isinstance(fetcher, Workers):
                     self._end_worker(fetcher, fetch)
+        self._start()
+
+    def hasten(self, _context: Context, _action: Hasten) -> None:
+        """A read that has no place yet may have one now."""
         self._start()
 
     def forget(self, context: Context) -> None:

@@ -141,6 +141,7 @@ class Served:
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
+        self.told: set[str] = set()  # causes of failures that were said
         self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
         self._recorded: msgspec.Raw | None = None
@@ -164,6 +165,7 @@ class Served:
         """A mapping that was served by another worker."""
         served = cls(record.attach, record.fds, bell)
         served.failures, served.failed = record.failures, record.failed
+        served.told = {failure.cause for failure in record.failures}
         if record.lost:
             served._again_lost(record)
             return served
@@ -174,7 +176,7 @@ class Served:
         )
         for kept in record.contexts:
             core = cores[kept.core.number]
-            core.counters = kept.counters
+            core.ledger.counters = kept.counters
             uffd = LiveUserfaultfd.adopt(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)

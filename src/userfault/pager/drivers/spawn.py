@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.unpatched import original
 from userfault.source import interpreter
 
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
@@ -68,7 +69,8 @@ def _start(command: list[str], passed: int, stderr: int) -> int:
     # Late: a client that restores from files, and its pager, need it once or never.
     import subprocess  # noqa: PLC0415
 
-    process = subprocess.Popen(
+    popen = original("subprocess", "Popen")  # gevent's would have its loop watch the process
+    process = popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -78,7 +80,8 @@ def _start(command: list[str], passed: int, stderr: int) -> int:
         start_new_session=True,
     )
     process.returncode = 0  # ours to reap, not to be watched by the module
-    return process.pid
+    pid: int = process.pid
+    return pid
 
 
 def _inheritable(fd: int) -> bool:

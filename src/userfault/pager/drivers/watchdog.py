@@ -7,6 +7,7 @@ of is a pager that is itself stuck or stopped: it reads no faults then, and look
 from __future__ import annotations
 
 from userfault.kernel.memtypes import size_name
+from userfault.kernel.names import shown
 from userfault.pager.core.actions import Overdue
 from userfault.pager.drivers.messages import MAX_OVERDUE, Waited
 from userfault.pager.drivers.say import say
@@ -70,5 +71,5 @@ def _name(source: Spec) -> str:
     if isinstance(source, FileSpec):
         return source.name
     if isinstance(source, StoreSpec):
-        return f"{source.url}/{source.name}"
+        return shown(f"{source.url}/{source.name}")
     return source.target if isinstance(source, FunctionSpec) else "zeros"

@@ -185,7 +185,8 @@ def _answer(channel: socket.socket) -> None:
     slot = mmap.mmap(packet.fds[0], os.fstat(packet.fds[0]).st_size)
     arguments = os.pread(packet.fds[1], spec.stored, 0) if spec.stored else spec.arguments
     close_all(packet.fds)
-    sys.path[:] = [*spec.path, *(entry for entry in sys.path if entry not in spec.path)]
+    path = [os.fsdecode(entry) for entry in spec.path]
+    sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
     source: FunctionSource | None = None
     while True:
         request = channel.recv(_REQUEST.size)

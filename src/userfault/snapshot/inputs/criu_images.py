@@ -17,6 +17,7 @@ import msgspec
 from userfault.snapshot.errors import FormatError
 from userfault.snapshot.inputs.protobuf import fields
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.source.opening import NoFileError, open_file
 
 _COMMON = 0x54564319
 _PSTREE, _PAGEMAP, _MM = 0x50273030, 0x56084025, 0x57492820
@@ -235,7 +236,11 @@ def _records(path: str, magic: int) -> Iterator[bytes]:
     left = os.path.getsize(path)
     if left > _LARGEST:
         raise _damaged(path, f"it is larger than {_LARGEST} bytes")
-    with open(path, "rb") as file:
+    try:
+        fd = open_file(path)
+    except NoFileError as error:
+        raise _damaged(path, error.strerror or "") from None
+    with open(fd, "rb") as file:
         head = file.read(8)
         if len(head) < 8 or struct.unpack("<2I", head) != (_COMMON, magic):
             raise _damaged(path, "it does not begin with the numbers of its kind")

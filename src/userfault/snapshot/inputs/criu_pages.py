@@ -11,6 +11,7 @@ from userfault.snapshot.errors import FormatError
 from userfault.snapshot.inputs import criu_images
 from userfault.snapshot.inputs.criu_images import LAZY, PARENT, PRESENT, PageMap
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.source.opening import NoFileError, open_file
 
 
 class Found(NamedTuple):
@@ -107,7 +108,13 @@ class Layers:
         entries = criu_images.page_map(folder, self._name)
         path = os.path.join(folder, f"pages-{entries.pages_id}.img")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_file(path)
+        except NoFileError as error:
+            raise FormatError(
+                f"{path} is damaged",
+                cause=error.strerror or "",
+                cure="dump again, or take another copy",
+            ) from None
         except FileNotFoundError:
             if entries.stored:
                 raise FormatError(

@@ -13,7 +13,9 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
+from userfault.kernel.names import shown
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
+from userfault.source.opening import NoFileError, open_file
 
 
 class FileInput:
@@ -42,12 +44,6 @@ class FileInput:
         self._buffer = bytearray()
         try:
             self._mode = os.fstat(self._fd).st_mode
-            if not (stat.S_ISREG(self._mode) or stat.S_ISBLK(self._mode)):
-                raise UsageError(
-                    f"cannot pack {self._path}",
-                    cause="it is neither a file nor a block device",
-                    cure="write the image to a file first",
-                )
             self.length = os.lseek(self._fd, 0, os.SEEK_END)
             self._state = self._look()
         except BaseException:
@@ -129,11 +125,16 @@ class FileInput:
 
 def _opened(path: str) -> int:
     try:
-        # A pipe would block here until somebody writes to it.
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
+        return open_file(path)
+    except NoFileError as error:
         raise UsageError(
-            f"cannot open {path}",
-            cause=os.strerror(error.errno or 0),
+            f"cannot pack {shown(path)}",
+            cause=error.strerror or "",
+            cure="write the image to a file first",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot open {shown(path)}",
+            cause=error.strerror or "" if isinstance(error, OSError) else str(error),
             cure="name an image that is there and may be read",
         ) from None

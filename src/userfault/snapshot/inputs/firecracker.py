@@ -13,7 +13,6 @@ before" (docs/snapshotting/snapshot-support.md of Firecracker).
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from collections.abc import Iterator
 
@@ -23,6 +22,7 @@ from blake3 import blake3
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.inputs.protocol import PAGE, Holds
+from userfault.source.opening import open_file
 
 _MAGIC = {0x0710_1984_8664: "x86_64", 0x0710_1984_AAAA: "aarch64"}
 _LARGEST_STATE = 64 << 20  # Firecracker itself reads 10 MB at most
@@ -67,10 +67,7 @@ def firecracker(memory: str, *, state: str | None = None, diff: bool = False) ->
 def state_of(path: str) -> State | None:
     """What the file is as a state file; None where it is none, or cannot be read."""
     try:
-        # A pipe or a device in the folder would block, or do something.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             head = file.read(_HEAD)
     except OSError:
         return None
@@ -126,5 +123,5 @@ def _digest(path: str) -> str:
             cause=f"these have less than {_LARGEST_STATE >> 20} MiB",
             cure="name the file that was given as snapshot_path",
         )
-    with open(path, "rb") as file:
+    with open(open_file(path), "rb") as file:
         return blake3(file.read()).hexdigest()

@@ -54,7 +54,7 @@ class ProcessInput:
     kind = "process"
 
     def __init__(self, pid: int, *, running: bool = False, registers: bool = False) -> None:
-        access.refuse_others(pid)
+        self._thread = access.refuse_others(pid)  # by which the process is looked at
         self._pid = pid
         self._running = running
         self._registers = registers and not running
@@ -74,11 +74,11 @@ class ProcessInput:
             raise
 
     def _open(self) -> None:
-        self._memory = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        self._pagemap = Pagemap(self._pid)
+        self._memory = os.open(f"/proc/{self._thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._pagemap = Pagemap(self._thread)
         if not self._running:
             self._stopped = Stopped(self._pid)
-        self._about = access.about(self._pid)
+        self._about = access.about(self._pid, self._thread)
         if self._registers:
             self._keep_registers()
         self._parts = list(self._laid_out())
@@ -168,8 +168,8 @@ class ProcessInput:
     def _laid_out(self) -> Iterator[_Part]:
         """The mappings, one after the other; without those that are nothing but reserved."""
         offset = 0
-        memory_devices = maps.memory_devices(self._pid)
-        for mapping in maps.mappings(self._pid):
+        memory_devices = maps.memory_devices(self._thread)
+        for mapping in maps.mappings(self._thread):
             if mapping.name.startswith(_KERNELS):
                 continue
             region = Region(
@@ -193,7 +193,7 @@ class ProcessInput:
         """The open file behind a mapping; -1, and a warning, where we may not open it."""
         key = (mapping.device, mapping.inode)
         if key not in self._files:
-            self._files[key] = access.opened(self._pid, mapping)
+            self._files[key] = access.opened(self._thread, mapping)
             if self._files[key] < 0:
                 self._warnings.append(
                     f"of the shared memory {mapping.name} only the pages that process {self._pid}"
@@ -278,7 +278,7 @@ class ProcessInput:
         """Where a process has ended, its memory reads as the end of a file (proc(5))."""
         try:
             os.kill(self._pid, 0)
-            with open(f"/proc/{self._pid}/maps", "rb") as file:
+            with open(f"/proc/{self._thread}/maps", "rb") as file:
                 if file.read(1):
                     return
         except OSError:

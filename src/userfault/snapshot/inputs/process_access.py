@@ -8,11 +8,16 @@ import os
 from userfault.kernel.errors import SourceError, Unavailable, UsageError
 from userfault.linux import maps
 
+_ENDED = (b"Z", b"X")
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD (linux/sched.h), in the flags of proc_pid_stat(5)
 
 
-def refuse_others(pid: int) -> None:
-    """Raise UsageError where `pid` is nothing that has memory to pack."""
+def refuse_others(pid: int) -> int:
+    """Raise UsageError where `pid` is nothing that has memory to pack.
+
+    The thread by which its memory can be had: its first one, or another if that has ended
+    (pthread_exit(3) in main): it is a zombie then, without memory, and the process lives on.
+    """
     if pid == os.getpid():
         raise UsageError(
             "cannot pack the memory of this very process",
@@ -30,26 +35,43 @@ def refuse_others(pid: int) -> None:
     cause = ""
     if int(words[6]) & _KERNEL_THREAD:
         cause = "it is a thread of the kernel, which has no memory of its own"
-    elif words[0] in (b"Z", b"X"):
-        cause = "it has ended already and waits for its parent (a zombie)"
     elif group != str(pid):
         cause = f"it is a thread of process {group}"
-    if cause:
-        raise UsageError(f"cannot pack process {pid}", cause=cause, cure="name another process")
+    elif words[0] not in _ENDED:
+        return pid
+    elif thread := _living_thread(pid):
+        return thread
+    else:
+        cause = "it has ended already and waits for its parent (a zombie)"
+    raise UsageError(f"cannot pack process {pid}", cause=cause, cure="name another process")
+
+
+def _living_thread(pid: int) -> int:
+    """A thread of a process whose first one has ended; 0 where none lives."""
+    with contextlib.suppress(OSError):
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/stat", "rb") as file,
+            ):
+                if file.read().rpartition(b") ")[2][:1] not in _ENDED:
+                    return thread
+    return 0
 
 
 def _status(pid: int) -> dict[str, str]:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        pairs = (line.rstrip("\n").partition(":\t") for line in file)
-        return {name: value for name, _, value in pairs}
+    with open(f"/proc/{pid}/status", "rb") as file:
+        # The name of a program may hold anything but a line feed, which is escaped.
+        pairs = (line.partition(b":\t") for line in file.read().split(b"\n"))
+        return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
-def about(pid: int) -> dict[str, str]:
+def about(pid: int, thread: int) -> dict[str, str]:
     """For the manifest.  The command line is left out: it may have a password in it."""
-    with open(f"/proc/{pid}/auxv", "rb") as file:
+    with open(f"/proc/{thread}/auxv", "rb") as file:
         auxv = file.read()
-    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-        command = file.read().rstrip("\n")
+    with open(f"/proc/{pid}/comm", "rb") as file:
+        command = os.fsdecode(file.read().removesuffix(b"\n"))
     return {
         "pid": str(pid),
         "command": command,

@@ -1,0 +1,36 @@
+"""What is taken of the standard library as it is, whatever gevent has put in its place.
+
+`gevent.monkey` replaces locks, threads, sockets and poll by its own, which let other greenlets run
+and make descriptors non-blocking (also for a process that inherits them).  Ours wait for a
+millisecond, in places where nothing else may run.
+"""
+
+from __future__ import annotations
+
+import _socket
+import importlib
+import socket
+import sys
+from typing import Any
+
+
+def original(module: str, name: str) -> Any:
+    """`name` of `module` as Python has it."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return getattr(importlib.import_module(module), name)
+    return monkey.get_original(module, name)
+
+
+def packet_sockets() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection of packets, which wait for as long as it takes.
+
+    `socket.setdefaulttimeout` is for the program's own, and would make them non-blocking, also for
+    a process that inherits one.  Raises OSError.
+    """
+    made = _socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kind = original("socket", "socket")
+    ours, theirs = (kind(fileno=each.detach()) for each in made)
+    for each in (ours, theirs):
+        each.settimeout(None)
+    return ours, theirs

@@ -1,0 +1,294 @@
+"""The books of one mapping: what its pages are, where they are shown, what is asked of the driver.
+
+Every fill wakes all waiters of its range.  Whenever a fill is abandoned its range is woken too: a
+waiter faults again and is decided anew.  That is the one rule by which no thread is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    POISON,
+    ZERO,
+    Action,
+    EndClient,
+    Fill,
+    Finish,
+    Report,
+    Wake,
+)
+from userfault.pager.core.plan import Counters, Plan
+from userfault.pager.core.segments import Segment, Segments
+from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
+from userfault.pager.core.watch import Watch
+
+
+class Ledger:
+    """Fills asked for, pages settled, waiters woken.
+
+    `out` holds the actions not yet performed.  `finished` is set once every page is settled.
+    `watch`: the faults that were not answered at once.  `failures`, `refusals`: of pages that are
+    not settled, how often their source could not be read, and memory for them was not to be had.
+    `asked`: the page of the last fault.  `base`: the address of page 0, right for `straight` pages:
+    all, or none once mremap or munmap came by; then `segments` tells.
+    `peers`: the ledgers that share these pages, this one among them (shared memory of a process
+    and its children).
+    """
+
+    def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
+        self.plan = plan
+        self.pages = pages
+        whole = Segments(plan.start, pages.count, plan.shift)
+        self.segments = whole if segments is None else segments  # none may be left
+        self.out: deque[Action] = deque()
+        self.counters = Counters()
+        self.finished = False
+        self.watch = Watch(plan.policy.fault_deadline_s)
+        self.timed = False  # something waits for a time
+        self.filled: list[tuple[int, int]] = []  # runs of pages filled since the batch was read
+        self.failures: dict[int, int] = {}
+        self.refusals: dict[int, int] = {}
+        self.peers: list[Ledger] = [self]
+        self.shift = plan.shift
+        self.asked = -1  # the page of the last fault
+        self.base = plan.start
+        # 0 once the mapping is not one segment any more
+        self.straight = pages.count if self._is_whole() else 0
+        # To be told: a page that the watchdog gave up is poisoned; pages are in.
+        self.gave_up: Callable[[int], None] = _nothing
+        self.told: Callable[[int, int, bool], None] | None = None
+
+    # --- addresses -------------------------------------------------------------------------------
+
+    def reachable(self, page: int, count: int) -> int:
+        """`count`, cut where the pages stop being mapped at one stretch (never below 1)."""
+        if self.straight:
+            return count
+        return max(min(count, self.segments.reach(page)), 1)
+
+    def unmap(self, start: int, end: int) -> None:
+        """Addresses [start, end) are gone.  Shared pages stay for whoever else maps them."""
+        gone = self.segments.unmap(start, end)
+        self.straight = 0
+        self.out.append(Wake(start, end - start))  # who waits there: no fill will come by any more
+        for page, count in gone:
+            self.forsake(page, count)
+
+    def remap(self, old: int, new: int, length: int) -> None:
+        """Addresses [old, old + length) are at `new` now; who waits at the old place is woken."""
+        self.segments.remap(old, new, length)
+        self.straight = 0
+        self.out.append(Wake(old, length))  # bytes under way go to the new place
+
+    def not_mapped(self, address: int) -> None:
+        """Nothing is mapped at the page of `address` (no event told of it)."""
+        self.segments.unmap(address, address + (1 << self.shift))
+        self.straight = 0
+
+    # --- what is asked of the driver -------------------------------------------------------------
+
+    def act(
+        self,
+        kind: int,
+        page: int,
+        count: int,
+        demand: bool = True,
+        data: memoryview | None = None,
+        data_page: int = 0,
+    ) -> None:
+        """Ask for a fill, cut into stretches where mremap or munmap split the mapping."""
+        if self.straight:
+            address = self.base + (page << self.shift)
+            self.out.append(Fill(kind, page, count, address, demand, data, data_page))
+            return
+        while count > 0:
+            ledger = self if self.segments.reach(page) else self._other_with(page)
+            if ledger:
+                reach = min(ledger.segments.reach(page), count) if ledger is self else 1
+                address = ledger.segments.address_of(page)
+                ledger.out.append(Fill(kind, page, reach, address, demand, data, data_page))
+            else:  # mapped nowhere any more: nobody can wait for it
+                reach = 1
+                if self.pages.states[page] in (FILLING, CACHED):
+                    self.settle(page, 1, REMOVED)
+            page, count = page + reach, count - reach
+
+    def poison(self, page: int, count: int, cause: str, cure: str, *, report: bool = True) -> None:
+        """Give pages up: their accesses raise SIGBUS from now on."""
+        policy = self.plan.policy
+        if report:
+            self.out.append(Report(page, cause, cure))
+        if (report and policy.on_failure == "kill") or not self.plan.has_poison:
+            self.out.append(EndClient(f"page {page} of lazily filled memory: {cause} ({cure})"))
+            return
+        for first, length in self.pages.runs(page, count, MISSING):
+            self.pages.move(first, length, FILLING)
+        for first, length in self.pages.runs(page, count, FILLING):
+            self.act(POISON, first, length)
+
+    def rest(self, fill: Fill, done: int) -> Fill:
+        """What is left of `fill` after its first `done` pages."""
+        return Fill(
+            fill.kind,
+            fill.page + done if fill.page >= 0 else -1,
+            fill.count - done,
+            fill.address + (done << self.shift),
+            fill.demand,
+            fill.data,
+            fill.data_page,
+        )
+
+    def wake(self, page: int, count: int) -> None:
+        """Make whoever waits for these pages fault again, in every mapping that shares them."""
+        for peer in self.peers:
+            peer.wake_here(page, count)
+
+    def wake_here(self, page: int, count: int) -> None:
+        """The same in this mapping alone."""
+        for start, end in self.segments.addresses_of(page, count):
+            self.out.append(Wake(start, end - start))
+
+    def put_off(self, page: int, count: int) -> None:
+        """Pages are not filled at once: note it if the fault being answered is among them.
+
+        (What nobody asked for, a background fill, may wait for as long as it likes.)
+        """
+        if page <= self.asked < page + count:
+            self.watch.wait(self.asked)
+            self.timed = True
+
+    # --- what became of it -----------------------------------------------------------------------
+
+    def done(self, fill: Fill) -> None:
+        """The whole of `fill` succeeded; its waiters are awake."""
+        page, count, kind = fill.page, fill.count, fill.kind
+        counters = self.counters
+        if kind == COPY:
+            counters.copied += count
+        elif kind == ZERO:
+            counters.zeroed += count
+        elif kind == CONTINUE:
+            counters.continued += count
+        else:
+            counters.poisoned += count
+        if fill.demand or kind == POISON:
+            self.filled.append((page, page + count))
+        else:
+            counters.background += count
+        if page >= 0:
+            self.settle(page, count, POISONED if kind == POISON else PRESENT)
+            if kind == POISON and not fill.demand:
+                self.gave_up(page)
+            elif self.told is not None:
+                self.told(page, count, fill.demand)
+        elif self.watch.any:
+            self.watch.served(-fill.address, count)
+
+    def settle(self, page: int, count: int, state: int) -> None:
+        """Pages are complete: record it, and wake waiters of mappings that share them."""
+        # While our fill ran no event was applied, so the states are those the fill was made for.
+        self.pages.move(page, count, state)
+        if len(self.peers) > 1:
+            for peer in self.peers:
+                if peer is not self:
+                    peer.wake_here(page, count)
+                    peer.watch.served(page, count)
+        if self.watch.any:
+            self.watch.served(page, count)
+        if self.failures or self.refusals:
+            for settled in range(page, page + count):
+                self.failures.pop(settled, None)
+                self.refusals.pop(settled, None)
+        if not self.pages.unsettled:
+            self.finish_if_settled()
+
+    def drop(self, page: int, count: int) -> None:
+        """Pages are the client's zeros from now on; who waits there faults again."""
+        waited = self.pages.find(FILLING, page, page + count) >= 0
+        self.pages.move(page, count, REMOVED)
+        self.counters.removed += count
+        if waited:
+            self.wake(page, count)
+        self.finish_if_settled()
+
+    def forsake(self, page: int, count: int) -> None:
+        """Pages that this mapping shows no more: dropped, unless another mapping shares them."""
+        if len(self.peers) == 1:
+            self.drop(page, count)
+            return
+        left = [(page, count)]
+        for peer in self.peers:
+            left = peer.segments.hidden(left)
+        for first, length in left:
+            self.drop(first, length)
+
+    def revert(self, page: int, count: int) -> None:
+        """What is FILLING there is the source's again."""
+        for first, length in self.pages.runs(page, count, FILLING):
+            self.pages.move(first, length, MISSING)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def finish_if_settled(self) -> None:
+        """Let go of the memory once nothing is left to fill."""
+        if self.pages.unsettled:
+            return
+        for peer in self.peers:
+            if not peer.finished:
+                peer.finish()
+
+    def finish(self) -> None:
+        """This mapping needs nothing more."""
+        self.finished = True
+        ranges = self.done_with()
+        self.out.append(Finish(ranges))
+        if ranges:  # of what happens there no event tells any more: forget the addresses
+            self.segments.unmap(0, 1 << 64)
+            self.straight = 0
+
+    def done_with(self) -> tuple[tuple[int, int], ...]:
+        """What can be unregistered, as (start, length).
+
+        Nothing of shared memory with poisoned pages: a child forked later does not inherit their
+        markers and would read zeros, so its faults are still to be answered.
+        """
+        if self.plan.shared and self.pages.find(POISONED) >= 0:
+            return ()
+        return tuple((held.start, held.end - held.start) for held in self.segments)
+
+    # --- forks -----------------------------------------------------------------------------------
+
+    def child(self, pages: Pages | None) -> Ledger:
+        """The ledger of a forked child, with its own `pages`, or sharing ours (shared memory)."""
+        child = Ledger(self.plan, pages or self.pages, self.segments.copy())
+        if pages is None:
+            child.join(self.peers)
+        else:
+            for page, count in pages.runs(0, pages.count, FILLING):
+                pages.move(page, count, MISSING)  # our fetch will not reach the child
+            child.failures = dict.fromkeys(self.failures, 0)
+        return child
+
+    def join(self, peers: list[Ledger]) -> None:
+        """Share pages with these."""
+        self.peers = peers
+        peers.append(self)
+
+    def _is_whole(self) -> bool:
+        whole = Segment(self.plan.start, self.plan.start + (self.pages.count << self.shift), 0)
+        return list(self.segments) == [whole]
+
+    def _other_with(self, page: int) -> Ledger | None:
+        """Another mapping that shares the pages and shows `page`."""
+        for peer in self.peers:
+            if peer.segments.reach(page):
+                return peer
+        return None
+
+
+def _nothing(_page: int) -> None:
+    """Nobody watches."""

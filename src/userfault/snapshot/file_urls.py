@@ -1,0 +1,50 @@
+"""Folders named by URL (RFC 8089): `file:///path`, `file://localhost/path`, with escapes."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+
+from userfault.kernel.errors import UsageError
+
+_SCHEME = "file://"
+
+
+def folder_of(url: str) -> str:
+    """The path that a `file://` URL names; anything else is a path already.
+
+    Raises UsageError for another host, a query or fragment, and a byte that no path can have.
+    """
+    if not is_file_url(url):
+        return url
+    host, _, path = url[len(_SCHEME) :].partition("/")
+    path = "/" + path
+    if host.lower() not in ("", "localhost"):
+        raise UsageError(
+            f"{url} names the host {host!r}",
+            cause="a file URL is of this machine: what is between its second and third slash is"
+            " empty or localhost",
+            cure=f"write file:///{host}{path} for a folder of this machine, or a plain path",
+        )
+    for sign, what in (("?", "query"), ("#", "fragment")):
+        if sign in path:
+            raise UsageError(
+                f"{url} has a {what}",
+                cause="a folder has none",
+                cure=f"write %{ord(sign):X} for {sign!r}, or a plain path",
+            )
+    found = os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(path)))
+    if "\0" in found:
+        raise UsageError(f"{url} has a NUL byte in it", cause="no path can have one", cure="")
+    return found
+
+
+def is_file_url(url: str) -> bool:
+    """Whether this is a URL of a folder, in whatever case."""
+    return url[: len(_SCHEME)].lower() == _SCHEME
+
+
+def last_part(url: str) -> tuple[str, str]:
+    """What is before the last slash of a path or URL, and what is behind it, without escapes."""
+    above, _, name = url.rpartition("/")
+    return above, urllib.parse.unquote(name) if is_file_url(url) else name

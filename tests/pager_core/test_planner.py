@@ -1,0 +1,135 @@
+"""Which pages next is a part of its own: another planner fits, and none can make a byte wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from pager_core.simkernel import source
+from pager_core.simworld import PAGE, Config, World
+from userfault.pager.core.actions import COPY, Fill
+from userfault.pager.core.core import MappingCore
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.planner import Books, Load, Run, WindowPlanner
+from userfault.pager.core.policy import Policy
+from userfault.pager.core.states import CACHED, MISSING, Pages
+
+START = 1 << 20
+
+
+class Recorded:
+    """Fills the pages of a list, in its order, whenever nobody waits; with a fault, its page."""
+
+    def __init__(self, books: Books, order: list[int]) -> None:
+        self.background = True
+        self.quiet = 0
+        self.follows = True
+        self.more = False
+        self.told: list[tuple[int, int, bool]] = []
+        self.times: list[float] = []
+        self._books = books
+        self._left = order
+
+    def fault(self, page: int) -> Run:
+        return page, 1
+
+    def minor(self, page: int) -> Run:
+        return page, 1
+
+    def settled(self, page: int, count: int, demand: bool) -> None:
+        self.told.append((page, count, demand))
+
+    def time(self, now: float) -> None:
+        self.times.append(now)
+
+    def want(self, page: int, count: int) -> None:
+        self._left = [*range(page, page + count), *self._left]
+
+    def forget(self) -> None:
+        self.background = False
+        self._left = []
+
+    @property
+    def eager(self) -> bool:
+        return self.background and bool(self._left)
+
+    def idle(self, _load: Load) -> Run | None:
+        while self._left:
+            page = self._left.pop(0)
+            if self._books.pages.states[page] in (MISSING, CACHED):
+                return page, 1
+        return None
+
+
+def following(order: list[int]) -> Callable[[Books], Recorded]:
+    return lambda books: Recorded(books, list(order))
+
+
+def core_with(order: list[int], count: int = 8) -> MappingCore:
+    plan = Plan(START, PAGE, Policy(background=False, window_bytes=PAGE))
+    return MappingCore(plan, Pages(bytearray(count), count), planner=following(order))
+
+
+def copied(core: MappingCore) -> list[int]:
+    """The pages that it fills while nobody waits, in order."""
+    pages = []
+    while core.idle_work():
+        fill = core.out.popleft()
+        assert isinstance(fill, Fill)
+        assert fill.kind == COPY
+        pages.append(fill.page)
+        core.done(fill)
+    return pages
+
+
+def test_what_was_recorded_is_filled_in_its_order_but_what_a_fault_brought() -> None:
+    core = core_with([5, 2, 7, 2, 0])
+    core.fault(START + 7 * PAGE, 0)
+    fill = core.out.popleft()
+    assert isinstance(fill, Fill)
+    core.done(fill)
+    assert copied(core) == [5, 2, 0]
+
+
+def test_a_planner_that_follows_is_told_what_is_in_and_who_waited_for_it() -> None:
+    core = core_with([3])
+    core.fault(START, 0)
+    fill = core.out.popleft()
+    assert isinstance(fill, Fill)
+    core.done(fill)
+    copied(core)
+    core.tick(7.0)
+    assert isinstance(core.planner, Recorded)
+    assert core.planner.told == [(0, 1, True), (3, 1, False)]
+    assert core.planner.times == [7.0]
+
+
+def test_the_child_of_a_fork_has_a_planner_of_its_own_that_fills_nothing_in_advance() -> None:
+    core = core_with([1, 2])
+    child = core.fork(Pages(bytearray(8), 8))
+    assert child.planner is not core.planner
+    assert isinstance(child.planner, Recorded)
+    assert not child.eager
+    assert core.eager
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_a_planner_chooses_every_byte_is_right_and_everything_ends(seed: int) -> None:
+    chance = random.Random(seed)
+    config = Config(background=True, pages=12)
+    order = [chance.randrange(config.pages) for _ in range(30)]
+    world = World(config)
+    assert world.main is not None
+    core = world.main.core
+    core.planner = Recorded(core.ledger, order)
+    mm = world.kernel.mms[0]
+    for page in [chance.randrange(config.pages) for _ in range(10)]:
+        if mm.threads[0].state == "idle":
+            world.kernel.touch(mm.threads[0], world.kernel.start + page)
+        world.calm()
+        assert mm.threads[0].last == source(page)
+    core.planner = WindowPlanner(core.ledger)  # what the recording has not: the rest
+    world.calm()
+    world.finale()
