@@ -216,11 +216,11 @@ def test_an_interrupted_demo_leaves_nothing(
             lambda: any(moment in line for line in processes(marker).values()),
         )
         os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number
         assert out == ""
         assert "Traceback" not in err
-        wait_until("no process is left", lambda: not processes(marker), 10)
+        wait_until("no process is left", lambda: not processes(marker))
         assert list(temporary.iterdir()) == []
         assert list(place.iterdir()) == []
         assert pool_sizes() == lock.before

@@ -263,10 +263,10 @@ def test_a_pack_that_is_interrupted_leaves_no_snapshot_and_lets_the_process_go(
             time.sleep(0.01)
         assert target.state == "T"
         packer.send_signal(number)
-        _, said = packer.communicate(timeout=30)
+        _, said = packer.communicate(timeout=60)
         assert packer.returncode == 128 + number
         assert said.strip() == ("userfault: interrupted" if number is signal.SIGINT else "")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while target.state == "T":
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -37,7 +37,7 @@ def start(function: str, *arguments: Any, pass_fds: Sequence[int] = ()) -> subpr
     )
 
 
-def finish(child: subprocess.Popen[str], timeout_s: float = 30) -> Any:
+def finish(child: subprocess.Popen[str], timeout_s: float = 60) -> Any:
     """What the function returned; AssertionError with its traceback where it raised."""
     try:
         out, err = child.communicate(timeout=timeout_s)

@@ -58,7 +58,7 @@ class PoolLock:
 
     def release(self) -> None:
         # A program outside of the tests may grow a pool for a moment; what leaks stays.
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (after := pool_sizes()) != self.before and time.monotonic() < deadline:
             time.sleep(0.05)
         os.close(self._file)

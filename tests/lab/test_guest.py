@@ -126,7 +126,7 @@ def session(kernel: Kernel) -> Iterator[Session]:
 def test_a_machine_that_dies_or_hangs_is_lost_and_the_next_case_has_another(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_PULSE_S", 2.0)
+    monkeypatch.setattr(sessions, "_PULSE_S", 5.0)
     found = REGISTRY[1]
     os.kill(session.guest().pid, signal.SIGKILL)
 

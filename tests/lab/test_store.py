@@ -18,6 +18,8 @@ from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab.apt import FetchFailed, NoPackage
 from userfault.lab.store import Store, own_kernel
 from userfault.lab.suites import Suite, suite
+from userfault.snapshot import marks
+from userfault.snapshot.errors import NotAStore
 
 TRIXIE = suite("trixie")
 
@@ -37,7 +39,8 @@ def store(archive: Repository, tmp_path: Path) -> Store:
 
 
 def contents(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
+    names = {path.name for path in root.iterdir() if not path.name.endswith(".lock")}
+    return sorted(names - {marks.CACHE.name})
 
 
 def test_the_newest_kernel_is_fetched(archive: Repository, store: Store) -> None:
@@ -231,6 +234,42 @@ def test_a_fetch_that_was_killed_leaves_no_half_kernel(archive: Repository, stor
     assert len(list(store.root.glob("unfinished-*"))) == 1
     assert store.fetch(TRIXIE).version == "6.12.9"
     assert contents(store.root) == ["apt", "trixie"]
+
+
+def test_what_others_have_put_there_stays(archive: Repository, store: Store) -> None:
+    archive.kernel("6.12.9")
+    archive.publish()
+    theirs = [store.root / name for name in ("unfinished-trixie.thesis/a", "trixie/6.12.9/notes/a")]
+    for path in theirs[:1]:
+        path.parent.mkdir(parents=True)
+        path.write_text("of somebody")
+    with pytest.raises(NotAStore, match="has other things in it"):  # nobody asked for a cache here
+        store.fetch(TRIXIE)
+    shutil.rmtree(store.root)
+    store.fetch(TRIXIE)
+    shutil.rmtree(store.root / "trixie")
+    linked = store.root.parent / "elsewhere"
+    for path in (*theirs, linked / "a", store.root / "apt/trixie/downloads/a"):
+        path.parent.mkdir(parents=True)
+        path.write_text("of somebody")
+    (store.root / "unfinished-trixie.abcdefgh").symlink_to(linked)
+    with pytest.raises(FetchFailed, match="there is something else of this name"):
+        store.fetch(TRIXIE)
+    shutil.rmtree(store.root / "trixie")
+    assert store.fetch(TRIXIE).version == "6.12.9"
+    for path in (theirs[0], linked / "a", store.root / "apt/trixie/downloads/a"):
+        assert path.read_text() == "of somebody"
+
+
+def test_a_cache_of_a_release_without_marks_is_one(archive: Repository, store: Store) -> None:
+    archive.kernel("6.12.9")
+    archive.publish()
+    store.fetch(TRIXIE)
+    (store.root / marks.CACHE.name).unlink()
+    archive.kernel("6.12.10")
+    archive.publish()
+    assert store.fetch(TRIXIE).version == "6.12.10"
+    assert (store.root / marks.CACHE.name).exists()
 
 
 def test_an_unknown_kernel_is_told_from_those_there(archive: Repository, store: Store) -> None:

@@ -65,6 +65,36 @@ def test_what_a_killed_program_left_is_taken_away(directory: str) -> None:
     assert os.listdir(directory) == []
 
 
+def test_a_file_of_that_name_that_is_somebodys_stays(directory: str, tmp_path: Path) -> None:
+    mine = Path(directory) / "userfault.swap"
+    for make in (
+        lambda: mine.write_bytes(b"notes on swapping"),
+        lambda: mine.symlink_to(tmp_path / "target"),
+    ):
+        make()
+        with pytest.raises(MemoryUnavailable, match="File exists"):
+            SwapFile([directory])
+        assert os.path.lexists(mine)
+        mine.unlink()
+    mine.write_bytes(bytes(4096))  # a run that was killed while it wrote it
+    SwapFile([directory]).close()
+    assert os.listdir(directory) == []
+
+
+def test_a_name_in_the_list_is_read_as_the_kernel_writes_it(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Path(directory) / "a b\t\\040\n"
+    odd.mkdir()
+    swap = SwapFile([str(odd)])
+    assert str(odd / "userfault.swap") in swaps()
+    monkeypatch.setattr(swap, "_path", "")  # as if it were killed
+    swap.close()
+    SwapFile([directory]).close()
+    assert not [name for name in swaps() if name.endswith("userfault.swap")]
+    assert os.listdir(odd) == []
+
+
 def test_two_programs_do_not_have_it_at_once(
     directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,6 @@ from helpers import child
 from helpers.pages import PAGE, numbers, pages
 from pager_live import functions
 from userfault import Policy, UserfaultError, lazy
-from userfault.api.options import Options
 from userfault.kernel.memtypes import memory
 from userfault.linux import rights
 from userfault.linux.pidfd import Sender
@@ -121,7 +120,7 @@ def after_dropping(drop: str, store: str) -> list[object]:
 
 def attach(resolved: Resolved, pager: userfault.Pager) -> None:
     """As `lazy()` does once it has opened its source."""
-    options = Options(memory("anon"), False, False, False, False, None)
+    options = api.Options(memory("anon"), False, False, False, False, None)
     with contextlib.ExitStack() as undo:
         api._build(resolved, options, DEMAND, pager, undo).close()
 
@@ -139,7 +138,9 @@ def from_a_child() -> list[object]:
     """A forked child has the socket of its parent, and is told that the pager is not its own."""
     with userfault.Pager() as pager, lazy(pages(1, 4), pager=pager, policy=DEMAND) as mapped:
         read, write = os.pipe()
-        channel = socket.socket(fileno=os.dup(pager._family.channel.fileno()))
+        channel = socket.socket(
+            fileno=os.dup(pager._family.channel.fileno())
+        )  # a child's is closed
         pid = os.fork()
         if not pid:
             sender = rights.credentials(os.geteuid(), os.getegid())

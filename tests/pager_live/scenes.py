@@ -13,6 +13,7 @@ import re
 import resource
 import signal
 import struct
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from userfault.linux import pidfd
 DEMAND = Policy(background=False, retries=1)
 
 
+_TOUCHING = 8  # threads
 _CAP_DAC_READ_SEARCH = 2
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -192,7 +194,7 @@ def _ends(mapped: userfault.LazyMemory) -> bool:
     process = os.pidfd_open(mapped.statistics().pager_pid)
     try:
         mapped.close()
-        return pidfd.wait(process, 10)
+        return pidfd.wait(process, 30)
     finally:
         os.close(process)
 
@@ -234,8 +236,9 @@ def interrupted(image: str, report: str) -> None:
     del image
     with lazy(source, policy=DEMAND) as mapped:
         view = memoryview(mapped)
-        Path(report).write_text(str(mapped.statistics().pager_pid))
+        pager = mapped.statistics().pager_pid
         try:
+            Path(report).write_text(str(pager))  # from here on the signal may come
             time.sleep(60)
         finally:
             print(view.nbytes)
@@ -345,23 +348,35 @@ def views_after_the_pagers_death(image: str) -> dict[str, Any]:
 
 def child_killed_with_faults_waiting(image: str) -> list[int]:
     """A forked child whose threads all wait is killed; the parent is served on."""
-    with lazy(image, fork=True, policy=DEMAND) as mapped:
+    with tempfile.TemporaryDirectory() as folder, lazy(image, fork=True, policy=DEMAND) as mapped:
+        held = f"{folder}/pager"
         for _ in range(5):
             child = os.fork()
             if not child:
+                while not os.path.exists(held):
+                    time.sleep(0.001)
                 _touch_by_threads(mapped.address)
             pager = mapped._parts.pager.processes()["worker"]
             os.kill(pager, signal.SIGSTOP)
-            time.sleep(0.05)  # its threads are in their faults
+            Path(held).touch()
+            while sleepers(child) < _TOUCHING:
+                time.sleep(0.001)
+            os.unlink(held)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.kill(pager, signal.SIGCONT)
         return numbers(mapped[100 * PAGE : 103 * PAGE])
 
 
+def sleepers(pid: int) -> int:
+    """How many threads of a process wait in faults."""
+    places = Path(f"/proc/{pid}/task").glob("*/wchan")
+    return sum(place.read_text() == "handle_userfault" for place in places)
+
+
 def _touch_by_threads(address: int) -> None:
     memchr = ctypes.CDLL(None).memchr
-    for page in range(8):
+    for page in range(_TOUCHING):
         where = ctypes.c_void_p(address + (200 + 7 * page) * PAGE)
         threading.Thread(target=memchr, args=(where, 0, 1), daemon=True).start()
     time.sleep(60)

@@ -151,9 +151,13 @@ def without_interpreter(folder: str) -> list[str]:
         policy = Policy(background=False, retries=1)
         sound = lazy(userfault.zero(4 * PAGE), pager=pager, policy=policy)
         assert sound[0] == 0
+        # Of a function that it knows the pager starts no process before it is called.
+        lazy(functions.numbered, length=PAGE, pager=pager, policy=policy).close()
         mapped = lazy(functions.numbered, length=2 * PAGE, pager=pager, policy=policy)
         program.unlink()
         assert fails(mapped)
+        with pytest.raises(PagerError, match="cannot start"):
+            lazy(functions.broken, length=PAGE, pager=pager)
         try:
             mapped.check()
         except SourceError as error:

@@ -74,7 +74,7 @@ def child_that_drops_a_page() -> tuple[int, int, int]:
                 signal.pause()
             os._exit(0)
         data, fds, _, _ = socket.recv_fds(ours, 64, 1)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         where = Path(f"/proc/{child}/wchan")
         while "userfaultfd_event_wait" not in where.read_text():
             assert time.monotonic() < end
@@ -134,7 +134,7 @@ def test_a_fault_whose_fill_meets_eagain_for_long_is_told_of_and_served_in_the_e
     try:
         context.core.fault(start + 5 * PAGE, 0)
         driver.perform(context)  # the event is in the queue, and nobody reads it yet
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not served.overdue and time.monotonic() < end:
             driver._timers(time.monotonic())
             driver._retry(time.monotonic())
@@ -163,7 +163,7 @@ def test_a_stopped_client_does_not_keep_its_pager_from_filling(driver: LiveDrive
         driver._readable(served.main)
         served.main.core.fault(start + 5 * PAGE, 0)
         driver.perform(served.main)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while driver._deferring and time.monotonic() < end:
             driver._retry(time.monotonic())
         assert served.main.core.counters.zeroed == 1

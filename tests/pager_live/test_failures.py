@@ -29,7 +29,7 @@ def numbered(**options: object) -> userfault.LazyMemory:
     return lazy(functions.numbered, length=64 * PAGE, **options)  # type: ignore[arg-type]
 
 
-def wait_for_text(path: Path, timeout_s: float = 20) -> str:
+def wait_for_text(path: Path, timeout_s: float = 30) -> str:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if path.exists() and path.read_text():
@@ -38,7 +38,7 @@ def wait_for_text(path: Path, timeout_s: float = 20) -> str:
     raise TimeoutError(f"nothing in {path}")
 
 
-def wait_until(happened: Callable[[], bool], timeout_s: float = 20) -> None:
+def wait_until(happened: Callable[[], bool], timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while not happened():
         assert time.monotonic() < deadline
@@ -92,15 +92,6 @@ def test_a_closure_is_refused() -> None:
 def test_arguments_that_cannot_be_pickled_are_refused() -> None:
     with pytest.raises(SourceTypeError, match="pickled"):
         userfault.function(functions.numbered, PAGE, lambda: 0)
-
-
-def test_a_function_that_cannot_be_imported_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with (
-        lazy("no_such_module:f", length=PAGE, policy=DEMAND) as mapped,
-        pytest.raises(SourceError, match="No module named"),
-    ):
-        mapped.complete()
-    assert "no_such_module" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("empty", [b"", "file"])
@@ -203,13 +194,13 @@ def test_a_source_that_hangs_is_given_up_at_its_deadline() -> None:
         assert (states["poisoned"], states["present"]) == (1, 63)
 
 
-def test_one_slow_page_delays_no_other() -> None:
-    source = userfault.function(functions.slow_page, 64 * PAGE, slow=5, seconds=3)
+def test_one_slow_page_delays_no_other(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    source = userfault.function(functions.gated, 64 * PAGE, gate=str(gate), closed=5)
     with lazy(source, policy=DEMAND) as mapped:
         mapped.prefetch(5 * PAGE, 6 * PAGE)
-        begin = time.monotonic()
-        assert numbers(mapped[40 * PAGE : 41 * PAGE]) == [41]
-        assert time.monotonic() - begin < 2.5
+        assert numbers(mapped[40 * PAGE : 41 * PAGE]) == [41]  # page 5 cannot have been read yet
+        gate.touch()
         assert numbers(mapped[5 * PAGE : 6 * PAGE]) == [6]
 
 
@@ -292,10 +283,10 @@ def test_the_pager_of_a_client_that_is_killed_in_a_fault_ends(tmp_path: Path) ->
     client = child.start(SCENES + "killed_with_faults_pending", str(report))
     pager = os.pidfd_open(int(wait_for_text(report)))
     try:
-        time.sleep(0.2)  # into the fault
+        wait_until(lambda: Path(f"/proc/{client.pid}/wchan").read_text() == "handle_userfault")
         client.kill()
         client.communicate()
-        assert pidfd.wait(pager, 10)
+        assert pidfd.wait(pager, 30)
     finally:
         os.close(pager)
 
@@ -421,12 +412,11 @@ def test_ctrl_c_leaves_no_process(image: Path, tmp_path: Path) -> None:
     client = child.start(SCENES + "interrupted", str(image), str(report))
     pager = os.pidfd_open(int(wait_for_text(report)))
     try:
-        time.sleep(0.1)
         client.send_signal(signal.SIGINT)
         out, err = client.communicate(timeout=30)
         assert "KeyboardInterrupt" in err
         assert out.split() == [str(64 * PAGE)]
-        assert pidfd.wait(pager, 10)
+        assert pidfd.wait(pager, 30)
     finally:
         os.close(pager)
 
@@ -435,7 +425,7 @@ def test_dropping_the_object_without_closing_it_leaves_no_process(image: Path) -
     mapped = lazy(image, policy=DEMAND)
     pager = os.pidfd_open(mapped.statistics().pager_pid)
     del mapped
-    assert pidfd.wait(pager, 10)
+    assert pidfd.wait(pager, 30)
     os.close(pager)
 
 

@@ -419,7 +419,7 @@ def _pages(found: Iterable[Present]) -> set[int]:
     return {address for each in found for address in range(each.start, each.end, PAGE)}
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 10) -> None:
+def wait_for(true: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline

@@ -59,6 +59,14 @@ def test_nothing_is_made_in_a_folder_that_has_other_things_in_it(tmp_path: Path)
     assert left(tmp_path, made) == made
 
 
+def test_a_new_file_system_is_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    packed(LocalObjects(tmp_path))
+    (tmp_path / marks.STORE.name).unlink()
+    packed(LocalObjects(tmp_path), "b", 2)
+    assert (tmp_path / "lost+found").exists()
+
+
 def test_no_command_touches_files_of_others_in_a_store(tmp_path: Path) -> None:
     made = strangers(tmp_path)
     store = LocalObjects(tmp_path, into_existing=True)

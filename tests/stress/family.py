@@ -19,7 +19,8 @@ class Killer:
     It leaves at least one other process alive: all of them dead is the documented end.
     """
 
-    def __init__(self, seed: int, longest_pause_s: float) -> None:
+    def __init__(self, seed: int, longest_pause_s: float, mark: str) -> None:
+        self._mark = mark.encode()  # in the environment of its processes
         self._random = random.Random(seed)
         self._pause_s = longest_pause_s
         self._victim = -1  # a pidfd
@@ -40,9 +41,9 @@ class Killer:
     def choose(self, processes: dict[str, int]) -> None:
         """Take aim, if the one whose turn it is and another one run."""
         victim = processes[self.role]
-        others = [pid for pid in processes.values() if pid != victim and _runs(pid)]
+        others = [pid for pid in processes.values() if pid != victim and self._runs(pid)]
         self.waits_since = self.waits_since or time.monotonic()
-        if not others or not _runs(victim):
+        if not others or not self._runs(victim):
             return
         with contextlib.suppress(OSError):
             self._victim = os.pidfd_open(victim)
@@ -62,25 +63,30 @@ class Killer:
             self.kills.append((when, self.role))
         return running
 
+    def _runs(self, pid: int) -> bool:
+        """Whether a member runs (one that has ended and was not waited for does not).
+
+        Process ids are used again: another process may have that of a member who is dead.
+        """
+        if not pid:
+            return False
+        try:
+            process = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            ours = self._mark in Path(f"/proc/{pid}/environ").read_bytes()
+            return ours and not pidfd.ended(process)
+        except OSError:
+            return False
+        finally:
+            os.close(process)
+
     def close(self) -> None:
         """Spare whoever was chosen."""
         if self.armed:
             os.close(self._victim)
             self._victim = -1
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process runs (one that has ended and was not waited for does not)."""
-    if not pid:
-        return False
-    try:
-        process = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        return not pidfd.ended(process)
-    finally:
-        os.close(process)
 
 
 def marked(mark: str) -> list[int]:
@@ -92,6 +98,20 @@ def marked(mark: str) -> list[int]:
             with contextlib.suppress(OSError):
                 if text in Path(f"/proc/{name}/environ").read_bytes():
                     found.append(int(name))
+    return found
+
+
+def whereabouts(mark: str) -> list[str]:
+    """Of each thread of `marked`: where in the kernel it sleeps."""
+    found = []
+    for pid in marked(mark):
+        for task in sorted(Path(f"/proc/{pid}/task").glob("*"), key=lambda each: int(each.name)):
+            with contextlib.suppress(OSError):
+                status = (task / "stat").read_text()
+                state = status[status.rindex(")") + 2]
+                parent = status[status.rindex(")") + 4 :].split()[0]
+                place = (task / "wchan").read_text()
+                found.append(f"process {pid} of {parent}, thread {task.name}: {state} in {place}")
     return found
 
 

@@ -94,7 +94,8 @@ class Referee:
         self._options = options
         self._scratch = scratch
         self._progress = progress
-        self._killer = Killer(options.seed, options.pause_s)
+        self._mark = secrets.token_hex(8)  # in the environment of all that the client starts
+        self._killer = Killer(options.seed, options.pause_s, self._mark)
         self._slow: list[tuple[int, int, int, int]] = []
         self._asked = 0.0  # when, if an answer is awaited
         self._begun = time.monotonic()
@@ -127,10 +128,9 @@ class Referee:
 
     def run(self) -> None:
         """Until enough was killed, or something went wrong."""
-        mark = secrets.token_hex(8)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.closing(Board()) as board, ours, theirs, _pool(self._options.memory):
-            client = self._start(mark, theirs, board)
+            client = self._start(theirs, board)
             try:
                 self._watch(client, ours, board)
             finally:
@@ -138,12 +138,12 @@ class Referee:
                     client.kill()
                 client.wait()
                 self._killer.close()
-                left = family.wait_gone(mark, 10)
+                left = family.wait_gone(self._mark, 30)
                 if left:
                     self._fail(f"processes left behind: {left}")
                 self._collect(board)
 
-    def _start(self, mark: str, theirs: socket.socket, board: Board) -> subprocess.Popen[bytes]:
+    def _start(self, theirs: socket.socket, board: Board) -> subprocess.Popen[bytes]:
         (self._scratch / "job").write_bytes(msgspec.json.encode(self._job))
         path = os.pathsep.join([str(_TESTS), str(Path(userfault.__file__).parents[1])])
         with (self._scratch / "stderr").open("wb") as stderr:
@@ -151,7 +151,7 @@ class Referee:
                 [sys.executable, "-m", "stress.client", str(theirs.fileno()), str(board.fd),
                  str(self._scratch / "job")],
                 pass_fds=[theirs.fileno(), board.fd],
-                env={**os.environ, "PYTHONPATH": path, _MARK: mark},
+                env={**os.environ, "PYTHONPATH": path, _MARK: self._mark},
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C is the referee's alone
             )  # fmt: skip
@@ -241,7 +241,8 @@ class Referee:
             self.result.wrong = int(board.layout.wrong_count)
         since = self._killer.waits_since
         if since and time.monotonic() - since > self._options.hang_s and self.result.good:
-            self._fail(f"the pager's family does not become complete again: {self._processes}")
+            self._fail("the pager's family does not become complete again")
+            self._tell_where()
         now = time.monotonic_ns()
         limit = int(self._options.hang_s * 1e9)
         # Read once: it is 0 as soon as the operation ends.
@@ -255,22 +256,28 @@ class Referee:
                 f" {thread.page}, in {_wchan(thread.tid)}; the pager says"
                 f" {_page(channel, thread.slot, thread.page)}"
             )
+        if hung:
+            self._tell_where()
         waits = self._asked and time.monotonic() - self._asked > max(self._options.hang_s, _START_S)
         if waits and not hung:
             self.result.hung += 1
             where = _wchan(client.pid)
             self.result.details.append(f"the client's main thread hangs in {where}")
+            self._tell_where()
         return self.result.good
 
     def _ended(self, client: subprocess.Popen[bytes]) -> None:
+        self._fail(f"the client ended with {client.returncode}")
+        self._tell_where()
+
+    def _tell_where(self) -> None:
+        """Who was killed last, and where everybody sleeps."""
         now = time.monotonic_ns()
-        kills = [
-            f"{role} {(now - when) / 1e6:.0f} ms ago" for when, role in self._killer.kills[-4:]
+        last = [f"{role} {(now - when) / 1e6:.0f} ms ago" for when, role in self._killer.kills[-4:]]
+        self.result.details += [
+            f"the family was {self._processes}; killed: {', '.join(last) or 'nobody'}",
+            *family.whereabouts(self._mark),
         ]
-        self._fail(
-            f"the client ended with {client.returncode}; the family was {self._processes}, last"
-            f" killed were {', '.join(kills) or 'none'}"
-        )
 
     def _fail(self, what: str) -> None:
         self.result.failed += 1

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from userfault.api.loading import load
 from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
 from userfault.api.registering import register
@@ -286,7 +287,7 @@ class _Parts:
                 cure="ask there; or call lazy() here",
             )
 
-    def request(self, message: messages.Request) -> messages.Done | messages.Answer:
+    def request(self, message: messages.Request) -> object:
         return self.pager.request(message)
 
     def wait(self, timeout: float | None, progress: Progress | None) -> bool:
@@ -500,6 +501,9 @@ def lazy(
     `cache`, a folder that keeps `cache_size` bytes of what was read from a remote store, for all
     who name it ("": none; by default the user's cache folder, or USERFAULT_CACHE).
 
+    A function is loaded before anything is returned, in the process that will call it; its module
+    is not imported here.
+
     Raises UsageError, SourceTypeError or SourceError for the source (StoreError, NoSuchSnapshot or
     FormatError for a snapshot), Unavailable for what this
     system lacks (OpenRefused, FeatureMissing, MemoryUnavailable, RegistrationRefused), PagerError
@@ -576,6 +580,7 @@ def _build(
             undo_pager.callback(serving.close)
         parts = _Parts(serving, owned, policy, recipe, inherited=options.fork)
         undo_pager.callback(parts.abandon)
+        load(serving, parts.number, resolved, policy, recipe.memory)
         _attach(parts, made, uffd, resolved, options)
         undo_pager.pop_all()
     parts.address, parts.length = made.address, spec.length

@@ -15,6 +15,7 @@ from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
+from userfault.linux.limits import growing
 from userfault.linux.smaps import private_memory
 from userfault.linux.unpatched import original, packet_sockets
 from userfault.pager.core.placement import FOLLOW, Placing
@@ -71,10 +72,12 @@ class Pager:
             except PagerError:
                 raise
             except OSError as error:
+                why = growing(error)
                 raise PagerError(
                     "cannot start a pager",
-                    cause=os.strerror(error.errno or 0),
-                    cure="check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
+                    cause=why.cause,
+                    cure=why.cure
+                    or "check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
                 ) from None
             undo.pop_all()
         self._held = _Held(self._family)
@@ -126,7 +129,7 @@ class Pager:
 
     def request(
         self, message: messages.Request, fds: list[int] | None = None
-    ) -> messages.Done | messages.Answer:
+    ) -> messages.Done | messages.Answer | messages.Loaded:
         """Send a request and wait for its reply; raises PagerError when it refuses or is dead."""
         if self._held.left or os.getpid() != self._family.owner:
             raise PagerError(
@@ -227,7 +230,7 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
 
 def _ask(
     family: _Family, serial: int, message: messages.Request, fds: list[int]
-) -> messages.Done | messages.Answer | messages.Refused | None:
+) -> messages.Done | messages.Answer | messages.Loaded | messages.Refused | None:
     """Ask, and ask again when another worker took over; None when the pager is dead.
 
     Raises PagerError where the request cannot be sent, or the reply not be read.

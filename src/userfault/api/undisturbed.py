@@ -53,15 +53,26 @@ class _Outcome(Generic[T]):
     def run(self) -> None:
         work, self.work = self.work, None
         assert work is not None
+        here = original("_thread", "get_ident")()
+        _working[here] = self
         try:
             self.made.append(work())
         except BaseException as error:
             self.error = error
-        del work
+        del work, _working[here]
         if self.unwanted:
             self.made.clear()
         self.finished = True
         self.done.release()
+
+
+_working: dict[int, _Outcome[Any]] = {}  # by thread
+
+
+def unwanted() -> bool:
+    """Whether the caller of this thread's work was struck: what takes long ends then."""
+    outcome = _working.get(original("_thread", "get_ident")())
+    return outcome is not None and outcome.unwanted
 
 
 def undisturbed(work: Callable[[], T]) -> T:

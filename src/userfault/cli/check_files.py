@@ -5,7 +5,6 @@ Both hold what was run so far at any moment, so that a run that is killed keeps 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.statement import Statement
 from userfault.cli import json_output
+from userfault.snapshot.newfile import write_new
 
 SCHEMA = "userfault.check/1"
 _REWRITE_S = 1.0
@@ -99,12 +99,10 @@ class JunitFile:
     def _write(self) -> None:
         for name in ("tests", "failures", "errors", "skipped"):
             self._suite.set(name, str(self._counts[name]))
-        # Renamed into place: whoever looks, or kills us, finds a whole file.
-        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         root = self._suite
         if len(self._suites) > 1:
             root = ElementTree.Element("testsuites")
             root.extend(self._suites)
-        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
-        os.replace(unfinished, self._path)
+        # Whoever looks, or kills us, finds a whole file.
+        write_new(self._path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
         self._written = time.monotonic()

@@ -35,6 +35,7 @@ from userfault.linux import libc
 from userfault.linux.hugepool import PoolShare
 from userfault.linux.memory import prepare
 from userfault.linux.opening import open_userfaultfd
+from userfault.snapshot.newfile import NewFile, write_new
 from userfault.uapi import mman
 
 TOUCHES = 30_000  # pages touched one by one in each run, at most
@@ -137,7 +138,7 @@ def demo(
         image=str(keep or ""),
         seconds=time.monotonic() - begun,
     )
-    output.write_text(demo_picture.draw(report, mappings), encoding="utf-8")
+    write_new(output, demo_picture.draw(report, mappings).encode())
     _print(report, as_json)
     if report.failed:
         return errors.FAILED
@@ -204,16 +205,19 @@ def _captured(
 
 
 def _keep(image: int, captured: demo_capture.Image, keep: Path) -> None:
-    """Copy the image, holes and all, with its mappings beside it; all of it or nothing."""
-    try:
-        with keep.open("wb") as copy:
-            copy.truncate(captured.length)
-            _copy(image, copy.fileno())
+    """Copy the image, holes and all, with its mappings beside it; what was there stays until then.
+
+    Memory holds secrets: both are for their owner alone.
+    """
+    with NewFile(str(keep)) as copy:
+        try:
+            os.ftruncate(copy.fd, captured.length)
+            _copy(image, copy.fd)
+        except OSError as error:
+            raise copy.failure(error) from None
         maps = msgspec.json.format(msgspec.json.encode(captured.mappings), indent=1)
-        keep.with_name(keep.name + ".maps.json").write_bytes(maps)
-    except BaseException:
-        keep.unlink(missing_ok=True)
-        raise
+        write_new(f"{keep}.maps.json", maps, 0o600)
+        copy.commit()
 
 
 def _copy(image: int, copy: int) -> None:

@@ -48,4 +48,5 @@ def gc(where: str, dry_run: bool, grace: float, wait: float, as_json: bool) -> N
     terminal.say(
         f"{did} {done.chunks} chunks ({human(done.chunk_bytes)}); {done.kept} are kept,"
         f" {done.kept_young} of them for being younger than --grace"
+        + (f"; {done.redated} were dated ahead, and have the date of now" if done.redated else "")
     )

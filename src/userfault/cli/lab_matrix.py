@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from userfault.lab.reproduce import reproducers
 from userfault.lab.results import HERE, Results, encode, load, read_reports, with_report
 from userfault.lab.store import Store
 from userfault.model.profiles import PROFILES
+from userfault.snapshot.newfile import write_new
 
 _MODEL = "model"
 
@@ -108,7 +108,5 @@ def _keep(directory: Path, results: Results) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Renamed into place: whoever interrupts us leaves the old file, or the new one."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+    """Whoever interrupts us leaves the old file, or the new one."""
+    write_new(path, data)

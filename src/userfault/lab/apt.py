@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from userfault.kernel.errors import Unavailable, UserfaultError
 _TOOLS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 _PROXY = re.compile(r"^Acquire::https?::(?:\S+::)?Proxy\S* .*;\n", re.MULTILINE)
 _WITHIN_S = 300.0
+_DOWNLOADS = "downloads-"
 
 
 class NoPackage(Unavailable):
@@ -26,6 +28,15 @@ class NoPackage(Unavailable):
 
 class FetchFailed(UserfaultError):  # noqa: N818  # reads as what happened
     """This machine could not take in what was fetched."""
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove folders that `tempfile` made there for a process of this user's which was killed."""
+    ours = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}")
+    for entry in list(os.scandir(folder)):
+        named = ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        if named and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class Apt:
@@ -111,9 +122,8 @@ class Apt:
 
     def unpack(self, packages: dict[str, str], into: Path) -> None:
         """Download packages (name: version), and unpack them into a directory."""
-        downloads = self._home / "downloads"
-        shutil.rmtree(downloads, ignore_errors=True)
-        downloads.mkdir()
+        remove_leftovers(self._home, _DOWNLOADS)
+        downloads = Path(tempfile.mkdtemp(dir=self._home, prefix=_DOWNLOADS))
         try:
             names = [f"{name}={version}" for name, version in packages.items()]
             done = self._run(["apt-get", "download", *names], downloads)

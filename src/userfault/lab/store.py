@@ -1,7 +1,8 @@
 """The kernels that were fetched: folders of a cache, each whole or not there.
 
 `lab/SUITE/VERSION/`: the kernel, its modules, busybox, and `about.json`.  A folder is renamed into
-place when it is whole; a lock for each suite lets one fetch at a time work on it.
+place when it is whole; a lock for each suite lets one fetch at a time work on it.  The cache is
+made in a new or an empty folder, and marked; what is removed is what `tempfile` named for us.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import msgspec
 from userfault.check.agent.build import cache_directory
 from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab import sources
-from userfault.lab.apt import Apt, FetchFailed, NoPackage
+from userfault.lab.apt import Apt, FetchFailed, NoPackage, remove_leftovers
 from userfault.lab.suites import SUITES, Suite
+from userfault.snapshot import folders, marks
 
 _META = "linux-image-cloud-amd64"
 _BUSYBOX = "busybox-static"
@@ -86,8 +88,7 @@ class Store:
         mirror = sources.mirror(self._etc)
         try:
             with self._locked(suite):
-                for leftover in self.root.glob(f"{_unfinished(suite)}*"):  # its fetch was killed
-                    shutil.rmtree(leftover, ignore_errors=True)
+                remove_leftovers(self.root, _unfinished(suite))  # of a fetch that was killed
                 tell(f"{suite.name}: asking {mirror.archive.uri}")
                 home = self.root / "apt" / suite.name
                 lines = sources.lines(mirror, suite.parts)
@@ -123,16 +124,18 @@ class Store:
             apt.unpack({**packages, _BUSYBOX: busybox["Version"]}, tree)
             found = _describe(tree, suite, version)
             (tree / "about.json").write_bytes(msgspec.json.encode(found))
-            shutil.rmtree(target, ignore_errors=True)  # what somebody has half removed
-            tree.rename(target)
+            _move(tree, target)
         finally:
             shutil.rmtree(tree, ignore_errors=True)
         return _load(about)
 
     @contextlib.contextmanager
     def _locked(self, suite: Suite) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.root / f"{suite.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            folders.make_durably(str(self.root), 0o700)
+        with folders.named(str(self.root)) as root:
+            marks.claim(root, str(self.root), _MARK, into_existing=False)
+            file = os.open(f"{suite.name}.lock", _LOCK, 0o600, dir_fd=root)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -181,6 +184,29 @@ def _newest_image(apt: Apt, series: str) -> str:
             cure="`userfault lab run --kernel VMLINUZ --modules DIR` takes one of your own",
         )
     return max(found, key=lambda name: numbers(name.removeprefix("linux-image-")))
+
+
+def _move(tree: Path, target: Path) -> None:
+    try:
+        tree.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FetchFailed(
+            f"cannot keep a kernel as {target}",
+            cause="there is something else of this name, or what somebody has half removed",
+            cure="remove it, if it is not needed",
+        ) from None
+
+
+def _earlier(root: int, names: set[str]) -> bool:
+    """A release that wrote no mark made the lock of a suite, which is empty, and apt's folder."""
+    locks = {f"{suite}.lock" for suite in SUITES} & names
+    return "apt" in names and any(os.stat(lock, dir_fd=root).st_size == 0 for lock in locks)
+
+
+_MARK = marks.CACHE._replace(what="cache of kernels", earlier=_earlier)
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def _unfinished(suite: Suite) -> str:

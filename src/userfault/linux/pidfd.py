@@ -73,6 +73,14 @@ def pid_of(pidfd: int) -> int:
     return 0
 
 
+def peer(channel: socket.socket) -> int:
+    """The process that made the connection, by the id that its packets have here (SO_PEERCRED,
+    unix(7)): 0 where it is in a pid namespace that is not to be seen from ours."""
+    told = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(told)[0]
+    return pid
+
+
 def receive(channel: socket.socket, size: int, most: int, *, flags: int = 0) -> Received:
     """A packet of at most `size` bytes with at most `most` descriptors.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import stat
 import struct
 import time
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ _NAME = "userfault.swap"
 _PAGE = 4096
 _PAGES = 1024
 _LIST = "/proc/swaps"
+_ESCAPED = re.compile(rb"\\(040|011|012|134)")
 _WAIT_S = 10.0
 # union swap_header of linux/swap.h: behind the boot block version, last page and bad pages; the
 # page ends with the signature.
@@ -30,10 +33,16 @@ _SIGNATURE = b"SWAPSPACE2"
 def swaps() -> list[str]:
     """The swap spaces in use, by name."""
     try:
-        with open(_LIST, encoding="utf-8", errors="replace") as file:
-            return [line.split()[0] for line in file.readlines()[1:]]
+        with open(_LIST, "rb") as file:
+            return [_name(line) for line in file.readlines()[1:]]
     except FileNotFoundError:  # a kernel without CONFIG_SWAP
         return []
+
+
+def _name(line: bytes) -> str:
+    """Of a swap space: the kernel writes spaces and the like in it as octal (swaps_show)."""
+    name = line.split(b" ")[0].split(b"\t")[0]
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), name))
 
 
 class SwapFile:
@@ -53,12 +62,12 @@ class SwapFile:
             self.close()
             return
         for directory in directories:
-            self._path = os.path.join(directory, _NAME)
+            path = os.path.join(directory, _NAME)
             try:
-                _make(self._path)
+                _make(path)
+                self._path = path
                 return
             except OSError as error:
-                self._remove()
                 reasons.append(f"{directory}: {error.strerror}")
         self.close()
         raise MemoryUnavailable(
@@ -109,17 +118,42 @@ def _lock() -> int:
 
 
 def _make(path: str) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.open(path, flags, 0o600)
+    """Make the file, and swap space of it.  Raises OSError; then there is no file of ours."""
+    if _is_left_over(path):
+        os.unlink(path)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # Written, not allocated: swapon refuses holes.
-        os.pwrite(file, bytes(_PAGES * _PAGE), 0)
-        os.pwrite(file, _HEADER.pack(1, _PAGES - 1, 0), 0)
-        os.pwrite(file, _SIGNATURE, _PAGE - len(_SIGNATURE))
-        os.fsync(file)
+        _fill(file)
+        libc.swapon(path)
+    except OSError:
+        os.unlink(path)
+        raise
     finally:
         os.close(file)
-    libc.swapon(path)
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether a killed run left this: this user's file, with our bytes as far as they came."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        held = os.fstat(file)
+        ours = stat.S_ISREG(held.st_mode) and held.st_uid == os.geteuid()
+        begun = os.pread(file, _HEADER.size, 0)
+        whole = _HEADER.pack(1, _PAGES - 1, 0)
+        return ours and held.st_size <= _PAGES * _PAGE and begun in (bytes(len(begun)), whole)
+    finally:
+        os.close(file)
+
+
+def _fill(file: int) -> None:
+    # Written, not allocated: swapon refuses holes.
+    os.pwrite(file, bytes(_PAGES * _PAGE), 0)
+    os.pwrite(file, _HEADER.pack(1, _PAGES - 1, 0), 0)
+    os.pwrite(file, _SIGNATURE, _PAGE - len(_SIGNATURE))
+    os.fsync(file)
 
 
 def _take_away(path: str) -> None:

@@ -11,14 +11,18 @@ module gives, so that nothing else goes whatever lies beside them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
 import stat
 
+from userfault.snapshot import folders
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _OURS = re.compile(r"userfault-[0-9a-f]{16}\.part")
 
 
@@ -41,12 +45,12 @@ def write(
     temporary, fd = _create(folder)
     try:
         try:
-            os.fchmod(fd, mode)
+            folders.set_mode(fd, mode)
             _write_all(fd, memoryview(data).cast("B"))
             if sync:
                 os.fsync(fd)
             if new:
-                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=place, follow_symlinks=False)
+                _name_new(folder, temporary, place, name)
             else:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=place)
         finally:
@@ -58,6 +62,30 @@ def write(
     if new:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)
+
+
+def _name_new(folder: int, temporary: str, place: int, name: str) -> None:
+    """Give the file its name, or FileExistsError: of several writers one has it.
+
+    FAT and many file systems by FUSE have no hard links.  There the writers lock `folder` (flock),
+    and look before they rename: that is as good among those whose locks meet.
+    """
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        return
+    # Opened anew: a lock belongs to an opening, and threads of one process may be two writers.
+    lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folders.has(place, name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=place)
+    finally:
+        os.close(lock)
 
 
 def is_ours(name: str) -> bool:

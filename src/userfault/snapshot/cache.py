@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from userfault.kernel.errors import UsageError, UserfaultError
+from userfault.kernel.names import shown
 from userfault.linux import homes
 from userfault.snapshot import folders, marks
 from userfault.snapshot.chunk import verify
@@ -335,7 +336,7 @@ class ChunkCache:
         self._mine = False
         if not self._said:
             self._said = True
-            _log.warning("going on without the cache in %s: %s", self.folder, error)
+            _log.warning("going on without the cache in %s: %s", shown(self.folder), error)
 
     def _write(self) -> None:
         """The thread that writes what `put_later` was given."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from userfault.kernel.errors import UserfaultError
+from userfault.kernel.names import shown
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.image import Image, open_image
 from userfault.snapshot.objects import REMOTE_SCHEMES, open_objects, scheme_of
@@ -33,5 +34,6 @@ def open_either(url: str, second: str | None, name: str) -> Image:
         found = open_image(open_objects(second), name)
     except UserfaultError:
         return open_image(open_objects(url), name)  # with all the patience there is
-    _log.warning("%s does not answer (%s): snapshot %s is that of %s", url, cause, name, second)
+    told = map(shown, (url, cause, name, second))
+    _log.warning("%s does not answer (%s): snapshot %s is that of %s", *told)
     return found

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# FAT, and others by FUSE: who mounted it says who may read it.
+_NO_MODES = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -60,11 +62,20 @@ def make_durably(path: str, mode: int) -> None:
         return
     fd = os.open(path, _FLAGS | os.O_NOFOLLOW)
     try:
-        os.fchmod(fd, mode)  # whatever the umask
+        set_mode(fd, mode)
     finally:
         os.close(fd)
     with named(above) as fd:
         os.fsync(fd)
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Give what we made a mode, whatever the umask, where the file system has modes.  OSError."""
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
 
 
 def has(folder: int, name: str) -> bool:
@@ -83,7 +94,7 @@ def _make(folder: int, name: str, mode: int) -> None:
         return
     fd = _into(folder, name)
     try:
-        os.fchmod(fd, mode)  # whatever the umask
+        set_mode(fd, mode)
     finally:
         os.close(fd)
 

@@ -17,7 +17,9 @@ deleted under it:
    was not renewed.  A pack that stood still for half of that knows it by its own clock and fails
    before it writes its manifest, or takes it back if it had stood still while it wrote it.
 4. What is left are writers that hold no lease (a copy of another store under way) and stores whose
-   listings lag behind: chunks younger than `grace_s` are never deleted.
+   listings lag behind: chunks younger than `grace_s` are never deleted.  A chunk whose date is
+   further ahead than that says nothing of its age (a clock was set back, or a copy kept dates): if
+   nobody refers to it, it is written anew, and goes with a later `gc` by its new date.
 
 A `gc` that is killed leaves an index that names less than there is, and its lease, which is seen to
 be a dead one's.
@@ -33,11 +35,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from userfault.kernel.errors import UserfaultError
-from userfault.snapshot.errors import SnapshotInUse
+from userfault.snapshot.chunk import MOST_STORED
+from userfault.snapshot.errors import NoSuchObject, SnapshotInUse
 from userfault.snapshot.keys import CHUNKS, chunk_digest
 from userfault.snapshot.leases import Lease
 from userfault.snapshot.objects import Listed, Objects
-from userfault.snapshot.sweep import sweep
+from userfault.snapshot.sweep import referred, sweep
 
 GRACE_S = 3600.0
 _PAUSE_S = (0.1, 1.0)
@@ -47,7 +50,11 @@ Progress = Callable[[int, int | None], None]
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What was removed, or with `dry_run` would be.  `kept_young`: garbage within the grace age."""
+    """What was removed, or with `dry_run` would be.
+
+    `kept_young`: garbage within the grace age.  `redated`: of those, chunks whose date lay ahead
+    and is that of now.
+    """
 
     chunks: int
     chunk_bytes: int
@@ -56,6 +63,7 @@ class Collected(msgspec.Struct, frozen=True):
     index_pieces: int
     dead_leases: int
     dry_run: bool
+    redated: int = 0
 
 
 def gc(
@@ -97,6 +105,7 @@ def _collect(
     now = lease.store_time()
     there: set[bytes] = set()
     young = seen = 0
+    ahead: list[Listed] = []
 
     def old_ones() -> Iterator[Listed]:
         nonlocal young, seen
@@ -108,13 +117,17 @@ def _collect(
             seen += 1
             if progress:
                 progress(seen, None)
-            if now - listed.modified >= grace_s:
+            if not grace_s or now - listed.modified >= grace_s:
                 yield listed
-            else:
-                young += 1
+                continue
+            young += 1
+            if listed.modified - now > grace_s:
+                ahead.append(listed)
 
     swept = sweep(objects, old_ones(), there=there.__contains__, dry_run=dry_run, renew=lease.renew)
+    redated = 0
     if not dry_run:
+        redated = _redate(objects, ahead, lease.renew)
         for other in dead:
             lease.bury(other)
     return Collected(
@@ -125,4 +138,22 @@ def _collect(
         index_pieces=swept.index_pieces,
         dead_leases=len(dead),
         dry_run=dry_run,
+        redated=redated,
     )
+
+
+def _redate(objects: Objects, ahead: list[Listed], renew: Callable[[], None]) -> int:
+    """Write chunks anew to which nobody refers: from now on their dates are right.  How many."""
+    if not ahead:
+        return 0
+    marked = referred(objects)
+    done = 0
+    for listed in ahead:
+        renew()
+        digest = chunk_digest(listed.key)
+        if digest in marked or listed.size > MOST_STORED:
+            continue
+        with contextlib.suppress(NoSuchObject):
+            objects.put(listed.key, objects.get(listed.key, most=MOST_STORED))
+            done += 1
+    return done

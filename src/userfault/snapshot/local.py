@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from userfault.kernel.errors import UsageError
 from userfault.linux.libc import syncfs
+from userfault.linux.limits import growing
 from userfault.snapshot import atomic, folders, marks
 from userfault.snapshot.errors import (
     AlreadyThere,
@@ -320,7 +321,7 @@ class LocalObjects:
             cause=_why(error),
             cure="free space there; what was stored before is intact"
             if full
-            else "check the folder, its permissions and its disk",
+            else growing(error).cure or "check the folder, its permissions and its disk",
         )
 
 
@@ -335,7 +336,7 @@ def _modes(root: os.stat_result) -> tuple[int, int]:
 def _why(error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return f"{error.filename!r} is a symbolic link, and nothing is changed through links"
-    return os.strerror(error.errno or 0)
+    return growing(error).cause
 
 
 def _within(key: str, size: int, most: int | None) -> None:

@@ -45,7 +45,7 @@ def claim(root: int, path: str, mark: Mark, *, into_existing: bool) -> None:
     """
     if is_marked(root, mark):
         return
-    names = {name for name in os.listdir(root) if not atomic.is_ours(name)}
+    names = {name for name in _listed(root) if not atomic.is_ours(name)}
     if names and is_marked(root, mark):  # by somebody who was here first
         return
     if mark.name in names:
@@ -62,12 +62,17 @@ def claim(root: int, path: str, mark: Mark, *, into_existing: bool) -> None:
 
 def is_one(root: int, mark: Mark) -> bool:
     """Whether a folder is what `mark` says, by the file or by an earlier release.  OSError."""
-    return is_marked(root, mark) or mark.earlier(root, set(os.listdir(root)))
+    return is_marked(root, mark) or mark.earlier(root, _listed(root))
 
 
 def is_marked(root: int, mark: Mark) -> bool:
     """Whether a folder has the file that says so."""
     return _begins(root, mark.name, len(mark.text)) == mark.text
+
+
+def _listed(root: int) -> set[str]:
+    """What somebody has put there: not the folder that a new file system of ext2 to 4 has."""
+    return set(os.listdir(root)) - {"lost+found"}
 
 
 def _refuse_others(root: int, path: str, mark: Mark) -> None:
@@ -83,7 +88,7 @@ def _refused(path: str, mark: Mark, cause: str) -> NotAStore:
     return NotAStore(
         f"{path} is not used as a {mark.what}",
         cause=cause,
-        cure=f"name a new or an empty folder, {path}/{mark.what} for one"
+        cure=f"name a new or an empty folder, {path}/{mark.what.split()[0]} for one"
         + ("; `pack --into-existing` makes one here all the same" if mark is STORE else ""),
     )
 

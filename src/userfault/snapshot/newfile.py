@@ -10,19 +10,22 @@ import stat
 from types import TracebackType
 
 from userfault.kernel.errors import UsageError
+from userfault.linux.limits import growing
 from userfault.snapshot.errors import StoreError, StoreFull
 
 
 class NewFile:
     """A file being written, with no name where the file system can do that (O_TMPFILE).
 
-    `commit` gives it its name, in place of what has it.  Left without, nothing is left, and where
-    it had no name not even after SIGKILL.  Its mode is 0600: memory holds secrets.  Raises
-    UsageError for a place where no file can be, StoreError, StoreFull.
+    `commit` gives it its name, in place of a file that has it, or of a link, which is not followed.
+    Left without, nothing is left, and where it had no name not even after SIGKILL.  Its mode is
+    0600, memory holds secrets, or `mode`, whatever the umask.  Raises UsageError for a place where
+    no file can be, StoreError, StoreFull.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = 0o600) -> None:
         self.path = path
+        self._mode = mode
         self._folder, name = os.path.split(path)
         self._folder = self._folder or "."
         self._temporary = os.path.join(self._folder, f".{name}.{secrets.token_hex(4)}")
@@ -54,11 +57,13 @@ class NewFile:
     def commit(self) -> None:
         """All is written: let it be durable, then give it its name."""
         try:
+            os.fchmod(self.fd, self._mode)
             os.fsync(self.fd)
             if not self._named:
                 self._give_name()
             os.rename(self._temporary, self.path)
             self._named = False
+            self._sync_name()
         except OSError as error:
             raise self.failure(error) from None
 
@@ -72,6 +77,14 @@ class NewFile:
         finally:
             os.close(folder)
 
+    def _sync_name(self) -> None:
+        with contextlib.suppress(PermissionError):  # a folder that we may write and not read
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
     def failure(self, error: OSError) -> StoreError:
         """What an error of the file system means."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -80,10 +93,11 @@ class NewFile:
                 cause=os.strerror(error.errno),
                 cure="free space there, or name a place that has some; nothing was written",
             )
+        why = growing(error)
         return StoreError(
             f"cannot write {self.path}",
-            cause=os.strerror(error.errno or 0),
-            cure="name a place where files can be written",
+            cause=why.cause,
+            cure=why.cure or "name a place where files can be written",
         )
 
     def _open(self) -> int:
@@ -96,3 +110,15 @@ class NewFile:
         fd = os.open(self._temporary, flags, 0o600)
         self._named = True
         return fd
+
+
+def write_new(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> None:
+    """Make the file `path` of `data`, in place of what has the name; as NewFile does."""
+    with NewFile(os.fspath(path), mode) as file:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(file.fd, left) :]
+        except OSError as error:
+            raise file.failure(error) from None
+        file.commit()

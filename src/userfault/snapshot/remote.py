@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
+from userfault.kernel.names import shown
 from userfault.snapshot import aws, credentials
 from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
 from userfault.snapshot.objects import Listed, check_key, check_prefix, scheme_of
@@ -214,7 +215,7 @@ class RemoteObjects:
                 _log.warning(
                     "%s has no conditional writes: two packs of the same name in the same moment"
                     " are not told apart there",
-                    self.url,
+                    shown(self.url),
                 )
             else:
                 return

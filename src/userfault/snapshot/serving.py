@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
+from userfault.linux.limits import growing
 from userfault.snapshot.either import open_either
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.file_urls import folder_of
@@ -48,10 +49,11 @@ def resolve(
     try:
         fd = sealed(table)
     except OSError as error:
+        why = growing(error)
         raise SourceError(
             f"cannot put the table of snapshot {name!r} into memory",
-            cause=os.strerror(error.errno or 0),
-            cure=f"free {len(table)} bytes of memory, or raise `ulimit -f` or `ulimit -n`",
+            cause=why.cause,
+            cure=why.cure or f"free {len(table)} bytes of memory, or raise `ulimit -n`",
         ) from None
     spec = StoreSpec.of(
         objects.url,

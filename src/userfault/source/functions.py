@@ -36,6 +36,8 @@ class FunctionSource:
             found: Any = import_module(module)
             for part in name.split("."):
                 found = getattr(found, part)
+            if not callable(found):
+                raise TypeError(f"{name} is not callable")
             self._args, self._kwargs = pickle.loads(arguments)
         except Exception as error:
             raise SourceError(

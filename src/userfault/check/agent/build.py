@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from userfault.kernel.errors import Unavailable
+from userfault.linux import homes
 
 SOURCE = Path(__file__).with_name("agent.c")
 _OPTIONS = (
@@ -54,8 +55,14 @@ def build(source: Path, options: tuple[str, ...]) -> Path:
 
 def cache_directory() -> Path:
     """Where this user's compiled agents are; made with mode 0700.  Raises NoAgent."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    directory = Path(base, "userfault")
+    base = homes.cache_home()
+    if base is None:
+        raise NoAgent(
+            "cannot run here: no directory for the agent",
+            cause="this user has no home, and neither HOME nor XDG_CACHE_HOME is set",
+            cure="set XDG_CACHE_HOME to a directory of your own",
+        )
+    directory = Path(base, homes.OURS)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()

@@ -70,6 +70,11 @@ class Policy(msgspec.Struct, frozen=True):
                 )
             put(name, seconds)
 
+    @property
+    def most_read(self) -> int:
+        """Bytes of the largest read of the source, but for whole pages that are larger."""
+        return max(self.window_bytes, self.chunk_bytes)
+
 
 _ANSWERS = {
     "on_failure": ("poison", "kill"),

@@ -17,7 +17,7 @@ from userfault.kernel.memtypes import round_up
 from userfault.linux import rights
 from userfault.linux.pidfd import Sender
 from userfault.pager.drivers import messages
-from userfault.pager.drivers.messages import Attach, Prefetch
+from userfault.pager.drivers.messages import Attach, Load, Prefetch
 from userfault.pager.drivers.records import Descriptors
 from userfault.pager.drivers.texts import clipped
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
@@ -54,7 +54,7 @@ def entitled(request: messages.Request, sender: Sender | None, client: int) -> N
 def _in_our_name(request: messages.Request) -> str:
     if isinstance(request, messages.Replace):
         return "start processes"
-    if isinstance(request, Attach) and isinstance(request.source, FunctionSpec):
+    if isinstance(request, Attach | Load) and isinstance(request.source, FunctionSpec):
         return "call functions"
     if isinstance(request, Attach) and isinstance(request.source, StoreSpec):
         return "open stores"
@@ -81,6 +81,13 @@ def check(request: Attach) -> None:
         _hold(spec.offset + spec.length <= spec.size, "the size of its source")
     if request.prepared:
         _hold(request.has_memory, "prepared memory without a descriptor")
+
+
+def check_load(request: Load, fds: list[int]) -> None:
+    """Raise ValueError for a function that cannot be loaded."""
+    _hold(0 < request.number < _HIGHEST, "its number")
+    _hold(0 < request.slot_bytes < _HIGHEST, "the size of its answers")
+    _hold(len(fds) == (request.source.stored > 0), "the arguments of its function")
 
 
 def check_descriptors(request: Attach, held: Descriptors) -> None:

@@ -17,11 +17,13 @@ from userfault.pager.drivers import messages
 from userfault.pager.drivers.admission import (
     check,
     check_descriptors,
+    check_load,
     entitled,
     in_range,
     refused,
 )
 from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.loading import Loading
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.say import say
 from userfault.pager.drivers.served import Served, sorted_out
@@ -65,6 +67,12 @@ class Host(Protocol):
     def hang_up(self, *, quit_now: bool) -> None:
         """The client says no more."""
 
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` is readable."""
+
+    def forget(self, fd: int) -> None:
+        """No more."""
+
 
 class Conversation:
     """Takes requests from `channel` and has `host` carry them out."""
@@ -72,10 +80,16 @@ class Conversation:
     def __init__(self, channel: socket.socket, host: Host, journal: Journal) -> None:
         self._channel = channel
         self._client = journal.words[Word.CLIENT_FD]
+        self._peer = pidfd.peer(channel)
         self._host = host
         self._journal = journal
         self._replacing = 0  # serial of the request whose handover is under way
         self._serial = 0  # of the request being answered
+        self._loading = Loading(host)
+
+    def close(self) -> None:
+        """No mapping will come any more."""
+        self._loading.close()
 
     def request(self) -> None:
         """One request, one reply, whatever becomes of it."""
@@ -94,7 +108,7 @@ class Conversation:
         with contextlib.ExitStack() as undo:
             undo.callback(close_all, received.fds)
             try:
-                entitled(received.request, received.sender, pidfd.pid_of(self._client))
+                entitled(received.request, received.sender, self._peer)
                 self._carry_out(received.request, received.fds)
             except Exception as error:  # an error of ours too costs this request and no other
                 if not isinstance(error, UserfaultError | OSError | ValueError):
@@ -107,9 +121,14 @@ class Conversation:
             self._host.hang_up(quit_now=True)
         elif isinstance(request, messages.Attach):
             self._attach(request, fds)
+        elif isinstance(request, messages.Load):
+            check_load(request, fds)
+            self._reply(self._loading.ask(request, fds[0] if fds else -1))
         elif isinstance(request, messages.Replace):
             self._replace(self._serial)
         else:
+            if isinstance(request, messages.Detach):
+                self._loading.drop(request.number)
             served = self._host.served.get(request.number)
             if served is None:
                 self._reply(messages.Done())
@@ -150,6 +169,7 @@ class Conversation:
             except BaseException:
                 served.close()
                 raise
+            self._loading.hand_over(served)
         self._reply(messages.Done())
 
     def _replace(self, serial: int) -> None:

@@ -145,6 +145,7 @@ class LiveDriver:
         """Let go of everything that is served, and of what this worker opened."""
         for served in list(self.served.values()):
             self.drop(served)
+        self._conversation.close()
         if self._unpackers is not None:
             self._unpackers.close()
         self._performer.close()

@@ -22,7 +22,7 @@ from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers import packets
 from userfault.snapshot.counts import Counts
-from userfault.source.spec import Spec
+from userfault.source.spec import FunctionSpec, Spec
 
 
 class Attach(msgspec.Struct, tag="attach"):
@@ -75,6 +75,16 @@ class GiveUp(msgspec.Struct, tag="give_up"):
     cause: str
 
 
+class Load(msgspec.Struct, tag="load"):
+    """Have a process load the function `source` for the mapping `number` that is to come; asked
+    until it is ready.  It answers with up to `slot_bytes` at once.  Descriptor: the arguments,
+    where they are large."""
+
+    number: int
+    source: FunctionSpec
+    slot_bytes: int
+
+
 class Ask(msgspec.Struct, tag="ask"):
     """How is it going?"""
 
@@ -91,6 +101,13 @@ class Quit(msgspec.Struct, tag="quit"):
 
 class Done(msgspec.Struct, tag="done"):
     """The request was carried out."""
+
+
+class Loaded(msgspec.Struct, tag="loaded"):
+    """Whether the function is `ready` to be called, or why it never will be (empty: not yet)."""
+
+    ready: bool
+    failure: str = ""
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -169,8 +186,8 @@ VERSIONS = packets.VERSIONS
 MAX_FAILURES = 64
 MAX_OVERDUE = 16
 
-Request: TypeAlias = Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
-Reply: TypeAlias = Done | Refused | Answer | Resumed
+Request: TypeAlias = Load | Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
+Reply: TypeAlias = Done | Refused | Answer | Loaded | Resumed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -69,8 +69,7 @@ class Origin:
             self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
             self.fetcher = Readers(attach.number, self.file, bell)
         elif isinstance(spec, FunctionSpec):
-            policy = attach.policy
-            slot = round_up(max(policy.window_bytes, policy.chunk_bytes), attach.page_size)
+            slot = round_up(attach.policy.most_read, attach.page_size)
             self.fetcher = Workers(attach.number, spec, slot, fd)
         elif isinstance(spec, StoreSpec):
             # It brings zstd and BLAKE3 along, which a pager of files has no use for.

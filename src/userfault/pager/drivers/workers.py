@@ -68,6 +68,23 @@ class Worker:
         self.fetch: Fetch | None = None
         self.length = 0  # bytes asked for
 
+    def load(self) -> None:
+        """Ask for no bytes: it loads the function, and does not call it."""
+        self.channel.send(_REQUEST.pack(0, 0, 0))
+
+    def loaded(self) -> str:
+        """Why the function cannot be loaded, which `load` asked; empty where it is."""
+        data = self.answer()
+        if len(data) < _REPLY.size:
+            return "the process that loaded it has ended"
+        return "" if _REPLY.unpack_from(data)[1] else _text(data)
+
+    def answer(self) -> bytes:
+        """What it says; nothing where it has died."""
+        with contextlib.suppress(OSError):  # reset by its death: the same as end of file
+            return self.channel.recv(_REPLY.size + MOST)
+        return b""
+
     def ask(self, fetch: Fetch, offset: int, length: int) -> None:
         self.fetch, self.length = fetch, length
         self.channel.send(_REQUEST.pack(fetch.number, offset, length))
@@ -122,12 +139,15 @@ class Workers:
             if worker is not None:
                 self.drop(worker)
 
+    def adopt(self, worker: Worker) -> None:
+        """A process that has loaded the function; the loop watches it from its first read on."""
+        self.workers.append(worker)
+        self.fresh.append(worker)
+
     def readable(self, worker: Worker) -> bool:
         """Take a worker's answer; False when it has died (the loop forgets it)."""
         fetch = worker.fetch
-        data = b""
-        with contextlib.suppress(OSError):  # reset by its death: the same as end of file
-            data = worker.channel.recv(_REPLY.size + MOST)
+        data = worker.answer()
         if len(data) < _REPLY.size:
             self.drop(worker)
             if fetch is not None:
@@ -141,8 +161,7 @@ class Workers:
         if worked:
             answer = Answered(self._mapping, fetch, memoryview(worker.slot[: worker.length]))
         else:
-            cause = data[_REPLY.size :].decode(errors="replace")
-            answer = Answered(self._mapping, fetch, None, cause)
+            answer = Answered(self._mapping, fetch, None, _text(data))
         self.answers.append(answer)
         return True
 
@@ -158,6 +177,10 @@ class Workers:
         """End all workers."""
         for worker in list(self.workers):
             self.drop(worker)
+
+
+def _text(data: bytes) -> str:
+    return data[_REPLY.size :].decode(errors="replace")
 
 
 def _why(error: OSError | PagerError) -> str:
