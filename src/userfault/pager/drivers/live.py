@@ -41,6 +41,7 @@ from userfault.pager.core.turns import Turns
 from userfault.pager.drivers import watchdog
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.deferring import Deferring
+from userfault.pager.drivers.departing import CHILD_CHECK_S, Departing
 from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
 from userfault.pager.drivers.losing import lose
@@ -60,13 +61,12 @@ if TYPE_CHECKING:
 _PIECES = 16  # background fills between two looks at the queue; small ones take 10 µs each
 _FEW = 4  # messages a read while others wait for their turn
 _TICK_S = 1e-3  # what epoll can tell apart
-_CHILD_CHECK_S = 1.0
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
 _clock = time.monotonic
 
 
-class LiveDriver:
+class LiveDriver(Departing):
     """Serves mappings of one client until it, and every child that a fork added, has ended.
 
     `journal` names the socket to the client and its pidfd; `family` is the record found there.
@@ -181,7 +181,7 @@ class LiveDriver:
             else:
                 times.append(when)
         if self._children:
-            times.append(self._children_checked + _CHILD_CHECK_S)
+            times.append(self._children_checked + CHILD_CHECK_S)
         return max(min(times) - _clock(), 0) if times else -1
 
     def _idle(self) -> None:
@@ -497,71 +497,6 @@ class LiveDriver:
         if quit_now:
             for served in list(self.served.values()):
                 self.drop(served)
-
-    def _client_ended(self) -> None:
-        """The client is dead: only children that it forked may still need us."""
-        self.forget(self._client)
-        self._client_alive = False
-        self._open = False
-        for served in list(self.served.values()):
-            self._drop_context(served.main)
-            self._drop_if_deserted(served)
-
-    def _check_children(self, now: float) -> None:
-        """Children of forks have no pidfd here: ask whether their memory still exists."""
-        if now - self._children_checked < _CHILD_CHECK_S:
-            return
-        self._children_checked = now
-        for context in list(self._children):
-            if context.uffd.owner_gone():
-                self._drop_context(context)
-                self._drop_if_deserted(context.served)
-
-    def _drop_if_deserted(self, served: Served) -> None:
-        if not self._client_alive and all(context.closed for context in served.contexts):
-            self.drop(served)
-
-    def _drop_context(self, context: Context) -> None:
-        """Serve a context no more.  Descriptors are closed when no record names them any more."""
-        if context.closed:
-            return
-        self._let_go(context)
-        served = context.served
-        if context is not served.main:
-            served.contexts.remove(context)
-        self.commit(served)
-        context.close()
-
-    def _let_go(self, context: Context) -> None:
-        if not context.closed:
-            self.forget(context.fd)
-            context.core.leave()
-        context.closed = True
-        self._children.pop(context, None)
-        self._busy.discard(context)
-        self._deferring.discard(context)
-        self._timed.pop(context, None)
-        self._reads.forget(context)
-
-    def let_rest(self, served: Served) -> None:
-        """Nothing is under way for a mapping any more: no reads, timers, background work."""
-        for context in served.contexts:
-            self._busy.discard(context)
-            self._deferring.discard(context)
-            self._timed.pop(context, None)
-            self._reads.forget(context)
-        self._reads.end_workers(served)
-        if self._unpackers is not None:
-            self._unpackers.detach(served)
-
-    def drop(self, served: Served) -> None:
-        """Forget a mapping altogether."""
-        for context in served.contexts:
-            self._let_go(context)
-        self.let_rest(served)
-        self.served.pop(served.number, None)
-        self.commit()
-        served.close()
 
 
 def _raise_descriptor_limit() -> None:
