@@ -138,10 +138,12 @@ def from_a_child() -> list[object]:
     """A forked child has the socket of its parent, and is told that the pager is not its own."""
     with userfault.Pager() as pager, lazy(pages(1, 4), pager=pager, policy=DEMAND) as mapped:
         read, write = os.pipe()
+        channel = socket.socket(
+            fileno=os.dup(pager._family.channel.fileno())
+        )  # a child's is closed
         pid = os.fork()
         if not pid:
             sender = rights.credentials(os.geteuid(), os.getegid())
-            channel = pager._family.channel
             messages.send(channel, 99, messages.Detach(mapped._parts.number), sender=sender)
             reply = messages.receive_reply(channel, 99)
             os.write(write, reply.what.encode() if isinstance(reply, messages.Refused) else b"done")

@@ -36,12 +36,20 @@ def lost_by(sender: Sender) -> str:
         return f"it runs as user {sender.uid}, the pager as user {os.geteuid()}"
     if sender.gid != os.getegid():
         return f"it runs as group {sender.gid}, the pager as group {os.getegid()}"
-    if sender.pid <= 0:  # in another pid namespace: /proc has no name for it
+    if sender.pid <= 0 or not _proc_is_ours():  # /proc has no name for it, or another's
         return ""
     theirs, ours = _status(sender.pid), _status("self")
     if not theirs or not ours:  # no /proc
         return ""
     return _less(theirs, ours) or _elsewhere(sender.pid)
+
+
+def _proc_is_ours() -> bool:
+    """Whether /proc names processes as this one does: it was mounted in our pid namespace."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _less(theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> str:

@@ -55,6 +55,9 @@ class Host(Protocol):
     def drop(self, served: Served) -> None:
         """Forget a mapping."""
 
+    def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
+        """An error of ours within it costs this mapping and no other."""
+
     def go_on(self, served: Served) -> None:
         """Perform what a request made the core ask for."""
 
@@ -130,9 +133,15 @@ class Conversation:
             if served is None:
                 self._reply(messages.Done())
                 return
-            self._reply(_REQUESTS[type(request)](self, served, request))
+            reply: messages.Reply = messages.Refused("the pager failed", "an error of its own", "")
+            if isinstance(request, messages.Prefetch):
+                in_range(request, served.attach.pages)
+            with self._host.costs(served):
+                reply = _REQUESTS[type(request)](self, served, request)
+            self._reply(reply)
             if request.number in self._host.served:
-                self._host.go_on(served)
+                with self._host.costs(served):
+                    self._host.go_on(served)
 
     def resumed(self) -> None:
         """Another worker took over: a request whose reply is still to come may be lost."""
@@ -184,7 +193,6 @@ class Conversation:
         return messages.Done()
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
-        in_range(request, served.attach.pages)
         served.main.core.want(request.page, request.count)
         return messages.Done()
 

@@ -266,7 +266,8 @@ class Journal:
     def record(self) -> bytes:
         """The last record; empty before the first."""
         place, length = self._place()
-        return os.pread(self.fd, length, place) if place else b""
+        room = os.fstat(self.fd).st_size - place  # a length that lies must not cost memory
+        return os.pread(self.fd, min(length, max(room, 0)), place) if place else b""
 
     def _place(self) -> tuple[int, int]:
         word = self.words[Word.RECORD]

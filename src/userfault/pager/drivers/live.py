@@ -28,7 +28,7 @@ import resource
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError, PagerError
@@ -41,9 +41,11 @@ from userfault.pager.core.turns import Turns
 from userfault.pager.drivers import watchdog
 from userfault.pager.drivers.conversation import Conversation
 from userfault.pager.drivers.deferring import Deferring
+from userfault.pager.drivers.departing import CHILD_CHECK_S, Departing
 from userfault.pager.drivers.fills import Performer
 from userfault.pager.drivers.interrupts import Interrupts
 from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
+from userfault.pager.drivers.losing import lose
 from userfault.pager.drivers.messages import MAX_FAILURES
 from userfault.pager.drivers.placement import Placement
 from userfault.pager.drivers.reach import Reach
@@ -60,13 +62,12 @@ if TYPE_CHECKING:
 _PIECES = 16  # background fills between two looks at the queue; small ones take 10 µs each
 _FEW = 4  # messages a read while others wait for their turn
 _TICK_S = 1e-3  # what epoll can tell apart
-_CHILD_CHECK_S = 1.0
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
 _clock = time.monotonic
 
 
-class LiveDriver:
+class LiveDriver(Departing):
     """Serves mappings of one client until it, and every child that a fork added, has ended.
 
     `journal` names the socket to the client and its pidfd; `family` is the record found there.
@@ -186,7 +187,7 @@ class LiveDriver:
         if self._timed:
             times.append(self._interrupts.next_time())
         if self._children:
-            times.append(self._children_checked + _CHILD_CHECK_S)
+            times.append(self._children_checked + CHILD_CHECK_S)
         return max(min(times) - _clock(), 0) if times else -1
 
     def _idle(self) -> None:
@@ -195,9 +196,10 @@ class LiveDriver:
             context, noisy = turn
             if noisy:
                 context.core.disturb()
-            if self._work(context):
-                # `perform` puts it to the end of the queue: everybody gets a turn.
-                return
+            with self.costs(context.served):
+                if self._work(context):
+                    # `perform` puts it to the end of the queue: everybody gets a turn.
+                    return
 
     def _work(self, context: Context) -> bool:
         """A chunk of background work, in one piece or in several that are small; whether any."""
@@ -218,8 +220,9 @@ class LiveDriver:
         for context in list(self._timed):
             when = context.core.next_time()
             if when is not None and when <= now:
-                context.core.tick(now)
-                self.perform(context)
+                with self.costs(context.served):
+                    context.core.tick(now)
+                    self.perform(context)
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -236,6 +239,20 @@ class LiveDriver:
 
     def _readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
+        try:
+            self._read(context)
+        except Exception as error:
+            lose(self, self._journal, context.served, error)
+
+    @contextlib.contextmanager
+    def costs(self, served: Served) -> Iterator[None]:
+        """An error of ours within it costs this mapping and no other."""
+        try:
+            yield
+        except Exception as error:
+            lose(self, self._journal, served, error)
+
+    def _read(self, context: Context) -> None:
         at, view = self._journal.batch(context.number, self._turn)
         try:
             count = os.readv(context.fd, [view])
@@ -289,16 +306,16 @@ class LiveDriver:
             elif isinstance(event, Remap):
                 core.remap(event.old, event.new, event.length)
             else:
-                self._forked(context, event)
+                self.forked(context, event)
             self._journal.applied = before + 1
             self.commit(context.served)  # before anything is filled by what the event changed
         self.perform(context)
 
-    def _forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
+    def forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
         """Serve the child: private memory from a copy of the states, shared memory from ours."""
         served = context.served
         states, pages = context.states, None
-        if not served.attach.shared:
+        if not served.attach.shared and not served.lost:
             states, pages = self._copy_states(context)
         core = context.core.fork(pages)
         child = Context(served, self.number(), core, event.userfaultfd, states)
@@ -395,8 +412,9 @@ class LiveDriver:
         for context in self._deferring.due(now):
             if context.closed:
                 continue
-            context.core.retry()
-            self.perform(context)
+            with self.costs(context.served):
+                context.core.retry()
+                self.perform(context)
             if context.core.deferred:
                 self._deferring.failed_again(context, now)
             else:
@@ -446,6 +464,8 @@ class LiveDriver:
         self._take_up(served)
         if served.main.core.finished:
             served.finish()
+        if served.lost:
+            served.tell()
         for context in served.contexts:
             if not context.closed:
                 self._watch_context(context)
@@ -483,62 +503,6 @@ class LiveDriver:
         if quit_now:
             for served in list(self.served.values()):
                 self.drop(served)
-
-    def _client_ended(self) -> None:
-        """The client is dead: only children that it forked may still need us."""
-        self.forget(self._client)
-        self._client_alive = False
-        self._open = False
-        for served in list(self.served.values()):
-            self._drop_context(served.main)
-            self._drop_if_deserted(served)
-
-    def _check_children(self, now: float) -> None:
-        """Children of forks have no pidfd here: ask whether their memory still exists."""
-        if now - self._children_checked < _CHILD_CHECK_S:
-            return
-        self._children_checked = now
-        for context in list(self._children):
-            if context.uffd.owner_gone():
-                self._drop_context(context)
-                self._drop_if_deserted(context.served)
-
-    def _drop_if_deserted(self, served: Served) -> None:
-        if not self._client_alive and all(context.closed for context in served.contexts):
-            self.drop(served)
-
-    def _drop_context(self, context: Context) -> None:
-        """Serve a context no more.  Descriptors are closed when no record names them any more."""
-        if context.closed:
-            return
-        self._let_go(context)
-        served = context.served
-        if context is not served.main:
-            served.contexts.remove(context)
-        self.commit(served)
-        context.close()
-
-    def _let_go(self, context: Context) -> None:
-        if not context.closed:
-            self.forget(context.fd)
-            context.core.leave()
-        context.closed = True
-        self._busy.discard(context)
-        self._deferring.discard(context)
-        self._timed.pop(context, None)
-        self._children.pop(context, None)
-        self._reads.forget(context)
-
-    def drop(self, served: Served) -> None:
-        """Forget a mapping altogether."""
-        for context in served.contexts:
-            self._let_go(context)
-        self._reads.end_workers(served)
-        if self._unpackers is not None:
-            self._unpackers.detach(served)
-        self.served.pop(served.number, None)
-        self.commit()
-        served.close()
 
 
 def _raise_descriptor_limit() -> None:

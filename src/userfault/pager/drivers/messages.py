@@ -228,7 +228,7 @@ def receive_request(channel: socket.socket) -> Received:
     packet = packets.receive(channel)
     if packet.fault is not None:
         raise BadRequestError(packet.serial, *packet.fault)
-    if not packet.data:
+    if packet.ended:
         return Received(0, None, packet.fds, packet.sender)
     try:
         request = _requests.decode(packet.data)
@@ -253,15 +253,18 @@ def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
     """
     while True:
         packet = packets.receive(channel)
+        if packet.ended:
+            return None
+        if packet.serial not in (serial, 0):
+            continue
         if packet.fault is not None:
             raise _unreadable(*packet.fault)
-        if not packet.data:
-            return None
-        if packet.serial in (serial, 0):
-            try:
-                return _replies.decode(packet.data)
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise _unreadable(str(error), VERSIONS) from None
+        try:
+            reply = _replies.decode(packet.data)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _unreadable(str(error), VERSIONS) from None
+        if packet.serial == serial or isinstance(reply, Resumed):
+            return reply
 
 
 def forget_replies(channel: socket.socket) -> None:

@@ -29,7 +29,7 @@ _HEADER = struct.Struct("=QQ")  # serial; length of the message if it is in the 
 
 
 class Packet(msgspec.Struct):
-    """What was received.  `data` is empty at the end of the conversation.
+    """What was received.  `ended`: nothing more will be, the other side has closed its end.
 
     `fault`: why the message cannot be had, with its cure; then there are no descriptors either.
     """
@@ -39,6 +39,7 @@ class Packet(msgspec.Struct):
     fds: list[int]
     sender: Sender | None
     fault: tuple[str, str] | None = None
+    ended: bool = False
 
 
 def send(
@@ -88,7 +89,7 @@ def receive(channel: socket.socket) -> Packet:
     serial = 0
     try:
         if not data and sender is None:  # a packet without a byte has a sender, where it counts
-            return Packet(0, b"", [], None)
+            return Packet(0, b"", [], None, ended=True)
         if len(data) < _HEADER.size:
             raise _FaultyError("it is shorter than its header", VERSIONS)
         serial, length = _HEADER.unpack_from(data)

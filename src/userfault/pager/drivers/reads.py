@@ -39,6 +39,9 @@ class Loop(Protocol):
     def perform(self, context: Context) -> None:
         """Do what the core asks for."""
 
+    def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
+        """An error of ours within it costs this mapping and no other."""
+
     def has_deadlines(self, context: Context) -> None:
         """The core has deadlines from now on."""
 
@@ -150,9 +153,10 @@ class Reads:
             context = answer.fetch.owner
             if context.closed:
                 continue
-            if answer.data is not None:
-                context.core.fetched(answer.fetch, answer.data)
-            else:
-                context.core.fetch_failed(answer.fetch, answer.cause, _clock())
-            self._loop.perform(context)
+            with self._loop.costs(context.served):
+                if answer.data is not None:
+                    context.core.fetched(answer.fetch, answer.data)
+                else:
+                    context.core.fetch_failed(answer.fetch, answer.cause, _clock())
+                self._loop.perform(context)
         self._start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from userfault.kernel.errors import PagerError
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.recovery import ContextRecord
 from userfault.pager.drivers.journal import Journal
@@ -41,13 +42,17 @@ class Kept(msgspec.Struct):
 
 
 class ServedRecord(msgspec.Struct):
-    """One mapping: as it was asked for, and its contexts (the first is the client's own)."""
+    """One mapping: as it was asked for, and its contexts (the first is the client's own).
+
+    `lost`: why nothing of it is filled any more.
+    """
 
     attach: Attach
     fds: Descriptors
     contexts: list[Kept]
     failures: list[Failure]
     failed: int
+    lost: str = ""
 
 
 class FamilyRecord(msgspec.Struct):
@@ -74,9 +79,16 @@ def encode(record: FamilyRecord | ServedRecord) -> bytes:
 
 
 def read(journal: Journal) -> tuple[FamilyRecord, list[ServedRecord]]:
-    """The journal's record, and the mappings in it."""
-    family = _families.decode(journal.record())
-    return family, [_mappings.decode(each) for each in family.served]
+    """The journal's record, and the mappings in it.  Raises PagerError for one that is none."""
+    try:
+        family = _families.decode(journal.record())
+        return family, [_mappings.decode(each) for each in family.served]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PagerError(
+            "the pager's journal cannot be read",
+            cause=str(error),
+            cure="restore again; and please report it: only the pager writes there",
+        ) from None
 
 
 def descriptors_in(journal: Journal) -> set[int]:

@@ -19,12 +19,14 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.layout import Layout
+from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
-from userfault.pager.drivers.messages import Attach, Failure, Waited
+from userfault.pager.drivers.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.pager.drivers.readers import Readers
 from userfault.pager.drivers.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.residency import Residency
+from userfault.pager.drivers.texts import clipped
 from userfault.pager.drivers.workers import Workers
 from userfault.source.file import FileSource
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
@@ -125,6 +127,7 @@ class Served:
         self._fds = fds
         self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
+        self.lost = ""  # why nothing of it is filled any more
         self.origin = Origin(attach, fds.source, bell)
         self.plan = Plan(
             start=attach.start,
@@ -165,6 +168,9 @@ class Served:
         served = cls(record.attach, record.fds, bell)
         served.failures, served.failed = record.failures, record.failed
         served.told = {failure.cause for failure in record.failures}
+        if record.lost:
+            served._again_lost(record)
+            return served
         cores = recovery.rebuild(
             [kept.core for kept in record.contexts],
             lambda _: served.plan,
@@ -177,6 +183,29 @@ class Served:
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
         return served
+
+    def _again_lost(self, record: ServedRecord) -> None:
+        for kept in record.contexts:
+            uffd = LiveUserfaultfd.adopt(kept.fd)
+            core = LostCore(self.plan, record.lost)
+            self.contexts.append(Context(self, kept.core.number, core, uffd, kept.core.states))
+        if record.failed:
+            self.lost = record.lost
+        else:
+            self.lose(record.lost)
+
+    def lose(self, why: str) -> None:
+        """An error of ours: from now on each fault is answered with poison."""
+        self.lost = why
+        self.changed()
+        self.failed += 1
+        cure = "restore again; and please report what standard error says"
+        self.failures.insert(0, Failure(0, clipped(why), cure))
+        del self.failures[MAX_FAILURES:]
+        for context in self.contexts:
+            context.core = LostCore(self.plan, why)
+        if self.origin.fetcher:
+            self.origin.fetcher.close()
 
     def _mapped(self, states: int) -> mmap.mmap:
         """The memory `states`.  Raises OSError."""
@@ -216,6 +245,10 @@ class Served:
     def finish(self) -> None:
         """Tell the client that everything is in.  A second time does no harm."""
         self.lifeline.disarm()
+        self.tell()
+
+    def tell(self) -> None:
+        """Let whoever waits for the finish look how it stands."""
         os.eventfd_write(self._fds.finished, 1)
 
     def changed(self) -> None:
@@ -226,14 +259,17 @@ class Served:
         """For the journal, encoded."""
         if self._recorded is None:
             contexts = [context.record() for context in self.contexts]
-            record = ServedRecord(self.attach, self._fds, contexts, self.failures, self.failed)
+            record = ServedRecord(
+                self.attach, self._fds, contexts, self.failures, self.failed, self.lost
+            )
             self._recorded = msgspec.Raw(encode(record))
         return self._recorded
 
     def forget_states(self, states: int) -> None:
         """A context has gone: let go of its states, unless they are the mapping's."""
         if states != self._fds.states:
-            self._states.pop(states).close()
+            if states in self._states:  # not of a mapping that is lost
+                self._states.pop(states).close()
             os.close(states)
 
     def close(self) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from userfault.kernel.events import PageFault
 from userfault.linux.uffd import decode
 from userfault.pager.core import recovery
 from userfault.pager.drivers import records
 from userfault.pager.drivers.journal import Journal, Word
+from userfault.pager.drivers.losing import why_lost
 from userfault.pager.drivers.served import Context, Served
+from userfault.source.spec import ZeroSpec
 
 if TYPE_CHECKING:
     from userfault.pager.drivers.live import LiveDriver
@@ -28,25 +32,41 @@ def take_over(
 ) -> None:
     """Make `driver` serve what the journal's record names: `family`, with `mappings` in it."""
     for mapping in mappings:
-        driver.restore(Served.again(mapping, driver.bell))
+        driver.restore(_again(mapping, driver.bell))
     contexts = {
         context.number: context
         for served in driver.served.values()
         for context in served.contexts
         if not context.closed
     }
-    _settle(contexts, journal)
+    _settle(driver, contexts, journal)
     _replay(driver, contexts, journal, family)
-    recovery.resume([context.core for context in contexts.values()])
-    for context in list(contexts.values()):
-        driver.perform(context)
+    for served in list(driver.served.values()):
+        with driver.costs(served):
+            mine = [each for each in contexts.values() if each.served is served]
+            recovery.resume([context.core for context in mine])
+            for context in mine:
+                driver.perform(context)
 
 
-def _settle(contexts: dict[int, Context], journal: Journal) -> None:
+def _again(mapping: records.ServedRecord, bell: int) -> Served:
+    """Serve it again, or, where that fails, what is left of it."""
+    try:
+        return Served.again(mapping, bell)
+    except Exception as error:
+        nothing = ZeroSpec(mapping.attach.source.length)  # is what can be taken up for certain
+        attach = msgspec.structs.replace(mapping.attach, source=nothing)
+        return Served.again(
+            msgspec.structs.replace(mapping, attach=attach, lost=why_lost(error), failed=0), bell
+        )
+
+
+def _settle(driver: LiveDriver, contexts: dict[int, Context], journal: Journal) -> None:
     """The fill that was under way when the worker was killed: what the kernel did of it is done."""
     fill = journal.last_fill()
     if fill.context in contexts:
-        recovery.settle(contexts[fill.context].core, fill)
+        with driver.costs(contexts[fill.context].served):
+            recovery.settle(contexts[fill.context].core, fill)
 
 
 def _replay(
@@ -63,6 +83,7 @@ def _replay(
         snapshot = recovery.Snapshot(family.batch, family.applied, ())
         left = recovery.unapplied(snapshot, journal.head, events)
         journal.applied = len(events) - len(left)
-        for before, event in left:
-            driver.event(context, event, before)
+        with driver.costs(context.served):
+            for before, event in left:
+                driver.event(context, event, before)
     journal.batch_done(sum(map(len, messages)))

@@ -202,7 +202,7 @@ def work(channel: socket.socket) -> None:
 def _answer(channel: socket.socket) -> None:
     """Answer requests until the pager is gone."""
     packet = packets.receive(channel)
-    if not packet.data:
+    if packet.ended:
         return
     spec = msgspec.msgpack.decode(packet.data, type=FunctionSpec)
     slot = mmap.mmap(packet.fds[0], os.fstat(packet.fds[0]).st_size)
