@@ -119,7 +119,10 @@ class Refused(msgspec.Struct, tag="refused"):
 
 
 class Resumed(msgspec.Struct, tag="resumed"):
-    """Another worker serves now: ask again whatever has no reply yet.  Its serial is 0."""
+    """A worker serves now, the first or another: ask again whatever has no reply yet.
+
+    Its serial is 0.
+    """
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -176,10 +179,12 @@ class Hello(msgspec.Struct, frozen=True):
     memory where the client sees its status.
 
     `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
+    `version`: of the client's code.  Its standard error comes along too, if it has one.
     """
 
     placing: Placing = Placing()
     in_flight: int = 32
+    version: str = ""
 
 
 VERSIONS = packets.VERSIONS
@@ -256,10 +261,15 @@ def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
         if not packet.data:
             return None
         if packet.serial in (serial, 0):
-            try:
-                return _replies.decode(packet.data)
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise _unreadable(str(error), VERSIONS) from None
+            return decoded_reply(packet.data)
+
+
+def decoded_reply(data: bytes) -> Reply:
+    """A message of the pager.  Raises PagerError for one that cannot be read."""
+    try:
+        return _replies.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable(str(error), VERSIONS) from None
 
 
 def forget_replies(channel: socket.socket) -> None:
