@@ -378,6 +378,11 @@ def work(journal: Journal, serve: Serve) -> None:
 def leave(journal: Journal) -> NoReturn:
     """The worker ends in peace, and with it the family."""
     journal.words[Word.RETIRED] = 1
+    for role in (Word.SPARE, Word.SUPERVISOR):  # one may be stopped, and would outlive us
+        pid, process = journal.member(role)
+        if pid:
+            with contextlib.suppress(OSError):
+                pidfd.kill(process)
     os._exit(0)  # reader threads may hang in a dead file system: do not wait for them
 
 
