@@ -44,6 +44,8 @@ lab: $(VENV)/.made
 stress: $(VENV)/.dev
 	$(BIN)/python -m tests.stress $(ARGS)
 	$(BIN)/python -m tests.stress --every-call 1
+	$(BIN)/python -m tests.stress --refuse-calls 1
+	$(BIN)/python -m tests.stress --limits
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

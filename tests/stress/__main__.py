@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stress import every_call, plants
+from stress import every_call, limits, plants, refused_calls
 from stress.run import Options, Result, pools, run
 from stress.standstill import Standstill
 from userfault.kernel.errors import UserfaultError
@@ -40,10 +40,9 @@ def main() -> int:
     )
     signal.signal(signal.SIGTERM, _as_interrupt)
     console = Console(stderr=True)
-    if asked.every_call:
-        return _every_call(console, asked.every_call)
-    if asked.plants:
-        return _plants(console, options.memory)
+    other = _instead(asked)
+    if other is not None:
+        return other(console)
     try:
         with pools(options), _bar(console, options) as show:
             result = run(options, show)
@@ -58,6 +57,17 @@ def main() -> int:
     else:
         _print(result)
     return 0 if result.good else 1
+
+
+def _instead(asked: argparse.Namespace) -> Callable[[Console], int] | None:
+    """What is asked for in place of kills at random."""
+    if asked.every_call:
+        return lambda console: _every_call(console, asked.every_call)
+    if asked.refuse_calls:
+        return lambda console: _refuse_calls(console, asked.refuse_calls)
+    if asked.plants:
+        return lambda console: _plants(console, tuple(asked.memory.split(",")))
+    return _limits if asked.limits else None
 
 
 def _every_call(console: Console, every: int) -> int:
@@ -93,6 +103,40 @@ def _plants(console: Console, memory: tuple[str, ...]) -> int:
     return 1 if missed else 0
 
 
+def _refuse_calls(console: Console, every: int) -> int:
+    with console.status("refusing") as status:
+        outcome = refused_calls.run(
+            every=every,
+            progress=lambda now: status.update(
+                f"{now.calls} calls refused, {len(now.bad)} went wrong"
+            ),
+        )
+    print(f"{outcome.calls} calls of the client refused, {len(outcome.bad)} went wrong")
+    for line in outcome.bad:
+        print(f"  {line}")
+    return 1 if outcome.bad else 0
+
+
+def _limits(console: Console) -> int:
+    bad = 0
+    for name in limits.SWEEPS:
+        if not limits.possible(name):
+            print(f"{name}: this limit cannot be set here")
+            continue
+        went = []
+        with console.status(name) as status:
+            for value, now in limits.sweep(name):
+                went.append((value, now))
+                status.update(f"{name} {value}: {now.how}")
+        wrong = [(value, now) for value, now in went if not now.right]
+        enough = next((value for value, now in went if now.how == "worked"), "no value")
+        print(f"{name}: {len(went)} values, enough from {enough} on, {len(wrong)} went wrong")
+        for value, now in wrong:
+            print(f"  {value}: {now.how}; {now.text}")
+        bad += len(wrong)
+    return 1 if bad else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, help="end after so many (default 1000)")
@@ -109,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plants", action="store_true", help="instead: plant mistakes, each of which must be found"
     )
+    parser.add_argument(
+        "--refuse-calls", type=int, metavar="N", default=0,
+        help="instead: refuse every Nth system call of lazy() in the client",
+    )  # fmt: skip
+    parser.add_argument("--limits", action="store_true", help="instead: sweep limits")
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
     return parser
 

@@ -39,6 +39,7 @@ from userfault.kernel.numbers import real, whole
 from userfault.linux import libc, place
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
+from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
@@ -263,7 +264,8 @@ class _Parts:
         self.uffd: LiveUserfaultfd | None = None
         self.lifeline: LifeLine | None = None
         self.states: mmap.mmap | None = None
-        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with calling("eventfd2"):
+            self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.closed = False
         self.tie: Tie | None = None
         self.memory: Callable[[], LazyMemory | None] = lambda: None
@@ -619,7 +621,8 @@ def _map(options: Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
     protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
 
     def map_it(recipe: Recipe) -> LazyMemory:
-        made = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
+        with calling("mmap"):
+            made = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
         with libc.Pinned(made) as pinned:
             made.address = pinned.address
         made.memory = recipe.memory
@@ -660,15 +663,19 @@ def _attach(
     parts.pages = recipe.length // recipe.memory.page_size
     parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
     with contextlib.ExitStack() as undo:
-        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with calling("memfd_create"):
+            states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         undo.callback(os.close, states)
         line = LifeLine.for_this_process()
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.close)
             undo_line.callback(line.disarm)
-            os.ftruncate(states, parts.pages)
-            fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
+            with calling("ftruncate"):
+                os.ftruncate(states, parts.pages)
+            with calling("fcntl(F_ADD_SEALS)"):
+                fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            with calling("mmap"):
+                parts.states = mmap.mmap(states, parts.pages, prot=mmap.PROT_READ)
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
             log = signal_log()

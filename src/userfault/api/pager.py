@@ -9,19 +9,17 @@ import signal
 import socket
 from pathlib import Path
 
-import msgspec
-
+from userfault import __version__
+from userfault.api.starting import Family, start
 from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
-from userfault.linux.limits import growing
 from userfault.linux.smaps import private_memory
-from userfault.linux.unpatched import original, packet_sockets
+from userfault.linux.unpatched import original
 from userfault.pager.core.placement import FOLLOW, Placing
 from userfault.pager.drivers import messages
-from userfault.pager.drivers.spawn import lean_path, spawn_python
-from userfault.pager.drivers.status import ROLES, Shown, Status
+from userfault.pager.drivers.status import ROLES, Shown
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"
@@ -33,7 +31,8 @@ class Pager:
     It is a family of three processes: one serves, one watches it, one stands ready.  Whichever is
     killed is replaced, and threads that wait go on.  Starting one takes some 50 ms; a shared one
     serves a further mapping within 3 ms.  Use it as a context manager, or call `close()`.
-    Thread-safe.  Raises PagerError when it cannot be started.
+    Thread-safe.  It serves when this returns; raises PagerError, with the one cause, when it cannot
+    be started.
 
     `cpu`: where it runs: "follow" (on the CPU whose thread faults, if that is a gain), "any" (as
     the scheduler likes) or the number of a CPU.  `poll_budget`: the share of a CPU's time (0 to 1)
@@ -43,15 +42,25 @@ class Pager:
     `in_flight`: reads of sources under way at once, by threads and worker processes, of all its
     mappings together; they share these places fairly, faults before background fill.
 
+    `python`: the interpreter that its processes run, for programs whose own is no Python to be run
+    (frozen or embedded ones), with this version of userfault installed.  By default that of
+    USERFAULT_PYTHON, else `sys.executable`.
+
     >>> with Pager() as pager:
     ...     pager.alive
     True
     """
 
     def __init__(
-        self, *, cpu: str | int = FOLLOW, poll_budget: float = 0.5, in_flight: int = 32
+        self,
+        *,
+        cpu: str | int = FOLLOW,
+        poll_budget: float = 0.5,
+        in_flight: int = 32,
+        python: str | None = None,
     ) -> None:
-        hello = messages.Hello(Placing(cpu, poll_budget), whole("in_flight", in_flight))
+        places = whole("in_flight", in_flight)
+        hello = messages.Hello(Placing(cpu, poll_budget), places, __version__)
         if isinstance(hello.placing.cpu, int):
             _check_cpu(hello.placing.cpu)
         if hello.in_flight < 1:
@@ -63,23 +72,10 @@ class Pager:
         self._lock = original("_thread", "allocate_lock")()
         self._numbers = 0
         self._serial = 0
-        undisturbed(functools.partial(self._start, hello))
+        undisturbed(functools.partial(self._start, hello, python))
 
-    def _start(self, hello: messages.Hello) -> None:
-        with contextlib.ExitStack() as undo:
-            try:
-                self._family = _start(undo, hello)
-            except PagerError:
-                raise
-            except OSError as error:
-                why = growing(error)
-                raise PagerError(
-                    "cannot start a pager",
-                    cause=why.cause,
-                    cure=why.cure
-                    or "check the limits on processes (ulimit -u) and descriptors (ulimit -n)",
-                ) from None
-            undo.pop_all()
+    def _start(self, hello: messages.Hello, python: str | None) -> None:
+        self._family = start(hello, python)
         self._held = _Held(self._family)
         self._tie = Tie(self, self._held)
 
@@ -186,50 +182,8 @@ def _check_cpu(cpu: int) -> None:
         )
 
 
-class _Family(msgspec.Struct):
-    """A pager's processes as the client holds them.
-
-    `first`: process id and pidfd of the one that was started, our only child among them.
-    `rights`: user and group that they run as.
-    """
-
-    channel: socket.socket
-    status: Status
-    first: tuple[int, int]
-    owner: int
-    rights: tuple[int, int]
-
-
-def _start(undo: contextlib.ExitStack, hello: messages.Hello) -> _Family:
-    """Start the first process, which makes the others."""
-    ours, theirs = packet_sockets()
-    undo.callback(ours.close)
-    # From here on the kernel tells the pager who sends each request.
-    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    mine = os.geteuid(), os.getegid()
-    with theirs:
-        status, shown = Status.create()
-        undo.callback(status.close)
-        client = -1
-        try:
-            client = os.pidfd_open(os.getpid())
-            # Sent before there is anybody to read it, so that nothing can fail once it runs.
-            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], [client, shown])
-        finally:
-            pidfd.close_all([client, shown])
-        pid = spawn_python("userfault.api.pager_main", "main", theirs.fileno(), lean_path())
-    try:
-        return _Family(ours, status, (pid, os.pidfd_open(pid)), os.getpid(), mine)
-    except OSError:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
-            os.waitpid(pid, 0)
-        raise
-
-
 def _ask(
-    family: _Family, serial: int, message: messages.Request, fds: list[int]
+    family: Family, serial: int, message: messages.Request, fds: list[int]
 ) -> messages.Done | messages.Answer | messages.Loaded | messages.Refused | None:
     """Ask, and ask again when another worker took over; None when the pager is dead.
 
@@ -262,7 +216,7 @@ def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
 class _Held:
     """The client's part of a family, until it is let go of."""
 
-    def __init__(self, family: _Family) -> None:
+    def __init__(self, family: Family) -> None:
         self._family = family
         self.open = True
         self.left = False  # this process was forked from the one that made it
@@ -296,7 +250,7 @@ class _Held:
         self._family.status.close()
 
 
-def _kill(family: _Family) -> None:
+def _kill(family: Family) -> None:
     """Kill whoever is left, the one that would replace the others first."""
     for role in reversed(ROLES):
         pid = family.status.words[role]

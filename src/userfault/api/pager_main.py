@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import functools
 import gc
 import os
 import signal
@@ -11,8 +13,13 @@ import sys
 
 import msgspec
 
+from userfault import __version__
+from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
+from userfault.linux.descriptors import allow_all
+from userfault.linux.refused import CallRefusedError, calling
 from userfault.pager.drivers import family, handover, messages, records
+from userfault.pager.drivers.coming_up import came_up, refuse, refuse_on
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.live import LiveDriver
 from userfault.pager.drivers.say import Errors
@@ -23,17 +30,51 @@ _HELLO = 4096  # bytes of the first packet
 def main(channel: socket.socket) -> None:
     """`channel`: the socket to the client, whose first packet is a `messages.Hello`."""
     _set_up()
-    data, fds, *_ = pidfd.receive(channel, _HELLO, 2)
+    try:
+        journal = _introduced(channel)
+        _settle_in()
+    except (OSError, UserfaultError, MemoryError) as error:
+        refuse_on(channel.fileno(), error)
+        os._exit(1)
+    if journal is not None:
+        channel.close()  # this number is passed on to every process that we start
+        family.found(journal, serve, _nothing, functools.partial(refuse, journal))
+
+
+def _introduced(channel: socket.socket) -> Journal | None:
+    """Take the client's first packet; None when it died before it could send it."""
+    data, fds, lost, _ = pidfd.receive(channel, _HELLO, 3)
+    if lost:
+        raise CallRefusedError("recvmsg", errno.EMFILE)
     if len(fds) < 2:
-        return  # the client died before it could introduce itself
-    journal = Journal.create()
+        return None
     hello = msgspec.msgpack.decode(data, type=messages.Hello)
+    if hello.version != __version__:
+        raise PagerError(
+            f"this Python ({sys.executable})",
+            cause=f"it has userfault {__version__}, and the program has {hello.version}",
+            cure="install the same version there",
+        )
+    journal = Journal.create()
     journal.commit(records.encode(records.FamilyRecord(hello)))
-    journal.words[Word.CLIENT_FD], journal.words[Word.STATUS_FD] = fds
-    journal.words[Word.CHANNEL_FD] = os.dup(channel.fileno())
-    channel.close()  # this number is passed on to every process that we start
-    _settle_in()
-    family.found(journal, serve, _nothing)
+    words = journal.words
+    words[Word.CLIENT_FD], words[Word.STATUS_FD] = fds[:2]
+    words[Word.STDERR_FD] = fds[2] if len(fds) > 2 else os.open(os.devnull, os.O_WRONLY)
+    with calling("fcntl(F_DUPFD_CLOEXEC)"):
+        words[Word.CHANNEL_FD] = os.dup(channel.fileno())
+    _try_signals()
+    return journal
+
+
+def _try_signals() -> None:
+    """Whoever would wait for ever must be ended: better not begin where that is forbidden."""
+    with calling("pidfd_open"):
+        process = os.pidfd_open(os.getpid())
+    try:
+        with calling("pidfd_send_signal"):
+            signal.pidfd_send_signal(process, 0)
+    finally:
+        os.close(process)
 
 
 def succeed(channel: socket.socket) -> None:
@@ -49,6 +90,8 @@ def serve(journal: Journal) -> None:
     driver = LiveDriver(journal, family_record)
     if family_record.numbers or journal.words[Word.TAKEOVERS]:
         driver.resume(mappings)
+    came_up(journal)
+    driver.greet()
     driver.run()
 
 
@@ -64,6 +107,7 @@ def _settle_in() -> None:
     What the loop makes dies by reference counting; a collection in the middle of a fault would only
     add a pause.  Frozen, what is loaded so far stays shared by the whole family.
     """
+    allow_all()  # before there is a family: each process has its own limit, and all one table
     codecs.lookup("ascii")  # what the files of /proc are read with would be imported on first use
     gc.freeze()
     gc.disable()

@@ -51,19 +51,22 @@ class _Outcome(Generic[T]):
         self.finished = False
 
     def run(self) -> None:
-        work, self.work = self.work, None
-        assert work is not None
-        here = original("_thread", "get_ident")()
-        _working[here] = self
-        try:
+        here = 0
+        try:  # all of it: where memory ends, any of it raises, and somebody waits
+            work, self.work = self.work, None
+            assert work is not None
+            here = original("_thread", "get_ident")()
+            _working[here] = self
             self.made.append(work())
         except BaseException as error:
             self.error = error
-        del work, _working[here]
-        if self.unwanted:
-            self.made.clear()
-        self.finished = True
-        self.done.release()
+        finally:
+            work = None
+            _working.pop(here, None)
+            if self.unwanted:
+                self.made.clear()
+            self.finished = True
+            self.done.release()
 
 
 _working: dict[int, _Outcome[Any]] = {}  # by thread

@@ -20,6 +20,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 _ANY = "*"
+_UNKNOWN = "the kernel itself never says so: look for who refused it (seccomp, a security module)"
 
 _TABLE: dict[tuple[str, int], Explanation] = {
     (_ANY, errno.EAGAIN): Explanation(
@@ -74,7 +75,8 @@ _TABLE: dict[tuple[str, int], Explanation] = {
         "map it private, or open the file for writing",
     ),
     ("UFFDIO_REGISTER", errno.ENOMEM): Explanation(
-        "the process that owns the memory has exited, or the kernel is out of memory", ""
+        "the process that owns the memory has exited, or the kernel is out of memory",
+        "free memory",
     ),
     ("UFFDIO_COPY", errno.ENOMEM): Explanation(
         "no page could be allocated: memory, cgroup limit, tmpfs size or hugetlb pool exhausted;"
@@ -101,4 +103,4 @@ _TABLE: dict[tuple[str, int], Explanation] = {
 def explain(operation: str, code: int) -> Explanation:
     """The row for `operation` and errno `code`, else the general row, else the system's text."""
     found = _TABLE.get((operation, code)) or _TABLE.get((_ANY, code))
-    return found or Explanation(os.strerror(code), "")
+    return found or Explanation(os.strerror(code), _UNKNOWN)

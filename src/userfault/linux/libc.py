@@ -11,6 +11,7 @@ import ctypes
 import os
 from typing import Any
 
+from userfault.linux.refused import CallRefusedError
 from userfault.uapi.syscalls import SYSCALLS
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,8 +60,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def _fail(call: str) -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, f"{call}: {os.strerror(code)}")
+    return CallRefusedError(call, ctypes.get_errno())
 
 
 def mmap(  # in the order of mmap(2)

@@ -16,6 +16,7 @@ import fcntl
 import os
 import signal
 
+from userfault.linux.refused import calling
 from userfault.linux.signals import reaches
 
 _F_SETSIG, _F_GETSIG = 10, 11  # asm-generic/fcntl.h; not in Python's fcntl module
@@ -31,12 +32,18 @@ class LifeLine:
     @classmethod
     def armed(cls, number: int = signal.SIGBUS) -> LifeLine:
         """A new line: this process gets signal `number` when every writer is closed."""
-        line = cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+        with calling("pipe2"):
+            line = cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
         _unsent.add(line.write)
-        fcntl.fcntl(line.read, _F_SETSIG, number)
-        fcntl.fcntl(line.read, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(line.read, fcntl.F_GETFL)
-        fcntl.fcntl(line.read, fcntl.F_SETFL, flags | os.O_ASYNC)
+        try:
+            with calling("fcntl"):
+                fcntl.fcntl(line.read, _F_SETSIG, number)
+                fcntl.fcntl(line.read, fcntl.F_SETOWN, os.getpid())
+                flags = fcntl.fcntl(line.read, fcntl.F_GETFL)
+                fcntl.fcntl(line.read, fcntl.F_SETFL, flags | os.O_ASYNC)
+        except OSError:
+            line.close()
+            raise
         return line
 
     @classmethod

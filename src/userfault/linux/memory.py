@@ -19,6 +19,7 @@ from userfault.kernel.memtypes import GIB, MIB, Memory, MemoryType, round_up, si
 from userfault.linux import guest_memfd
 from userfault.linux.hugepool import PoolShare, growing
 from userfault.linux.libc import fallocate, mincore, mmap, munmap, read_memory, write_memory
+from userfault.linux.refused import calling, cause_of, cure_of
 from userfault.uapi import mman
 
 # What pread and pwrite say where the file has no such operation.
@@ -176,16 +177,14 @@ def refusal(memory: Memory, length: int, error: OSError) -> MemoryUnavailable:
     """The typed error for a failed creation or mmap call."""
     cures = {
         errno.EAGAIN: "mlockall(MCL_FUTURE) counts it as locked memory: raise `ulimit -l`",
-        errno.EMFILE: "no descriptor is left: close some, or raise `ulimit -n`",
-        errno.ENFILE: "the system has no descriptor left: raise fs.file-max",
         errno.ENOMEM: "free memory or address space, raise the memory limit"
         + (" or the hugetlb pool" if memory.type is MemoryType.HUGETLB else ""),
         errno.ENOSPC: "free space in the hugetlb pool or tmpfs",
     }
     return MemoryUnavailable(
         f"cannot make {size_name(length)} of {memory}",
-        cause=os.strerror(error.errno or 0),
-        cure=cures.get(error.errno or 0, "see `userfault probe`"),
+        cause=cause_of(error),
+        cure=cures.get(error.errno or 0) or cure_of(error),
     )
 
 
@@ -233,7 +232,8 @@ def _sharing(memory: Memory) -> int:
 
 
 def _memfd(name: str, flags: int, length: int) -> FileBacking:
-    fd = os.memfd_create(name, flags | mman.MFD_CLOEXEC)
+    with calling("memfd_create"):
+        fd = os.memfd_create(name, flags | mman.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, length)
     except OSError:

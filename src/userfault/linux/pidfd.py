@@ -66,7 +66,10 @@ def kill(pidfd: int, number: int = signal.SIGKILL) -> None:
 
 def pid_of(pidfd: int) -> int:
     """The process id behind a pidfd as seen here; -1 once it was reaped, 0 if not to be seen."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+    with (
+        contextlib.suppress(OSError),  # no /proc, or no descriptor left
+        open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file,
+    ):
         for line in file:
             if line.startswith("Pid:"):
                 return int(line.split()[1])

@@ -44,7 +44,9 @@ def packet_sockets() -> tuple[socket.socket, socket.socket]:
     """
     made = _socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kind = original("socket", "socket")
-    ours, theirs = (kind(fileno=each.detach()) for each in made)
+    # All is said that Python would ask the kernel for, which may refuse to answer.
+    known = socket.AF_UNIX, socket.SOCK_SEQPACKET, 0
+    ours, theirs = (kind(*known, fileno=each.detach()) for each in made)
     for each in (ours, theirs):
         each.settimeout(None)
     return ours, theirs

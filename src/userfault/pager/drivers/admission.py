@@ -16,6 +16,7 @@ from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.kernel.memtypes import round_up
 from userfault.linux import rights
 from userfault.linux.pidfd import Sender
+from userfault.linux.refused import cause_of, cure_of
 from userfault.pager.drivers import messages
 from userfault.pager.drivers.messages import Attach, Load, Prefetch
 from userfault.pager.drivers.records import Descriptors
@@ -35,7 +36,7 @@ def entitled(request: messages.Request, sender: Sender | None, client: int) -> N
     """
     if sender is None:
         return  # a socket that does not tell: not one of `Pager`
-    if sender.pid != client:
+    if client and sender.pid != client:  # without /proc it is not to be seen who the client is
         raise PagerError(
             "the pager serves another process",
             cause=f"the request came from process {sender.pid}",
@@ -122,8 +123,8 @@ def refused(error: Exception) -> messages.Refused:
     if isinstance(error, UserfaultError):
         return messages.Refused(clipped(error.what), clipped(error.cause), clipped(error.cure))
     if isinstance(error, OSError):
-        cause, cure = os.strerror(error.errno or 0), "check the limits on memory and descriptors"
-        return messages.Refused("the pager cannot take the request", cause, cure)
+        what = "the pager cannot take the request"
+        return messages.Refused(what, cause_of(error), cure_of(error))
     cause = str(error) if isinstance(error, ValueError) else repr(error)
     return messages.Refused("the pager cannot take the request", clipped(cause), messages.VERSIONS)
 

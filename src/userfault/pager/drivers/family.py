@@ -20,24 +20,30 @@ import dataclasses
 import functools
 import os
 import select
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
 from userfault.linux.clone import fork_sharing_descriptors
 from userfault.linux.pidfd import close_all
+from userfault.linux.refused import calling, cause_of, cure_of
+from userfault.pager.drivers.coming_up import refuse
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import descriptors_in
 from userfault.pager.drivers.say import say
-from userfault.pager.drivers.stall import LOOK_S, Stall
+from userfault.pager.drivers.stall import IDLE, LOOK_S, SPARE_LOOK_S, Stall
 
 CRASHES = 3  # a worker that fails so often ...
 CRASH_SPAN_S = 10.0  # ... within so many seconds will fail for ever
 _END_S = 10.0  # how long a killed process may take to end
-_RETRY_S = 0.05  # when no process can be had
+_RETRY_S = 0.05  # when no process can be had; the pauses double
+_LONGEST_RETRY_S = 5.0
+_GAP = 1024  # numbers of descriptors, which the kernel gives out from the lowest on
 
 ROLES = (Word.WORKER, Word.SUPERVISOR, Word.SPARE)
 
@@ -54,12 +60,28 @@ class _Spare:
     watch: int
 
 
-def found(journal: Journal, serve: Serve, begin: Callable[[], None]) -> NoReturn:
+def found(
+    journal: Journal,
+    serve: Serve,
+    begin: Callable[[], None],
+    refused: Callable[[BaseException], None],
+) -> NoReturn:
     """Become the supervisor of a new family whose workers run `serve`.
 
-    `begin` is called when there is a spare, and before there is a worker.
+    `begin` is called when there is a spare, and before there is a worker.  `refused` hears why
+    there can be no family; then this process ends.
     """
-    _run(lambda: Supervisor(journal, serve).run(begin))
+
+    def role() -> None:
+        supervisor = Supervisor(journal, serve)
+        try:
+            supervisor.begin(begin)
+        except (OSError, UserfaultError, MemoryError) as error:
+            refused(error)
+            os._exit(1)
+        supervisor.run()
+
+    _run(role)
 
 
 class _Become(BaseException):
@@ -96,31 +118,121 @@ class Supervisor:
         self._crashes: list[float] = []
         self._crashed = self._words[Word.CRASHES]
         self._stall = Stall()
+        self._spare_stall = Stall(IDLE)
+        self._look_at = time.monotonic() + LOOK_S
+        self._appointed = False
+        self._pause = 0.0  # after the last attempt to be complete, which failed
+        self._try_at = 0.0
+        self._ends: dict[int, int] = {}  # wait statuses of children
 
-    def run(self, begin: Callable[[], None] | None = None) -> None:
+    def begin(self, begin: Callable[[], None]) -> None:
+        """Be complete, or raise OSError; then `begin`."""
+        self._complete()
+        begin()
+
+    def run(self) -> None:
         """Watch until the worker says that nobody is left to serve."""
         journal, words = self._journal, self._words
-        _, before = journal.member(Word.SUPERVISOR)
-        journal.appoint(Word.SUPERVISOR, os.getpid(), os.pidfd_open(os.getpid()))
-        _close(before)
-        self._replace_spare()
-        if begin is not None:
-            begin()
         if not words[Word.WORKER]:
-            self._call_spare()
+            self._next_worker()
         while not words[Word.RETIRED]:
-            _, worker = journal.member(Word.WORKER)
-            _, spare = journal.member(Word.SPARE)
-            dead = _wait(worker, spare, timeout_s=LOOK_S)
+            left = self._try_to_be_complete()
+            members = [fd for _, fd in map(journal.member, (Word.WORKER, Word.SPARE)) if fd]
+            dead = _wait(*members, timeout_s=left)
             self._reap()
-            if worker in dead:
+            if journal.member(Word.WORKER)[1] in dead:
                 self._worker_ended()
-            elif spare in dead:
-                self._replace_spare()
-            elif self._stall.seen(journal.member(Word.WORKER)[0]):
-                say("the pager's worker is stuck (stopped, or in one system call): replacing it")
-                pidfd.kill(worker)
-        pidfd.kill(journal.member(Word.SPARE)[1])
+            elif dead:
+                self._forget_spare()
+            elif time.monotonic() >= self._look_at:
+                self._look()
+        _, spare = journal.member(Word.SPARE)
+        if spare:
+            pidfd.kill(spare)
+
+    def _look(self) -> None:
+        """Whether one of the others runs no more, without being dead."""
+        self._look_at = time.monotonic() + LOOK_S
+        for role, stall in ((Word.WORKER, self._stall), (Word.SPARE, self._spare_stall)):
+            pid, process = self._journal.member(role)
+            if pid and stall.seen(pid):
+                tell_of_stall(role)
+                pidfd.kill(process)
+
+    # --- being three -----------------------------------------------------------------------------
+
+    def _complete(self) -> None:
+        """See to it that we can be watched, and that there is a spare.  Raises OSError."""
+        if not self._appointed:
+            _, before = self._journal.member(Word.SUPERVISOR)
+            with calling("pidfd_open"):
+                own = os.pidfd_open(os.getpid())
+            self._journal.appoint(Word.SUPERVISOR, os.getpid(), own)
+            self._appointed = True
+            _close(before)
+            self._forget_spare()  # it is dead, or has become this supervisor
+        if not self._journal.member(Word.SPARE)[0]:
+            self._record_spare(self._make_spare())
+
+    def _try_to_be_complete(self) -> float:
+        """The same, after a pause that grows where it fails: seconds until the next look."""
+        now = time.monotonic()
+        if now >= self._try_at:
+            try:
+                self._complete()
+            except OSError as error:  # no process or descriptor left: serving goes on without
+                self._incomplete(error)
+            else:
+                self._pause = self._try_at = 0.0
+        return max(min(self._look_at, self._try_at or self._look_at) - now, 0)
+
+    def _incomplete(self, error: OSError) -> None:
+        """Told once, until it has worked again."""
+        if not self._pause:
+            say(f"no spare pager process: {cause_of(error)}; trying again ({cure_of(error)})")
+        self._pause = min(max(2 * self._pause, _RETRY_S), _LONGEST_RETRY_S)
+        self._try_at = time.monotonic() + self._pause
+
+    def _make_spare(self) -> _Spare:
+        """A process that stands by.  Raises OSError, with nothing left of it."""
+        _, self_fd = self._journal.member(Word.SUPERVISOR)
+        made: list[int] = []
+        spare = _Spare(0, -1, -1, -1)
+        try:
+            with calling("eventfd2"):
+                made.append(os.eventfd(0, os.EFD_CLOEXEC))
+            with calling("dup"):
+                made.append(os.dup(self_fd))
+            spare.call, spare.watch = made
+            with calling("clone"):
+                spare.pid = fork_sharing_descriptors()
+            if spare.pid == 0:
+                raise _Become(functools.partial(_stand_by, self._journal, self._serve, spare))
+            with calling("pidfd_open"):
+                spare.process = os.pidfd_open(spare.pid)
+        except OSError:
+            if spare.pid:  # first: what it waits for is about to be closed
+                os.kill(spare.pid, signal.SIGKILL)
+                os.waitpid(spare.pid, 0)
+            close_all(made)
+            raise
+        return spare
+
+    def _record_spare(self, new: _Spare) -> None:
+        words = self._words
+        words[Word.CALL_FD], words[Word.WATCH_FD] = new.call, new.watch
+        self._journal.appoint(Word.SPARE, new.pid, new.process)
+
+    def _forget_spare(self) -> None:
+        """It is dead, or has become what it stood by for."""
+        words = self._words
+        before = [self._journal.member(Word.SPARE)[1], words[Word.CALL_FD], words[Word.WATCH_FD]]
+        self._journal.appoint(Word.SPARE, 0, 0)
+        words[Word.CALL_FD] = words[Word.WATCH_FD] = 0
+        for fd in before:
+            _close(fd)
+
+    # --- the next worker -------------------------------------------------------------------------
 
     def _worker_ended(self) -> None:
         """In peace, or it was killed, or it failed."""
@@ -129,12 +241,67 @@ class Supervisor:
             return
         if self._fails_for_ever():
             self._end_client()
+        elif not words[Word.UP] and self._never_comes_up():
             return
-        garbage = self._left_behind()
-        words[Word.TAKEOVERS] += 1
-        self._call_spare()
-        for fd in garbage:
-            _close(fd)
+        else:
+            for fd in self._left_behind():  # it needs as many again
+                _close(fd)
+            words[Word.TAKEOVERS] += 1
+            self._next_worker()
+
+    def _never_comes_up(self) -> bool:
+        """Whether workers are killed before they serve, one after the other."""
+        words = self._words
+        words[Word.EARLY] += 1
+        if words[Word.EARLY] < CRASHES:
+            return False
+        status = self._ends.get(self._journal.member(Word.WORKER)[0], 0)
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        cause = f"its worker was killed as it started, {CRASHES} times"
+        if number:
+            cause += f" (signal {number}, {signal.strsignal(number)})"
+        cure = "see who kills it: a memory limit, or a seccomp profile that kills (signal 31)"
+        refuse(self._journal, PagerError("the pager did not come up", cause=cause, cure=cure))
+        return True
+
+    def _next_worker(self) -> None:
+        """The spare becomes the worker.  A new one is made before, so that there always is one.
+
+        Where no process can be had, the spare is called without, and where there is no spare, this
+        process serves: nobody watches it then, but no thread waits.
+        """
+        journal, words = self._journal, self._words
+        _, before = journal.member(Word.WORKER)
+        new: _Spare | None = None
+        try:
+            self._complete()
+            new = self._make_spare()
+        except OSError as error:
+            self._incomplete(error)
+        called, call = journal.member(Word.SPARE), words[Word.CALL_FD]
+        if not called[0]:
+            self._serve_alone()
+        journal.appoint(Word.WORKER, *called)
+        if new is not None:
+            self._record_spare(new)
+        else:
+            journal.appoint(Word.SPARE, 0, 0)  # its descriptors are the worker's now
+            words[Word.CALL_FD] = words[Word.WATCH_FD] = 0
+        os.eventfd_write(call, 1)
+        _close(before)
+
+    def _serve_alone(self) -> NoReturn:
+        """Be the worker."""
+        journal = self._journal
+        _, before = journal.member(Word.WORKER)
+        while not self._appointed:  # descriptors have just become free
+            with contextlib.suppress(OSError):
+                journal.appoint(Word.SUPERVISOR, os.getpid(), os.pidfd_open(os.getpid()))
+                self._appointed = True
+        journal.appoint(Word.WORKER, *journal.member(Word.SUPERVISOR))
+        journal.appoint(Word.SUPERVISOR, 0, 0)
+        _close(before)
+        raise _Become(functools.partial(work, journal, self._serve))
 
     def _fails_for_ever(self) -> bool:
         """Whether workers end by errors of their own, one after the other."""
@@ -152,71 +319,29 @@ class Supervisor:
         pidfd.kill(self._words[Word.CLIENT_FD])
         self._words[Word.RETIRED] = 1
 
-    def _call_spare(self) -> None:
-        """The spare becomes the worker.  A new one is made before, so that there always is one."""
-        journal = self._journal
-        _, before = journal.member(Word.WORKER)
-        called, call = journal.member(Word.SPARE), self._words[Word.CALL_FD]
-        new = self._make_spare()
-        journal.appoint(Word.WORKER, *called)
-        self._record_spare(new)
-        os.eventfd_write(call, 1)
-        _close(before)
-
-    def _replace_spare(self) -> None:
-        """A spare in place of one that is dead, or has become this supervisor."""
-        words = self._words
-        before = [self._journal.member(Word.SPARE)[1], words[Word.CALL_FD], words[Word.WATCH_FD]]
-        self._record_spare(self._make_spare())
-        for fd in before:
-            _close(fd)
-
-    def _record_spare(self, new: _Spare) -> None:
-        words = self._words
-        words[Word.CALL_FD], words[Word.WATCH_FD] = new.call, new.watch
-        self._journal.appoint(Word.SPARE, new.pid, new.process)
-
-    def _make_spare(self) -> _Spare:
-        """A process that stands by; waits until one can be had."""
-        _, self_fd = self._journal.member(Word.SUPERVISOR)
-        while True:
-            made: list[int] = []
-            try:
-                made.append(os.eventfd(0, os.EFD_CLOEXEC))
-                made.append(os.dup(self_fd))
-                spare = _Spare(0, -1, *made)
-                spare.pid = fork_sharing_descriptors()
-                if spare.pid == 0:
-                    raise _Become(functools.partial(_stand_by, self._journal, self._serve, spare))
-                spare.process = os.pidfd_open(spare.pid)
-            except OSError as error:  # no process or descriptor left: serving goes on without
-                close_all(made)
-                say(f"no spare pager process: {os.strerror(error.errno or 0)}; trying again")
-                time.sleep(_RETRY_S)
-            else:
-                return spare
-
     def _left_behind(self) -> list[int]:
         """Descriptors that the dead worker had open for itself."""
         words = self._words
-        # The descriptor of the listing itself is in it, and its number will soon be another's.
-        held = {fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)}
         ours = {0, 1, 2, self._journal.fd, *descriptors_in(self._journal)}
         ours |= {words[word] for word in Word if word.name.endswith("_FD")}
         ours |= {self._journal.member(role)[1] for role in ROLES}
-        return sorted(held - ours)
+        return sorted(_open_descriptors(max(ours)) - ours)
 
     def _reap(self) -> None:
         """Children that have ended, our predecessor's too where we inherit them."""
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self._ends = {ended[0]: ended[1]}
 
 
 def _stand_by(journal: Journal, serve: Serve, own: _Spare) -> None:
     """The spare: wait until the supervisor calls or is dead."""
     me = os.getpid()
-    _wait(own.call, own.watch)
+    stall = Stall(IDLE)
+    while not _wait(own.call, own.watch, timeout_s=SPARE_LOOK_S):
+        if stall.seen(journal.member(Word.SUPERVISOR)[0]):
+            tell_of_stall(Word.SUPERVISOR)
+            pidfd.kill(own.watch)
     if journal.member(Word.WORKER)[0] == me:
         if pidfd.ended(own.watch) and journal.member(Word.SPARE)[0] == me:
             _leave_a_supervisor(journal, serve)
@@ -230,8 +355,9 @@ def _leave_a_supervisor(journal: Journal, serve: Serve) -> None:
     """The supervisor died in the middle of calling us: nobody would watch."""
     journal.appoint(Word.SPARE, 0, 0)  # our descriptors are the worker's now
     journal.words[Word.CALL_FD] = journal.words[Word.WATCH_FD] = 0
-    if fork_sharing_descriptors() == 0:
-        raise _Become(lambda: Supervisor(journal, serve).run())
+    with contextlib.suppress(OSError):  # none to be had: the worker sees that it is alone
+        if fork_sharing_descriptors() == 0:
+            raise _Become(lambda: Supervisor(journal, serve).run())
 
 
 def work(journal: Journal, serve: Serve) -> None:
@@ -239,9 +365,12 @@ def work(journal: Journal, serve: Serve) -> None:
     try:
         if still_serves(journal):
             serve(journal)
-    except BaseException:
-        traceback.print_exc(file=sys.stderr)
-        journal.words[Word.CRASHES] += 1
+    except BaseException as error:
+        if not journal.words[Word.UP]:
+            refuse(journal, error)
+        else:
+            traceback.print_exc(file=sys.stderr)
+            journal.words[Word.CRASHES] += 1
         os._exit(1)
     leave(journal)
 
@@ -249,6 +378,11 @@ def work(journal: Journal, serve: Serve) -> None:
 def leave(journal: Journal) -> NoReturn:
     """The worker ends in peace, and with it the family."""
     journal.words[Word.RETIRED] = 1
+    for role in (Word.SPARE, Word.SUPERVISOR):  # one may be stopped, and would outlive us
+        pid, process = journal.member(role)
+        if pid:
+            with contextlib.suppress(OSError):
+                pidfd.kill(process)
     os._exit(0)  # reader threads may hang in a dead file system: do not wait for them
 
 
@@ -273,6 +407,22 @@ def _wait(*descriptors: int, timeout_s: float | None = None) -> set[int]:
     ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
     assert not any(event & select.POLLNVAL for _, event in ready), "closed by somebody else"
     return {fd for fd, _ in ready}
+
+
+def tell_of_stall(role: Word) -> None:
+    """On standard error."""
+    who = role.name.lower()
+    say(f"the pager's {who} is stuck (stopped, or in one system call): replacing it")
+
+
+def _open_descriptors(beyond: int) -> set[int]:
+    """Those of our table; without /proc, those up to a long gap after number `beyond`."""
+    try:
+        # The descriptor of the listing itself is in it, and its number will soon be another's.
+        candidates = list(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        candidates = list(range(beyond + _GAP))
+    return set(filter(_is_open, candidates))
 
 
 def _is_open(fd: int) -> bool:

@@ -27,6 +27,7 @@ from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import family, records
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import ServedRecord
+from userfault.pager.drivers.say import say
 from userfault.pager.drivers.spawn import lean_path, spawn_python
 
 READY_S = 30.0  # how long a new interpreter may take to come up
@@ -116,14 +117,20 @@ def succeed(channel: socket.socket, serve: family.Serve, settle_in: Callable[[],
     _renumber(journal, numbers)
     settle_in()
     elders = [numbers[fd] for fd in old[4:] if fd in numbers]  # pidfds, the worker's last
-    family.found(journal, serve, lambda: _take(journal, channel, elders))
+    family.found(journal, serve, lambda: _take(journal, channel, elders), _not_taken)
+
+
+def _not_taken(error: BaseException) -> None:
+    """The old family serves on; its client hears that this one has ended."""
+    say(f"the new pager cannot take over: {error}")
 
 
 def _take(journal: Journal, channel: socket.socket, elders: list[int]) -> None:
     """Supervisor and spare stand: from here on the new family serves, and the old one goes."""
     journal.serve()
     channel.close()  # the worker that handed over sees it, answers its client and ends
-    pidfd.wait(elders[-1], TAKEN_S)
+    if elders:
+        pidfd.wait(elders[-1], TAKEN_S)
     for process in elders:
         pidfd.kill(process)
         pidfd.wait(process, TAKEN_S)

@@ -25,6 +25,7 @@ import struct
 
 from userfault.kernel.errors import PagerError
 from userfault.linux.libc import Pinned, madvise, mlock
+from userfault.linux.refused import calling
 from userfault.pager.core.recovery import FillRecord
 from userfault.pager.drivers.status import ROLES, Shown, Status
 from userfault.uapi.mman import MADV_POPULATE_WRITE
@@ -71,6 +72,12 @@ class Word(enum.IntEnum):
     SUCCESSOR_FD = 14  # pidfd of the process that a handover was begun with
     REPLACED = 15  # serial of the client's request that a handover has carried out
     STATUS_FD = 16  # what the client is shown (0: nothing)
+    UP = 17  # a worker of this family, or of one before it, has served
+    STDERR_FD = 18  # the client's standard error, until a worker serves
+    EARLY = 19  # workers that were killed before they served
+
+
+_INHERITED = (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.REPLACED, Word.UP)
 
 
 class Journal:
@@ -102,11 +109,14 @@ class Journal:
     @classmethod
     def create(cls) -> Journal:
         """A new one.  Raises OSError: no memory, no descriptor."""
-        fd = os.memfd_create("userfault-journal", os.MFD_CLOEXEC)
+        with calling("memfd_create"):
+            fd = os.memfd_create("userfault-journal", os.MFD_CLOEXEC)
         try:
             # Now, not in the middle of a fault, is the time to find that there is no memory.
-            os.posix_fallocate(fd, 0, _RECORDS_AT)
-            return cls(fd)
+            with calling("fallocate"):
+                os.posix_fallocate(fd, 0, _RECORDS_AT)
+            with calling("mmap"):
+                return cls(fd)
         except OSError:
             os.close(fd)
             raise
@@ -155,7 +165,7 @@ class Journal:
         """Begin the words of a family to come: how far reading has come, and what is counted."""
         before = self._pages[1 - self._page]
         self.words[:] = memoryview(bytes(4096)).cast("Q")
-        for word in (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.REPLACED):
+        for word in _INHERITED:
             self.words[word] = before[word]
         self._head = self.words[Word.HEAD]
 

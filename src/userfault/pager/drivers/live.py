@@ -24,7 +24,6 @@ import contextlib
 import errno
 import functools
 import os
-import resource
 import select
 import socket
 import time
@@ -33,6 +32,8 @@ from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError, PagerError
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
+from userfault.linux.descriptors import allow_all, keep_reserve
+from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
@@ -52,6 +53,7 @@ from userfault.pager.drivers.reach import Reach
 from userfault.pager.drivers.reads import Reads
 from userfault.pager.drivers.records import FamilyRecord, ServedRecord, encode
 from userfault.pager.drivers.served import Context, Served
+from userfault.pager.drivers.stall import WORKER_LOOK_S
 from userfault.pager.drivers.succession import Succession, Told
 from userfault.pager.drivers.takeover import take_over
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
@@ -85,11 +87,14 @@ class LiveDriver(Departing):
         self._deferring = Deferring()  # have fills that met EAGAIN
         self._timed: dict[Context, None] = {}  # have fetches with deadlines, or pauses
         self._turn = BATCH  # how many messages one context may read now
-        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
+        with calling("eventfd2"):
+            self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with calling("epoll_create1"):
+            self._epoll = select.epoll()
         self.placement = Placement(self._epoll, family.hello.placing, self._client)
         self._handlers: dict[int, Callable[[], None]] = {}
         self._open = True
+        self._short_of_descriptors: Context | None = None  # to read a FORK event with
         self._children: dict[Context, None] = {}  # contexts of forked children
         self._children_checked = 0.0
         self._performer = Performer(self._client, journal)
@@ -113,11 +118,14 @@ class LiveDriver(Departing):
         self.watch(self._channel.fileno(), self._conversation.request)
         self.watch(self._client, self._client_ended)
         self._succession = Succession(self, journal)
-        _raise_descriptor_limit()
 
     def resume(self, mappings: list[ServedRecord]) -> None:
-        """Go on with what another worker served, and say so."""
+        """Go on with what another worker served."""
         take_over(self, self._journal, self._family, mappings)
+
+    def greet(self) -> None:
+        """Tell the client that a worker serves."""
+        keep_reserve()
         self._conversation.resumed()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -138,6 +146,8 @@ class LiveDriver(Departing):
             self._reach.look(self.served.values())
             if self._timed:
                 self._interrupts.look(self._timed)
+            if not ready:
+                self._succession.look_for_stalls(_clock())
             if not ready or (self._busy and self._busy.disturbed()):
                 self._idle()
             elif self._busy:
@@ -159,7 +169,7 @@ class LiveDriver(Departing):
         self._channel.close()
 
     def _slept(self) -> float:
-        """How long epoll may sleep, in seconds (-1: until something happens).
+        """How long epoll may sleep, in seconds.
 
         What is shorter than epoll can tell apart has passed already, unless something happened.
         """
@@ -175,7 +185,7 @@ class LiveDriver(Departing):
         known = [self._succession.next_time(), self._reach.next_time()]
         times = [when for when in known if when is not None]
         if not (self._timed or self._children or self._deferring or times):
-            return -1
+            return WORKER_LOOK_S
         if self._deferring:
             times.append(self._deferring.next_time())
         for context in list(self._timed):
@@ -188,7 +198,7 @@ class LiveDriver(Departing):
             times.append(self._interrupts.next_time())
         if self._children:
             times.append(self._children_checked + CHILD_CHECK_S)
-        return max(min(times) - _clock(), 0) if times else -1
+        return max(min(times) - _clock(), 0) if times else WORKER_LOOK_S
 
     def _idle(self) -> None:
         """Nothing waits: one chunk of background work of whoever is next."""
@@ -259,8 +269,11 @@ class LiveDriver(Departing):
         except BlockingIOError:
             return  # the page was resolved before its message was read
         except OSError as error:
-            self._unreadable(error)
+            self._unreadable(context, error)
             return
+        if context is self._short_of_descriptors:
+            self._short_of_descriptors = None
+            keep_reserve()
         core = context.core
         core.batch()
         ring = self._journal.ring
@@ -332,9 +345,15 @@ class LiveDriver(Departing):
             states = context.served.main.states
             return states, Pages(bytearray(held.states[0 : held.count]), held.count)
 
-    def _unreadable(self, error: OSError) -> None:
-        """A read failed: only a FORK event without a free descriptor is known to do that."""
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+    def _unreadable(self, context: Context, error: OSError) -> None:
+        """A read failed: only a FORK event without a free descriptor is known to do that.
+
+        The kernel keeps the event, and a child must not wait: it may have one of the reserve.
+        """
+        if error.errno == errno.EMFILE and context is not self._short_of_descriptors:
+            self._short_of_descriptors = context
+            allow_all()
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
             self._performer.end_client("the pager has no descriptor left for a forked child")
         else:
             self._performer.end_client(f"reading faults failed: {os.strerror(error.errno or 0)}")
@@ -503,10 +522,3 @@ class LiveDriver(Departing):
         if quit_now:
             for served in list(self.served.values()):
                 self.drop(served)
-
-
-def _raise_descriptor_limit() -> None:
-    """As many descriptors as this user may have: each mapping takes about ten."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -121,7 +121,10 @@ class Refused(msgspec.Struct, tag="refused"):
 
 
 class Resumed(msgspec.Struct, tag="resumed"):
-    """Another worker serves now: ask again whatever has no reply yet.  Its serial is 0."""
+    """A worker serves now, the first or another: ask again whatever has no reply yet.
+
+    Its serial is 0.
+    """
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -178,10 +181,12 @@ class Hello(msgspec.Struct, frozen=True):
     memory where the client sees its status.
 
     `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
+    `version`: of the client's code.  Its standard error comes along too, if it has one.
     """
 
     placing: Placing = Placing()
     in_flight: int = 32
+    version: str = ""
 
 
 VERSIONS = packets.VERSIONS
@@ -259,12 +264,17 @@ def receive_reply(channel: socket.socket, serial: int) -> Reply | None:
             continue
         if packet.fault is not None:
             raise _unreadable(*packet.fault)
-        try:
-            reply = _replies.decode(packet.data)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise _unreadable(str(error), VERSIONS) from None
+        reply = decoded_reply(packet.data)
         if packet.serial == serial or isinstance(reply, Resumed):
             return reply
+
+
+def decoded_reply(data: bytes) -> Reply:
+    """A message of the pager.  Raises PagerError for one that cannot be read."""
+    try:
+        return _replies.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable(str(error), VERSIONS) from None
 
 
 def forget_replies(channel: socket.socket) -> None:

@@ -95,7 +95,8 @@ def receive(channel: socket.socket) -> Packet:
         serial, length = _HEADER.unpack_from(data)
         if lost:
             raise _FaultyError(
-                "it has no descriptor left", "raise `ulimit -n`, or use another Pager()"
+                "it has no descriptor left but those that a takeover may need",
+                "raise `ulimit -n`, or use another Pager()",
             )
         if length:
             return Packet(serial, _large(fds, length), fds, sender)

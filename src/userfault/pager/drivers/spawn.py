@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.refused import CallRefusedError, cause_of, cure_of
 from userfault.linux.unpatched import as_written
+from userfault.pager.drivers.which_python import VARIABLE, chosen_python
 from userfault.source import interpreter
 
+SIGN = b"python"
+_FIRST = bytes(16) + SIGN  # as a packet (`packets.py`)
 _NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
 
 
@@ -29,42 +32,47 @@ def spawn_python(
     *,
     options: Sequence[str] | None = None,
     stderr: int = 2,
+    python: str | None = None,
+    sign: bool = False,
 ) -> int:
     """Run `module.entry(socket)` in a new interpreter; its process id.
 
     `path`: entries for sys.path.  `options`: of the interpreter; None: those of this one, isolated
     and without `site`, for a fast start.  `stderr`: the descriptor that becomes its standard error.
-    Raises PagerError when no interpreter can be started.
+    `python`: which, see `chosen_python`.  `sign`: it sends `SIGN` before it loads anything of ours.
+    Raises PagerError when no interpreter can be started, UsageError for one that is not to be had.
     """
-    if not sys.executable:
-        raise PagerError(
-            "cannot start a process",
-            cause="sys.executable is empty (an embedded interpreter)",
-            cure="set sys.executable to a Python of the same version",
-        )
+    chosen = chosen_python(python)
+    # Another Python has what it needs itself; of ours it takes what it lacks.
+    order = f"{path!r} + rest" if chosen.ours else f"rest + {path!r}"
     # Numbers up to 2 are what a client without standard input has left for other uses.
     passed = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 3)
     program = (  # without "", which stands for wherever the client is
-        f"import sys; sys.path[:] = {path!r} + [p for p in sys.path if p and p not in {path!r}]\n"
+        f"import sys; rest = [p for p in sys.path if p and p not in {path!r}]\n"
+        f"sys.path[:] = {order}\n"
         f"import socket; channel = socket.socket(fileno={passed}); channel.set_inheritable(False)\n"
-        f"from {module} import {entry}; {entry}(channel)"
+        + (f"channel.send({_FIRST!r})\n" if sign else "")
+        + f"from {module} import {entry}; {entry}(channel)"
     )
     if options is None:
-        options = [*interpreter.options(), "-I", "-S"]
+        options = [*interpreter.options(), "-I", *(["-S"] if chosen.ours else [])]
+    environment = None if python is None else {**os.environ, VARIABLE: chosen.path}
     try:
-        return _start([sys.executable, *options, "-c", program], passed, stderr)
-    except (OSError, ImportError) as error:
-        cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        return _start([chosen.path, *options, "-c", program], passed, stderr, environment)
+    except ImportError as error:
         raise PagerError(
-            f"cannot start {sys.executable}",
-            cause=cause,
-            cure="check the limits on processes and descriptors",
+            f"cannot start {chosen.path}", cause=str(error), cure="mend this Python"
+        ) from None
+    except OSError as error:
+        refused = CallRefusedError("vfork, clone or execve", error.errno or 0)
+        raise PagerError(
+            f"cannot start {chosen.path}", cause=cause_of(refused), cure=cure_of(refused)
         ) from None
     finally:
         os.close(passed)
 
 
-def _start(command: list[str], passed: int, stderr: int) -> int:
+def _start(command: list[str], passed: int, stderr: int, environment: dict[str, str] | None) -> int:
     """Its process id; the caller reaps it."""
     # Late: a client that restores from files, and its pager, need it once or never.  And gevent's
     # would have its loop watch the process.
@@ -75,6 +83,7 @@ def _start(command: list[str], passed: int, stderr: int) -> int:
         stdout=subprocess.DEVNULL,
         stderr=stderr if _inheritable(stderr) else subprocess.DEVNULL,
         pass_fds=[passed],
+        env=environment,
         close_fds=True,
         start_new_session=True,
     )

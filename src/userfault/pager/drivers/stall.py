@@ -1,26 +1,35 @@
-"""Whether a worker is stuck: stopped by a signal, or in one system call for too long.
+"""Whether a process of the pager is stuck: stopped by a signal, or in one system call for too long.
 
 An ioctl that reads a source on a dead network file system never returns, and a stopped process
-does not run; either way nobody serves faults, and no process has ended that could tell.  So the
-supervisor looks every now and then: a worker that sleeps elsewhere than in epoll_wait, and has not
-run once since the last look, is stuck.  It is killed, and its successor finds the page not cached
-and reads it away from the fault path.  (proc_pid_status(5); wchan as on 6.1 to 7.3.)
+does not run; either way nobody serves faults (or replaces who does), and no process has ended that
+could tell.  So supervisor, spare and worker look at one another every now and then: one that sleeps
+elsewhere than where it waits for work, and has not run once since the last look, is stuck.  It is
+killed: that is something the others know how to deal with.  (proc_pid_status(5); wchan as on 6.1 to
+7.3.)  Without /proc nothing is seen.
 """
 
 from __future__ import annotations
 
 LOOK_S = 10.0  # a look takes some 50 µs
+SPARE_LOOK_S = 4.0  # at the supervisor: it is the first that the next death needs
+WORKER_LOOK_S = 10.0  # at both: only what they cannot notice is left for it
+IDLE = 4  # looks at who sleeps in poll(2) for LOOK_S and more: whose switches must tell
 
 _SWITCHES = ("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
 _AT_REST = ("ep_poll", "do_epoll_wait", "schedule_hrtimeout_range", "0", "")
 
 
 class Stall:
-    """What was seen of one worker at the last look."""
+    """What was seen of one process at the last looks.
 
-    def __init__(self) -> None:
+    `patience`: how many more must show the same, where it is not stopped.
+    """
+
+    def __init__(self, patience: int = 1) -> None:
+        self._patience = patience
         self._pid = 0
         self._before: tuple[str, ...] = ()
+        self._same = 0
 
     def seen(self, pid: int) -> bool:
         """Look at process `pid`; True when it is stuck since the last look."""
@@ -28,9 +37,10 @@ class Stall:
             found = _look(pid)
         except OSError:  # it has ended, or /proc hides it
             found = ()
-        stuck = bool(found) and pid == self._pid and found == self._before
+        same = bool(found) and pid == self._pid and found == self._before
+        self._same = self._same + 1 if same else 0
         self._pid, self._before = pid, found
-        return stuck
+        return same and (found[0] == "T" or self._same >= self._patience)
 
 
 def _look(pid: int) -> tuple[str, ...]:

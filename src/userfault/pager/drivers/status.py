@@ -12,6 +12,8 @@ import fcntl
 import mmap
 import os
 
+from userfault.linux.refused import calling
+
 _SIZE = 4096
 
 
@@ -41,12 +43,16 @@ class Status:
 
         It is sealed: memory that shrinks would kill the one that writes to it.
         """
-        fd = os.memfd_create("userfault-status", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with calling("memfd_create"):
+            fd = os.memfd_create("userfault-status", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(fd, 0, _SIZE)
+            with calling("fallocate"):
+                os.posix_fallocate(fd, 0, _SIZE)
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-            return cls(fd, write=False), fd
+            with calling("fcntl(F_ADD_SEALS)"):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+            with calling("mmap"):
+                return cls(fd, write=False), fd
         except OSError:
             os.close(fd)
             raise

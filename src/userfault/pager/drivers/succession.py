@@ -1,5 +1,6 @@
 """The worker's part in keeping its family whole: it notices when nobody watches it any more.
 
+Supervisor and spare may be dead, or both stopped, which comes to the same: then it kills them.
 The spare replaces a dead supervisor.  If both were killed the worker is alone, and cannot make
 another one itself (it has threads, which do not survive a fork).  Then it hands over to a family
 made from a new interpreter, as it does when the client asks for `Pager.replace()`.
@@ -13,10 +14,13 @@ from typing import Protocol
 
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
+from userfault.linux.descriptors import reserve_open
+from userfault.linux.refused import calling
 from userfault.pager.drivers import family
 from userfault.pager.drivers.handover import READY_S, Successor
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.placement import Placement
+from userfault.pager.drivers.stall import WORKER_LOOK_S, Stall
 
 _LOOK_AGAIN_S = 0.05  # a spare that becomes the supervisor takes some milliseconds
 
@@ -48,6 +52,8 @@ class Succession:
         self._give_up_at = 0.0  # on the successor
         self._told: Told = _nobody
         self._serial = 0  # of the request that asked for it
+        self._stalls = {Word.SUPERVISOR: Stall(), Word.SPARE: Stall()}
+        self._stalls_at = 0.0
         self._watch_supervisor()
 
     def next_time(self) -> float | None:
@@ -62,13 +68,27 @@ class Succession:
         elif self._look_at is not None and now >= self._look_at:
             self._look(now)
 
+    def look_for_stalls(self, now: float) -> None:
+        """Whether supervisor and spare both run no more, without being dead.
+
+        Either is the other's to notice, and twice as fast.
+        """
+        if now < self._stalls_at:
+            return
+        self._stalls_at = now + WORKER_LOOK_S
+        for role, stall in self._stalls.items():
+            pid, process = self._journal.member(role)
+            if pid and stall.seen(pid):
+                family.tell_of_stall(role)
+                pidfd.kill(process)
+
     def replace(self, serial: int, told: Told, now: float) -> None:
         """Begin a handover for the client's request `serial` (0: for ourselves)."""
         if self._successor is not None:
             told(_not_replaced("a handover is under way already"))
             return
         try:
-            with self._loop.placement.lifted():
+            with self._loop.placement.lifted(), reserve_open():
                 self._successor = Successor(self._journal)
         except (OSError, PagerError) as error:
             told(_not_replaced(str(error)))
@@ -88,10 +108,13 @@ class Succession:
 
     def _watch_supervisor(self) -> None:
         _, process = self._journal.member(Word.SUPERVISOR)
-        if process:
-            # A duplicate: a new supervisor closes the old one's.
+        if not process:  # nobody could be had who watches
+            self._look_at = 0.0
+            return
+        # A duplicate: a new supervisor closes the old one's.
+        with calling("dup"):
             self._supervisor = os.dup(process)
-            self._loop.watch(self._supervisor, self._supervisor_ended)
+        self._loop.watch(self._supervisor, self._supervisor_ended)
 
     def _supervisor_ended(self) -> None:
         self._loop.forget(self._supervisor)
@@ -107,9 +130,9 @@ class Succession:
         self._look_at = None
         # Descriptors of those who were replaced are closed, and look as ended: twice the same.
         alone, self._alone = self._alone, (supervisor, spare)
-        if not pidfd.ended(supervisor_fd):
+        if supervisor and not pidfd.ended(supervisor_fd):
             self._watch_supervisor()
-        elif not pidfd.ended(spare_fd) or alone != self._alone:
+        elif (spare and not pidfd.ended(spare_fd)) or alone != self._alone:
             self._look_at = now + _LOOK_AGAIN_S
         else:
             self.replace(0, _nobody, now)

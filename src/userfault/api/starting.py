@@ -1,0 +1,170 @@
+"""The client's side of a pager's start: one process is made, and waited for until it serves.
+
+What can go wrong is told in one error: a program that is no Python says nothing, a Python that
+lacks something ends and its last line says why, and a family that cannot come up sends the cause.
+Until it serves, what it writes to standard error goes to a memfd; after that to the client's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import time
+
+import msgspec
+
+from userfault.api.undisturbed import unwanted
+from userfault.kernel.errors import PagerError
+from userfault.linux.refused import calling, cause_of, cure_of
+from userfault.linux.unpatched import original, packet_sockets
+from userfault.pager.drivers import messages, packets
+from userfault.pager.drivers.spawn import SIGN, lean_path, spawn_python
+from userfault.pager.drivers.status import Status
+from userfault.pager.drivers.which_python import VARIABLE
+
+_SIGN_S = 10.0  # until the first sign of life: an interpreter gives it in 20 ms
+_UP_S = 30.0  # and until it serves, after that
+_LOOK_S = 0.2  # whether somebody still waits for it
+_LINE = 300  # characters of what it said last
+
+
+class Family(msgspec.Struct):
+    """A pager's processes as the client holds them.
+
+    `first`: process id and pidfd of the one that was started, our only child among them.
+    `rights`: user and group that they run as.
+    """
+
+    channel: socket.socket
+    status: Status
+    first: tuple[int, int]
+    owner: int
+    rights: tuple[int, int]
+
+
+def start(hello: messages.Hello, python: str | None) -> Family:
+    """Start the first process, which makes the others; back when they serve.
+
+    Raises PagerError, UsageError for `python`.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            family = _start(undo, hello, python)
+        except OSError as error:
+            raise PagerError(
+                "cannot start a pager", cause=cause_of(error), cure=cure_of(error)
+            ) from None
+        undo.pop_all()
+        return family
+
+
+def _start(undo: contextlib.ExitStack, hello: messages.Hello, python: str | None) -> Family:
+    with calling("socketpair"):
+        ours, theirs = packet_sockets()
+    undo.callback(ours.close)
+    mine = os.geteuid(), os.getegid()
+    with contextlib.ExitStack() as passing:
+        passing.callback(theirs.close)
+        with calling("setsockopt"):  # from here on the kernel tells who sends each request
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        status, shown = Status.create()
+        undo.callback(status.close)
+        passing.callback(os.close, shown)
+        said = _memory()
+        passing.callback(os.close, said)
+        with calling("pidfd_open"):
+            client = os.pidfd_open(os.getpid())
+        passing.callback(os.close, client)
+        # Sent before there is anybody to read it, so that nothing can fail once it runs.
+        with calling("sendmsg"):
+            fds = [client, shown, *_standard_error()]
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], fds)
+        pid = spawn_python(
+            "userfault.api.pager_main", "main", theirs.fileno(), lean_path(),
+            stderr=said, python=python, sign=True,
+        )  # fmt: skip
+        theirs.close()  # so that its end is to be seen
+        undo.callback(_end, pid)
+        with calling("pidfd_open"):
+            process = os.pidfd_open(pid)
+        undo.callback(os.close, process)
+        _until_up(ours, said)
+    return Family(ours, status, (pid, process), os.getpid(), mine)
+
+
+def _memory() -> int:
+    """Where the new process writes what it says; no number that a client may have closed."""
+    with calling("memfd_create"):
+        fd = os.memfd_create("userfault-said", os.MFD_CLOEXEC)
+    try:
+        with calling("fcntl(F_DUPFD_CLOEXEC)"):
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def _standard_error() -> list[int]:
+    """Ours, if there is one."""
+    with contextlib.suppress(OSError):
+        os.fstat(2)
+        return [2]
+    return []
+
+
+def _until_up(channel: socket.socket, said: int) -> None:
+    """Wait until the new process serves; raises PagerError when it does not."""
+    started = False
+    deadline = time.monotonic() + _SIGN_S
+    poll = original("select", "poll")()
+    poll.register(channel, select.POLLIN)
+    while True:
+        if not poll.poll(_LOOK_S * 1000):
+            if time.monotonic() > deadline or unwanted():
+                raise _not_up(said, _late(started))
+            continue
+        with contextlib.suppress(ConnectionError):  # it ended with our greeting unread
+            packet = packets.receive(channel)
+            if packet.data == SIGN:
+                started = True
+                deadline = time.monotonic() + _UP_S
+                continue
+            if packet.data:
+                reply = messages.decoded_reply(packet.data)
+                if isinstance(reply, messages.Refused):
+                    raise PagerError(reply.what, cause=reply.cause, cure=reply.cure)
+                return
+        raise _not_up(said, "the process that was started has ended")
+
+
+def _late(started: bool) -> str:
+    if started:
+        return f"it did not come up within {_UP_S:.0f} s"
+    return f"what was started has not answered within {_SIGN_S:.0f} s: it may be no Python"
+
+
+def _not_up(said: int, cause: str) -> PagerError:
+    """With the last line that it said, if any."""
+    size = os.fstat(said).st_size
+    lines = os.pread(said, 4096, max(size - 4096, 0)).decode(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    shown = "".join(char if char.isprintable() else "?" for char in last.strip()[-_LINE:])
+    return PagerError(
+        "cannot start a pager",
+        cause=f"{cause}; it said: {shown}" if shown else cause,
+        cure="check the limits on memory (ulimit -v), processes (-u) and descriptors (-n), and"
+        f" that {VARIABLE}, if it is set, is a Python that has userfault installed",
+    )
+
+
+def _end(pid: int) -> None:
+    """End what was started, with what it has started itself: its session is its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
