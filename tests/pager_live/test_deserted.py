@@ -57,3 +57,10 @@ def test_a_family_ends_whose_last_child_died_while_a_page_was_read_for_it(tmp_pa
         for each in watched:
             pidfd.kill(each)
             os.close(each)
+
+
+def test_a_fork_beside_the_end_of_the_memory_does_not_sleep(image: Path) -> None:
+    """Nobody reads its event any more: it has to be called off."""
+    need_root()  # fork events
+    scene = "pager_live.scenes_close:fork_after_the_pager_has_let_go"
+    assert child.run(scene, str(image)) == {"forked": True}

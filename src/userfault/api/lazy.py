@@ -457,9 +457,16 @@ class _Parts:
                 self.states = None
             if self.owned:
                 end.callback(self.pager.close)
-            end.callback(self.let_go)
-            with contextlib.suppress(PagerError):
-                self.request(messages.Detach(self.number))
+            end.callback(self._detach)
+            # First: a fork(2) of another thread may have an event in the queue.  As long as the
+            # pager has the userfaultfd it is read, and closed by the pager as the last one it is
+            # called off.  With ours still open nobody would do either, and that fork would sleep,
+            # with the locks of the C library that we may need to come here.
+            self.let_go()
+
+    def _detach(self) -> None:
+        with contextlib.suppress(PagerError):
+            self.request(messages.Detach(self.number))
 
     def abandon(self) -> None:
         """The pager never took the mapping: close what was made for it."""
