@@ -21,7 +21,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def userfault(
-    *arguments: str, cwd: Path | None = None, columns: int = 80, timeout_s: float = 60
+    *arguments: str, cwd: Path | None = None, columns: int = 80, timeout_s: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     return subprocess.run(
