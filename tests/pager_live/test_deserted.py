@@ -64,3 +64,10 @@ def test_a_fork_beside_the_end_of_the_memory_does_not_sleep(image: Path) -> None
     need_root()  # fork events
     scene = "pager_live.scenes_close:fork_after_the_pager_has_let_go"
     assert child.run(scene, str(image)) == {"forked": True}
+
+
+def test_a_fork_beside_the_making_of_the_memory_does_not_sleep(image: Path) -> None:
+    """Nobody reads its event yet: there must be none."""
+    need_root()  # fork events
+    scene = "pager_live.scenes_close:fork_before_the_pager_has_the_memory"
+    assert child.run(scene, str(image)) == {"forked": True, "inherited": True}

@@ -581,7 +581,11 @@ def _build(
     # event is read, and nobody reads it yet.
     undo.callback(uffd.close)
     made.user_mode_only = uffd.user_mode_only
-    if not options.fork:
+    # Nobody reads the event of another thread's fork(2) until the pager has the userfaultfd, and
+    # that fork would sleep with locks of the C library that we need to come there.  So children
+    # get the memory from the hand-over on.  (Linux 7.2 refuses MADV_DOFORK of hugetlb.)
+    later = options.fork and recipe.memory.type is not MemoryType.HUGETLB
+    if later or not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
     register(uffd, made.address, recipe, prepared=options.prepared)
     owned = pager is None
@@ -593,6 +597,8 @@ def _build(
         undo_pager.callback(parts.abandon)
         load(serving, parts.number, resolved, policy, recipe.memory)
         _attach(parts, made, uffd, resolved, options)
+        if later:
+            libc.madvise(made.address, recipe.length, mman.MADV_DOFORK)
         undo_pager.pop_all()
     parts.address, parts.length = made.address, spec.length
     made._parts = parts
