@@ -112,6 +112,18 @@ MUTATIONS = (
         "new = None",
     ),
     Mutation(
+        "MOVE asks the page that it is to move",
+        "move.py",
+        "exclusive = large.exclusive if large is not None else flags & pt.EXCLUSIVE",
+        "exclusive = flags & pt.EXCLUSIVE",
+    ),
+    Mutation(
+        "MOVE leaves a page that was split by its entry one",
+        "move.py",
+        "    if large is not None:\n        thp.split_large",
+        "    if not folio:\n        thp.split_large",
+    ),
+    Mutation(
         "mremap splits huge pages",
         "mremap.py",
         "if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):",
