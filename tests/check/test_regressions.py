@@ -106,6 +106,10 @@ FIXED = {
         "0 uffd u0 0; 0 api u0 0x8000; 0 map anon; 0 register u0 anon+0 1p 3;"
         " 0 poison u0 anon+0 1p 0; 0 scan anon+0 1p 1 0 0; 0 writeprotect u0 anon+0 1p 0"
     ),
+    "what PAGEMAP_SCAN gave poison, no UNREGISTER takes away": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map alias; 0 register u0 alias+0 1p 2;"
+        " 0 poison u0 alias+0 1p 0; 0 scan alias+0 1p 1 0 0; 0 unregister u0 alias+0 1p"
+    ),
     "huge pages move to where programs begin, and the agent goes on": (
         "0 map hugepriv; 0 mremap hugepriv+0 3p 3p 3 null+0; 0 load anon+0"
     ),

@@ -124,6 +124,14 @@ MUTATIONS = (
         "    if not folio:\n        thp.split_large",
     ),
     Mutation(
+        "UNREGISTER takes the uffd-wp bit of poison",
+        "userfaultfd.py",
+        "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
+        "                mm.mark(vma, address, 0)\n",
+        "            if flags & pt.MARK_WP:\n"
+        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+    ),
+    Mutation(
         "mremap splits huge pages",
         "mremap.py",
         "if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):",
