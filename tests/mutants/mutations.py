@@ -301,8 +301,8 @@ MUTATIONS = (
     Mutation(
         "poison goes with the registration",
         "userfaultfd.py",
-        "            if flags & pt.MARK_WP:\n"
-        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+        "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
+        "                mm.mark(vma, address, 0)\n",
         "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
@@ -427,7 +427,7 @@ MUTATIONS = (
     Mutation(
         "MOVE takes a page that fork shares",
         "move.py",
-        "if not flags & pt.EXCLUSIVE or folio.flags & folios.PINNED:",
+        "if not exclusive or folio.flags & folios.PINNED:",
         "if folio.flags & folios.PINNED:",
     ),
     Mutation(
