@@ -59,6 +59,14 @@ FIXED = {
         "0 map thp; 0 store thp+1; 0 fork; 0 store part+0; 0 scan thp+0 3p 0 0 0; c1.0 load part+1;"
         " c1.0 scan thp+0 3p 0 0 0"
     ),
+    "MOVE splits the page whose entry was split before": (
+        f"{_U0}; 0 map thp; 0 store thp+1; 0 map dst; 0 register u0 dst+0 8p 1;"
+        " 0 madvise part+3 1p 4; 0 move u0 dst+0 part+5 1p 0"
+    ),
+    "MOVE of a part asks the first page": (
+        f"{_U0}; 0 map thp; 0 store thp+1; 0 map dst; 0 register u0 dst+0 8p 1; 0 fork;"
+        " 0 store part+5; c1.0 exit; 0 store part+6; 0 move u0 dst+1 part+6 1p 0"
+    ),
     "mremap moves a huge page whole": (
         "0 map thp; 0 store thp+0; 0 mremap thp+0 1p 1p 3 thp+2; 0 scan thp+0 3p 0 0 0"
     ),
@@ -70,6 +78,9 @@ FIXED = {
     "MADV_COLLAPSE makes small pages huge": (
         "0 map thp; 0 madvise thp+0 3p 15; 0 store part+1; 0 madvise thp+0 3p 14;"
         " 0 madvise thp+1 1p 25; 0 scan thp+0 3p 0 0 0"
+    ),
+    "MADV_COLLAPSE asks for no page that may be written": (
+        "0 map thp; 0 load thp+1; 0 madvise part+0 1p 24; 0 madvise thp+1 1p 25"
     ),
     "MADV_COLLAPSE of a range without a whole huge page is EINVAL": (
         "0 map thp; 0 store thp+1; 0 madvise part+1 1p 25; 0 madvise part+0 1p 25"
@@ -94,6 +105,10 @@ FIXED = {
     "what PAGEMAP_SCAN gave poison, no WRITEPROTECT takes away": (
         "0 uffd u0 0; 0 api u0 0x8000; 0 map anon; 0 register u0 anon+0 1p 3;"
         " 0 poison u0 anon+0 1p 0; 0 scan anon+0 1p 1 0 0; 0 writeprotect u0 anon+0 1p 0"
+    ),
+    "what PAGEMAP_SCAN gave poison, no UNREGISTER takes away": (
+        "0 uffd u0 0; 0 api u0 0x8000; 0 map alias; 0 register u0 alias+0 1p 2;"
+        " 0 poison u0 alias+0 1p 0; 0 scan alias+0 1p 1 0 0; 0 unregister u0 alias+0 1p"
     ),
     "huge pages move to where programs begin, and the agent goes on": (
         "0 map hugepriv; 0 mremap hugepriv+0 3p 3p 3 null+0; 0 load anon+0"

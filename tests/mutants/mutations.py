@@ -112,6 +112,26 @@ MUTATIONS = (
         "new = None",
     ),
     Mutation(
+        "MOVE asks the page that it is to move",
+        "move.py",
+        "exclusive = large.exclusive if large is not None else flags & pt.EXCLUSIVE",
+        "exclusive = flags & pt.EXCLUSIVE",
+    ),
+    Mutation(
+        "MOVE leaves a page that was split by its entry one",
+        "move.py",
+        "    if large is not None:\n        thp.split_large",
+        "    if not folio:\n        thp.split_large",
+    ),
+    Mutation(
+        "UNREGISTER takes the uffd-wp bit of poison",
+        "userfaultfd.py",
+        "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
+        "                mm.mark(vma, address, 0)\n",
+        "            if flags & pt.MARK_WP:\n"
+        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+    ),
+    Mutation(
         "mremap splits huge pages",
         "mremap.py",
         "if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):",
@@ -281,8 +301,8 @@ MUTATIONS = (
     Mutation(
         "poison goes with the registration",
         "userfaultfd.py",
-        "            if flags & pt.MARK_WP:\n"
-        "                mm.mark(vma, address, flags & ~pt.MARK_WP)\n",
+        "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
+        "                mm.mark(vma, address, 0)\n",
         "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
@@ -407,7 +427,7 @@ MUTATIONS = (
     Mutation(
         "MOVE takes a page that fork shares",
         "move.py",
-        "if not flags & pt.EXCLUSIVE or folio.flags & folios.PINNED:",
+        "if not exclusive or folio.flags & folios.PINNED:",
         "if folio.flags & folios.PINNED:",
     ),
     Mutation(

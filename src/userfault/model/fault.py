@@ -360,9 +360,10 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
     if page & pt.PMD_MASK in mm.thp:
         _break_huge(mm, vma, page & pt.PMD_MASK, folio)
         return
-    if folio.flags & folios.ANON and folio.refs == 1 and folio.whole is None:
+    if folio.flags & folios.ANON and folio.refs == 1 and _may_keep(mm, page, folio):
         entry = mm.table.get(page, vma.shift)
         assert entry is not None
+        folio.own(True)
         mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
         return
     if mm.sched.preemptive and not vma.ops.pool:
@@ -376,6 +377,14 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
     copy.copy_from(folio)
     mm.unmap(vma, page)
     mm.map_folio(vma, page, pt.EXCLUSIVE | pt.DIRTY, copy)
+
+
+def _may_keep(mm: AddressSpace, page: int, folio: Folio) -> bool:
+    """Whether the last user of a page may keep it: not while it is part of one that is shared."""
+    large = folio.in_large
+    if folio.whole is not None or large is None:
+        return folio.whole is None
+    return mm.machine.profile.keeps_parts and not thp.is_shared(mm, page, large)
 
 
 def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:

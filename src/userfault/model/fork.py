@@ -93,6 +93,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
                 continue
         if not vma.shared and flags & pt.EXCLUSIVE:
             parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
+            folio.own(False)
         if not folio.flags & folios.ZERO:
             folio.refs += 1
         child.map_folio(twin, address, kept & ~pt.EXCLUSIVE, folio)

@@ -101,8 +101,6 @@ def _move_one(
     mm.table.build(dst, target.shift)
     if mm.entry(target, dst) is not None:
         raise Errno(errno.EEXIST)
-    if is_part and not source.flags & vmas.LOCKED:
-        _share_zeroes(mm, source, huge)
     _move_page(mm, target, source, dst, src, allow_holes)
     return PAGE
 
@@ -123,21 +121,6 @@ def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int) -> None:
     mm.map_thp(target, dst, flags, folio)
 
 
-def _share_zeroes(mm: AddressSpace, vma: Vma, huge: int) -> None:
-    """Split pages of a huge page that are full of zeroes become the zero page.
-
-    Since 6.12, where the mapping is not locked (measured on 6.18).
-    """
-    for address in range(huge, huge + pt.PMD_SIZE, PAGE):
-        entry = mm.table.get(address)
-        assert entry is not None
-        flags, folio = entry
-        assert folio is not None
-        if not folio.flags & folios.ZERO and not any(folio.read(0, PAGE)):
-            mm.unmap(vma, address)
-            mm.map_folio(vma, address, flags & pt.UFFD_WP, mm.memory.zero)
-
-
 def _move_page(
     mm: AddressSpace, target: Vma, source: Vma, dst: int, src: int, allow_holes: bool
 ) -> None:
@@ -154,8 +137,14 @@ def _move_page(
         mm.table.set(src, 12, None)
         mm.map_folio(target, dst, rwp, folio)
         return
-    if not flags & pt.EXCLUSIVE or folio.flags & folios.PINNED:
+    large = folio.in_large
+    exclusive = large.exclusive if large is not None else flags & pt.EXCLUSIVE
+    if not exclusive or folio.flags & folios.PINNED:
         raise Errno(errno.EBUSY)
+    if large is not None:
+        thp.split_large(mm, source, src, large)
+        _move_page(mm, target, source, dst, src, allow_holes)
+        return
     folio.refs += 1
     mm.unmap(source, src)
     mm.map_folio(target, dst, pt.EXCLUSIVE | pt.DIRTY | rwp, folio)

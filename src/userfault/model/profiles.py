@@ -63,12 +63,13 @@ class Profile(msgspec.Struct, frozen=True):
     empty_is_written: bool = True
     zero_page_becomes_huge: bool = True  # a write to the huge zero page gives a huge page
     collapse_tells_of_holes: bool = True  # MADV_COLLAPSE of registered memory: EBUSY, else EINVAL
-    collapse_needs_writable: bool = True  # ... and EINVAL where no page of it is writable
+    collapse_needs_writable: bool = False  # ... EINVAL where no page is writable (to 6.17)
     collapse_of_nothing: int = errno.EINVAL  # ... and where the range holds no whole huge page
     huge_zero_is_file: bool = True  # pagemap: what is not anonymous is of a file (to 7.2)
     # pagemap says of a huge page that it is mapped here alone if that is so of its first page;
     # 6.12 looks at each (parts of one that fork(2) has shared can be mapped less often)
     exclusive_by_first_page: bool = True
+    keeps_parts: bool = True  # the last user of a huge page's part may keep it (not 6.1 and 6.12)
     smaps_sees_no_access: bool = True  # smaps counts huge pages of PROT_NONE memory (not 6.1)
     guards_prepare_files: bool = False  # guards of file mappings need an anon_vma
     frees_tables: bool = True  # MADV_DONTNEED frees page tables that it empties (6.14)
@@ -154,6 +155,8 @@ LINUX_6_1 = Profile(
     "6.1",
     (6, 1),
     smaps_sees_no_access=False,
+    collapse_needs_writable=True,
+    keeps_parts=False,
     zero_page_becomes_huge=False,
     collapse_tells_of_holes=False,
     features=0x1FFF,
@@ -187,6 +190,8 @@ LINUX_6_12 = Profile(
     "6.12",
     (6, 12),
     exclusive_by_first_page=False,
+    collapse_needs_writable=True,
+    keeps_parts=False,
     zero_page_becomes_huge=False,
     guard_markers=False,
     foreign_unregister=True,
@@ -206,6 +211,7 @@ LINUX_6_17 = Profile(
     vvar_wp_async=errno.EPERM,
     no_huge_page=errno.ENOMEM,
     empty_is_written=False,
+    collapse_needs_writable=True,
     guards_prepare_files=True,
     lowest_address=0x10000,
     guest_memfd=False,

@@ -15,7 +15,7 @@ from userfault.model import folio as folios
 from userfault.model import pgtable as pt
 from userfault.model import vma as vmas
 from userfault.model.errors import Errno
-from userfault.model.folio import Folio
+from userfault.model.folio import Folio, Large
 from userfault.model.vma import Vma
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def split(mm: AddressSpace, address: int) -> None:
     content, cgroup, pieces = folio.content, folio.cgroup, folio.pieces
     assert isinstance(content, dict)
     stays = folio.refs > 1  # others map it whole
+    large = folio.large = folio.large or Large(bool(flags & pt.EXCLUSIVE))
+    smalls = []
     folio.mapcount -= 1
     mm.memory.put(folio)
     for piece in range(PIECES):
@@ -109,4 +111,34 @@ def split(mm: AddressSpace, address: int) -> None:
                 small.index = piece
                 pieces[piece] = small
         small.mapcount += 1
+        small.large = large
+        smalls.append(small)
         mm.table.set(address + piece * PAGE, 12, (flags, small))
+    large.folios = large.folios or smalls
+
+
+def split_large(mm: AddressSpace, vma: Vma, address: int, large: Large) -> None:
+    """The kernel splits the page itself, of which this process maps parts around `address`.
+
+    Those that are full of zeroes become the zero page since 6.12, where the mapping is not locked
+    (measured on 6.18).
+    """
+    large.is_split = True
+    start = address & pt.PMD_MASK
+    for at in mm.table.addresses(max(start, vma.start), min(start + pt.PMD_SIZE, vma.end)):
+        entry = mm.table.get(at)
+        assert entry is not None
+        flags, folio = entry
+        if folio is None or folio.large is not large or vma.flags & vmas.LOCKED:
+            continue
+        if not any(folio.read(0, PAGE)):
+            mm.unmap(vma, at)
+            mm.map_folio(vma, at, flags & pt.UFFD_WP, mm.memory.zero)
+
+
+def is_shared(mm: AddressSpace, address: int, large: Large) -> bool:
+    """Whether anybody else maps a part of it, so that a part that is written has to be copied."""
+    start = address & pt.PMD_MASK
+    entries = [mm.table.get(at) for at in range(start, start + pt.PMD_SIZE, PAGE)]
+    mine = sum(1 for e in entries if e is not None and e[1] is not None and e[1].large is large)
+    return sum(folio.mapcount for folio in large.folios) != mine

@@ -271,7 +271,7 @@ def clear_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         assert entry is not None
         flags, folio = entry
         if folio is None:
-            if flags & pt.MARK_WP:
-                mm.mark(vma, address, flags & ~pt.MARK_WP)
+            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays
+                mm.mark(vma, address, 0)
         elif flags & bits:
             mm.change(vma, address, entry, 0, bits)
