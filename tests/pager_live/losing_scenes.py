@@ -46,8 +46,7 @@ def states_that_make_no_sense() -> list[object]:
         found.append([fails(lost, page) for page in (6, 0, 7)])
         found.append(numbers(sound[: 4 * PAGE]))
         found.append(_checked(lost))
-        victim = pager.processes()["worker"]
-        os.kill(victim, 9)
+        os.kill(worker_of(pager), 9)
         found.append([fails(lost, page) for page in (6, 0, 8)])
         found.append(numbers(sound[4 * PAGE :]))
         found.append(_checked(lost))

@@ -103,9 +103,12 @@ def silent(folder: str) -> list[object]:
             seen += numbers(shouting[page * PAGE : (page + 1) * PAGE])
             seen += numbers(sound[page * PAGE : (page + 1) * PAGE])
         for role in ("worker", "supervisor", "spare"):  # each has something to say, or its heir
-            victim = pager.processes()[role]
-            os.kill(victim, 9)
             deadline = time.monotonic() + 20
+            victim = 0
+            while not victim:  # nobody plays it for a moment, while roles change
+                assert time.monotonic() < deadline
+                victim = pager.processes()[role]
+            os.kill(victim, 9)
             while pager.processes()[role] in (victim, 0):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -108,10 +108,14 @@ def _memory() -> int:
 
 
 def _standard_error() -> list[int]:
-    """Ours, if there is one."""
+    """Ours, if there is one.
+
+    Number 2 of a client that closed its standard error may be anything by now; but Python does not
+    let what it opens itself be inherited.
+    """
     with contextlib.suppress(OSError):
-        os.fstat(2)
-        return [2]
+        if os.get_inheritable(2):
+            return [2]
     return []
 
 
