@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE, numbers, pages
 from pager_live import functions
 from pager_live.scenes import worker_of
@@ -46,7 +47,8 @@ def states_that_make_no_sense() -> list[object]:
         found.append([fails(lost, page) for page in (6, 0, 7)])
         found.append(numbers(sound[: 4 * PAGE]))
         found.append(_checked(lost))
-        os.kill(worker_of(pager), 9)
+        victim = member(pager, "worker")
+        os.kill(victim, 9)
         found.append([fails(lost, page) for page in (6, 0, 8)])
         found.append(numbers(sound[4 * PAGE :]))
         found.append(_checked(lost))

@@ -11,6 +11,7 @@ from typing import Any
 
 import userfault
 from helpers import cgroup, child
+from helpers.family import member
 from pager_live.takeover_scenes import DEMAND, at, complete_again
 from userfault.api import starting
 from userfault.linux.descriptors import RESERVE
@@ -58,7 +59,7 @@ def behind_seccomp(call: int, code: int, image: str) -> list[str]:
     try:
         with userfault.lazy(image, policy=DEMAND) as held:
             right = at(held, 3) == 4
-            os.kill(held._parts.pager.processes()["worker"], signal.SIGKILL)
+            os.kill(member(held._parts.pager, "worker"), signal.SIGKILL)
             return ["works", str(right and at(held, 9) == 10)]
     except userfault.UserfaultError as error:
         return told(error)
@@ -80,7 +81,7 @@ def as_many_as_fit(image: str, limit: int, role: str) -> dict[str, Any]:
     free = limit - len(os.listdir(f"/proc/{pager.processes()['worker']}/fd"))
     found = []
     for page in (3, 5):
-        victim = pager.processes()[role]
+        victim = member(pager, role)
         os.kill(victim, signal.SIGKILL)
         found += [at(each, page) for each in held[:3]]
         found.append(complete_again(pager, {victim}))
@@ -114,7 +115,7 @@ def without_a_process(image: str, roles: list[str], mend: bool) -> dict[str, Any
         dead = set()
         procs.with_name("pids.max").write_text("1")
         for page, role in enumerate(roles, 1):
-            victim = pager.processes()[role]
+            victim = member(pager, role)
             dead.add(victim)
             process = os.pidfd_open(victim)
             os.kill(victim, signal.SIGKILL)
@@ -149,5 +150,5 @@ def without_proc(image: str) -> dict[str, Any] | None:
         return None
     with userfault.Pager() as pager, userfault.lazy(image, pager=pager, policy=DEMAND) as held:
         found = [at(held, 0), at(held, 1)]
-        os.kill(pager.processes()["worker"], signal.SIGKILL)
+        os.kill(member(pager, "worker"), signal.SIGKILL)
         return {"found": [*found, at(held, 2), at(held, 3)], "takeovers": pager.takeovers}

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE, numbers
 from userfault import Policy, lazy
 
@@ -46,7 +47,7 @@ def children_are_not_waited_for(image: str) -> dict[str, Any]:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with lazy(image, policy=DEMAND) as memory:
         page = numbers(memory[PAGE : 2 * PAGE])
-        os.kill(memory._parts.pager.processes()["worker"], signal.SIGKILL)
+        os.kill(member(memory._parts.pager, "worker"), signal.SIGKILL)
         memory.complete(timeout=60)
         last = numbers(memory[9 * PAGE : 10 * PAGE])
     return {"pages": page + last, "children": _children()}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from pathlib import Path
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE, numbers
 from pager_live import functions
 from pager_live.scenes import worker_of
@@ -103,15 +103,9 @@ def silent(folder: str) -> list[object]:
             seen += numbers(shouting[page * PAGE : (page + 1) * PAGE])
             seen += numbers(sound[page * PAGE : (page + 1) * PAGE])
         for role in ("worker", "supervisor", "spare"):  # each has something to say, or its heir
-            deadline = time.monotonic() + 20
-            victim = 0
-            while not victim:  # nobody plays it for a moment, while roles change
-                assert time.monotonic() < deadline
-                victim = pager.processes()[role]
+            victim = member(pager, role)
             os.kill(victim, 9)
-            while pager.processes()[role] in (victim, 0):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            member(pager, role, but=victim)
         failed = failing.statistics().failed
         for mapped in (failing, shouting, sound):
             mapped.close()

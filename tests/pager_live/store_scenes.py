@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE
 from helpers.skips import need_root
 from helpers.stores import memory, store
@@ -41,7 +42,7 @@ def killed(snapshot: str, expected: str, memory: str) -> dict[str, Any]:
         for policy in (DEMAND, Policy()):
             with lazy(snapshot, memory=memory, pager=pager, policy=policy) as mapped:
                 for _ in range(3):
-                    victim = pager.processes()["worker"]
+                    victim = member(pager, "worker")
                     threading.Timer(dice.random() / 100, os.kill, (victim, signal.SIGKILL)).start()
                     for page in dice.sample(range(len(image) // PAGE), 60):
                         found = libc.read_memory(mapped.address + page * PAGE, PAGE)
@@ -63,7 +64,7 @@ def packed_anew(snapshot: str, expected: str) -> dict[str, Any]:
         (folder / "snapshots" / "one").unlink()
         other = memory(len(image) // PAGE, seed=77)
         store(folder, "one", other)
-        victim = pager.processes()["worker"]
+        victim = member(pager, "worker")
         os.kill(victim, signal.SIGKILL)
         complete_again(pager, {victim})
         mapped.complete(timeout=30)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE, numbers
 from userfault import LazyMemory, Policy, lazy
 from userfault.linux import libc
@@ -132,7 +133,7 @@ def takeover_without_descriptors(image: str) -> dict[str, Any]:
                 refused = error.cause
     found: list[bool] = []
     for role in ("worker", "supervisor", "worker"):
-        victim = pager.processes()[role]
+        victim = member(pager, role)
         os.kill(victim, signal.SIGKILL)
         found += [at(each, len(found) + 5) == len(found) + 6 for each in held]
         complete_again(pager, {victim})
@@ -151,7 +152,7 @@ def clock_jumps(image: str) -> dict[str, Any]:
             for page, jump in enumerate((-86400, 86400)):
                 time.clock_settime(time.CLOCK_REALTIME, now + jump)
                 found.append(at(held, 200 * page))
-                os.kill(pager.processes()["worker"], signal.SIGKILL)
+                os.kill(member(pager, "worker"), signal.SIGKILL)
                 found.append(at(held, 200 * page + 100))
         except PermissionError:
             return {"may": False}

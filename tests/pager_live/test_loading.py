@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import userfault
+from helpers.family import member
 from helpers.pages import PAGE
 from userfault import Policy, SourceError, lazy
 from userfault.api import loading
@@ -159,7 +160,7 @@ def test_others_are_served_while_a_module_is_loaded(modules: Modules, kill: bool
             assert mapped[:3] == b"xxx"
         if kill:
             (first, _) = modules.pids()
-            os.kill(pager.processes()["worker"], signal.SIGKILL)
+            os.kill(member(pager, "worker"), signal.SIGKILL)
             wait_until(lambda: gone(first) and len(modules.pids()) > 2)
         gate.touch()
         loader.join(60)

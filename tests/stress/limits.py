@@ -17,6 +17,7 @@ import msgspec
 
 import userfault
 from helpers import cgroup
+from helpers.family import member
 from stress import narrow
 from stress.narrow import Client, Went
 from userfault import Policy
@@ -121,7 +122,7 @@ def _served(path: Path) -> None:
     with userfault.lazy(path, policy=Policy(background=False)) as mapped:
         pager = mapped._parts.pager
         narrow.check(mapped, 0)
-        os.kill(pager.processes()["worker"], signal.SIGKILL)
+        os.kill(member(pager, "worker"), signal.SIGKILL)
         for page in range(narrow.PAGES):
             narrow.check(mapped, page)
 

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 import userfault
+from helpers.family import member
 from stress import source
 from stress.source import PAGE
 from userfault import LazyMemory, Policy, lazy
@@ -51,7 +52,7 @@ def _client(made: LazyMemory, memory: str, pager: userfault.Pager, kill: str) ->
         with contextlib.suppress(PagerError):  # its process was killed: the old family goes on
             pager.replace()
     elif kill:
-        os.kill(pager.processes()[kill], signal.SIGKILL)
+        os.kill(member(pager, kill), signal.SIGKILL)
     advice = mman.MADV_REMOVE if memory == "shmem" else mman.MADV_DONTNEED
     libc.madvise(home + PAGE, PAGE, advice)  # filled
     libc.madvise(home + 5 * PAGE, 2 * PAGE, advice)  # never filled

@@ -108,14 +108,10 @@ def _memory() -> int:
 
 
 def _standard_error() -> list[int]:
-    """Ours, if there is one.
-
-    Number 2 of a client that closed its standard error may be anything by now; but Python does not
-    let what it opens itself be inherited.
-    """
+    """Ours, if there is one: number 2 of a client that closed it may be anything by now, but Python
+    does not let what it opens itself be inherited."""
     with contextlib.suppress(OSError):
-        if os.get_inheritable(2):
-            return [2]
+        return [2] if os.get_inheritable(2) else []
     return []
 
 
