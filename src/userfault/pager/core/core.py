@@ -296,6 +296,18 @@ class MappingCore:
                 self.ledger.revert(page, count)
                 self.ledger.wake(page, count)
 
+    def release(self) -> None:
+        """Its mapping has gone: let go of what it holds (a layout, states) by reference counting.
+
+        A pager collects no cycles, so the calls of its parts to each other must not keep them.
+        """
+        self.leave()
+        if self in self.siblings:
+            self.siblings.remove(self)
+        self.ledger.release()
+        self.refusals.release_owner()
+        self.done = _nothing_done
+
     # --- as a peer of those that share its pages -------------------------------------------------
 
     def awaited(self, page: int, now: float) -> Cause | None:
@@ -409,3 +421,8 @@ class MappingCore:
         ledger.counters.unowned += 1
         start = address >> ledger.shift << ledger.shift
         self.out.append(Fill(CONTINUE if flags & _MINOR else ZERO, -1, 1, start))
+
+
+def _nothing_done(fill: Fill) -> None:
+    """Nobody fills for a core that was released."""
+    del fill

@@ -163,6 +163,12 @@ class Ledger:
 
     # --- what became of it -----------------------------------------------------------------------
 
+    def release(self) -> None:
+        """Its core was released: neither the watchdog nor the planner is to be kept by this."""
+        self.gave_up, self.told = _nothing, None
+        if self in self.peers:
+            self.peers.remove(self)
+
     def done(self, fill: Fill) -> None:
         """The whole of `fill` succeeded; its waiters are awake."""
         page, count, kind = fill.page, fill.count, fill.kind

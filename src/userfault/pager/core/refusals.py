@@ -47,6 +47,10 @@ class Refusals:
         self._pauses = pauses
         self._leave = leave
 
+    def release_owner(self) -> None:
+        """Its core was released, and is not to be kept by this."""
+        self._leave = _nothing
+
     def failed(self, fill: Fill, code: int, done_bytes: int, now: float) -> None:
         """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
         ledger = self._ledger
@@ -320,3 +324,7 @@ _REFUSALS = {
     errno.ESRCH: Refusals._owner_gone,
     errno.ENOMEM: Refusals._no_memory,
 }
+
+
+def _nothing() -> None:
+    """There is no core to leave any more."""

@@ -314,5 +314,6 @@ class Context:
     def close(self) -> None:
         """Close the descriptors, once no record names them."""
         self.closed = True
+        self.core.release()
         self.uffd.close()
         self.served.forget_states(self.states)
