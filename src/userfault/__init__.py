@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
-    from userfault.api.lazy import LazyMemory, Statistics, lazy
+    from userfault.api.lazy import lazy
+    from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
     from userfault.kernel.errors import (
         FaultOverdue,
@@ -42,7 +43,7 @@ _HOMES = {
     "FeatureMissing": "userfault.kernel.errors",
     "FormatError": "userfault.snapshot.errors",
     "KernelError": "userfault.kernel.errors",
-    "LazyMemory": "userfault.api.lazy",
+    "LazyMemory": "userfault.api.memory",
     "MemoryUnavailable": "userfault.kernel.errors",
     "NoSuchSnapshot": "userfault.snapshot.errors",
     "OpenRefused": "userfault.kernel.errors",
@@ -52,7 +53,7 @@ _HOMES = {
     "Policy": "userfault.pager.core.policy",
     "SourceError": "userfault.kernel.errors",
     "SourceTypeError": "userfault.kernel.errors",
-    "Statistics": "userfault.api.lazy",
+    "Statistics": "userfault.api.statistics",
     "StoreError": "userfault.snapshot.errors",
     "Unavailable": "userfault.kernel.errors",
     "UsageError": "userfault.kernel.errors",

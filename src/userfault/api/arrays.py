@@ -8,7 +8,8 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from userfault.api.lazy import LazyMemory, lazy
+from userfault.api.lazy import lazy
+from userfault.api.memory import LazyMemory
 from userfault.kernel.errors import SourceTypeError, Unavailable, UsageError
 from userfault.kernel.memtypes import BASE_PAGE, round_up
 from userfault.kernel.numbers import one_of

@@ -18,7 +18,8 @@ from array import array
 import blake3
 import msgspec
 
-from userfault.api.lazy import LazyMemory, lazy
+from userfault.api.lazy import lazy
+from userfault.api.memory import LazyMemory
 from userfault.kernel.errors import RegistrationRefused, Unavailable
 from userfault.kernel.memtypes import BASE_PAGE
 from userfault.kernel.modes import Mode, names
