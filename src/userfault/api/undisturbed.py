@@ -30,25 +30,12 @@ from userfault.uapi.syscalls import SYSCALLS
 
 T = TypeVar("T")
 
-_run = operator.methodcaller("run")
 _UNDO_S = 1.0  # how long a caller that was struck waits for what it began to be undone
 
 
 def _main_thread() -> bool:
     """Whether this is the thread in which handlers of signals are called."""
     return bool(original("_thread", "get_native_id")() == os.getpid())
-
-
-class _Token:
-    """Lives as long as the thread that it was given to."""
-
-    __slots__ = ("__weakref__",)
-
-
-class _Gone(weakref.ref[_Token]):
-    """Calls `run` when the token has gone, all of it in C."""
-
-    run: Callable[[], object]
 
 
 class _Outcome(Generic[T]):
@@ -58,17 +45,12 @@ class _Outcome(Generic[T]):
         self.work: Callable[[], T] | None = work
         self.done = original("_thread", "allocate_lock")()
         self.done.acquire()
-        token = _Token()
-        self.arguments = [(token,)]
-        self.gone = _Gone(token, _run)
-        self.gone.run = self.done.release
         self.made: list[T] = []
         self.error: BaseException | None = None
         self.unwanted = False
         self.finished = False
 
-    def run(self, token: _Token) -> None:
-        del token  # the thread's: `done` is released when it goes, even if we never came so far
+    def run(self) -> None:
         here = 0
         try:  # all of it: where memory ends, any of it raises, and somebody waits
             work, self.work = self.work, None
@@ -84,6 +66,7 @@ class _Outcome(Generic[T]):
             if self.unwanted:
                 self.made.clear()
             self.finished = True
+            self.done.release()
 
 
 _working: dict[int, _Outcome[Any]] = {}  # by thread
@@ -107,8 +90,7 @@ def undisturbed(work: Callable[[], T]) -> T:
     begun: list[int] = []
     try:
         # In C from the call to the list: a thread that runs is in the list, wherever we are struck.
-        taken = map(outcome.arguments.pop, [0])  # by the thread alone
-        begun.extend(map(original("_thread", "start_new_thread"), [outcome.run], taken))
+        begun.extend(map(original("_thread", "start_new_thread"), [outcome.run], [()]))
         outcome.done.acquire()
     except BaseException as error:
         if begun:
@@ -118,9 +100,8 @@ def undisturbed(work: Callable[[], T]) -> T:
             raise
         if not isinstance(error, RuntimeError):
             raise
-    if not begun or not outcome.finished:
-        # A limit: no thread is to be had, or none that can do anything.  Or Python is ending.
-        return work()
+    if not begun:
+        return work()  # no thread is to be had: a limit, or the interpreter is ending
     try:
         if outcome.error is not None:
             raise outcome.error
@@ -197,6 +178,7 @@ _TIMES = 4
 _FUTEX = ctypes.c_long(SYSCALLS.get(os.uname().machine, {}).get("futex", -1))
 _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # with FUTEX_PRIVATE_FLAG (linux/futex.h)
 _syscall = ctypes.CDLL(None).syscall
+_run = operator.methodcaller("run")
 _ties: dict[int, Tie] = {}  # of the objects that live, the oldest first
 _left: collections.deque[Tie] = collections.deque()  # of those that have gone
 
