@@ -168,9 +168,8 @@ def test_a_supervisor_that_is_stopped_is_replaced_before_the_next_death_costs_a_
 # --- sweeps: a sample; `make stress` takes all ---------------------------------------------------
 
 
-# The limit on processes holds users only, who may have no Python to run: pids are the same.  Under
-# one on address space a thread may end before its function begins, and `undisturbed` waits for it.
-@pytest.mark.parametrize("name", ["descriptors", "file size", "pids", "memory"])
+# The limit on processes holds users only, who may have no Python to run: pids are the same.
+@pytest.mark.parametrize("name", ["address space", "descriptors", "file size", "pids", "memory"])
 def test_under_any_limit_it_works_or_is_told(name: str) -> None:
     found = child.finish(child.start("stress.limits:few", name), 110)
     if found is None:

@@ -30,6 +30,7 @@ from userfault.uapi.syscalls import SYSCALLS
 
 T = TypeVar("T")
 
+_BEGIN_S = 1.0  # how long a thread may take to its first step
 _UNDO_S = 1.0  # how long a caller that was struck waits for what it began to be undone
 
 
@@ -43,6 +44,7 @@ class _Outcome(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work: Callable[[], T] | None = work
+        self.begun = original("_thread", "allocate_lock")()  # taken by whoever does the work
         self.done = original("_thread", "allocate_lock")()
         self.done.acquire()
         self.made: list[T] = []
@@ -51,6 +53,8 @@ class _Outcome(Generic[T]):
         self.finished = False
 
     def run(self) -> None:
+        if not self.begun.acquire(False):
+            return  # too late
         here = 0
         try:  # all of it: where memory ends, any of it raises, and somebody waits
             work, self.work = self.work, None
@@ -91,7 +95,10 @@ def undisturbed(work: Callable[[], T]) -> T:
     try:
         # In C from the call to the list: a thread that runs is in the list, wherever we are struck.
         begun.extend(map(original("_thread", "start_new_thread"), [outcome.run], [()]))
-        outcome.done.acquire()
+        while not outcome.done.acquire(timeout=_BEGIN_S):
+            if outcome.begun.acquire(False):  # it had no memory for its first step, and is gone
+                begun.clear()
+                break
     except BaseException as error:
         if begun:
             outcome.unwanted = True
