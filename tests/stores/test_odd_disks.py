@@ -162,7 +162,7 @@ except userfault.UserfaultError as error:
 
 @pytest.mark.usefixtures("image")
 @pytest.mark.parametrize("source", ["image", "store/one"])
-@pytest.mark.parametrize("most", [0, 1000, 1 << 20])
+@pytest.mark.parametrize("most", [0, 1000, 20_000, 1 << 20])
 def test_memory_is_filled_under_a_limit_or_the_limit_is_named(
     tmp_path: Path, most: int, source: str
 ) -> None:

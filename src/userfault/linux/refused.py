@@ -12,13 +12,14 @@ import errno
 import os
 from collections.abc import Iterator
 
+from userfault.linux.limits import growing
+
 _FORBIDDEN = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _LIMITS = {
     errno.EMFILE: "the process has no descriptor left: close some, or raise `ulimit -n`",
     errno.ENFILE: "the whole system has no descriptor left: raise the sysctl fs.file-max",
     errno.EAGAIN: "no further process may be started: raise `ulimit -u`, or pids.max of the cgroup",
     errno.ENOMEM: "memory ran out: raise `ulimit -v`, or memory.max of the cgroup",
-    errno.EFBIG: "a file may not grow so far, and memory is a file here: raise `ulimit -f`",
     errno.ENOSPC: "memory ran out: raise memory.max of the cgroup, or free memory",
 }
 
@@ -48,6 +49,8 @@ def cause_of(error: OSError) -> str:
     code = error.errno or 0
     name = errno.errorcode.get(code, str(code))
     call = f"{error.call}: " if isinstance(error, CallRefusedError) else ""
+    if code == errno.EFBIG:  # memory is a file here
+        return call + growing(error).cause
     return f"{call}{os.strerror(code)} ({name})"
 
 
@@ -56,6 +59,8 @@ def cure_of(error: OSError) -> str:
     code = error.errno or 0
     if code in _LIMITS:
         return _LIMITS[code]
+    if code == errno.EFBIG:
+        return growing(error).cure
     if isinstance(error, CallRefusedError) and code in _FORBIDDEN:
         return (
             f"a seccomp profile or a security module forbids the call, or this kernel lacks it:"
