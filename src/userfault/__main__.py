@@ -1,6 +1,6 @@
 """`python -m userfault` is the command `userfault`."""
 
-from userfault.cli.main import main
+from userfault.cli.start import main
 
 if __name__ == "__main__":
     main()

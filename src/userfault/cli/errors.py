@@ -24,6 +24,29 @@ def show(error: UserfaultError | OSError) -> None:
         terminal.say(_within("  cure:  ", error.cure), err=True)
 
 
+def of_a_limit(error: Exception) -> Unavailable | None:
+    """What Python raises where a limit of the system is met, as an error of ours; else None."""
+    if isinstance(error, MemoryError):
+        return Unavailable(
+            "memory ran out",
+            cause="a limit on memory or address space was met",
+            cure="raise `ulimit -v`, or memory.max of the cgroup",
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return Unavailable(
+            "no thread can be started",
+            cause="a limit on processes, threads or address space was met",
+            cure="raise `ulimit -u` or `ulimit -v`, or pids.max of the cgroup",
+        )
+    if isinstance(error, ImportError) and "failed to map" in str(error):
+        return Unavailable(
+            f"cannot load {error.name or 'a library'}",
+            cause=str(error),
+            cure="raise `ulimit -v`, or memory.max of the cgroup",
+        )
+    return None
+
+
 def _within(label: str, text: str) -> str:
     """A text of several lines behind its label: none of them can be taken for one of ours."""
     return label + text.replace("\n", "\n" + " " * len(label))

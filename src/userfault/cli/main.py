@@ -71,6 +71,12 @@ def _run() -> int:
     except (UserfaultError, OSError) as error:
         errors.show(error)
         return errors.code(error)
+    except (ImportError, MemoryError, RuntimeError) as error:
+        limit = errors.of_a_limit(error)
+        if limit is None:
+            raise
+        errors.show(limit)
+        return errors.code(limit)
     return returned if isinstance(returned, int) else 0
 
 

@@ -1,0 +1,23 @@
+"""The console script: the commands are loaded here, so that a limit met by that is told, too."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Load the commands and run the one that was asked for."""
+    try:
+        from userfault.cli.main import main as run  # noqa: PLC0415
+    except (ImportError, MemoryError, OSError) as error:
+        sys.stderr.write(
+            f"userfault: cannot load its commands\n  cause: {str(error) or type(error).__name__}\n"
+            "  cure:  raise `ulimit -v` or `ulimit -n`, where one is set; else install it anew\n"
+        )
+        sys.exit(3)
+    run()
+
+
+if __name__ == "__main__":
+    main()
