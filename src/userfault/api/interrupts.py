@@ -21,7 +21,7 @@ import resource
 import signal
 import sys
 
-from userfault.api.undisturbed import undisturbed
+from userfault.api.undisturbed import in_main_thread, undisturbed
 
 _MOST = 1 << 16  # bytes kept of the past
 
@@ -38,11 +38,11 @@ def signal_log() -> int:
 def listen() -> None:
     """Have signals logged from now on, if nobody else listens.  In the main thread; elsewhere it
     does nothing."""
-    if "trio" in sys.modules:  # it warns of whoever has set one
+    if "trio" in sys.modules or not in_main_thread():  # trio warns of whoever has set one
         return
-    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
-        return  # CPython would complain of each signal
-    with contextlib.suppress(OSError, ValueError):  # no descriptor left; another thread
+    with contextlib.suppress(OSError, ValueError):  # a call that is refused, no descriptor left
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+            return  # CPython would complain of each signal
         if _log < 0:
             undisturbed(_make_log)
         _take(_log)

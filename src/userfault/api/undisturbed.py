@@ -34,7 +34,7 @@ _BEGIN_S = 1.0  # how long a thread may take to its first step
 _UNDO_S = 1.0  # how long a caller that was struck waits for what it began to be undone
 
 
-def _main_thread() -> bool:
+def in_main_thread() -> bool:
     """Whether this is the thread in which handlers of signals are called."""
     return bool(original("_thread", "get_native_id")() == os.getpid())
 
@@ -88,7 +88,7 @@ def undisturbed(work: Callable[[], T]) -> T:
     A handler that raises meanwhile is heard at once, but for up to a second, in which what `work`
     made is let go of.
     """
-    if not _main_thread():
+    if not in_main_thread():
         return work()  # handlers are called in the main thread only
     outcome = _Outcome(work)
     begun: list[int] = []

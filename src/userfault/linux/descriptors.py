@@ -15,14 +15,12 @@ RESERVE = 12
 
 def allow_all() -> None:
     """As many as this user may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _set(hard, hard)
+    _set(0)
 
 
 def keep_reserve() -> None:
     """All but the last `RESERVE`."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _set(max(hard - RESERVE, 0), hard)
+    _set(RESERVE)
 
 
 @contextlib.contextmanager
@@ -35,6 +33,8 @@ def reserve_open() -> Iterator[None]:
         keep_reserve()
 
 
-def _set(soft: int, hard: int) -> None:
+def _set(below: int) -> None:
+    """So many fewer than the hard limit, where that is allowed."""
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard - below, 0), hard))

@@ -19,7 +19,10 @@ def growing(error: OSError) -> Explanation:
     cause = os.strerror(error.errno or 0)
     if error.errno != errno.EFBIG:
         return Explanation(cause, "")
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    except OSError:  # a profile refuses it
+        return Explanation(cause, "raise `ulimit -f`")
     if most == resource.RLIM_INFINITY:
         return Explanation(f"{cause}: the file system has none that large", "name another place")
     return Explanation(

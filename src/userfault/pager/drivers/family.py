@@ -36,7 +36,7 @@ from userfault.pager.drivers.coming_up import refuse
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import descriptors_in
 from userfault.pager.drivers.say import say
-from userfault.pager.drivers.stall import IDLE, LOOK_S, SPARE_LOOK_S, Stall
+from userfault.pager.drivers.stall import IDLE, LOOK_S, SPARE_LOOK_S, Stall, may_be_stopped
 
 CRASHES = 3  # a worker that fails so often ...
 CRASH_SPAN_S = 10.0  # ... within so many seconds will fail for ever
@@ -146,9 +146,17 @@ class Supervisor:
                 self._forget_spare()
             elif time.monotonic() >= self._look_at:
                 self._look()
-        _, spare = journal.member(Word.SPARE)
-        if spare:
-            pidfd.kill(spare)
+        self._end_last()
+
+    def _end_last(self) -> None:
+        """Whoever waits for the pager's end sees the process that was started first go last."""
+        for role in (Word.SPARE, Word.WORKER):
+            _, process = self._journal.member(role)
+            if process and role is Word.SPARE:
+                pidfd.kill(process)
+            if process:
+                pidfd.wait(process, _END_S)
+        self._reap()
 
     def _look(self) -> None:
         """Whether one of the others runs no more, without being dead."""
@@ -376,11 +384,14 @@ def work(journal: Journal, serve: Serve) -> None:
 
 
 def leave(journal: Journal) -> NoReturn:
-    """The worker ends in peace, and with it the family."""
+    """The worker ends in peace, and with it the family: the supervisor last.
+
+    But one that is stopped would outlive us, and nobody could tell it.
+    """
     journal.words[Word.RETIRED] = 1
-    for role in (Word.SPARE, Word.SUPERVISOR):  # one may be stopped, and would outlive us
+    for role in (Word.SPARE, Word.SUPERVISOR):
         pid, process = journal.member(role)
-        if pid:
+        if pid and (role is Word.SPARE or may_be_stopped(pid)):
             with contextlib.suppress(OSError):
                 pidfd.kill(process)
     os._exit(0)  # reader threads may hang in a dead file system: do not wait for them

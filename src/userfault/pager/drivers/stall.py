@@ -43,6 +43,15 @@ class Stall:
         return same and (found[0] == "T" or self._same >= self._patience)
 
 
+def may_be_stopped(pid: int) -> bool:
+    """Whether a process will perhaps not go on by itself: it is stopped, or cannot be looked at."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"Tt"
+    except (OSError, IndexError):
+        return True
+
+
 def _look(pid: int) -> tuple[str, ...]:
     """State and counts of context switches; nothing for a process that runs or waits for work."""
     fields = {}
