@@ -160,3 +160,13 @@ def clock_jumps(image: str) -> dict[str, Any]:
             with contextlib.suppress(PermissionError):
                 time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - since)
         return {"may": True, "found": found, "takeovers": pager.takeovers}
+
+
+def workers_that_crash(image: str) -> None:
+    """Each worker ends by SIGSEGV, as by a fault in a library, and the next one too."""
+    with lazy(image, policy=DEMAND) as mapped:
+        pager = mapped._parts.pager
+        victim = 0
+        while True:
+            victim = member(pager, "worker", but=victim)
+            os.kill(victim, signal.SIGSEGV)

@@ -19,10 +19,11 @@ from helpers.pages import PAGE, numbers
 from pager_live import functions
 from userfault import Policy, SourceError, lazy
 from userfault.kernel.errors import PagerError
+from userfault.kernel.names import shown
 from userfault.linux import rights
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers import packets
-from userfault.pager.drivers.texts import clipped, one_line
+from userfault.pager.drivers.texts import clipped
 
 DEMAND = Policy(background=False, retries=0)
 
@@ -74,12 +75,12 @@ def test_a_text_is_cut_between_characters_and_can_be_sent(text: str, most: int) 
     data = cut.encode()
     assert len(data) <= most
     assert cut == text or (cut.endswith("…") and len(text.encode()) > most)
-    assert one_line(cut).isprintable()
+    assert shown(cut).isprintable()
 
 
 def test_a_text_that_is_no_unicode_can_be_sent() -> None:
     assert clipped(os.fsdecode(b"name \xff")) == "name \\udcff"
-    assert one_line("a\x1b[31m\nb\u202ec") == "a\\x1b[31m\\nb\\u202ec"
+    assert shown("a\x1b[31m\nb\u202ec") == "a\\x1b[31m\\nb\\u202ec"
 
 
 # --- what functions do ----------------------------------------------------------------------------

@@ -86,6 +86,14 @@ def test_a_client_that_was_stopped_while_its_worker_died_reads_on(
     assert child.finish(client) == list(range(1, 65))
 
 
+def test_workers_that_crash_one_after_the_other_end_the_client_and_say_so(image: Path) -> None:
+    process = child.start("pager_live.takeover_scenes:workers_that_crash", str(image))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert said.count("the pager's worker died of signal 11") == 3
+    assert "ending the client" in said
+
+
 def test_a_journal_without_room_is_a_clear_error(image: Path) -> None:
     found = child.finish(child.start(SCENES + "with_little_room", str(image)), 60)
     assert found["served"] > 0

@@ -291,3 +291,17 @@ def test_a_profile_that_needs_another_service_says_how_to_use_it(
     with pytest.raises(StoreError, match="aws configure export-credentials"):
         open_objects("s3://images/x")
     assert metadata.asked == 0
+
+
+def test_a_settings_file_that_is_a_fifo_is_refused_and_the_null_device_says_nothing(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "fifo"))
+    with pytest.raises(StoreError, match="fifo"):
+        open_objects(f"s3://{home.service.bucket}/x")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", home.service.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", home.service.secret_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", home.endpoint)
+    works(home, "null-device")

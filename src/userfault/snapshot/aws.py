@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from userfault.snapshot.errors import StoreError
+from userfault.source.opening import open_file
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -236,9 +237,11 @@ def _nested(text: str) -> dict[str, str]:
 def _read(variable: str, default: str) -> dict[str, dict[str, str]]:
     """The sections of a file of AWS's.  Raises StoreError."""
     path = os.environ.get(variable) or os.path.expanduser(default)
+    if path == os.devnull:  # as it is set by who wants none
+        return {}
     parser: Any = configparser.RawConfigParser(default_section="")  # `default` is one of many
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(open_file(path), encoding="utf-8") as file:
             parser.read_file(file)
     except FileNotFoundError:
         return {}

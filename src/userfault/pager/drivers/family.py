@@ -30,20 +30,36 @@ from typing import NoReturn
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
 from userfault.linux.clone import fork_sharing_descriptors
+from userfault.linux.descriptors import open_descriptors
 from userfault.linux.pidfd import close_all
 from userfault.linux.refused import calling, cause_of, cure_of
 from userfault.pager.drivers.coming_up import refuse
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.records import descriptors_in
 from userfault.pager.drivers.say import say
-from userfault.pager.drivers.stall import IDLE, LOOK_S, SPARE_LOOK_S, Stall, may_be_stopped
+from userfault.pager.drivers.stall import (
+    IDLE,
+    LOOK_S,
+    SPARE_LOOK_S,
+    Stall,
+    may_be_stopped,
+    tell_of_stall,
+)
 
 CRASHES = 3  # a worker that fails so often ...
 CRASH_SPAN_S = 10.0  # ... within so many seconds will fail for ever
+# What ends a process by its own doing, and would end the next one too.
+_OWN_DOING = (
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGSYS,
+)
 _END_S = 10.0  # how long a killed process may take to end
 _RETRY_S = 0.05  # when no process can be had; the pauses double
 _LONGEST_RETRY_S = 5.0
-_GAP = 1024  # numbers of descriptors, which the kernel gives out from the lowest on
 
 ROLES = (Word.WORKER, Word.SUPERVISOR, Word.SPARE)
 
@@ -164,7 +180,7 @@ class Supervisor:
         for role, stall in ((Word.WORKER, self._stall), (Word.SPARE, self._spare_stall)):
             pid, process = self._journal.member(role)
             if pid and stall.seen(pid):
-                tell_of_stall(role)
+                tell_of_stall(role.name.lower())
                 pidfd.kill(process)
 
     # --- being three -----------------------------------------------------------------------------
@@ -247,6 +263,11 @@ class Supervisor:
         words = self._words
         if words[Word.RETIRED]:
             return
+        status = self._ends.get(self._journal.member(Word.WORKER)[0], 0)
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if number in _OWN_DOING:
+            say(f"the pager's worker died of signal {number} ({signal.strsignal(number)})")
+            words[Word.CRASHES] += 1
         if self._fails_for_ever():
             self._end_client()
         elif not words[Word.UP] and self._never_comes_up():
@@ -254,6 +275,7 @@ class Supervisor:
         else:
             for fd in self._left_behind():  # it needs as many again
                 _close(fd)
+            self._ends.clear()
             words[Word.TAKEOVERS] += 1
             self._next_worker()
 
@@ -333,13 +355,13 @@ class Supervisor:
         ours = {0, 1, 2, self._journal.fd, *descriptors_in(self._journal)}
         ours |= {words[word] for word in Word if word.name.endswith("_FD")}
         ours |= {self._journal.member(role)[1] for role in ROLES}
-        return sorted(_open_descriptors(max(ours)) - ours)
+        return sorted(open_descriptors(max(ours)) - ours)
 
     def _reap(self) -> None:
         """Children that have ended, our predecessor's too where we inherit them."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                self._ends = {ended[0]: ended[1]}
+                self._ends[ended[0]] = ended[1]
 
 
 def _stand_by(journal: Journal, serve: Serve, own: _Spare) -> None:
@@ -348,7 +370,7 @@ def _stand_by(journal: Journal, serve: Serve, own: _Spare) -> None:
     stall = Stall(IDLE)
     while not _wait(own.call, own.watch, timeout_s=SPARE_LOOK_S):
         if stall.seen(journal.member(Word.SUPERVISOR)[0]):
-            tell_of_stall(Word.SUPERVISOR)
+            tell_of_stall("supervisor")
             pidfd.kill(own.watch)
     if journal.member(Word.WORKER)[0] == me:
         if pidfd.ended(own.watch) and journal.member(Word.SPARE)[0] == me:
@@ -418,30 +440,6 @@ def _wait(*descriptors: int, timeout_s: float | None = None) -> set[int]:
     ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
     assert not any(event & select.POLLNVAL for _, event in ready), "closed by somebody else"
     return {fd for fd, _ in ready}
-
-
-def tell_of_stall(role: Word) -> None:
-    """On standard error."""
-    who = role.name.lower()
-    say(f"the pager's {who} is stuck (stopped, or in one system call): replacing it")
-
-
-def _open_descriptors(beyond: int) -> set[int]:
-    """Those of our table; without /proc, those up to a long gap after number `beyond`."""
-    try:
-        # The descriptor of the listing itself is in it, and its number will soon be another's.
-        candidates = list(map(int, os.listdir("/proc/self/fd")))
-    except OSError:
-        candidates = list(range(beyond + _GAP))
-    return set(filter(_is_open, candidates))
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _close(fd: int) -> None:

@@ -16,7 +16,8 @@ import select
 import socket
 import stat
 
-from userfault.pager.drivers.texts import clipped, one_line
+from userfault.kernel.names import shown
+from userfault.pager.drivers.texts import clipped
 
 _ERROR = 2
 _MOST = select.PIPE_BUF  # bytes of a write that a pipe takes whole or not at all (pipe(7))
@@ -25,7 +26,7 @@ _dropped = 0
 
 def say(text: str) -> None:
     """One write, so that lines of several processes do not mix."""
-    say_raw(f"userfault: {clipped(one_line(text), _MOST - 200)}\n".encode())
+    say_raw(f"userfault: {clipped(shown(text), _MOST - 200)}\n".encode())
 
 
 def say_raw(data: bytes) -> None:

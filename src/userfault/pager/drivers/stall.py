@@ -10,6 +10,8 @@ killed: that is something the others know how to deal with.  (proc_pid_status(5)
 
 from __future__ import annotations
 
+from userfault.pager.drivers.say import say
+
 LOOK_S = 10.0  # a look takes some 50 µs
 SPARE_LOOK_S = 4.0  # at the supervisor: it is the first that the next death needs
 WORKER_LOOK_S = 10.0  # at both: only what they cannot notice is left for it
@@ -17,6 +19,11 @@ IDLE = 4  # looks at who sleeps in poll(2) for LOOK_S and more: whose switches m
 
 _SWITCHES = ("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
 _AT_REST = ("ep_poll", "do_epoll_wait", "schedule_hrtimeout_range", "0", "")
+
+
+def tell_of_stall(who: str) -> None:
+    """On standard error."""
+    say(f"the pager's {who} is stuck (stopped, or in one system call): replacing it")
 
 
 class Stall:

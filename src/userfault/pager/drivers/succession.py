@@ -20,7 +20,7 @@ from userfault.pager.drivers import family
 from userfault.pager.drivers.handover import READY_S, Successor
 from userfault.pager.drivers.journal import Journal, Word
 from userfault.pager.drivers.placement import Placement
-from userfault.pager.drivers.stall import WORKER_LOOK_S, Stall
+from userfault.pager.drivers.stall import WORKER_LOOK_S, Stall, tell_of_stall
 
 _LOOK_AGAIN_S = 0.05  # a spare that becomes the supervisor takes some milliseconds
 
@@ -79,7 +79,7 @@ class Succession:
         for role, stall in self._stalls.items():
             pid, process = self._journal.member(role)
             if pid and stall.seen(pid):
-                family.tell_of_stall(role)
+                tell_of_stall(role.name.lower())
                 pidfd.kill(process)
 
     def replace(self, serial: int, told: Told, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Texts of others (exceptions, names), fit to be sent and shown: bounded, one line, no escapes."""
+"""Texts of others (exceptions, names), fit to be sent: bounded, and no half characters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,3 @@ def clipped(text: str, most: int = MOST) -> str:
     if len(data) <= most:
         return data.decode()
     return data[: most - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
-
-
-def one_line(text: str) -> str:
-    """`text` without what a terminal would act on: line ends, escapes, reordering."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
