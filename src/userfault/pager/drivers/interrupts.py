@@ -38,7 +38,8 @@ class Interrupts:
         self._waited = 0.0  # when somebody did last
         self._count = 0
         self._first = 0.0
-        self._said = False
+        self._said = False  # that a second one ends the wait
+        self._ended = False  # that it does
 
     def next_time(self) -> float:
         """When to look again, as long as anybody waits."""
@@ -71,12 +72,15 @@ class Interrupts:
         self._read += len(came)
         found = came.count(signal.SIGINT)
         if found and not self._count:
-            self._first, self._said = now, False
+            self._first, self._said, self._ended = now, False, False
         self._count += found
 
     def _answer(self, waiting: list[Context], now: float) -> None:
         mine = [each for each in waiting if each.served.attach.policy.on_interrupt != "wait"]
         if self._count > 1:
+            if mine and not self._ended:  # before: a terminal may be gone with the client
+                self._ended = True
+                say("interrupted twice while a thread waits for a page: the wait is ended")
             for each in mine:
                 each.core.interrupted(now)
                 self._perform(each)
