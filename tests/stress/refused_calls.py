@@ -31,9 +31,18 @@ EVERY = 61  # for CI
 # a lock that the C library aborts over, the return of a signal handler, the end; and what is always
 # successful (getpid(2), getuid(2), gettid(2)): the C library hands an errno on as an id.
 _SPARED = {
-    **{"close": 3, "munmap": 11, "rt_sigreturn": 15, "futex": 202, "exit_group": 231},
-    **{"getpid": 39, "getuid": 102, "getgid": 104, "geteuid": 107, "getegid": 108},
-    **{"getppid": 110, "gettid": 186},
+    "close": 3,
+    "munmap": 11,
+    "rt_sigreturn": 15,
+    "futex": 202,
+    "exit_group": 231,
+    "getpid": 39,
+    "getuid": 102,
+    "getgid": 104,
+    "geteuid": 107,
+    "getegid": 108,
+    "getppid": 110,
+    "gettid": 186,
 }
 _MARKER = 121  # getpgid: before and after `lazy()`
 _DEMAND = Policy(background=False)

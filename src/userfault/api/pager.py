@@ -29,7 +29,7 @@ class Pager:
     """A pager of one's own, for any number of `lazy(..., pager=...)` mappings.
 
     It is a family of three processes: one serves, one watches it, one stands ready.  Whichever is
-    killed is replaced, and threads that wait go on.  Starting one takes some 50 ms; a shared one
+    killed is replaced, and threads that wait go on.  Starting one takes some 65 ms; a shared one
     serves a further mapping within 3 ms.  Use it as a context manager, or call `close()`.
     Thread-safe.  It serves when this returns; raises PagerError, with the one cause, when it cannot
     be started.

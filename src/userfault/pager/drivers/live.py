@@ -143,7 +143,9 @@ class LiveDriver(Departing):
                 self._timers(_clock())
             if self._deferring:
                 self._retry(_clock())
-            self._reach.look(self.served.values())
+            now = _clock()
+            if now >= self._reach.due:
+                self._reach.look(now, self.served.values())
             if self._timed:
                 self._interrupts.look(self._timed)
             if not ready:
@@ -182,10 +184,11 @@ class LiveDriver(Departing):
     def _timeout(self) -> float:
         if self._busy:
             return 0
-        known = [self._succession.next_time(), self._reach.next_time()]
-        times = [when for when in known if when is not None]
-        if not (self._timed or self._children or self._deferring or times):
-            return WORKER_LOOK_S
+        succession = self._succession.next_time()
+        at_most = min(self._reach.idle_s, WORKER_LOOK_S)
+        if succession is None and not (self._timed or self._children or self._deferring):
+            return at_most  # without a look at the clock: so it is for nearly every fault
+        times = [] if succession is None else [succession]
         if self._deferring:
             times.append(self._deferring.next_time())
         for context in list(self._timed):
@@ -198,7 +201,7 @@ class LiveDriver(Departing):
             times.append(self._interrupts.next_time())
         if self._children:
             times.append(self._children_checked + CHILD_CHECK_S)
-        return max(min(times) - _clock(), 0) if times else WORKER_LOOK_S
+        return min(max(min(times) - _clock(), 0), at_most) if times else at_most
 
     def _idle(self) -> None:
         """Nothing waits: one chunk of background work of whoever is next."""
@@ -250,7 +253,27 @@ class LiveDriver(Departing):
     def _readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
         try:
-            self._read(context)
+            at, view = self._journal.batch(context.number, self._turn)
+            try:
+                count = os.readv(context.fd, [view])
+            except BlockingIOError:
+                return  # the page was resolved before its message was read
+            except OSError as error:
+                self._unreadable(context, error)
+                return
+            if context is self._short_of_descriptors:
+                self._short_of_descriptors = None
+                keep_reserve()
+            core = context.core
+            core.batch()
+            ring = self._journal.ring
+            if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
+                _, flags, address, self.placement.thread = _unpack_fault(ring, at)
+                core.fault(address, flags)
+                self.perform(context)
+            else:
+                self._batch(context, at, count)
+            self._journal.batch_done(count)
         except Exception as error:
             lose(self, self._journal, context.served, error)
 
@@ -261,29 +284,6 @@ class LiveDriver(Departing):
             yield
         except Exception as error:
             lose(self, self._journal, served, error)
-
-    def _read(self, context: Context) -> None:
-        at, view = self._journal.batch(context.number, self._turn)
-        try:
-            count = os.readv(context.fd, [view])
-        except BlockingIOError:
-            return  # the page was resolved before its message was read
-        except OSError as error:
-            self._unreadable(context, error)
-            return
-        if context is self._short_of_descriptors:
-            self._short_of_descriptors = None
-            keep_reserve()
-        core = context.core
-        core.batch()
-        ring = self._journal.ring
-        if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
-            _, flags, address, self.placement.thread = _unpack_fault(ring, at)
-            core.fault(address, flags)
-            self.perform(context)
-        else:
-            self._batch(context, at, count)
-        self._journal.batch_done(count)
 
     def _batch(self, context: Context, start: int, size: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""

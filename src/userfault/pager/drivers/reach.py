@@ -8,8 +8,8 @@ been killed?  Nobody: what the program changed within the last second is not kno
 
 from __future__ import annotations
 
+import math
 import signal
-import time
 from collections.abc import Iterable
 
 from userfault.linux import pidfd
@@ -19,33 +19,28 @@ from userfault.pager.drivers.served import Served
 _BUSY_S = 0.1  # a look takes 30 µs
 _IDLE_S = 1.0
 
-_clock = time.monotonic
-
 
 class Reach:
-    """Looks at the signals of the client whose pidfd is `client`."""
+    """Looks at the signals of the client whose pidfd is `client`.
+
+    `due`: from when on, if anything happens.  `idle_s`: how long not to look at most, if nothing
+    does; infinite where no life line is needed any more.
+    """
 
     def __init__(self, client: int) -> None:
         self._client = client
-        self._looked = 0.0
-        self._needed = True
+        self.due = 0.0
+        self.idle_s = _IDLE_S
 
     def take(self) -> None:
         """There is a new life line."""
-        self._needed = True
+        self.idle_s = _IDLE_S
 
-    def next_time(self) -> float | None:
-        """When to look though nothing happens; None where no life line is needed any more."""
-        return self._looked + _IDLE_S if self._needed else None
-
-    def look(self, served: Iterable[Served]) -> None:
-        """Something has happened, or it is time: look, unless we have just done so."""
-        now = _clock()
-        if now - self._looked < _BUSY_S:
-            return
-        self._looked = now
+    def look(self, now: float, served: Iterable[Served]) -> None:
+        """It is due: something has happened, or nothing for `idle_s`."""
+        self.due = now + _BUSY_S
         lines = [each.lifeline for each in served if not each.main.core.finished]
-        self._needed = bool(lines)
+        self.idle_s = _IDLE_S if lines else math.inf
         if lines:
             pid = pidfd.pid_of(self._client)
             told = reaches(pid, signal.SIGBUS) if pid > 0 else None
