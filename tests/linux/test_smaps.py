@@ -22,7 +22,8 @@ def test_memory_that_a_process_wrote_is_its_own() -> None:
     before = private_memory(os.getpid())
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory[:] = b"x" * SIZE
-        assert grown_by(memory, before) >= SIZE
+        # The interpreter may let go of some of its own meanwhile.
+        assert grown_by(memory, before) > SIZE - MIB
 
 
 def test_a_file_that_nobody_else_maps_is_not_its_own(tmp_path: Path) -> None:

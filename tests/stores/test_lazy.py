@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -64,13 +65,23 @@ def test_an_image_behind_a_web_server_is_restored(
         assert mapped[:] == image
 
 
+def chunks(folder: pathlib.Path) -> set[str]:
+    """The names of those that are in a folder, whole."""
+    return {each.name for each in folder.glob("*/*")}
+
+
 def test_what_is_in_the_cache_is_restored_without_the_store(
     web: Web, behind_nginx: str, image: bytes, tmp_path: pathlib.Path
 ) -> None:
     address, cache = web.url(f"{behind_nginx}/one"), str(tmp_path / "cache")
+    stored = web.root / behind_nginx / "chunks"
     with lazy(address, cache=cache) as mapped:
         mapped.complete()
-    shutil.rmtree(web.root / behind_nginx / "chunks")
+        deadline = time.monotonic() + 60  # what is read is kept later, and not by a pager that ends
+        while chunks(pathlib.Path(cache, "chunks")) != chunks(stored):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    shutil.rmtree(stored)
     with userfault.Pager() as another, lazy(address, cache=cache, pager=another) as mapped:
         mapped.complete()
         assert mapped[:] == image
