@@ -11,6 +11,7 @@ from pathlib import Path
 from userfault.linux import pidfd
 
 ROLES = ("worker", "supervisor")
+_DYING_S = 10.0
 
 
 class Killer:
@@ -24,6 +25,8 @@ class Killer:
         self._random = random.Random(seed)
         self._pause_s = longest_pause_s
         self._victim = -1  # a pidfd
+        self._aim = 0  # its process id
+        self._killed: dict[int, float] = {}  # who is dying, or dead: when
         self._due = 0.0
         self.waits_since = 0.0  # for a victim that can be killed
         self.kills: list[tuple[int, str]] = []  # when, in ns of CLOCK_MONOTONIC, and whom
@@ -47,6 +50,7 @@ class Killer:
             return
         with contextlib.suppress(OSError):
             self._victim = os.pidfd_open(victim)
+            self._aim = victim
             self.waits_since = 0.0
             self._due = time.monotonic() + self._random.random() * self._pause_s
 
@@ -59,6 +63,7 @@ class Killer:
         running = not pidfd.ended(victim)
         pidfd.kill(victim)
         os.close(victim)
+        self._killed[self._aim] = time.monotonic()
         if running:
             self.kills.append((when, self.role))
         return running
@@ -66,9 +71,10 @@ class Killer:
     def _runs(self, pid: int) -> bool:
         """Whether a member runs (one that has ended and was not waited for does not).
 
-        Process ids are used again: another process may have that of a member who is dead.
+        Process ids are used again: another process may have that of a member who is dead.  And who
+        was killed a moment ago has not ended yet, on a busy machine.
         """
-        if not pid:
+        if not pid or time.monotonic() < self._killed.get(pid, 0.0) + _DYING_S:
             return False
         try:
             process = os.pidfd_open(pid)
