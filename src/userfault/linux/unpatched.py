@@ -47,6 +47,11 @@ def packet_sockets() -> tuple[socket.socket, socket.socket]:
     # All is said that Python would ask the kernel for, which may refuse to answer.
     known = socket.AF_UNIX, socket.SOCK_SEQPACKET, 0
     ours, theirs = (kind(*known, fileno=each.detach()) for each in made)
-    for each in (ours, theirs):
-        each.settimeout(None)
+    try:
+        for each in (ours, theirs):
+            each.settimeout(None)
+    except OSError:  # whoever keeps the error would keep them open
+        ours.close()
+        theirs.close()
+        raise
     return ours, theirs
