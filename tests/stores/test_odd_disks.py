@@ -7,7 +7,6 @@ import random
 import resource
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from cli.commands import command, environment, userfault
 from helpers.skips import absent, need_root
 from helpers.stores import memory
 from helpers.stores import store as packed
+from stores.claims import claimed_at_once
 from stores.packages import need_packages
 from userfault import lazy
 from userfault.linux.limits import growing
-from userfault.snapshot.errors import AlreadyThere
 from userfault.snapshot.objects import open_objects
 
 pytestmark = pytest.mark.xdist_group("stores")
@@ -75,25 +74,9 @@ def test_a_store_may_lie_where_there_are_no_hard_links(fat: Path, tmp_path: Path
 
 
 def test_of_several_writers_of_a_name_one_wins_without_hard_links(fat: Path) -> None:
-    won: list[int] = []
-    lost: list[int] = []
-    start = threading.Barrier(6)
-
-    def claim(number: int) -> None:
-        store = open_objects(fat / "store")
-        start.wait()
-        try:
-            store.put("snapshots/name", b"%d" % number * 1000, new=True)
-        except AlreadyThere:
-            lost.append(number)
-        else:
-            won.append(number)
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won, lost = claimed_at_once(
+        lambda: open_objects(fat / "store"), lambda number: b"%d" % number * 1000
+    )
     assert (len(won), len(lost)) == (1, 5)
     assert open_objects(fat / "store").get("snapshots/name") == b"%d" % won[0] * 1000
     assert not list((fat / "store" / "tmp").iterdir())

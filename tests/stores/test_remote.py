@@ -7,12 +7,12 @@ import pathlib
 import pickle
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from stores import nginx
 from stores.chunks import Fill, filling
+from stores.claims import claimed_at_once
 from stores.nginx import Web
 from stores.s3 import S3
 from userfault.kernel.errors import UsageError
@@ -65,25 +65,9 @@ def test_an_object_longer_than_it_can_be_is_not_read(store: Objects) -> None:
 
 
 def test_of_several_writers_of_one_name_one_wins(seaweed_s3: S3, prefix: str) -> None:
-    won: list[int] = []
-    lost: list[int] = []
-    start = threading.Barrier(6)
-
-    def claim(number: int) -> None:
-        store = open_objects(f"s3://{seaweed_s3.bucket}/{prefix}")
-        start.wait()
-        try:
-            store.put("snapshots/name", b"%d" % number, new=True)
-        except AlreadyThere:
-            lost.append(number)
-        else:
-            won.append(number)
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won, lost = claimed_at_once(
+        lambda: open_objects(f"s3://{seaweed_s3.bucket}/{prefix}"), lambda number: b"%d" % number
+    )
     assert len(won) == 1
     assert len(lost) == 5
     found = open_objects(f"s3://{seaweed_s3.bucket}/{prefix}").get("snapshots/name")
