@@ -6,7 +6,7 @@ import os
 
 from helpers.child import become_nobody
 from userfault.check.differential.found import kernels
-from userfault.check.live import live_kernel
+from userfault.check.live.kernel import live_kernel
 from userfault.check.run import run
 from userfault.check.statements import load
 from userfault.kernel.errors import Unavailable

@@ -9,10 +9,10 @@ import pytest
 
 from helpers.skips import absent
 from helpers.world import PoolLock
-from userfault.check.agent.build import NoAgent, agent_path
 from userfault.check.differential.pool import Pool
-from userfault.check.live import LiveKernel
-from userfault.check.thread import Thread, start
+from userfault.check.live.agent.build import NoAgent, agent_path
+from userfault.check.live.kernel import LiveKernel
+from userfault.check.words.thread import Thread, start
 from userfault.kernel.errors import MemoryUnavailable
 
 DEADLINE_S = 30.0

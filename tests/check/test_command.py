@@ -17,10 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.commands import command, environment, userfault
-from userfault.check.outcome import Failed, Lost
-from userfault.check.statement import REGISTRY, statement
 from userfault.check.statements import load
-from userfault.check.thread import Thread
+from userfault.check.words.outcome import Failed, Lost
+from userfault.check.words.statement import REGISTRY, statement
+from userfault.check.words.thread import Thread
 from userfault.cli.main import userfault as main
 from userfault.kernel.memtypes import Memory
 

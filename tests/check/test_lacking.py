@@ -17,20 +17,21 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from check.fuzzing import fuzzing
+from check.differential.fuzzing import fuzzing
 from check.test_command import _of_session
 from helpers import child
 from helpers.skips import need_root
-from userfault.check import host, kernels, steps
+from userfault.check import kernels
 from userfault.check.differential.batch import Runner
 from userfault.check.differential.found import kernels as both
 from userfault.check.differential.program import from_text
-from userfault.check.live import LiveKernel, live_kernel
-from userfault.check.outcome import Verdict
+from userfault.check.live import host, steps
+from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import run, run_case
-from userfault.check.statement import Statement
 from userfault.check.statements import load
-from userfault.check.thread import Thread
+from userfault.check.words.outcome import Verdict
+from userfault.check.words.statement import Statement
+from userfault.check.words.thread import Thread
 from userfault.cli import check_fuzz
 from userfault.cli.main import userfault as main
 from userfault.kernel import calls

@@ -9,11 +9,11 @@ from errno import EBADF
 
 import pytest
 
-from userfault.check.live import LiveKernel, live_kernel
-from userfault.check.outcome import CannotRun, CaseResult, Verdict, expect
+from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import run, run_case, unknown_features
-from userfault.check.statement import REGISTRY, Statement, statement
-from userfault.check.thread import Thread
+from userfault.check.words.outcome import CannotRun, CaseResult, Verdict, expect
+from userfault.check.words.statement import REGISTRY, Statement, statement
+from userfault.check.words.thread import Thread
 from userfault.kernel import calls
 from userfault.kernel.calls import CallKernel
 from userfault.kernel.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from userfault.check.selection import select
-from userfault.check.statement import Statement
+from userfault.check.words.statement import Statement
 from userfault.kernel.errors import UsageError
 
 

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import pytest
 
 from cli.commands import command, environment
-from userfault.check.outcome import Verdict
-from userfault.check.statement import REGISTRY
 from userfault.check.statements import load
+from userfault.check.words.outcome import Verdict
+from userfault.check.words.statement import REGISTRY
 from userfault.lab import command as lab_command
 from userfault.lab import session as sessions
 from userfault.lab.machine import Machine

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from userfault.check.link import Link
-from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
+from userfault.check.live.link import Link
+from userfault.check.live.wire import CONTROL, Kind, Op, Reply, Step
 from userfault.lab.channels import Channel
 from userfault.lab.guest import LINES, Guest
 from userfault.lab.host import GuestHost

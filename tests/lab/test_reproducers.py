@@ -9,7 +9,7 @@ import pytest
 
 from cli.commands import userfault
 from helpers.skips import absent
-from userfault.check.agent.build import NoAgent, compiler
+from userfault.check.live.agent.build import NoAgent, compiler
 from userfault.check.statements import load
 from userfault.kernel.errors import UsageError
 from userfault.lab.collect import programs_in_guest

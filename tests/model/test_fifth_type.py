@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from model.fifth import EXAMPLE, driver
-from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.run import run_case
-from userfault.check.statement import Statement
 from userfault.check.statements import load
+from userfault.check.words.outcome import CaseResult, Verdict
+from userfault.check.words.statement import Statement
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.anon import ANONYMOUS
 from userfault.model.memtypes.ops import MemoryOps

@@ -8,9 +8,9 @@ import weakref
 
 import pytest
 
-from userfault.check.area import Area
-from userfault.check.thread import Thread, start
-from userfault.check.uffd import Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.thread import Thread, start
+from userfault.check.words.uffd import Uffd
 from userfault.kernel import calls
 from userfault.kernel.errors import TryAgain
 from userfault.kernel.events import Remove

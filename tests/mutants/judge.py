@@ -10,15 +10,15 @@ import sys
 
 import msgspec
 
-from check.test_regressions import FIXED
+from check.differential.test_regressions import FIXED
 from mutants.hunt import Verdict
 from userfault.check.differential.batch import Batch, Runner, each
 from userfault.check.differential.found import kernels
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import from_text
-from userfault.check.outcome import Verdict as Outcome
 from userfault.check.run import run
 from userfault.check.statements import load
+from userfault.check.words.outcome import Verdict as Outcome
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.model.profiles import LINUX_6_18, NEXT
 from userfault.model.programs import ModelCalls

@@ -10,7 +10,7 @@ import userfault
 from helpers.skips import absent
 from mutants.hunt import hunt
 from mutants.mutations import MUTATIONS, QUICK
-from userfault.check.agent.build import NoAgent, agent_path
+from userfault.check.live.agent.build import NoAgent, agent_path
 
 
 def test_every_mutation_is_one_place_of_the_model() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from userfault.check.agent.build import compiler
+from userfault.check.live.agent.build import compiler
 
 _SOURCE = Path(__file__).with_name("toucher.c")
 

@@ -13,7 +13,7 @@ from stress import plants
 from stress.board import PLANTS
 from stress.build import build
 from stress.run import Options, pools, run
-from userfault.check.agent.build import NoAgent
+from userfault.check.live.agent.build import NoAgent
 
 RIGHT, WRONG, UNDECIDED = range(3)
 ZEROS, SIGBUSES = 1, 2  # besides

@@ -14,7 +14,7 @@ import pytest
 from helpers.skips import absent, need_root
 from stress import family
 from stress.run import Options, pools, run
-from userfault.check.agent.build import NoAgent
+from userfault.check.live.agent.build import NoAgent
 
 KILLS = 40
 

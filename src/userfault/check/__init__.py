@@ -1,6 +1,7 @@
 """Checks: what a kernel promises, as statements that run on any kernel.
 
-`steps.py`, `link.py`, `live.py`, `agent/`: the running Linux behind the protocols of
-`kernel/calls.py`.  `statement.py`, `thread.py`, `uffd.py`, `run.py`, `statements/`: the
-statements, what they are written in, and how they are run.  `differential/`: random programs.
+`live/`: the running Linux behind the protocols of `kernel/calls.py`.  `words/`: what statements are
+written in.  `statements/`: the statements.  `differential/`: random programs on a kernel and on its
+model.  Here: which statements (`selection.py`), on which kernels (`kernels.py`), one by one
+(`run.py`).
 """

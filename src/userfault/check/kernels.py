@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from userfault.check.agent.build import agent_path
-from userfault.check.live import LiveKernel, live_kernel
+from userfault.check.live.agent.build import agent_path
+from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import UsageError
 from userfault.model.profiles import NEXT, PROFILES

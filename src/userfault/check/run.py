@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from userfault.check.outcome import CannotRun, CaseResult, Failed, Lost, Verdict
-from userfault.check.statement import Statement
-from userfault.check.thread import Thread, start
+from userfault.check.words.outcome import CannotRun, CaseResult, Failed, Lost, Verdict
+from userfault.check.words.statement import Statement
+from userfault.check.words.thread import Thread, start
 from userfault.kernel.calls import CallKernel
 from userfault.kernel.errors import Unavailable
 from userfault.kernel.modes import Feature

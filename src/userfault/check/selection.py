@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from userfault.check.statement import Statement
+from userfault.check.words.statement import Statement
 from userfault.kernel.errors import UsageError
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import click
 
 from userfault.check import kernels
-from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.run import run, unknown_features
 from userfault.check.selection import Selection, select
 from userfault.check.statements import load
+from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.cli import check_fuzz, errors, interrupts
 from userfault.cli.check_explain import explain_result, explain_statement
 from userfault.cli.check_files import Header, JsonLines, JunitFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from userfault.check.outcome import CaseResult
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import CaseResult
+from userfault.check.words.statement import Statement
 from userfault.cli.check_table import verdict_text
 from userfault.cli.terminal import Screen
 

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from userfault.check.outcome import CaseResult, Verdict
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import CaseResult, Verdict
+from userfault.check.words.statement import Statement
 from userfault.cli import json_output
 from userfault.snapshot.newfile import write_new
 

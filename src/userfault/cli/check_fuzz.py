@@ -14,7 +14,7 @@ from rich.text import Text
 from userfault.check.differential import areas, coverage, program
 from userfault.check.differential.batch import Finding, Runner, seeds
 from userfault.check.differential.found import kernels, profile_of
-from userfault.check.live import LiveKernel
+from userfault.check.live.kernel import LiveKernel
 from userfault.cli import check_crew, errors, interrupts, terminal
 from userfault.cli.check_batch import Progress
 from userfault.cli.terminal import Screen

@@ -8,8 +8,8 @@ from collections import Counter
 from rich.table import Table
 from rich.text import Text
 
-from userfault.check.outcome import CaseResult, Verdict
-from userfault.check.statement import Statement, to_json
+from userfault.check.words.outcome import CaseResult, Verdict
+from userfault.check.words.statement import Statement, to_json
 from userfault.cli import json_output
 from userfault.cli.check_files import Header
 from userfault.cli.terminal import Screen

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from userfault.check.outcome import CaseResult, Verdict
 from userfault.check.selection import Selection
+from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.cli import interrupts
 from userfault.cli.check import exit_code
 from userfault.cli.check_explain import explain_result, explain_statement

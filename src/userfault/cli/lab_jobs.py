@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from userfault.check.differential.batch import Batch
-from userfault.check.outcome import CaseResult
+from userfault.check.words.outcome import CaseResult
 from userfault.cli.check_batch import Progress
 from userfault.lab.store import Kernel
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from userfault.check.statement import Statement
 from userfault.check.statements import load as load_statements
+from userfault.check.words.statement import Statement
 from userfault.cli import terminal
 from userfault.cli.lab_names import CACHE, find
 from userfault.kernel.errors import UsageError

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from rich.table import Table
 from rich.text import Text
 
-from userfault.check.outcome import CaseResult, Verdict
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import CaseResult, Verdict
+from userfault.check.words.statement import Statement
 from userfault.cli.check_files import Header
 from userfault.cli.terminal import Screen
 

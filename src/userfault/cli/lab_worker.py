@@ -14,10 +14,10 @@ from userfault.check.differential.areas import HUGE_PAGES
 from userfault.check.differential.batch import Finding, Runner, each
 from userfault.check.differential.found import kernels, profile_of
 from userfault.check.differential.program import from_text, to_text
-from userfault.check.outcome import Lost
 from userfault.check.run import unknown_features
-from userfault.check.statement import REGISTRY
 from userfault.check.statements import load
+from userfault.check.words.outcome import Lost
+from userfault.check.words.statement import REGISTRY
 from userfault.cli import interrupts
 from userfault.cli.check_batch import Progress, Tally
 from userfault.cli.lab_jobs import (

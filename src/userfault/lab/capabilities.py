@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from userfault.check.area import Area
-from userfault.check.outcome import CannotRun
 from userfault.check.run import KernelFactory
-from userfault.check.thread import Thread, start
-from userfault.check.trace import errno_name
-from userfault.check.uffd import Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import CannotRun
+from userfault.check.words.thread import Thread, start
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Ioctl, Madvise, Mmap
 from userfault.kernel.memtypes import memory, memory_names

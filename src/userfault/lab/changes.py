@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from userfault.check.outcome import Verdict
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import Verdict
+from userfault.check.words.statement import Statement
 from userfault.lab.reproduce import Reproducer
 from userfault.lab.results import HERE, OWN_BUILD, Results
 

@@ -13,7 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Iterable
 
-from userfault.check.link import Buffered
+from userfault.check.live.link import Buffered
 from userfault.lab.direct import Line
 
 FRAME = struct.Struct("=IHH")  # bytes that follow, channel, kind

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from userfault.check import kernels
 from userfault.check.differential.found import profile_of
-from userfault.check.outcome import CaseResult
 from userfault.check.run import run
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import CaseResult
+from userfault.check.words.statement import Statement
 from userfault.lab import image
 from userfault.lab.capabilities import capabilities
 from userfault.lab.reproduce import reproducers, run_here, run_in_guest

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from userfault.check.link import Buffered
+from userfault.check.live.link import Buffered
 
 TOKEN = 16
 WISH = struct.Struct(f"=I{TOKEN}s")  # of a SPAWN: the number of the guest's port, the token

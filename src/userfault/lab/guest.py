@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from userfault.check import syscalls as nr
-from userfault.check.link import Buffered, Link
-from userfault.check.outcome import Lost
-from userfault.check.wire import CONTROL, Op, Reply, Step
+from userfault.check.live import syscalls as nr
+from userfault.check.live.link import Buffered, Link
+from userfault.check.live.wire import CONTROL, Op, Reply, Step
+from userfault.check.words.outcome import Lost
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import size_name
 from userfault.lab import image

@@ -1,4 +1,4 @@
-"""A guest as the host of a program's agents (check/host.py)."""
+"""A guest as the host of a program's agents (check/live/host.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
-from userfault.check.link import Link
+from userfault.check.live.link import Link
 from userfault.lab.guest import Guest
 from userfault.lab.image import DISK
 

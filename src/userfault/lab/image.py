@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from userfault.check.agent.build import agent_path, build
+from userfault.check.live.agent.build import agent_path, build
 from userfault.lab.cpio import Archive
 from userfault.lab.modules import Modules
 from userfault.lab.python import add_path, add_python

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from userfault.check.outcome import Verdict
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import Verdict
+from userfault.check.words.statement import Statement
 from userfault.kernel.modes import Ioctls
 from userfault.lab.capabilities import IOCTLS, MODES, NO_FEATURE, Cell
 from userfault.lab.results import Cases, Results

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from userfault.check.agent.build import build
+from userfault.check.live.agent.build import build
 from userfault.kernel.errors import UsageError
 from userfault.lab.cpio import Archive
 from userfault.lab.machine import Machine

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from userfault.check.outcome import CaseResult, Verdict
+from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.kernel.errors import UsageError
 from userfault.lab.capabilities import Cell
 

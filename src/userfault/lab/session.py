@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from userfault.check.live import LiveKernel
-from userfault.check.outcome import CaseResult, Verdict
+from userfault.check.live.kernel import LiveKernel
 from userfault.check.run import run_case
-from userfault.check.statement import Statement
+from userfault.check.words.outcome import CaseResult, Verdict
+from userfault.check.words.statement import Statement
 from userfault.kernel.calls import CallKernel
 from userfault.lab import image
 from userfault.lab.guest import Guest, GuestLost

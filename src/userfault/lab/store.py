@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from userfault.check.agent.build import cache_directory
+from userfault.check.live.agent.build import cache_directory
 from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab import sources
 from userfault.lab.apt import Apt, FetchFailed, NoPackage, remove_leftovers

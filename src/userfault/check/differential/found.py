@@ -6,9 +6,9 @@ import contextlib
 import errno
 
 from userfault.check.differential.pair import ModelFactory
-from userfault.check.live import live_kernel
+from userfault.check.live.kernel import live_kernel
 from userfault.check.run import KernelFactory
-from userfault.check.trace import errno_name
+from userfault.check.words.trace import errno_name
 from userfault.kernel import calls
 from userfault.kernel.errors import Unavailable
 from userfault.model.profiles import PROFILES, Config, Profile

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from userfault.check.differential.side import AT_REST, SPINS_FOR_EVER, Answer, Side
-from userfault.check.trace import show_call, show_result
+from userfault.check.words.trace import show_call, show_result
 from userfault.kernel.calls import PAGE, Call, Pagemap, Read, Result, Survey
 from userfault.uapi.pagemap import PM_PRESENT
 

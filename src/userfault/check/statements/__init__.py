@@ -21,7 +21,7 @@ How to write one::
 * The function's name and the sentence say what the *kernel* promises.  The sentence is one
   sentence; what holds it up is in the body; nothing in the body goes beyond the sentence, except
   for witnesses.  Cite a man page, a kernel version, or "measured on".
-* `t` is a `Thread` (`thread.py`) of a fresh process; `t.thread()` is another one of it,
+* `t` is a `Thread` (`words/thread.py`) of a fresh process; `t.thread()` is another one of it,
   `t.fork()` a child's.  Any call of `kernel/calls.py` can be made: `t.ok(call)` must succeed,
   `t.fails(call, EFAULT)` must fail so, `t.raises(touch, SIGBUS)` must end with that signal,
   `t.do(call)` gives whatever comes.  None of them may sleep.  `t.read` and `t.write` are touches
@@ -29,10 +29,10 @@ How to write one::
 * What must sleep: `reader = t.thread().blocks(Read(area.address, 1))`; a thread that sleeps can
   make no other call, so give it one of its own.  Then `reader.still("a reason")`,
   `reader.ok()`, `reader.read(b"s")`.  Events: `blocks(call, WAITS_EVENT)`.
-* `u` is a `Uffd` (`uffd.py`): each ioctl with its outcome; `field=` for the result field
+* `u` is a `Uffd` (`words/uffd.py`): each ioctl with its outcome; `field=` for the result field
   (`UNTOUCHED`, or bytes done).  `u.fault(address, flags)` is the one message that is queued,
   `u.message()` any one, `u.silent("what")` none.  `u.by(thread)` lets another make the calls.
-* Witnesses besides bytes: `t.page(address)` (pagemap as letters, the table in thread.py),
+* Witnesses besides bytes: `t.page(address)` (pagemap as letters, the table in words/thread.py),
   `t.vma(address)` (smaps; `.flags` has "um", "uw", "ui"), `t.resident`, `t.blocks_of`, a second
   mapping `t.alias(area)`, `u.counts()`, `PagemapScan`.
 * Where releases differ: `expect(code, EBUSY if t.since("7.3") else 0, ...)`, and say it in
@@ -49,7 +49,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from userfault.check.statement import REGISTRY, Statement
+from userfault.check.words.statement import REGISTRY, Statement
 
 
 def load() -> list[Statement]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from errno import EAGAIN, EEXIST, EFAULT, EINVAL, ENOENT
 
-from userfault.check.outcome import expect
-from userfault.check.scenes import ANONYMOUS, EMPTY, MAPPED_FILE, wp_marker
-from userfault.check.statement import FILES, SHMEM, statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MINOR, MISSING, UNTOUCHED, WP
+from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import ANONYMOUS, EMPTY, MAPPED_FILE, wp_marker
+from userfault.check.words.statement import FILES, SHMEM, statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MINOR, MISSING, UNTOUCHED, WP
 from userfault.kernel.calls import PAGE, Fallocate, Ftruncate, Write
 from userfault.kernel.memtypes import Memory
 from userfault.uapi import userfaultfd as abi

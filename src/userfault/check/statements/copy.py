@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from errno import EAGAIN, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM
 
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.scenes import (
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scenes import (
     ANONYMOUS,
     EMPTY,
     MARKER,
@@ -19,10 +19,10 @@ from userfault.check.scenes import (
     sleeping_copy,
     wp_marker,
 )
-from userfault.check.statement import ALL, ANON, HUGETLB, SHARED, SHMEM, statement
-from userfault.check.thread import SIGSEGV, Thread
-from userfault.check.trace import errno_name
-from userfault.check.uffd import MINOR, MISSING, UNTOUCHED, WP
+from userfault.check.words.statement import ALL, ANON, HUGETLB, SHARED, SHMEM, statement
+from userfault.check.words.thread import SIGSEGV, Thread
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MINOR, MISSING, UNTOUCHED, WP
 from userfault.kernel import calls
 from userfault.kernel.calls import (
     HUGE,

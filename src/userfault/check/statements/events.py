@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from errno import EAGAIN, EINVAL, ENOMEM, ESRCH
 
-from userfault.check.area import Area
-from userfault.check.outcome import Failed, expect
-from userfault.check.statement import ALL, ANON, statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MISSING, UNTOUCHED, WP, Message, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import Failed, expect
+from userfault.check.words.statement import ALL, ANON, statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MISSING, UNTOUCHED, WP, Message, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import (
     HUGE,

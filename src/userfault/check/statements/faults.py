@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from errno import EAGAIN, EFAULT, ENOMEM
 
-from userfault.check.area import Area
-from userfault.check.outcome import expect
-from userfault.check.statement import ALL, FILES, HUGETLB, statement
-from userfault.check.thread import SIGBUS, Thread
-from userfault.check.uffd import MINOR, MISSING, POLLERR, POLLIN, WP, Uffd, decode
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import expect
+from userfault.check.words.statement import ALL, FILES, HUGETLB, statement
+from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.uffd import MINOR, MISSING, POLLERR, POLLIN, WP, Uffd, decode
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Madvise, Read, ReadFd, Signal, Write
 from userfault.kernel.events import PageFault, Remove

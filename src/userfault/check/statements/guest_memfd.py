@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from errno import EINVAL, ENODEV
 
-from userfault.check.area import Area
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.scenes import EMPTY
-from userfault.check.statement import statement
-from userfault.check.thread import SIGBUS, Thread
-from userfault.check.trace import errno_name
-from userfault.check.uffd import MINOR, MISSING, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scenes import EMPTY
+from userfault.check.words.statement import statement
+from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MINOR, MISSING, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Fallocate, Ioctl, Madvise, Mmap, PagemapScan, Read, Write
 from userfault.kernel.memtypes import Memory

@@ -6,11 +6,11 @@ import os
 import termios
 from errno import EAGAIN, EINTR, EINVAL, EOPNOTSUPP, EPERM
 
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.statement import statement
-from userfault.check.thread import Thread
-from userfault.check.trace import errno_name
-from userfault.check.uffd import MISSING, POLLERR, Uffd
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.statement import statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MISSING, POLLERR, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import Ioctl, Read, ReadFd, Signal
 from userfault.kernel.modes import Feature

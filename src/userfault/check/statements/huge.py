@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from errno import EBUSY, EINVAL
 
-from userfault.check.area import Area
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.scenes import ANONYMOUS, EMPTY, ZERO_PAGE, huge_page
-from userfault.check.statement import statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MISSING, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scenes import ANONYMOUS, EMPTY, ZERO_PAGE, huge_page
+from userfault.check.words.statement import statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MISSING, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Madvise, PagemapScan, Write
 from userfault.kernel.modes import Feature

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT
 
-from userfault.check.area import Area
-from userfault.check.outcome import expect
-from userfault.check.scenes import ANONYMOUS, EMPTY, ZERO_PAGE, guard, huge_page, pattern, wp_marker
-from userfault.check.statement import statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MISSING, UNTOUCHED, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import (
+    ANONYMOUS,
+    EMPTY,
+    ZERO_PAGE,
+    guard,
+    huge_page,
+    pattern,
+    wp_marker,
+)
+from userfault.check.words.statement import statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MISSING, UNTOUCHED, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE
 from userfault.kernel.modes import Feature

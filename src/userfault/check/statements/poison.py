@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from errno import EEXIST, EFAULT, ENOENT
 
-from userfault.check.outcome import expect
-from userfault.check.scenes import EMPTY, guard, wp_marker
-from userfault.check.statement import ALL, FILES, SHARED, statement
-from userfault.check.thread import SIGBUS, Thread
-from userfault.check.uffd import MISSING, WP
+from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import EMPTY, guard, wp_marker
+from userfault.check.words.statement import ALL, FILES, SHARED, statement
+from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.uffd import MISSING, WP
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Fallocate, Read, Write
 from userfault.kernel.memtypes import Memory

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from errno import EEXIST, EINVAL, ENOENT
 
-from userfault.check.area import Area
-from userfault.check.outcome import expect
-from userfault.check.statement import ALL, ANON, FILES, HUGETLB, SHARED, statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MISSING, RWP, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import expect
+from userfault.check.words.statement import ALL, ANON, FILES, HUGETLB, SHARED, statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MISSING, RWP, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Madvise, Mprotect, Munmap, Read, Write
 from userfault.kernel.memtypes import Memory

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM
 
-from userfault.check.area import Area
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.scenes import guard
-from userfault.check.statement import ALL, ANON, HUGETLB, SHARED, SHMEM, statement
-from userfault.check.thread import SIGBUS, Thread
-from userfault.check.trace import errno_name
-from userfault.check.uffd import MINOR, MISSING, RWP, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scenes import guard
+from userfault.check.words.statement import ALL, ANON, HUGETLB, SHARED, SHMEM, statement
+from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MINOR, MISSING, RWP, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, TASK_SIZE, Mmap, Munmap, Read, Write
 from userfault.kernel.memtypes import Memory

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ESRCH
 
-from userfault.check.area import Area
-from userfault.check.outcome import Failed, expect
-from userfault.check.scenes import EMPTY, huge_page, pipe
-from userfault.check.statement import ALL, ANON, HUGETLB, SHARED, statement
-from userfault.check.thread import SIGBUS, Thread
-from userfault.check.uffd import MINOR, MISSING, RWP, WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import Failed, expect
+from userfault.check.words.scenes import EMPTY, huge_page, pipe
+from userfault.check.words.statement import ALL, ANON, HUGETLB, SHARED, statement
+from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.uffd import MINOR, MISSING, RWP, WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import (
     HUGE,

@@ -6,11 +6,11 @@ from errno import EFAULT, EINVAL, EPERM
 
 import msgspec
 
-from userfault.check.area import Area
-from userfault.check.outcome import expect
-from userfault.check.statement import ALL, ANON, SHMEM, statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import WP, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import expect
+from userfault.check.words.statement import ALL, ANON, SHMEM, statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import WP, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import PagemapScan, Result
 from userfault.kernel.memtypes import Memory

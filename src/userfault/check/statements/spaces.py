@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from errno import EEXIST, EFAULT
 
-from userfault.check.outcome import expect
-from userfault.check.statement import ANON, statement
-from userfault.check.thread import SIGSEGV, Thread
-from userfault.check.uffd import MISSING, WP
+from userfault.check.words.outcome import expect
+from userfault.check.words.statement import ANON, statement
+from userfault.check.words.thread import SIGSEGV, Thread
+from userfault.check.words.uffd import MISSING, WP
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Madvise, Mprotect, Mremap, Read, Write
 from userfault.kernel.memtypes import Memory

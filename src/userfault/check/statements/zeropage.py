@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from errno import EAGAIN, EEXIST, EINVAL
 
-from userfault.check.outcome import expect
-from userfault.check.scenes import ANONYMOUS, EMPTY, MAPPED_FILE, ZERO_PAGE, guard, wp_marker
-from userfault.check.statement import ANON, HUGETLB, SHMEM, statement
-from userfault.check.thread import Thread
-from userfault.check.uffd import MISSING, UNTOUCHED, WP
+from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import ANONYMOUS, EMPTY, MAPPED_FILE, ZERO_PAGE, guard, wp_marker
+from userfault.check.words.statement import ANON, HUGETLB, SHMEM, statement
+from userfault.check.words.thread import Thread
+from userfault.check.words.uffd import MISSING, UNTOUCHED, WP
 from userfault.kernel.calls import PAGE
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature

@@ -4,7 +4,7 @@
  *
  * The host sends frames and gets frames; each names a channel.  A channel is the socket of one
  * agent, so that nothing but this file knows that there is a machine in between: the bytes of a
- * channel are those of check/wire.py.  It runs as process 1 of the guest, so it also reaps what
+ * channel are those of check/live/wire.py.  It runs as process 1 of the guest, so it also reaps what
  * its agents leave behind.
  *
  * A round trip through here is a switch to this address space and one back, and an emulated

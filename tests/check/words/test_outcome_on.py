@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from userfault.check.statement import REGISTRY
 from userfault.check.statements import load
+from userfault.check.words.statement import REGISTRY
 from userfault.model.profiles import PROFILES
 
 STATEMENTS = load()

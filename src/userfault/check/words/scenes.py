@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from userfault.check.area import Area
-from userfault.check.outcome import CannotRun, expect
-from userfault.check.thread import Blocked, Thread
-from userfault.check.uffd import MISSING, Uffd
+from userfault.check.words.area import Area
+from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.thread import Blocked, Thread
+from userfault.check.words.uffd import MISSING, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Result
 from userfault.uapi import mman

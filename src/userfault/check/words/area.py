@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from userfault.check.outcome import CannotRun
-from userfault.check.trace import errno_name
+from userfault.check.words.outcome import CannotRun
+from userfault.check.words.trace import errno_name
 from userfault.kernel import calls
 from userfault.kernel.memtypes import Memory, MemoryType
 from userfault.uapi import kvm, mman
 
 if TYPE_CHECKING:
-    from userfault.check.thread import Thread
+    from userfault.check.words.thread import Thread
 
 
 class Area(msgspec.Struct, frozen=True):

@@ -11,13 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from userfault.check import wire
-from userfault.check.agent.build import NoAgent
-from userfault.check.host import Host, ThisHost
-from userfault.check.link import Link
-from userfault.check.outcome import Lost
-from userfault.check.steps import Place, Steps, looking, steps
-from userfault.check.wire import CONTROL, Kind, Op, Reply, Step
+from userfault.check.live import wire
+from userfault.check.live.agent.build import NoAgent
+from userfault.check.live.host import Host, ThisHost
+from userfault.check.live.link import Link
+from userfault.check.live.steps import Place, Steps, looking, steps
+from userfault.check.live.wire import CONTROL, Kind, Op, Reply, Step
+from userfault.check.words.outcome import Lost
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, Result
 from userfault.kernel.protocol import State

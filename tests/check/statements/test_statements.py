@@ -9,11 +9,11 @@ import pytest
 from helpers.skips import absent
 from helpers.world import PoolLock
 from userfault.check import kernels
-from userfault.check.live import live_kernel
-from userfault.check.outcome import Verdict
+from userfault.check.live.kernel import live_kernel
 from userfault.check.run import run_case
-from userfault.check.statement import Statement
 from userfault.check.statements import load
+from userfault.check.words.outcome import Verdict
+from userfault.check.words.statement import Statement
 from userfault.kernel.memtypes import memory_names
 from userfault.model.profiles import PROFILES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from userfault.check.agent import build
-from userfault.check.agent.build import SOURCE, NoAgent, agent_path
+from userfault.check.live.agent import build
+from userfault.check.live.agent.build import SOURCE, NoAgent, agent_path
 
 pytestmark = pytest.mark.usefixtures("agent")
 

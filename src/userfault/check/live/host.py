@@ -15,8 +15,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from userfault.check.agent.build import NoAgent, agent_path, cache_directory
-from userfault.check.link import Link
+from userfault.check.live.agent.build import NoAgent, agent_path, cache_directory
+from userfault.check.live.link import Link
 from userfault.linux.hugepool import PoolShare, growing
 from userfault.linux.swapfile import SwapFile
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, TypeAlias
 
-from userfault.check.outcome import Failed, expect
+from userfault.check.words.outcome import Failed, expect
 from userfault.kernel import calls
 from userfault.kernel.calls import Ioctl
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
@@ -19,7 +19,7 @@ from userfault.uapi import userfaultfd as abi
 from userfault.uapi.layout import Layout
 
 if TYPE_CHECKING:
-    from userfault.check.thread import Thread
+    from userfault.check.words.thread import Thread
 
 Message: TypeAlias = "PageFault | Fork[int] | Remap | Remove | Unmap"
 

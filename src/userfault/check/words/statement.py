@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from userfault.check.thread import Thread
+from userfault.check.words.thread import Thread
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import memory
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from helpers.skips import need_root
-from userfault.check.live import LiveKernel
-from userfault.check.outcome import Failed, Lost
-from userfault.check.thread import SIGBUS, SIGSEGV, Thread
-from userfault.check.uffd import MISSING
+from userfault.check.live.kernel import LiveKernel
+from userfault.check.words.outcome import Failed, Lost
+from userfault.check.words.thread import SIGBUS, SIGSEGV, Thread
+from userfault.check.words.uffd import MISSING
 from userfault.kernel import calls
 from userfault.kernel.calls import FIRST_FD, PAGE, Mmap, Read, Write
 from userfault.kernel.events import Fork as ForkEvent

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from check.fuzzing import fuzzing
+from check.differential.fuzzing import fuzzing
 from check.test_command import _of_session
 from cli.commands import userfault
 from helpers.skips import need_root

@@ -10,10 +10,10 @@ import errno
 import os
 import time
 
-from userfault.check.area import Area, make_area
-from userfault.check.outcome import CannotRun, Failed, Lost, expect
-from userfault.check.trace import errno_name, show_call, show_result
-from userfault.check.uffd import Uffd
+from userfault.check.words.area import Area, make_area
+from userfault.check.words.outcome import CannotRun, Failed, Lost, expect
+from userfault.check.words.trace import errno_name, show_call, show_result
+from userfault.check.words.uffd import Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import (
     PAGE,

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from userfault.check import syscalls as nr
-from userfault.check.smaps import parse_smaps
-from userfault.check.wire import BUFFER, Op, Reply, Step
+from userfault.check.live import syscalls as nr
+from userfault.check.live.smaps import parse_smaps
+from userfault.check.live.wire import BUFFER, Op, Reply, Step
 from userfault.kernel import calls
 from userfault.kernel.calls import Result
 from userfault.uapi.pagemap import PAGEMAP_SCAN, PM_SWAP, page_region, pm_scan_arg

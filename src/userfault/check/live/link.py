@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from userfault.check import wire
+from userfault.check.live import wire
 
 _CHUNK = 1 << 20
 

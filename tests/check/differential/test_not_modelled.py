@@ -17,7 +17,7 @@ from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import Unavailable
 from userfault.linux.hugepool import growing, read_pool
 
-_TEXT = Path(__file__).parents[2].joinpath("docs", "model.md").read_text(encoding="utf-8")
+_TEXT = Path(__file__).parents[3].joinpath("docs", "model.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \| `(0 [^`]+)` \|$", _TEXT, re.MULTILINE)
 
 

@@ -1,0 +1,1 @@
+"""Random programs: drawn, run, told, made small; and those that once showed a difference."""

@@ -1,0 +1,1 @@
+"""The running Linux through agents: what they do, how they are built, how they end."""

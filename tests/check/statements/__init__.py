@@ -1,0 +1,1 @@
+"""The statements on every kernel that is here."""
