@@ -21,11 +21,11 @@ How to write one::
 * The function's name and the sentence say what the *kernel* promises.  The sentence is one
   sentence; what holds it up is in the body; nothing in the body goes beyond the sentence, except
   for witnesses.  Cite a man page, a kernel version, or "measured on".
-* `t` is a `Thread` (`words/thread.py`) of a fresh process; `t.thread()` is another one of it,
-  `t.fork()` a child's.  Any call of `kernel/calls.py` can be made: `t.ok(call)` must succeed,
-  `t.fails(call, EFAULT)` must fail so, `t.raises(touch, SIGBUS)` must end with that signal,
-  `t.do(call)` gives whatever comes.  None of them may sleep.  `t.read` and `t.write` are touches
-  that must succeed.
+* `t` is a `Thread` of a fresh process (`words/thread.py`; what it promises of a call:
+  `words/caller.py`); `t.thread()` is another one of it, `t.fork()` a child's.  Any call of
+  `kernel/calls.py` can be made: `t.ok(call)` must succeed, `t.fails(call, EFAULT)` must fail so,
+  `t.raises(touch, SIGBUS)` must end with that signal, `t.do(call)` gives whatever comes.  None of
+  them may sleep.  `t.read` and `t.write` are touches that must succeed.
 * What must sleep: `reader = t.thread().blocks(Read(area.address, 1))`; a thread that sleeps can
   make no other call, so give it one of its own.  Then `reader.still("a reason")`,
   `reader.ok()`, `reader.read(b"s")`.  Events: `blocks(call, WAITS_EVENT)`.

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from userfault.check.words.caller import Caller
 from userfault.check.words.outcome import CannotRun
 from userfault.check.words.trace import errno_name
 from userfault.kernel import calls
 from userfault.kernel.memtypes import Memory, MemoryType
 from userfault.uapi import kvm, mman
-
-if TYPE_CHECKING:
-    from userfault.check.words.thread import Thread
 
 
 class Area(msgspec.Struct, frozen=True):
@@ -38,46 +35,46 @@ class Area(msgspec.Struct, frozen=True):
         return self.address + number * self.page
 
 
-def make_area(thread: Thread, memory: Memory, pages: int, address: int, prot: int) -> Area:
+def make_area(caller: Caller, memory: Memory, pages: int, address: int, prot: int) -> Area:
     """Map fresh memory at an address; CannotRun where there is none of it."""
     length = pages * memory.page_size
-    fd = _FILES[memory.type](thread, memory, length)
+    fd = _FILES[memory.type](caller, memory, length)
     kind = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
     flags = kind | mman.MAP_FIXED_NOREPLACE | (mman.MAP_ANONYMOUS if fd < 0 else 0)
-    thread.ok(calls.Mmap(address, length, prot, flags, fd))
+    caller.ok(calls.Mmap(address, length, prot, flags, fd))
     return Area(address, length, memory.page_size, fd)
 
 
-def _no_file(_thread: Thread, _memory: Memory, _length: int) -> int:
+def _no_file(_caller: Caller, _memory: Memory, _length: int) -> int:
     return -1
 
 
-def _memfd(thread: Thread, _memory: Memory, length: int) -> int:
-    return _sized(thread, mman.MFD_CLOEXEC, length)
+def _memfd(caller: Caller, _memory: Memory, length: int) -> int:
+    return _sized(caller, mman.MFD_CLOEXEC, length)
 
 
-def _huge_memfd(thread: Thread, memory: Memory, length: int) -> int:
-    thread.reserve(memory.page_size, length // memory.page_size)
+def _huge_memfd(caller: Caller, memory: Memory, length: int) -> int:
+    caller.reserve(memory.page_size, length // memory.page_size)
     size = (memory.page_size.bit_length() - 1) << mman.MFD_HUGE_SHIFT
-    return _sized(thread, mman.MFD_CLOEXEC | mman.MFD_HUGETLB | size, length)
+    return _sized(caller, mman.MFD_CLOEXEC | mman.MFD_HUGETLB | size, length)
 
 
-def _sized(thread: Thread, flags: int, length: int) -> int:
-    fd = thread.ok(calls.MemfdCreate(flags)).value
-    thread.ok(calls.Ftruncate(fd, length))
+def _sized(caller: Caller, flags: int, length: int) -> int:
+    fd = caller.ok(calls.MemfdCreate(flags)).value
+    caller.ok(calls.Ftruncate(fd, length))
     return fd
 
 
-def _guest_memfd(thread: Thread, _memory: Memory, length: int) -> int:
-    device = thread.do(calls.Open(calls.File.KVM, os.O_RDWR | os.O_CLOEXEC))
+def _guest_memfd(caller: Caller, _memory: Memory, length: int) -> int:
+    device = caller.do(calls.Open(calls.File.KVM, os.O_RDWR | os.O_CLOEXEC))
     if device.errno:
         raise CannotRun("no KVM", cause=f"/dev/kvm: {errno_name(device.errno)}")
-    machine = thread.do(calls.Ioctl(device.value, kvm.KVM_CREATE_VM))
+    machine = caller.do(calls.Ioctl(device.value, kvm.KVM_CREATE_VM))
     if machine.errno:
         raise CannotRun("no KVM", cause=f"KVM_CREATE_VM: {errno_name(machine.errno)}")
     flags = kvm.GUEST_MEMFD_FLAG_MMAP | kvm.GUEST_MEMFD_FLAG_INIT_SHARED
     argument = kvm.kvm_create_guest_memfd.struct.pack(length, flags)
-    made = thread.do(calls.Ioctl(machine.value, kvm.KVM_CREATE_GUEST_MEMFD, argument))
+    made = caller.do(calls.Ioctl(machine.value, kvm.KVM_CREATE_GUEST_MEMFD, argument))
     if made.errno:
         raise CannotRun(
             "no guest_memfd that can be mapped",
@@ -87,7 +84,7 @@ def _guest_memfd(thread: Thread, _memory: Memory, length: int) -> int:
     return made.value
 
 
-_FILES: dict[MemoryType, Callable[[Thread, Memory, int], int]] = {
+_FILES: dict[MemoryType, Callable[[Caller, Memory, int], int]] = {
     MemoryType.ANON: _no_file,
     MemoryType.SHMEM: _memfd,
     MemoryType.HUGETLB: _huge_memfd,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from userfault.check.words.area import Area
+from userfault.check.words.caller import Blocked
 from userfault.check.words.outcome import CannotRun, expect
-from userfault.check.words.thread import Blocked, Thread
+from userfault.check.words.thread import Thread
 from userfault.check.words.uffd import MISSING, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Result
@@ -41,11 +42,12 @@ class SleepingCopy(msgspec.Struct, frozen=True):
     copier: Thread
     copy: Blocked
     source: Uffd  # where the source is registered
+    filler: Thread  # who opened that, and has the page to give
     hole: int  # the address of the source page that is missing
 
     def resolve(self) -> Result:
         """Give it the page; how the COPY ends."""
-        self.source.copy(self.hole, self.source.thread.source(b"h"), PAGE)
+        self.source.copy(self.hole, self.filler.source(b"h"), PAGE)
         return self.copy.finish()
 
 
@@ -63,7 +65,7 @@ def sleeping_copy(t: Thread, u: Uffd, dst: int, length: int, hole: int = 0) -> S
     copier = t.thread()
     copy = copier.blocks(u.by(copier).copy_call(dst, area.address, length))
     source.fault(area.at(hole), 0)
-    return SleepingCopy(copier, copy, source, area.at(hole))
+    return SleepingCopy(copier, copy, source, t, area.at(hole))
 
 
 def guard(t: Thread, address: int, length: int) -> None:

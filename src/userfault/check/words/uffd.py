@@ -8,8 +8,9 @@ bytes that were done before an EAGAIN).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from userfault.check.words.caller import Caller
 from userfault.check.words.outcome import Failed, expect
 from userfault.kernel import calls
 from userfault.kernel.calls import Ioctl
@@ -17,9 +18,6 @@ from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.modes import Feature, Mode
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.layout import Layout
-
-if TYPE_CHECKING:
-    from userfault.check.words.thread import Thread
 
 Message: TypeAlias = "PageFault | Fork[int] | Remap | Remove | Unmap"
 
@@ -31,11 +29,11 @@ _MESSAGES = 16
 class Uffd:
     """A descriptor, and the thread that makes the calls on it."""
 
-    def __init__(self, thread: Thread, fd: int) -> None:
+    def __init__(self, thread: Caller, fd: int) -> None:
         self.thread = thread
         self.fd = fd
 
-    def by(self, thread: Thread) -> Uffd:
+    def by(self, thread: Caller) -> Uffd:
         """The same descriptor in the hands of another thread (or of a forked child)."""
         return Uffd(thread, self.fd)
 
