@@ -25,8 +25,9 @@ from userfault.check import kernels
 from userfault.check.differential.batch import Runner
 from userfault.check.differential.found import kernels as both
 from userfault.check.differential.program import from_text
-from userfault.check.live import host, steps
+from userfault.check.live import host
 from userfault.check.live.kernel import LiveKernel, live_kernel
+from userfault.check.live.steps import files, requests
 from userfault.check.run import run, run_case
 from userfault.check.statements import load
 from userfault.check.words.outcome import Verdict
@@ -119,9 +120,9 @@ def test_without_kvm_guest_memfd_cannot_run_and_the_rest_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     need_root()
-    real = steps._open_path
+    real = requests.open_path
     monkeypatch.setattr(
-        steps, "_open_path", lambda path, flags: real(path.replace("kvm", "no-kvm"), flags)
+        files, "open_path", lambda path, flags: real(path.replace("kvm", "no-kvm"), flags)
     )
     found = [s for s in load() if "guest_memfd" in s.memories][:3]
     assert found

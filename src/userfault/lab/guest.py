@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from userfault.check.live import syscalls as nr
 from userfault.check.live.link import Buffered, Link
-from userfault.check.live.wire import CONTROL, Op, Reply, Step
+from userfault.check.live.steps import requests
+from userfault.check.live.wire import CONTROL, Reply, Step
 from userfault.check.words.outcome import Lost
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import size_name
@@ -126,20 +126,16 @@ class Guest:
 
     def read(self, path: str) -> str:
         """A small file of the guest; OSError where it cannot be read."""
-        reply = self._ask(Step(Op.FILE, payload=path.encode() + b"\0", control=True))
+        reply = self._ask(requests.file(path))
         if reply.errno:
             raise OSError(reply.errno, os.strerror(reply.errno), path)
         return reply.data.decode()
 
     def write(self, path: str, text: str) -> None:
         """The same, for writing."""
-        name = path.encode() + b"\0"
-        opened = self._ask(Step(Op.SYSCALL, nr.OPEN, (0, os.O_WRONLY), name, (0,), control=True))
-        data = text.encode()
-        done = self._ask(
-            Step(Op.SYSCALL, nr.WRITE, (opened.value, 0, len(data)), data, (1,), control=True)
-        )
-        self._ask(Step(Op.SYSCALL, nr.CLOSE, (opened.value,), control=True))
+        opened = self._ask(requests.open_path(path, os.O_WRONLY, control=True))
+        done = self._ask(requests.write(opened.value, text.encode(), control=True))
+        self._ask(requests.close(opened.value, control=True))
         failed = opened.errno or done.errno
         if failed:
             raise OSError(failed, os.strerror(failed), path)

@@ -2,5 +2,5 @@
 
 `kernel.py` is what a check holds.  It asks a host (`host.py`: this system; the lab has guests) for
 agents (`agent/`), and talks with each over its link (`link.py`, in the formats of `wire.py`).
-`steps.py` says for each call of `kernel/calls.py` what the agent is asked.
+`steps/` says for each call of `kernel/calls.py` what the agent is asked.
 """

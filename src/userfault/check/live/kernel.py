@@ -15,7 +15,8 @@ from userfault.check.live import wire
 from userfault.check.live.agent.build import NoAgent
 from userfault.check.live.host import Host, ThisHost
 from userfault.check.live.link import Link
-from userfault.check.live.steps import Place, Steps, looking, steps
+from userfault.check.live.steps.requests import Place, Steps
+from userfault.check.live.steps.table import looking, steps
 from userfault.check.live.wire import CONTROL, Kind, Op, Reply, Step
 from userfault.check.words.outcome import Lost
 from userfault.kernel import calls
