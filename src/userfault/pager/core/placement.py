@@ -16,7 +16,7 @@ come from.  It stands apart instead, and may poll there, while being there is no
 After the first and the last of these it tries again later; each time in vain the pause doubles.
 Threads that fault on several CPUs at once have no CPU in common: the scheduler decides then.
 
-Decisions only; `pager/drivers/placement.py` asks the system and moves.
+Decisions only; `pager/drivers/serving/placement.py` asks the system and moves.
 """
 
 from __future__ import annotations
