@@ -17,7 +17,7 @@ from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.linux.unpatched import original
-from userfault.pager.core.placement import FOLLOW, Placing
+from userfault.pager.core.placing import FOLLOW, Placing
 from userfault.pager.drivers.record.status import ROLES, Shown
 from userfault.pager.drivers.wire import messages
 

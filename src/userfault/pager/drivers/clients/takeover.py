@@ -14,6 +14,7 @@ import msgspec
 from userfault.kernel.events import PageFault
 from userfault.linux.uffd import decode
 from userfault.pager.core import recovery
+from userfault.pager.core.recorded import Snapshot
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
@@ -80,7 +81,7 @@ def _replay(
     context = contexts.get(journal.words[Word.CONTEXT])
     if context is not None:
         events = [event for event in map(decode, messages) if not isinstance(event, PageFault)]
-        snapshot = recovery.Snapshot(family.batch, family.applied, ())
+        snapshot = Snapshot(family.batch, family.applied, ())
         left = recovery.unapplied(snapshot, journal.head, events)
         journal.applied = len(events) - len(left)
         with driver.costs(context.served):

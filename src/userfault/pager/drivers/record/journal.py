@@ -26,7 +26,7 @@ import struct
 from userfault.kernel.errors import PagerError
 from userfault.linux.libc import Pinned, madvise, mlock
 from userfault.linux.refused import calling
-from userfault.pager.core.recovery import FillRecord
+from userfault.pager.core.recorded import FillRecord
 from userfault.pager.drivers.record.status import ROLES, Shown, Status
 from userfault.uapi.mman import MADV_POPULATE_WRITE
 from userfault.uapi.userfaultfd import uffd_msg

@@ -10,7 +10,7 @@ import msgspec
 
 from userfault.kernel.errors import PagerError
 from userfault.pager.core.plan import Counters
-from userfault.pager.core.recovery import ContextRecord
+from userfault.pager.core.recorded import ContextRecord
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.wire.messages import Attach, Failure, Hello
 from userfault.uapi.userfaultfd import UFFD_EVENT_FORK, uffd_msg_fork

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 from userfault.linux import cpus, pidfd
-from userfault.pager.core.placement import ANY, Chooser, Look, Placing, Stand, kept_waiting
+from userfault.pager.core.placement import Chooser, kept_waiting
+from userfault.pager.core.placing import ANY, Look, Placing, Stand
 from userfault.pager.core.polling import Polling
 
 _LOOK_S = 0.1  # faults that come slowly: a look at least so often

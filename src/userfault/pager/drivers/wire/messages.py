@@ -17,7 +17,7 @@ import msgspec
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
 from userfault.linux.pidfd import Sender, close_all
-from userfault.pager.core.placement import Placing
+from userfault.pager.core.placing import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import packets
