@@ -13,7 +13,7 @@ import pytest
 from userfault import UsageError
 from userfault.kernel.memtypes import Memory, memory
 from userfault.kernel.numbers import flag, is_number, one_of, real, whole
-from userfault.pager.core.placement import Placing
+from userfault.pager.core.placing import Placing
 from userfault.pager.core.policy import Policy
 
 

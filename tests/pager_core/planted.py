@@ -22,7 +22,7 @@ from userfault.pager.core.core import MappingCore
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.reads import Reads
-from userfault.pager.core.recovery import FillRecord, Snapshot
+from userfault.pager.core.recorded import FillRecord, Snapshot
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import (
     FILLING,

@@ -14,7 +14,7 @@ import msgspec
 
 from pager_core.simkernel import Event, Fault, Mm
 from userfault.pager.core.actions import COPY
-from userfault.pager.core.recovery import FillRecord, Snapshot
+from userfault.pager.core.recorded import FillRecord, Snapshot
 
 NOTHING = Snapshot(batch=0, applied=0, contexts=())
 NO_FILL = FillRecord(context=0, kind=COPY, page=-1, count=0, done=0)

@@ -44,7 +44,7 @@ from userfault.pager.core.actions import (
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.recovery import FillRecord, Snapshot
+from userfault.pager.core.recorded import FillRecord, Snapshot
 from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
 

@@ -11,7 +11,7 @@ from userfault.pager.core.actions import POISON, EndClient, Fill, Finish, Wake, 
 from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.recovery import FillRecord
+from userfault.pager.core.recorded import FillRecord
 
 PAGE = 4096
 START = 1 << 32

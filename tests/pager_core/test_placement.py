@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from userfault.kernel.errors import UsageError
-from userfault.pager.core.placement import Chooser, Look, Placing, Stand, kept_waiting
+from userfault.pager.core.placement import Chooser, kept_waiting
+from userfault.pager.core.placing import Look, Placing, Stand
 from userfault.pager.core.polling import LONGEST_S, Polling
 
 ALL = frozenset({0, 1, 2, 3})

@@ -13,8 +13,8 @@ from userfault.pager.core.actions import CONTINUE, COPY, POISON, Fill, Finish, W
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.recovery import ContextRecord, FillRecord, Snapshot
-from userfault.pager.core.segments import Segment
+from userfault.pager.core.recorded import ContextRecord, FillRecord, Snapshot
+from userfault.pager.core.segment import Segment
 from userfault.pager.core.states import (
     CACHED,
     FILLING,

@@ -18,7 +18,7 @@ from userfault import Policy, UserfaultError, lazy
 from userfault.kernel.memtypes import memory
 from userfault.linux import rights
 from userfault.linux.pidfd import Sender
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 from userfault.snapshot import serving
 from userfault.snapshot.place import place_of
 from userfault.source.spec import Resolved

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from userfault import Pager, Policy, lazy
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 
 
 def fork_after_the_pager_has_let_go(image: str) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from helpers.stores import memory, store
 from pager_live.takeover_scenes import complete_again
 from userfault import Policy, lazy
 from userfault.linux import libc
-from userfault.pager.drivers.messages import Complete
+from userfault.pager.drivers.wire.messages import Complete
 
 DEMAND = Policy(background=False, retries=0)
 
@@ -91,7 +91,7 @@ def unpackers(worker: int) -> list[int]:
     found = []
     for pid in map(int, children):
         with contextlib.suppress(OSError):  # it has just ended
-            if b"pager.drivers.unpackers" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"pager.drivers.mappings.unpackers" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

@@ -22,8 +22,8 @@ from userfault.kernel.errors import PagerError
 from userfault.kernel.names import shown
 from userfault.linux import rights
 from userfault.linux.pidfd import close_all
-from userfault.pager.drivers import packets
-from userfault.pager.drivers.texts import clipped
+from userfault.pager.drivers.processes.texts import clipped
+from userfault.pager.drivers.wire import packets
 
 DEMAND = Policy(background=False, retries=0)
 
@@ -179,7 +179,7 @@ def test_no_process_for_a_function_costs_its_pages_and_no_more(tmp_path: Path) -
 
 def interrupted_often() -> int:
     """Requests whose replies nobody takes, as after many a Ctrl-C."""
-    from userfault.pager.drivers import messages
+    from userfault.pager.drivers.wire import messages
 
     source = functions.numbered
     with userfault.Pager() as pager, lazy(source, length=2 * PAGE, pager=pager) as mapped:

@@ -17,11 +17,11 @@ from userfault.kernel.modes import Feature, Mode
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.uffd import LiveUserfaultfd
-from userfault.pager.drivers import messages
-from userfault.pager.drivers.journal import Journal, Word
-from userfault.pager.drivers.live import LiveDriver
-from userfault.pager.drivers.records import Descriptors, FamilyRecord
-from userfault.pager.drivers.served import Served
+from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.record.journal import Journal, Word
+from userfault.pager.drivers.record.records import Descriptors, FamilyRecord
+from userfault.pager.drivers.serving.live import LiveDriver
+from userfault.pager.drivers.wire import messages
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 

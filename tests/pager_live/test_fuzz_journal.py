@@ -27,11 +27,12 @@ from helpers.pages import PAGE
 from userfault import Policy
 from userfault.kernel.errors import PagerError
 from userfault.pager.core.plan import Counters
-from userfault.pager.core.recovery import ContextRecord
-from userfault.pager.core.segments import Segment
-from userfault.pager.drivers import messages, records
-from userfault.pager.drivers.journal import Journal, Word
-from userfault.pager.drivers.records import Descriptors, FamilyRecord, Kept, ServedRecord
+from userfault.pager.core.recorded import ContextRecord
+from userfault.pager.core.segment import Segment
+from userfault.pager.drivers.record import records
+from userfault.pager.drivers.record.journal import Journal, Word
+from userfault.pager.drivers.record.records import Descriptors, FamilyRecord, Kept, ServedRecord
+from userfault.pager.drivers.wire import messages
 
 EXAMPLES = int(os.environ.get("USERFAULT_EXAMPLES", "0"))
 

@@ -34,7 +34,7 @@ from userfault.linux import libc, rights
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
-from userfault.pager.drivers import messages, packets
+from userfault.pager.drivers.wire import messages, packets
 from userfault.uapi import mman
 
 EXAMPLES = int(os.environ.get("USERFAULT_EXAMPLES", "0"))

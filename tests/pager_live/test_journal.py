@@ -19,8 +19,8 @@ from userfault.kernel.modes import Mode
 from userfault.linux import libc
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.actions import COPY
-from userfault.pager.drivers.journal import BATCH, MESSAGE, Journal, Word
-from userfault.pager.drivers.status import Shown, Status
+from userfault.pager.drivers.record.journal import BATCH, MESSAGE, Journal, Word
+from userfault.pager.drivers.record.status import Shown, Status
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFDIO_COPY
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.pages import PAGE, numbers
 from pager_live.scenes import worker_of
 from userfault import Pager, Policy, lazy
-from userfault.pager.drivers.stall import Stall
+from userfault.pager.drivers.family.stall import Stall
 
 
 @pytest.fixture

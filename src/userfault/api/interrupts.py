@@ -3,8 +3,8 @@
 Python's handlers run between bytecodes, and there are none while C code (NumPy's, say) touches
 memory that is not there.  But what CPython installs for a signal is a C function, and that writes
 the number of the signal to the *wakeup descriptor* at once, whoever holds the GIL
-(signal.set_wakeup_fd).  Ours is a log in memory that the pager reads: `pager/drivers/interrupts.py`
-says what it makes of SIGINT.  The program's handlers run as ever.
+(signal.set_wakeup_fd).  Ours is a log in memory that the pager reads; what it makes of SIGINT says
+`pager/drivers/clients/interrupts.py`.  The program's handlers run as ever.
 
 There is one such descriptor a process.  Who has one keeps it (asyncio in a loop that handles
 signals, uvloop, trio), and who sets one later has it from then on.  Ours is never closed, as a

@@ -34,7 +34,7 @@ from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 from userfault.snapshot.place import place_of
 from userfault.source.spec import FileSpec, Resolved, resolve
 from userfault.uapi import mman

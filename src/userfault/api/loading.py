@@ -20,7 +20,7 @@ from userfault.kernel.errors import PagerError, SourceError
 from userfault.kernel.memtypes import Memory, round_up
 from userfault.linux.unpatched import original
 from userfault.pager.core.policy import Policy
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 from userfault.source.spec import FunctionSpec, Resolved
 
 _LEAST_S = 60.0  # to start an interpreter and import what is large, from a cold disk

@@ -13,7 +13,7 @@ from userfault.kernel.errors import (
 )
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.numbers import real, whole
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 
 
 class LazyMemory(mmap.mmap):

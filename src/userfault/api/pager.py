@@ -17,9 +17,9 @@ from userfault.kernel.numbers import whole
 from userfault.linux import cpus, pidfd, rights
 from userfault.linux.smaps import private_memory
 from userfault.linux.unpatched import original
-from userfault.pager.core.placement import FOLLOW, Placing
-from userfault.pager.drivers import messages
-from userfault.pager.drivers.status import ROLES, Shown
+from userfault.pager.core.placing import FOLLOW, Placing
+from userfault.pager.drivers.record.status import ROLES, Shown
+from userfault.pager.drivers.wire import messages
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"

@@ -18,11 +18,13 @@ from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
 from userfault.linux.descriptors import allow_all
 from userfault.linux.refused import CallRefusedError, calling
-from userfault.pager.drivers import family, handover, messages, records
-from userfault.pager.drivers.coming_up import came_up, refuse, refuse_on
-from userfault.pager.drivers.journal import Journal, Word
-from userfault.pager.drivers.live import LiveDriver
-from userfault.pager.drivers.say import Errors
+from userfault.pager.drivers.family import handover, supervisor
+from userfault.pager.drivers.family.coming_up import came_up, refuse, refuse_on
+from userfault.pager.drivers.processes.say import Errors
+from userfault.pager.drivers.record import records
+from userfault.pager.drivers.record.journal import Journal, Word
+from userfault.pager.drivers.serving.live import LiveDriver
+from userfault.pager.drivers.wire import messages
 
 _HELLO = 4096  # bytes of the first packet
 
@@ -38,7 +40,7 @@ def main(channel: socket.socket) -> None:
         os._exit(1)
     if journal is not None:
         channel.close()  # this number is passed on to every process that we start
-        family.found(journal, serve, _nothing, functools.partial(refuse, journal))
+        supervisor.found(journal, serve, _nothing, functools.partial(refuse, journal))
 
 
 def _introduced(channel: socket.socket) -> Journal | None:

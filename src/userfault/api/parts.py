@@ -31,7 +31,7 @@ from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 
 _PROGRESS_S = 0.1
 _POISON_TRIES = 10_000  # each gets past a page that is there, or past an event

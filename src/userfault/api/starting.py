@@ -21,10 +21,10 @@ from userfault.api.undisturbed import unwanted
 from userfault.kernel.errors import PagerError
 from userfault.linux.refused import calling, cause_of, cure_of
 from userfault.linux.unpatched import original, packet_sockets
-from userfault.pager.drivers import messages, packets
-from userfault.pager.drivers.spawn import SIGN, lean_path, spawn_python
-from userfault.pager.drivers.status import Status
-from userfault.pager.drivers.which_python import VARIABLE
+from userfault.pager.drivers.processes.spawn import SIGN, lean_path, spawn_python
+from userfault.pager.drivers.processes.which_python import VARIABLE
+from userfault.pager.drivers.record.status import Status
+from userfault.pager.drivers.wire import messages, packets
 
 _SIGN_S = 10.0  # until the first sign of life: an interpreter gives it in 20 ms
 _UP_S = 30.0  # and until it serves, after that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from userfault.pager.core.plan import Counters
-from userfault.pager.drivers import messages
+from userfault.pager.drivers.wire import messages
 from userfault.snapshot.counts import Counts
 
 

@@ -22,7 +22,8 @@ from userfault.pager.core.actions import (
     Wake,
 )
 from userfault.pager.core.plan import Counters, Plan
-from userfault.pager.core.segments import Segment, Segments
+from userfault.pager.core.segment import Segment
+from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
 from userfault.pager.core.watch import Watch
 

@@ -16,22 +16,14 @@ come from.  It stands apart instead, and may poll there, while being there is no
 After the first and the last of these it tries again later; each time in vain the pause doubles.
 Threads that fault on several CPUs at once have no CPU in common: the scheduler decides then.
 
-Decisions only; `pager/drivers/placement.py` asks the system and moves.
+Decisions only; `pager/drivers/serving/placement.py` asks the system and moves.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import operator
 from collections import Counter, deque
 
-import msgspec
-
-from userfault.kernel.errors import UsageError
-from userfault.kernel.numbers import real
-
-FOLLOW, ANY = "follow", "any"
+from userfault.pager.core.placing import Look, Placing, Stand
 
 _VOTES = 8  # looks that are remembered
 _SOON, _OFTEN, _SELDOM = 4, 256, 1024  # faults until the next look
@@ -43,76 +35,6 @@ _WATCH_S, _WATCH_FAULTS, _WAIT_A_FAULT_S = 0.05, 16, 20e-6
 _WATCH_WAIT_S = _WATCH_FAULTS * _WAIT_A_FAULT_S  # so much is judged though faults be few
 _REPAY = 20  # a trial that kept us waiting so long is paid back by so many times that apart
 _GAIN = 0.9  # what a fault may take apart, of what it took where others kept us waiting
-
-
-class Placing(msgspec.Struct, frozen=True):
-    """Where the user wants the pager to run.
-
-    `cpu`: "follow" (where the faults come from), "any" (as the scheduler likes) or a CPU's number.
-    `poll_budget`: how much of a CPU's time it may spend on polling for the next fault, 0 to 1.
-    Raises UsageError for anything else.
-    """
-
-    cpu: str | int = FOLLOW
-    poll_budget: float = 0.5
-
-    def __post_init__(self) -> None:
-        put = functools.partial(msgspec.structs.force_setattr, self)
-        put("cpu", _cpu(self.cpu))
-        put("poll_budget", real("poll_budget", self.poll_budget))
-        if not 0 <= self.poll_budget <= 1:
-            raise UsageError(
-                f"poll_budget={self.poll_budget!r}",
-                cause="it is a share of one CPU's time",
-                cure="pass 0 (never poll) to 1 (poll whenever that is a gain)",
-            )
-
-
-def _cpu(cpu: str | int) -> str | int:
-    """A place for a pager; True and False are no numbers of CPUs."""
-    if isinstance(cpu, str) and cpu in (FOLLOW, ANY):
-        return str.__str__(cpu)
-    number = -1
-    if not isinstance(cpu, bool):
-        with contextlib.suppress(TypeError):
-            number = operator.index(cpu)  # type: ignore[arg-type]  # any other text is none
-    if not 0 <= number < 1 << 31:
-        raise UsageError(
-            f"cpu={cpu!r}",
-            cause="not a place for a pager",
-            cure='use "follow", "any" or the number of a CPU',
-        )
-    return number
-
-
-class Stand(msgspec.Struct, frozen=True):
-    """Where to be until the next look.
-
-    `cpus`: on one of these.  `polls`: waking us there takes long, so polling is a gain.
-    `look_after`: faults until the next look.
-    """
-
-    cpus: frozenset[int]
-    polls: bool
-    look_after: int
-
-
-class Look(msgspec.Struct, frozen=True):
-    """What was seen at `now` (seconds): a thread that had faulted is on `cpu`.
-
-    `bound`: it may run on that CPU only.  `thread` is 0 when only `working` has changed: whether
-    there is background work to do.
-    `faults`, `waited_s`: since the look before, faults served and how long we were kept waiting
-    for a CPU by others than these threads.
-    """
-
-    now: float
-    thread: int
-    cpu: int
-    bound: bool
-    working: bool
-    faults: int
-    waited_s: float
 
 
 def kept_waiting(delayed: float, ran: float, serving: float, used: float) -> float:

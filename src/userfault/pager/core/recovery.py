@@ -24,52 +24,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from userfault.pager.core.actions import POISON, WakeAll
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.segments import Segment, Segments
+from userfault.pager.core.recorded import ContextRecord, FillRecord, Snapshot
+from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import POISONED, PRESENT, UNSETTLED, Pages
 
 Event = TypeVar("Event")
-
-
-class ContextRecord(msgspec.Struct, frozen=True):
-    """One context.  `number`: its own, never given to another.  `states`: the number of its states.
-
-    Contexts with the same `states` share their pages.  `given_up`: the cause, if everything that
-    was not filled was to be given up.
-    """
-
-    number: int
-    states: int
-    segments: tuple[Segment, ...]
-    background: bool = False
-    finished: bool = False
-    given_up: str = ""
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """All contexts, after `applied` events of the batch `batch`: to be replaced atomically."""
-
-    batch: int
-    applied: int
-    contexts: tuple[ContextRecord, ...]
-
-
-class FillRecord(msgspec.Struct, frozen=True):
-    """The fill made last.  `page`: below zero for one that fills no page of ours.
-
-    `done`: the field in which the kernel says how many bytes it filled, before it wakes anybody;
-    below zero an errno.
-    """
-
-    context: int
-    kind: int
-    page: int
-    count: int
-    done: int
 
 
 def record(core: MappingCore, number: int, states: int) -> ContextRecord:

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """Addresses [start, end) show the pages from `page` on."""
-
-    start: int
-    end: int
-    page: int
+from userfault.pager.core.segment import Segment
 
 
 class Segments:
@@ -31,8 +23,7 @@ class Segments:
     @classmethod
     def of(cls, held: Iterable[Segment], shift: int) -> Segments:
         """These segments (of a mapping that was served before)."""
-        segments = cls.__new__(cls)
-        segments.shift = shift
+        segments = cls(0, 0, shift)
         segments._held = list(held)
         return segments
 

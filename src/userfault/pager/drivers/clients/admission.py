@@ -1,0 +1,146 @@
+"""What a client asks for is looked at before anything is done with it.
+
+Nothing of a request is taken on trust: not a number, not the kind of a descriptor, not that its
+sender has still the rights that the pager was made with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import stat
+
+from userfault.kernel.errors import PagerError, UserfaultError
+from userfault.kernel.memtypes import round_up
+from userfault.linux import rights
+from userfault.linux.pidfd import Sender
+from userfault.linux.refused import cause_of, cure_of
+from userfault.pager.drivers.processes.texts import clipped
+from userfault.pager.drivers.record.records import Descriptors
+from userfault.pager.drivers.wire import messages
+from userfault.pager.drivers.wire.messages import Attach, Load, Prefetch
+from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
+
+_HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
+_F_GET_SEALS, _F_SEAL_SHRINK = 1034, 0x2  # linux/fcntl.h
+
+
+def entitled(request: messages.Request, sender: Sender | None, client: int) -> None:
+    """Raise PagerError unless `sender` may ask that of a pager of process `client`.
+
+    What works on descriptors that came with the mapping is for the client, whatever rights it has
+    by now.  What the pager does in its own name (it starts processes, opens stores) is for a client
+    that could do the same itself.
+    """
+    if sender is None:
+        return  # a socket that does not tell: not one of `Pager`
+    if client and sender.pid != client:  # without /proc it is not to be seen who the client is
+        raise PagerError(
+            "the pager serves another process",
+            cause=f"the request came from process {sender.pid}",
+            cure="make a Pager() in the process that uses it",
+        )
+    what = _in_our_name(request)
+    lost = what and rights.lost_by(sender)
+    if lost:
+        raise PagerError(
+            f"the pager does not {what} for a process with fewer rights than it has itself",
+            cause=lost,
+            cure="make a new Pager() now: it has the rights that this process has kept",
+        )
+
+
+def _in_our_name(request: messages.Request) -> str:
+    if isinstance(request, messages.Replace):
+        return "start processes"
+    if isinstance(request, Attach | Load) and isinstance(request.source, FunctionSpec):
+        return "call functions"
+    if isinstance(request, Attach) and isinstance(request.source, StoreSpec):
+        return "open stores"
+    return ""
+
+
+def check(request: Attach) -> None:
+    """Raise ValueError for a mapping that cannot be."""
+    size, pages = request.page_size, request.pages
+    _hold(0 < request.number < _HIGHEST, "its number")
+    _hold(size >= mmap.PAGESIZE and not size & (size - 1), "its page size")
+    _hold(pages > 0 and 0 <= request.start <= _HIGHEST - pages * size, "its range")
+    _hold(request.start % size == 0, "its start")
+    spec = request.source
+    _hold(spec.length > 0 and round_up(spec.length, size) == pages * size, "its length")
+    if isinstance(spec, ZeroSpec):
+        _hold(not request.has_source, "a descriptor of zeros")
+    elif isinstance(spec, FunctionSpec):
+        _hold(request.has_source == (spec.stored > 0), "the arguments of its function")
+    else:
+        _hold(request.has_source, "a source without a descriptor")
+    if isinstance(spec, FileSpec):
+        _hold(spec.offset >= 0 and spec.offset % mmap.PAGESIZE == 0, "the offset of its source")
+        _hold(spec.offset + spec.length <= spec.size, "the size of its source")
+    if request.prepared:
+        _hold(request.has_memory, "prepared memory without a descriptor")
+
+
+def check_load(request: Load, fds: list[int]) -> None:
+    """Raise ValueError for a function that cannot be loaded."""
+    _hold(0 < request.number < _HIGHEST, "its number")
+    _hold(0 < request.slot_bytes < _HIGHEST, "the size of its answers")
+    _hold(len(fds) == (request.source.stored > 0), "the arguments of its function")
+
+
+def check_descriptors(request: Attach, held: Descriptors) -> None:
+    """Raise ValueError where a descriptor is not what it should be.
+
+    Reads and writes must not block, and no mapped file may shrink under the pager's hands.
+    """
+    _hold(_is(held.uffd, "[userfaultfd]") and _nonblocking(held.uffd), "the userfaultfd")
+    _hold(_is(held.finished, "[eventfd]") and _nonblocking(held.finished), "the eventfd")
+    for line in (held.lifeline_read, held.lifeline_write):
+        _hold(stat.S_ISFIFO(os.fstat(line).st_mode), "the life line")
+    _hold(os.fstat(held.states).st_size == request.pages, "the size of the states")
+    with_seals = fcntl.fcntl(held.states, _F_GET_SEALS)
+    _hold(bool(with_seals & _F_SEAL_SHRINK), "states that may shrink")
+    if held.source >= 0:
+        mode = os.fstat(held.source).st_mode
+        _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")
+
+
+def in_range(request: Prefetch, pages: int) -> None:
+    """Raise PagerError for pages that the mapping does not have."""
+    if not 0 <= request.page < request.page + request.count <= pages:
+        raise PagerError(
+            "the pager cannot prefetch that",
+            cause=f"{request.count} pages from {request.page} on of a mapping of {pages}",
+            cure="prefetch(start, stop) takes byte offsets within the memory",
+        )
+
+
+def refused(error: Exception) -> messages.Refused:
+    """The reply that says why."""
+    if isinstance(error, UserfaultError):
+        return messages.Refused(clipped(error.what), clipped(error.cause), clipped(error.cure))
+    if isinstance(error, OSError):
+        what = "the pager cannot take the request"
+        return messages.Refused(what, cause_of(error), cure_of(error))
+    cause = str(error) if isinstance(error, ValueError) else repr(error)
+    return messages.Refused("the pager cannot take the request", clipped(cause), messages.VERSIONS)
+
+
+def _hold(right: bool, what: str) -> None:
+    if not right:
+        raise ValueError(f"{what} makes no sense")
+
+
+def _is(fd: int, kind: str) -> bool:
+    """Whether a descriptor is an anonymous inode of that kind; believed where there is no /proc."""
+    found = f"anon_inode:{kind}"
+    with contextlib.suppress(OSError):
+        found = os.readlink(f"/proc/self/fd/{fd}")
+    return found == f"anon_inode:{kind}"
+
+
+def _nonblocking(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)

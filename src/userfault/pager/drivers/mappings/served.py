@@ -1,0 +1,319 @@
+"""One userfaultfd context being served: its core, its descriptors, its source.
+
+A mapping has one context; a fork of its process adds another for the child, which shares the
+source (and, for shared memory, the page states).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from userfault.kernel.memtypes import round_up
+from userfault.linux.lifeline import LifeLine
+from userfault.linux.pidfd import close_all
+from userfault.linux.uffd import LiveUserfaultfd
+from userfault.pager.core import recovery
+from userfault.pager.core.core import MappingCore
+from userfault.pager.core.layout import Layout
+from userfault.pager.core.lost import LostCore
+from userfault.pager.core.plan import Plan
+from userfault.pager.core.states import CACHED, Pages
+from userfault.pager.drivers.mappings.readers import Readers
+from userfault.pager.drivers.mappings.residency import Residency
+from userfault.pager.drivers.mappings.workers import Workers
+from userfault.pager.drivers.processes.texts import clipped
+from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
+from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
+from userfault.source.file import FileSource
+from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
+
+if TYPE_CHECKING:
+    from userfault.snapshot.source import SnapshotSource
+
+
+def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
+    """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
+    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
+    if len(fds) != expected:
+        raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
+    found = Descriptors(*fds[:5])
+    more = iter(fds[5:])
+    if attach.has_source:
+        found.source = next(more)
+    if attach.has_memory:
+        found.memory = next(more)
+    if attach.has_signals:
+        found.signals = next(more)
+    return found
+
+
+class Origin:
+    """Where a mapping's pages come from: the source, and how to read it from here.
+
+    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
+    reads away from the fault path.  `fd`: the source's descriptor.
+    """
+
+    def __init__(self, attach: Attach, fd: int, bell: int) -> None:
+        spec = attach.source
+        self.file: FileSource | None = None
+        self.residency: Residency | None = None
+        self.store: SnapshotSource | None = None
+        self.layout: Layout | None = None
+        self.fetcher: Readers | Workers | None = None
+        self.fd = fd
+        if isinstance(spec, FileSpec):
+            self.file = FileSource(spec, fd)
+            # Prepared memory is not copied from: nothing to map.
+            self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
+            self.fetcher = Readers(attach.number, self.file, bell)
+        elif isinstance(spec, FunctionSpec):
+            slot = round_up(attach.policy.most_read, attach.page_size)
+            self.fetcher = Workers(attach.number, spec, slot, fd)
+        elif isinstance(spec, StoreSpec):
+            # It brings zstd and BLAKE3 along, which a pager of files has no use for.
+            from userfault.snapshot import serving  # noqa: PLC0415
+
+            self.store, self.layout = serving.take_up(spec, fd, attach.page_size)
+            self.fetcher = Readers(attach.number, self.store, bell)
+
+    def address(self, offset: int, length: int) -> int:
+        """Where bytes of the source can be copied from at once, or 0."""
+        return self.residency.address(offset, length) if self.residency else 0
+
+    def forget(self, now: float) -> None:
+        """What is known of the page cache does not hold for ever."""
+        if self.residency:
+            self.residency.forget(now)
+
+    def rest(self) -> None:
+        """Everything is in: what was kept for reads to come is not needed any more."""
+        if self.store:
+            self.store.forget()
+
+    def changed(self) -> str:
+        """Why the source is not what it was; empty when all is well."""
+        return self.file.changed() if self.file else ""
+
+    def close(self) -> None:
+        """End workers, unmap, close."""
+        if self.fetcher:
+            self.fetcher.close()
+        if self.residency:
+            self.residency.close()
+        if self.file:
+            self.file.close()
+        if self.store:
+            self.store.close()
+        if self.fd >= 0 and self.file is None:
+            os.close(self.fd)
+
+
+class Served:
+    """One mapping: the contexts that serve it (more than one after a fork), and what they share.
+
+    `contexts[0]` is that of the process that asked.
+    """
+
+    def __init__(self, attach: Attach, fds: Descriptors, bell: int) -> None:
+        self.attach = attach
+        self.number = attach.number
+        self.page_size = attach.page_size
+        self.zeropage = attach.zeropage
+        self._fds = fds
+        self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
+        self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
+        self.lost = ""  # why nothing of it is filled any more
+        self.origin = Origin(attach, fds.source, bell)
+        self.plan = Plan(
+            start=attach.start,
+            page_size=attach.page_size,
+            policy=attach.policy,
+            source_zero=isinstance(attach.source, ZeroSpec),
+            source_fetches=isinstance(attach.source, FunctionSpec),
+            exists_is_ambiguous=attach.exists_is_ambiguous,
+            shared=attach.shared,
+            has_poison=attach.has_poison,
+            layout=self.origin.layout,
+        )
+        self.contexts: list[Context] = []
+        self.failures: list[Failure] = []
+        self.failed = 0
+        self.told: set[str] = set()  # causes of failures that were said
+        self.overdue: list[Waited] = []
+        self.sound_until = 0.0  # when the source must be looked at again
+        self._recorded: msgspec.Raw | None = None
+
+    @classmethod
+    def new(cls, attach: Attach, fds: Descriptors, bell: int, number: int) -> Served:
+        """A mapping that a client hands over; its first context gets `number`.
+
+        Where it raises, the descriptors are the caller's still.
+        """
+        served = cls(attach, fds, bell)
+        if attach.prepared:
+            served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
+        core = MappingCore(served.plan, served._pages(fds.states))
+        uffd = LiveUserfaultfd.adopt(fds.uffd)
+        served.contexts.append(Context(served, number, core, uffd, fds.states))
+        return served
+
+    @classmethod
+    def again(cls, record: ServedRecord, bell: int) -> Served:
+        """A mapping that was served by another worker."""
+        served = cls(record.attach, record.fds, bell)
+        served.failures, served.failed = record.failures, record.failed
+        served.told = {failure.cause for failure in record.failures}
+        if record.lost:
+            served._again_lost(record)
+            return served
+        cores = recovery.rebuild(
+            [kept.core for kept in record.contexts],
+            lambda _: served.plan,
+            lambda each: served._pages(each.states),
+        )
+        for kept in record.contexts:
+            core = cores[kept.core.number]
+            core.ledger.counters = kept.counters
+            uffd = LiveUserfaultfd.adopt(kept.fd)
+            context = Context(served, kept.core.number, core, uffd, kept.core.states)
+            served.contexts.append(context)
+        return served
+
+    def _again_lost(self, record: ServedRecord) -> None:
+        for kept in record.contexts:
+            uffd = LiveUserfaultfd.adopt(kept.fd)
+            core = LostCore(self.plan, record.lost)
+            self.contexts.append(Context(self, kept.core.number, core, uffd, kept.core.states))
+        if record.failed:
+            self.lost = record.lost
+        else:
+            self.lose(record.lost)
+
+    def lose(self, why: str) -> None:
+        """An error of ours: from now on each fault is answered with poison."""
+        self.lost = why
+        self.changed()
+        self.failed += 1
+        cure = "restore again; and please report what standard error says"
+        self.failures.insert(0, Failure(0, clipped(why), cure))
+        del self.failures[MAX_FAILURES:]
+        for context in self.contexts:
+            context.core = LostCore(self.plan, why)
+        if self.origin.fetcher:
+            self.origin.fetcher.close()
+
+    def _mapped(self, states: int) -> mmap.mmap:
+        """The memory `states`.  Raises OSError."""
+        if states not in self._states:
+            self._states[states] = mmap.mmap(states, self.attach.pages)
+        return self._states[states]
+
+    def _pages(self, states: int) -> Pages:
+        """The page states in the memory `states`.  Raises OSError."""
+        return Pages(self._mapped(states), self.attach.pages)
+
+    def copy_states(self, held: Pages) -> tuple[int, Pages]:
+        """Memory with a copy of the states, for the child of a fork.  Raises OSError."""
+        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(states, 0, held.count)
+            self._mapped(states)[:] = bytes(held.states[0 : held.count])
+        except OSError:
+            os.close(states)
+            raise
+        return states, self._pages(states)
+
+    @property
+    def main(self) -> Context:
+        """The context of the process that asked."""
+        return self.contexts[0]
+
+    @property
+    def signals(self) -> int:
+        """The log of the signals that the client was sent; -1 for none."""
+        return self._fds.signals
+
+    def memory_size(self) -> int:
+        """Size of the file behind the memory now; -1 where there is none."""
+        return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
+
+    def finish(self) -> None:
+        """Tell the client that everything is in.  A second time does no harm."""
+        self.lifeline.disarm()
+        self.tell()
+
+    def tell(self) -> None:
+        """Let whoever waits for the finish look how it stands."""
+        os.eventfd_write(self._fds.finished, 1)
+
+    def changed(self) -> None:
+        """What the record says of this mapping is not true any more."""
+        self._recorded = None
+
+    def record(self) -> msgspec.Raw:
+        """For the journal, encoded."""
+        if self._recorded is None:
+            contexts = [context.record() for context in self.contexts]
+            record = ServedRecord(
+                self.attach, self._fds, contexts, self.failures, self.failed, self.lost
+            )
+            self._recorded = msgspec.Raw(encode(record))
+        return self._recorded
+
+    def forget_states(self, states: int) -> None:
+        """A context has gone: let go of its states, unless they are the mapping's."""
+        if states != self._fds.states:
+            if states in self._states:  # not of a mapping that is lost
+                self._states.pop(states).close()
+            os.close(states)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for context in self.contexts:
+            context.close()
+        self.contexts.clear()
+        self.lifeline.disarm()
+        self.lifeline.close()
+        self.origin.close()
+        for held in self._states.values():
+            held.close()
+        fds = self._fds
+        close_all([fds.states, fds.finished, fds.memory, fds.signals])
+
+
+class Context:
+    """One userfaultfd with its core.  `states`: the descriptor of its page states' memory."""
+
+    def __init__(
+        self,
+        served: Served,
+        number: int,
+        core: MappingCore,
+        uffd: LiveUserfaultfd,
+        states: int,
+    ) -> None:
+        self.served = served
+        self.number = number
+        self.core = core
+        self.uffd = uffd
+        self.fd = uffd.fileno()
+        self.states = states
+        self.closed = self.fd < 0  # served no more
+
+    def record(self) -> Kept:
+        """For the journal."""
+        fd = -1 if self.closed else self.fd
+        core = recovery.record(self.core, self.number, self.states)
+        return Kept(fd, core, self.core.counters)
+
+    def close(self) -> None:
+        """Close the descriptors, once no record names them."""
+        self.closed = True
+        self.core.release()
+        self.uffd.close()
+        self.served.forget_states(self.states)

@@ -1,0 +1,1 @@
+"""The loop: faults and events in, fills out, on the right CPU."""

@@ -1,0 +1,212 @@
+"""Performing what the core asks for: one ioctl a fill, and what to tell when something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import time
+from typing import TYPE_CHECKING
+
+from userfault.kernel.errors import KernelError
+from userfault.linux import pidfd
+from userfault.linux.libc import Pinned, madvise, mmap
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    POISON,
+    ZERO,
+    EndClient,
+    Fill,
+    Inspect,
+    Report,
+    Wake,
+    WakeAll,
+)
+from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.processes.say import say
+from userfault.pager.drivers.processes.texts import clipped
+from userfault.pager.drivers.record.journal import Journal
+from userfault.pager.drivers.serving.witness import Witness
+from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
+from userfault.uapi import mman
+from userfault.uapi.userfaultfd import (
+    UFFDIO_CONTINUE,
+    UFFDIO_COPY,
+    UFFDIO_POISON,
+    UFFDIO_ZEROPAGE,
+)
+
+if TYPE_CHECKING:
+    from userfault.snapshot.source import SnapshotSource
+
+_SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
+_SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}
+
+_clock = time.monotonic
+_ioctl = fcntl.ioctl
+
+
+class Performer:
+    """Fills pages, wakes, inspects and reports for one client (`client`: its pidfd)."""
+
+    def __init__(self, client: int, journal: Journal) -> None:
+        self._client = client
+        self._journal = journal
+        self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
+        self._zeros_length = 0
+        self._witness = Witness(client)
+
+    def fill(self, context: Context, fill: Fill) -> None:
+        """One ioctl; the core hears what became of it."""
+        served = context.served
+        kind = fill.kind
+        length = fill.count * served.page_size
+        if kind == COPY:
+            if fill.data is None:
+                if served.origin.store is not None:
+                    self._copy_stored(context, fill, served.origin.store, length)
+                    return
+                if _clock() > served.sound_until and not self._still_sound(context, fill):
+                    return
+                source = served.origin.address(fill.page * served.page_size, length)
+                if source:
+                    self._copy(context, fill, source, length)
+                else:
+                    context.core.not_ready(fill)
+            else:
+                start = (fill.page - fill.data_page) * served.page_size
+                with Pinned(fill.data[start : start + length]) as pinned:
+                    self._copy(context, fill, pinned.address, length)
+        elif kind == ZERO and not served.zeropage:
+            self._copy_zeros(context, fill, length)
+        else:
+            self._short(context, fill, length)
+
+    def _copy_stored(
+        self, context: Context, fill: Fill, store: SnapshotSource, length: int
+    ) -> None:
+        """From a chunk that is unpacked, or can be at once; else it is read by a thread."""
+        offset = fill.page * context.served.page_size
+        data = store.at_hand(offset, length, urgent=fill.demand)
+        if data is None:
+            context.core.not_ready(fill)
+        else:
+            with Pinned(data) as pinned:
+                self._copy(context, fill, pinned.address, length)
+
+    def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
+        journal = self._journal
+        journal.copying(
+            context.number, fill.kind, fill.page, fill.count, fill.address, source, length
+        )
+        self._make(context, fill, UFFDIO_COPY, journal.copy_argument)
+
+    def _short(self, context: Context, fill: Fill, length: int) -> None:
+        journal = self._journal
+        journal.filling(context.number, fill.kind, fill.page, fill.count, fill.address, length)
+        self._make(context, fill, _SHORT[fill.kind], journal.short_argument)
+
+    def _make(self, context: Context, fill: Fill, request: int, argument: memoryview) -> None:
+        """The ioctl whose argument lies in the journal."""
+        try:
+            _ioctl(context.fd, request, argument)
+        except OSError as error:
+            self._refused(context, fill, error.errno or 0, self._journal.done_bytes())
+        else:
+            context.core.done(fill)
+
+    def _copy_zeros(self, context: Context, fill: Fill, length: int) -> None:
+        """Zeros for a memory type without ZEROPAGE."""
+        try:
+            zeros = self._zeros_of(length)
+        except OSError as error:
+            context.core.failed(fill, error.errno or errno.ENOMEM, 0, _clock())
+        else:
+            self._copy(context, fill, zeros, length)
+
+    def _still_sound(self, context: Context, fill: Fill) -> bool:
+        """Look every now and then whether the source is what it was; if not, `fill` has failed."""
+        served = context.served
+        now = _clock()
+        changed = served.origin.changed()
+        if changed:
+            context.core.source_failed(fill, changed, now)
+            return False
+        served.origin.forget(now)
+        served.sound_until = now + _SOURCE_CHECK_S
+        return True
+
+    def _zeros_of(self, length: int) -> int:
+        """The address of `length` zero bytes that cost no memory: pages never written.
+
+        They are mapped beforehand: a COPY whose source is not would need a second huge page
+        while it faults the source in (measured on 6.18 with 1 GiB pages).
+        """
+        if length > self._zeros_length:
+            flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
+            self._zeros = mmap(0, length, mman.PROT_READ, flags, -1, 0)
+            with contextlib.suppress(OSError):  # before 5.14: the copy does it
+                madvise(self._zeros, length, mman.MADV_POPULATE_READ)
+            self._zeros_length = length
+        return self._zeros
+
+    def _refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
+        """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
+        if code != errno.EFAULT or done:
+            context.core.failed(fill, code, done, _clock())
+            return
+        served = context.served
+        size = served.memory_size()
+        changed = served.origin.changed() if fill.kind == COPY and fill.data is None else ""
+        if changed:
+            context.core.source_failed(fill, changed, _clock())
+        elif 0 <= size < (fill.page + fill.count) * served.page_size:
+            context.core.beyond_end(fill, size // served.page_size)
+        elif fill.kind == CONTINUE:
+            context.core.not_cached(fill)
+        else:
+            context.core.failed(fill, code, 0, _clock())
+
+    def wake(self, context: Context, action: Wake) -> None:
+        with contextlib.suppress(KernelError):
+            context.uffd.wake(action.start, action.length)
+
+    def wake_all(self, context: Context, _action: WakeAll) -> None:
+        context.uffd.wake_all()
+
+    def inspect(self, context: Context, action: Inspect) -> None:
+        """Look at what is there."""
+        context.core.inspected(action.page, self._witness.look(context, action), _clock())
+
+    def report(self, context: Context, action: Report) -> None:
+        """Tell the client's standard error, and remember for `check()`."""
+        served = context.served
+        offset = action.page * served.page_size
+        served.failed += 1
+        cause, cure = clipped(action.cause), clipped(action.cure)
+        if len(served.failures) < MAX_FAILURES:
+            served.failures.append(Failure(offset, cause, cure))
+        if cause in served.told or len(served.told) > MAX_FAILURES:
+            return
+        # One line for each cause: a source that fails as a whole fails for every page.
+        served.told.add(cause)
+        if len(served.told) <= MAX_FAILURES:
+            say(
+                f"page at offset {offset:#x} given up: {cause} (cure: {cure});"
+                " more pages with this cause are counted, not listed"
+            )
+        else:
+            say("more pages were given up, for other causes; they are counted, not listed")
+
+    def end_client(self, message: str) -> None:
+        """Kill the client: it must not go on with memory that nobody can fill."""
+        say(f"{message}; ending process {pidfd.pid_of(self._client)}")
+        pidfd.kill(self._client)
+
+    def end(self, _context: Context, action: EndClient) -> None:
+        self.end_client(action.message)
+
+    def close(self) -> None:
+        """Close what the client was looked at with."""
+        self._witness.close()

@@ -1,0 +1,162 @@
+"""Reads of sources away from the fault path: each gets a place, is started, and is answered.
+
+Who reads (threads for a file, processes for a function) is `readers.py` and `workers.py`; whose
+turn it is decides `pager.core.shares`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from userfault.pager.core.actions import Abandon, Fetch, Hasten
+from userfault.pager.core.shares import Shares
+from userfault.pager.drivers.mappings.readers import Answered, Readers
+from userfault.pager.drivers.mappings.served import Context, Served
+from userfault.pager.drivers.mappings.workers import Worker, Workers
+from userfault.pager.drivers.serving.placement import Placement
+
+_clock = time.monotonic
+
+
+class Loop(Protocol):
+    """The worker's loop."""
+
+    served: dict[int, Served]
+    bell: int
+    placement: Placement
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` is readable."""
+
+    def forget(self, fd: int) -> None:
+        """No more."""
+
+    def perform(self, context: Context) -> None:
+        """Do what the core asks for."""
+
+    def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
+        """An error of ours within it costs this mapping and no other."""
+
+    def has_deadlines(self, context: Context) -> None:
+        """The core has deadlines from now on."""
+
+
+class Reads:
+    """The reads of all mappings, at most `most` under way at once."""
+
+    def __init__(self, loop: Loop, most: int) -> None:
+        self._loop = loop
+        self._shares: Shares[Fetch] = Shares(most)
+        loop.watch(loop.bell, self._ring)
+
+    @property
+    def most(self) -> int:
+        """Reads under way at once, at the highest."""
+        return self._shares.most
+
+    def ask(self, context: Context, fetch: Fetch) -> None:
+        """Read for `context`, as soon as there is a place for it."""
+        fetch.owner = context
+        self._shares.ask(context.served.number, fetch)
+        self._start()
+
+    def abandon(self, context: Context, action: Abandon) -> None:
+        """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
+        served = context.served
+        fetcher = served.origin.fetcher
+        for fetch in self._shares.reads_of(served.number):
+            # Each context numbers its own fetches, and those of a fork share their workers.
+            if fetch.owner is context and fetch.number == action.number:
+                self._shares.forget(served.number, [fetch])
+                if isinstance(fetcher, Workers):
+                    self._end_worker(fetcher, fetch)
+        self._start()
+
+    def hasten(self, _context: Context, _action: Hasten) -> None:
+        """A read that has no place yet may have one now."""
+        self._start()
+
+    def forget(self, context: Context) -> None:
+        """`context` is served no more."""
+        number = context.served.number
+        reads = [fetch for fetch in self._shares.reads_of(number) if fetch.owner is context]
+        self._shares.forget(number, reads)
+
+    def end_workers(self, served: Served) -> None:
+        """The mapping is served no more: nobody listens to its workers."""
+        fetcher = served.origin.fetcher
+        if isinstance(fetcher, Workers):
+            for worker in fetcher.workers:
+                self._forget(worker)
+
+    def _start(self) -> None:
+        """Start the reads that have a place now."""
+        while (fetch := self._shares.grant()) is not None:
+            context: Context = fetch.owner
+            fetcher = context.served.origin.fetcher
+            assert fetcher is not None, "a source without a reader is never fetched from"
+            context.core.started(fetch, _clock())
+            self._loop.has_deadlines(context)
+            size = context.served.page_size
+            with self._loop.placement.lifted():
+                fetcher.start(fetch, fetch.page * size, fetch.count * size)
+            if isinstance(fetcher, Workers):
+                self._watch_workers(fetcher)
+            self._take_answers(fetcher)
+
+    def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
+        for worker in list(workers.workers):
+            if worker.fetch is fetch:
+                self._forget(worker)
+                workers.drop(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        self._loop.forget(worker.channel.fileno())
+        self._loop.forget(worker.said)
+
+    def _ring(self) -> None:
+        """Reader threads have answered."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._loop.bell)
+        for served in list(self._loop.served.values()):
+            if isinstance(served.origin.fetcher, Readers):
+                self._take_answers(served.origin.fetcher)
+
+    def _watch_workers(self, workers: Workers) -> None:
+        while workers.fresh:
+            worker = workers.fresh.pop()
+            handler = functools.partial(self._answered, workers, worker)
+            self._loop.watch(worker.channel.fileno(), handler)
+            self._loop.watch(worker.said, functools.partial(self._said, worker))
+
+    def _answered(self, workers: Workers, worker: Worker) -> None:
+        fds = worker.channel.fileno(), worker.said
+        if not workers.readable(worker):
+            for fd in fds:
+                self._loop.forget(fd)
+        self._take_answers(workers)
+
+    def _said(self, worker: Worker) -> None:
+        """A function wrote to standard error."""
+        if not worker.pass_on():
+            self._loop.forget(worker.said)
+
+    def _take_answers(self, fetcher: Readers | Workers) -> None:
+        while fetcher.answers:
+            answer: Answered = fetcher.answers.popleft()
+            self._shares.end(answer.fetch)
+            context = answer.fetch.owner
+            if context.closed:
+                continue
+            with self._loop.costs(context.served):
+                if answer.data is not None:
+                    context.core.fetched(answer.fetch, answer.data)
+                else:
+                    context.core.fetch_failed(answer.fetch, answer.cause, _clock())
+                self._loop.perform(context)
+        self._start()
