@@ -31,7 +31,7 @@ from userfault.check.run import run, run_case
 from userfault.check.statement import Statement
 from userfault.check.statements import load
 from userfault.check.thread import Thread
-from userfault.cli import check_fuzz
+from userfault.cli.check import fuzz as check_fuzz
 from userfault.cli.main import userfault as main
 from userfault.kernel import calls
 from userfault.kernel.errors import MemoryUnavailable
