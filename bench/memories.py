@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.images import Image
 from bench.native import Native
 from bench.programs import PROGRAMS
-from userfault.cli.demo_capture import capture
+from userfault.cli.demo.capture import capture
 from userfault.kernel.memtypes import BASE_PAGE
 
 _PIECE = 4 << 20

@@ -33,7 +33,7 @@ from userfault.check.statements import load
 from userfault.check.words.outcome import Verdict
 from userfault.check.words.statement import Statement
 from userfault.check.words.thread import Thread
-from userfault.cli import check_fuzz
+from userfault.cli.check import fuzz as check_fuzz
 from userfault.cli.main import userfault as main
 from userfault.kernel import calls
 from userfault.kernel.errors import MemoryUnavailable

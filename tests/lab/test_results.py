@@ -12,7 +12,7 @@ from cli.commands import ROOT, userfault
 from userfault.check.statements import load as load_statements
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import REGISTRY
-from userfault.cli.lab_matrix import documents
+from userfault.cli.lab.matrix import documents
 from userfault.kernel.errors import UsageError
 from userfault.lab.capabilities import MEMORIES, MODES, Cell, capabilities
 from userfault.lab.changes import kernel_changes, steps, unexplained

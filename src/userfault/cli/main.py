@@ -9,20 +9,20 @@ from typing import NoReturn
 import click
 
 from userfault import __version__
-from userfault.cli import errors, interrupts, terminal
-from userfault.cli.check import check
-from userfault.cli.demo import demo
-from userfault.cli.diff import diff
-from userfault.cli.export import export
-from userfault.cli.gc import gc
-from userfault.cli.info import info
-from userfault.cli.lab import lab
-from userfault.cli.ls import ls
-from userfault.cli.pack import pack
-from userfault.cli.probe import probe
-from userfault.cli.rm import rm
-from userfault.cli.squash import squash
-from userfault.cli.verify import verify
+from userfault.cli.check.check import check
+from userfault.cli.check.probe import probe
+from userfault.cli.demo.demo import demo
+from userfault.cli.lab.lab import lab
+from userfault.cli.shared import errors, interrupts, terminal
+from userfault.cli.store.diff import diff
+from userfault.cli.store.export import export
+from userfault.cli.store.gc import gc
+from userfault.cli.store.info import info
+from userfault.cli.store.ls import ls
+from userfault.cli.store.pack import pack
+from userfault.cli.store.rm import rm
+from userfault.cli.store.squash import squash
+from userfault.cli.store.verify import verify
 from userfault.kernel.errors import UserfaultError
 
 _EPILOG = (

@@ -12,7 +12,7 @@ from check.test_command import _of_session
 from cli.commands import userfault
 from helpers.skips import need_root
 from userfault.check.differential.batch import Batch
-from userfault.cli import check_crew
+from userfault.cli.check import crew
 
 pytestmark = pytest.mark.usefixtures("agent")
 _DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
@@ -56,7 +56,7 @@ def test_every_batch_runs_however_many_run_at_once() -> None:
     need_root()
     batches = [Batch(2, seed, huge=False) for seed in range(7)]
 
-    last = dict(check_crew.run(iter(batches), 2))
+    last = dict(crew.run(iter(batches), 2))
 
     assert {number: progress.programs for number, progress in last.items()} == dict.fromkeys(
         range(7), 2

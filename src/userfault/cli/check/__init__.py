@@ -1,0 +1,1 @@
+"""What a kernel does: in short (`probe`), and statement by statement (`check`)."""

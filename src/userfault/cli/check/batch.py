@@ -1,0 +1,99 @@
+"""One batch of random programs, in a process of its own: what `userfault check --fuzz` starts.
+
+The batch comes as the argument, in JSON; reports go to standard output, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+import msgspec
+
+from userfault.check.differential.batch import Batch, Finding, Runner, each
+from userfault.check.differential.found import kernels
+from userfault.check.differential.pair import Divergence
+from userfault.check.differential.pool import Pool
+from userfault.check.differential.program import Program
+from userfault.cli.shared import interrupts, json_output
+from userfault.kernel.errors import UserfaultError
+
+_REPORT_S = 0.5
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Programs and steps so far, and the coverage as (verb, memory, reached, succeeded).
+
+    `diverging`: programs that diverge, of which one of each kind is among the findings.
+    `rescheduled`: programs that agree under another schedule of the model than its first.
+    """
+
+    programs: int
+    steps: int
+    diverging: int = 0
+    rescheduled: int = 0
+    findings: tuple[Finding, ...] = ()
+    coverage: tuple[tuple[str, str, int, int], ...] = ()
+
+
+class Tally:
+    """What the programs of a batch have come to so far."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._programs = self._steps = self._diverging = 0
+        self._kinds: set[str] = set()
+
+    @property
+    def programs(self) -> int:
+        """How many."""
+        return self._programs
+
+    def count(self, program: Program, found: Divergence | None) -> tuple[Finding, ...]:
+        """One more program; its divergence is looked into if it is the first of its kind."""
+        self._programs += 1
+        self._steps += len(program)
+        if found is None:
+            return ()
+        self._diverging += 1
+        if found.kind in self._kinds:  # another of its kind tells nothing new
+            return ()
+        self._kinds.add(found.kind)
+        return (self._runner.examine(found),)
+
+    def progress(self, findings: tuple[Finding, ...] = ()) -> Progress:
+        """All of it, and what is newly found."""
+        return Progress(
+            self._programs,
+            self._steps,
+            self._diverging,
+            self._runner.rescheduled,
+            findings,
+            self._runner.coverage.counted(),
+        )
+
+
+def _run(batch: Batch, runner: Runner) -> None:
+    tally = Tally(runner)
+    reported = time.monotonic()
+    for program in each(batch):
+        with interrupts.deferred():
+            found = runner.run(program)
+        findings = tally.count(program, found)
+        if findings or time.monotonic() - reported > _REPORT_S:
+            json_output.line(tally.progress(findings))
+            reported = time.monotonic()
+    json_output.line(tally.progress())
+
+
+def main() -> None:
+    """The batch is the argument."""
+    interrupts.unwind_on_signals()
+    batch = msgspec.json.decode(sys.argv[1], type=Batch)
+    # Nobody reads on: whoever started us has ended.
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(Pool()) as pool:
+        try:
+            _run(batch, Runner(*kernels(), pool if batch.huge else None))
+        except UserfaultError as error:
+            sys.exit(f"userfault: {error}")

@@ -1,0 +1,1 @@
+"""What every command stands on: its output, its exit codes, its children, being interrupted."""

@@ -1,0 +1,1 @@
+"""Snapshots and the stores that they are in, a command a file."""
