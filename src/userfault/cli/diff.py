@@ -12,11 +12,11 @@ from rich.table import Table
 from userfault.cli import errors, json_output, progress, store_reading, terminal
 from userfault.cli.store_places import Place, human, sibling, snapshot
 from userfault.cli.terminal import Screen
-from userfault.snapshot.diff import Change, Difference, compared_by_address
-from userfault.snapshot.diff import diff as differences
-from userfault.snapshot.either import open_either
-from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.serving.either import open_either
+from userfault.snapshot.serving.image import Image
+from userfault.snapshot.upkeep.diff import Change, Difference, compared_by_address
+from userfault.snapshot.upkeep.diff import diff as differences
 
 SCHEMA = "userfault.diff/1"
 

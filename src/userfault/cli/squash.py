@@ -6,7 +6,7 @@ import click
 
 from userfault.cli import json_output, terminal
 from userfault.cli.store_places import Place, snapshot
-from userfault.snapshot.squash import squash as squash_layers
+from userfault.snapshot.upkeep.squash import squash as squash_layers
 
 SCHEMA = "userfault.squash/1"
 
