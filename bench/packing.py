@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from userfault.snapshot.inputs.file import FileInput
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import pack
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.stores.objects import open_objects
 
 
 class Took(msgspec.Struct):

@@ -40,9 +40,9 @@ from bench.packing import Took
 from bench.run import Run
 from bench.sides import DEMAND, Rival
 from userfault.kernel.memtypes import MIB, size_name
-from userfault.snapshot.image import open_image
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.runs import Kind
+from userfault.snapshot.format.runs import Kind
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.stores.objects import open_objects
 
 _FULL, _TOUCH, _PACK, _SIZE = (
     Target(">=", 0.8),

@@ -8,8 +8,8 @@ from typing import Any
 
 import userfault
 from userfault.snapshot.inputs.file import FileInput
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import pack
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.stores.objects import open_objects
 
 
 def main() -> None:

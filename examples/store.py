@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from userfault.snapshot.diff import diff
-from userfault.snapshot.export import export_raw
-from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.file import FileInput
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import Packed, pack
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.packing.pack import Packed, pack
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.upkeep.diff import diff
+from userfault.snapshot.upkeep.export import export_raw
 
 PAGE = 4096
 

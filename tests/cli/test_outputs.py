@@ -16,10 +16,10 @@ from helpers.stores import memory, store
 from userfault.check.live.agent.build import NoAgent, agent_path
 from userfault.cli.check.files import Header, JunitFile
 from userfault.linux import homes
-from userfault.snapshot.cache import open_cache
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.newfile import NewFile, write_new
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.cache import open_cache
+from userfault.snapshot.stores.newfile import NewFile, write_new
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o277])

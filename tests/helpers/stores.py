@@ -6,11 +6,11 @@ import random
 from pathlib import Path
 
 from helpers.pages import PAGE
-from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.file import FileInput
-from userfault.snapshot.keys import chunk_key
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import pack
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.stores.keys import chunk_key
+from userfault.snapshot.stores.objects import open_objects
 
 
 def memory(pages: int, seed: int = 1) -> bytes:

@@ -18,8 +18,8 @@ from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab.apt import FetchFailed, NoPackage
 from userfault.lab.store import Store, own_kernel
 from userfault.lab.suites import Suite, suite
-from userfault.snapshot import marks
 from userfault.snapshot.errors import NotAStore
+from userfault.snapshot.stores import marks
 
 TRIXIE = suite("trixie")
 

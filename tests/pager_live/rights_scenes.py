@@ -19,8 +19,8 @@ from userfault.kernel.memtypes import memory
 from userfault.linux import rights
 from userfault.linux.pidfd import Sender
 from userfault.pager.drivers.wire import messages
-from userfault.snapshot import serving
-from userfault.snapshot.place import place_of
+from userfault.snapshot.serving import handover
+from userfault.snapshot.stores.place import place_of
 from userfault.source.spec import Resolved
 
 api = import_module("userfault.api.lazy")
@@ -101,7 +101,7 @@ def after_dropping(drop: str, store: str) -> list[object]:
         called = lazy(functions.numbered, length=4 * PAGE, pager=pager, policy=DEMAND)
         stored = lazy(store, pager=pager, policy=DEMAND)
         assert numbers(called[:PAGE]) == [1]
-        again = serving.resolve(*place_of(store))  # type: ignore[misc]  # it is a store's
+        again = handover.resolve(*place_of(store))  # type: ignore[misc]  # it is a store's
         DROPS[drop]()
         told = [
             refused(lambda: lazy(functions.numbered, length=PAGE, pager=pager)),

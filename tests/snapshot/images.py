@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from userfault.snapshot.image import Image, open_image
+from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
-from userfault.snapshot.layering import read_chunk
-from userfault.snapshot.objects import Objects
-from userfault.snapshot.runs import Kind
+from userfault.snapshot.packing.layering import read_chunk
+from userfault.snapshot.serving.image import Image, open_image
+from userfault.snapshot.stores.objects import Objects
 
 ZERO, HOLE, BASE = Holds.ZERO, Holds.HOLE, Holds.BASE
 

@@ -17,18 +17,18 @@ import pytest
 
 from helpers.skips import need_root
 from snapshot.images import Page, Pages, content, read_image
-from userfault.snapshot import leases
 from userfault.snapshot.errors import FormatError, SnapshotInUse, StoreError, StoreFull
-from userfault.snapshot.gc import gc
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS, chunk_digest
-from userfault.snapshot.leases import Holder, Lease
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.remove import remove
-from userfault.snapshot.squash import squash
-from userfault.snapshot.sweep import names, referred
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.packing.sweep import names, referred
+from userfault.snapshot.stores import leases
+from userfault.snapshot.stores.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS, chunk_digest
+from userfault.snapshot.stores.leases import Holder, Lease
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.squash import squash
+from userfault.snapshot.upkeep.verify import verify
 
 SHM = "/dev/shm"
 SMALL = 4 * PAGE
@@ -82,8 +82,8 @@ _CHILD = """
 import sys
 from snapshot.images import Pages
 from snapshot.test_crashes import SMALL, image
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.packing.pack import pack
 pages = Pages(image(int(sys.argv[2]), 1000))
 print("go", flush=True)
 pack(LocalObjects(sys.argv[1]), "killed-" + sys.argv[2], pages, chunk_size=SMALL)

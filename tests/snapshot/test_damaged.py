@@ -11,14 +11,14 @@ import pytest
 from cli.commands import userfault
 from snapshot.images import Pages, read_image
 from snapshot.test_crashes import SMALL, image, whole
-from userfault.snapshot import manifest
-from userfault.snapshot.describe import Summary, Unreadable, summaries
 from userfault.snapshot.errors import FormatError, SnapshotInUse
-from userfault.snapshot.keys import SNAPSHOTS
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.remove import remove
-from userfault.snapshot.sweep import names
+from userfault.snapshot.format import manifest
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.packing.sweep import names
+from userfault.snapshot.stores.keys import SNAPSHOTS
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.describe import Summary, Unreadable, summaries
+from userfault.snapshot.upkeep.remove import remove
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda data: data[:-7],

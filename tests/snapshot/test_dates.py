@@ -10,11 +10,11 @@ import pytest
 
 from helpers.stores import memory
 from helpers.stores import store as packed
-from userfault.snapshot.gc import gc
-from userfault.snapshot.keys import CHUNKS
-from userfault.snapshot.objects import Objects, open_objects
-from userfault.snapshot.remove import remove
-from userfault.snapshot.verify import verify
+from userfault.snapshot.stores.keys import CHUNKS
+from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.verify import verify
 
 DAY = 86_400.0
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from snapshot.images import BASE, HOLE, ZERO, Page, Pages
 from snapshot.inputs import page
-from userfault.snapshot.diff import Change, Difference, diff
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.protocol import PAGE, PageInput, Region
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.upkeep.diff import Change, Difference, diff
 
 CHANGED, ADDED, REMOVED = Change.CHANGED, Change.ADDED, Change.REMOVED
 WORD = b"a word. " * (PAGE // 8)

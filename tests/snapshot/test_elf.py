@@ -17,13 +17,13 @@ from snapshot.images import HOLE, ZERO, Page, Pages
 from snapshot.inputs import page
 from snapshot.target import TOUCHED, Target, content
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.elf import export_elf
-from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.process import ProcessInput
 from userfault.snapshot.inputs.protocol import PAGE, PageInput, Region
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.upkeep.elf import export_elf
 
 HEAP, LIBRARY, STACK = 0x10000, 0x7F0000000000, 0x7FF000000000
 

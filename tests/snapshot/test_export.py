@@ -17,11 +17,11 @@ from helpers.skips import absent, need_root
 from helpers.stores import chunk_files, memory, store
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import FormatError, StoreError, StoreFull
-from userfault.snapshot.export import export_raw
-from userfault.snapshot.image import Image, open_image
-from userfault.snapshot.newfile import NewFile
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.serving.image import Image, open_image
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.newfile import NewFile
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.upkeep.export import export_raw
 
 PAGE = 4096
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path, leaks_nothing: 
 def test_an_export_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from userfault.snapshot.newfile import NewFile\n"
+        "from userfault.snapshot.stores.newfile import NewFile\n"
         "with NewFile(sys.argv[1]) as file:\n"
         "    os.pwrite(file.fd, b'half', 0)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -24,16 +24,23 @@ from blake3 import blake3
 
 from snapshot.images import HOLE, ZERO, Page, Pages, read_pages
 from userfault.kernel.errors import UsageError
-from userfault.snapshot import chunk, envelope, index, manifest
 from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot
-from userfault.snapshot.gc import gc
-from userfault.snapshot.image import SQUASHING, USUAL, Image, Limits, check_layers, open_image
+from userfault.snapshot.format import chunk, envelope, index, manifest
+from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE, Region
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.runs import Kind
-from userfault.snapshot.squash import squash
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.serving.image import (
+    SQUASHING,
+    USUAL,
+    Image,
+    Limits,
+    check_layers,
+    open_image,
+)
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.squash import squash
+from userfault.snapshot.upkeep.verify import verify
 
 SECONDS = float(os.environ.get("USERFAULT_FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("USERFAULT_FUZZ_SEED", "1"))

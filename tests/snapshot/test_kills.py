@@ -19,16 +19,16 @@ from helpers.skips import need_root
 from snapshot.images import Pages, read_image
 from snapshot.test_crashes import SHM, SMALL, image, no_garbage, whole
 from userfault.snapshot.errors import SnapshotInUse, StoreFull
-from userfault.snapshot.export import export_raw
-from userfault.snapshot.gc import gc
-from userfault.snapshot.image import open_image
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.reading import open_reader
-from userfault.snapshot.remove import remove
-from userfault.snapshot.squash import squash
-from userfault.snapshot.sweep import names
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.packing.sweep import names
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.export import export_raw
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.squash import squash
+from userfault.snapshot.upkeep.verify import verify
 
 KILLS = 25
 PAGES = 40

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.dedupe import DIGEST, PageTable
 from userfault.snapshot.errors import FormatError, NoSuchSnapshot, SnapshotInUse, StoreError
-from userfault.snapshot.gc import gc
-from userfault.snapshot.image import open_image
+from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.remove import remove
-from userfault.snapshot.runs import Kind
-from userfault.snapshot.squash import squash
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.dedupe import DIGEST, PageTable
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.stores.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.squash import squash
+from userfault.snapshot.upkeep.verify import verify
 
 SHM = "/dev/shm"
 SMALL = 4 * PAGE  # chunks of four pages: many in a small image

@@ -11,12 +11,12 @@ import pytest
 from helpers.pages import PAGE
 from helpers.stores import memory, store
 from userfault.kernel.errors import UsageError
-from userfault.snapshot import serving
-from userfault.snapshot.image import Image, open_image
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.place import place_of
-from userfault.snapshot.runs import Kind
-from userfault.snapshot.table import Coarse, Table, build, sealed
+from userfault.snapshot.format.runs import Kind
+from userfault.snapshot.serving import handover
+from userfault.snapshot.serving.image import Image, open_image
+from userfault.snapshot.serving.table import Coarse, Table, build, sealed
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.place import place_of
 
 PAGES = 900
 
@@ -156,7 +156,7 @@ def test_a_range_that_is_not_in_the_image_is_refused(tmp_path: Path) -> None:
     store(tmp_path / "store", "one", b"x" * PAGE)
     for offset, length in ((PAGE, None), (0, PAGE + 1), (0, 0), (-PAGE, None), (10, 10)):
         with pytest.raises(UsageError):
-            serving.resolve(str(tmp_path / "store"), "one", offset=offset, length=length)
+            handover.resolve(str(tmp_path / "store"), "one", offset=offset, length=length)
 
 
 def test_what_a_path_or_a_url_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import random
 import msgspec
 from blake3 import blake3
 
-from userfault.snapshot.keys import chunk_key
-from userfault.snapshot.objects import Objects
+from userfault.snapshot.stores.keys import chunk_key
+from userfault.snapshot.stores.objects import Objects
 
 
 class Chunk(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from userfault.snapshot.errors import AlreadyThere
-from userfault.snapshot.objects import Objects
+from userfault.snapshot.stores.objects import Objects
 
 
 def claimed_at_once(

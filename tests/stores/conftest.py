@@ -20,8 +20,8 @@ from stores.nginx import Web
 from stores.ports import started
 from stores.s3 import S3
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.remote import Patience, RemoteObjects
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.remote import Patience, RemoteObjects
 
 # No test may ask a metadata service, or use what the user of this machine has set up.
 _NOWHERE = "http://127.0.0.1:9"

@@ -17,8 +17,8 @@ import pytest
 
 from stores.chunks import Chunk, Fill, make
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.cache import ChunkCache, open_cache, parse_size
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.cache import ChunkCache, open_cache, parse_size
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -276,7 +276,7 @@ def test_a_reader_fetches_again_what_the_cache_has_wrong(
 
 _READ_ALL = """
 import sys, pathlib
-from userfault.snapshot.reading import open_reader
+from userfault.snapshot.serving.reading import open_reader
 url, folder, *wanted = sys.argv[1:]
 reader = open_reader(url, cache=folder)
 pairs = [(bytes.fromhex(w.split(":")[0]), int(w.split(":")[1])) for w in wanted]

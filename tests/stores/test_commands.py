@@ -12,7 +12,7 @@ from cli.commands import userfault
 from helpers.stores import memory
 from stores.nginx import Web
 from stores.s3 import S3
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.stores.objects import open_objects
 
 PAGE = 4096
 

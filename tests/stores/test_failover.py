@@ -21,11 +21,11 @@ from stores.faults import Proxy
 from stores.nginx import Web
 from userfault import Policy, lazy
 from userfault.linux.libc import read_memory
-from userfault.snapshot import health
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.health import Health
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.reading import ChunkReader, open_reader
+from userfault.snapshot.serving.reading import ChunkReader, open_reader
+from userfault.snapshot.stores import health
+from userfault.snapshot.stores.health import Health
+from userfault.snapshot.stores.objects import open_objects
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_stays", "no_credentials"),

@@ -18,9 +18,9 @@ from stores.faults import Fault, Proxy
 from stores.nginx import Web
 from stores.s3 import S3
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.objects import Objects, open_objects
-from userfault.snapshot.reading import ChunkReader
-from userfault.snapshot.remote import Patience, RemoteObjects
+from userfault.snapshot.serving.reading import ChunkReader
+from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.remote import Patience, RemoteObjects
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 

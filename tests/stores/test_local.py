@@ -16,7 +16,6 @@ import pytest
 
 from stores.chunks import make
 from userfault.kernel.errors import UsageError
-from userfault.snapshot import atomic, folders, marks
 from userfault.snapshot.errors import (
     AlreadyThere,
     FormatError,
@@ -24,8 +23,9 @@ from userfault.snapshot.errors import (
     StoreError,
     StoreFull,
 )
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.stores import atomic, folders, marks
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.stores.objects import open_objects
 
 pytestmark = pytest.mark.usefixtures("leaks_nothing")
 
@@ -199,7 +199,7 @@ def swept(folder: pathlib.Path) -> int:
 def test_a_file_that_a_living_writer_fills_is_no_leftover(tmp_path: pathlib.Path) -> None:
     read, write = os.pipe()
     program = (
-        "import os, sys; from userfault.snapshot import atomic;"
+        "import os, sys; from userfault.snapshot.stores import atomic;"
         f"atomic._create(os.open({str(tmp_path)!r}, os.O_RDONLY));"
         "sys.stdout.write('x'); sys.stdout.flush();"
         "sys.stdin.read()"
@@ -263,9 +263,9 @@ def test_a_store_that_cannot_be_written_says_why(
 
 def test_local_stores_import_nothing_remote(tmp_path: pathlib.Path) -> None:
     program = (
-        "import sys; from userfault.snapshot.reading import open_reader;"
+        "import sys; from userfault.snapshot.serving.reading import open_reader;"
         f"open_reader({str(tmp_path)!r}).close();"
-        "print([m for m in ('obstore', 'asyncio', 'ssl', 'userfault.snapshot.cache')"
+        "print([m for m in ('obstore', 'asyncio', 'ssl', 'userfault.snapshot.stores.cache')"
         " if m in sys.modules])"
     )
     done = subprocess.run(

@@ -12,9 +12,9 @@ import pytest
 from stores.chunks import Fill, filling, make
 from stores.nginx import Web
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.fetching import Loop
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.reading import ChunkReader, open_reader
+from userfault.snapshot.serving.reading import ChunkReader, open_reader
+from userfault.snapshot.stores.fetching import Loop
+from userfault.snapshot.stores.objects import open_objects
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 

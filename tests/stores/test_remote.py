@@ -17,9 +17,9 @@ from stores.nginx import Web
 from stores.s3 import S3
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
-from userfault.snapshot.objects import Objects, open_objects
-from userfault.snapshot.reading import open_reader
-from userfault.snapshot.redact import redact
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.redact import redact
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_without_obstore_the_error_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['obstore'] = None\n"
         "from userfault.kernel.errors import Unavailable\n"
-        "from userfault.snapshot.reading import open_reader\n"
+        "from userfault.snapshot.serving.reading import open_reader\n"
         "try: open_reader('s3://bucket/x')\n"
         "except Unavailable as error: print(error)"
     )
@@ -250,7 +250,7 @@ def test_without_obstore_the_error_says_what_to_install() -> None:
 _FORK = """
 import os, sys
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.objects import open_objects
+from userfault.snapshot.stores.objects import open_objects
 store = open_objects(sys.argv[1])
 if sys.argv[2] == "used": store.exists("a/b")
 child = os.fork()

@@ -14,14 +14,14 @@ import pytest
 from snapshot.images import Page, Pages, content, read_image
 from stores.s3 import S3
 from userfault.snapshot.errors import SnapshotInUse
-from userfault.snapshot.gc import gc
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.keys import CHUNKS, LEASES
-from userfault.snapshot.objects import Objects, open_objects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.remove import remove
-from userfault.snapshot.squash import squash
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.stores.keys import CHUNKS, LEASES
+from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.squash import squash
+from userfault.snapshot.upkeep.verify import verify
 
 pytestmark = pytest.mark.xdist_group("stores")
 
@@ -95,8 +95,8 @@ def test_a_pack_that_was_killed_leaves_nothing_to_the_next(store: Objects) -> No
         "import os, signal, sys\n"
         "from snapshot.images import Pages\n"
         "from stores.test_snapshots import SMALL, image\n"
-        "from userfault.snapshot.objects import open_objects\n"
-        "from userfault.snapshot.pack import pack\n"
+        "from userfault.snapshot.stores.objects import open_objects\n"
+        "from userfault.snapshot.packing.pack import pack\n"
         "pages = Pages(image(1))\n"
         "pages.finish = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
         "pack(open_objects(sys.argv[1]), 'a', pages, chunk_size=SMALL)\n"

@@ -15,14 +15,14 @@ from snapshot.images import Pages
 from snapshot.test_crashes import SMALL, image
 from stores.chunks import make
 from userfault.kernel.errors import UserfaultError
-from userfault.snapshot import leases, marks
-from userfault.snapshot.cache import ChunkCache
 from userfault.snapshot.errors import NotAStore, StoreError
-from userfault.snapshot.gc import gc
-from userfault.snapshot.local import LocalObjects
-from userfault.snapshot.pack import pack
-from userfault.snapshot.remove import remove
-from userfault.snapshot.verify import verify
+from userfault.snapshot.packing.pack import pack
+from userfault.snapshot.stores import leases, marks
+from userfault.snapshot.stores.cache import ChunkCache
+from userfault.snapshot.stores.local import LocalObjects
+from userfault.snapshot.upkeep.gc import gc
+from userfault.snapshot.upkeep.remove import remove
+from userfault.snapshot.upkeep.verify import verify
 
 NOBODY = 65534
 LONG_AGO = time.time() - 10 * leases.EXPIRY

@@ -35,7 +35,7 @@ from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import messages
-from userfault.snapshot.place import place_of
+from userfault.snapshot.stores.place import place_of
 from userfault.source.spec import FileSpec, Resolved, resolve
 from userfault.uapi import mman
 
@@ -116,10 +116,10 @@ def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Re
         place = place_of(os.fsdecode(source))
     if place is not None:
         # It brings zstd and BLAKE3 along: programs that restore from files never pay for them.
-        from userfault.snapshot import serving  # noqa: PLC0415
+        from userfault.snapshot.serving import handover  # noqa: PLC0415
 
         options = msgspec.structs.asdict(stored)
-        return serving.resolve(*place, length=length, offset=offset, **options)
+        return handover.resolve(*place, length=length, offset=offset, **options)
     if stored != Stored(None, None, None):
         raise UsageError(
             "store2=, cache= and cache_size=",

@@ -6,7 +6,7 @@ import msgspec
 
 from userfault.pager.core.plan import Counters
 from userfault.pager.drivers.wire import messages
-from userfault.snapshot.counts import Counts
+from userfault.snapshot.serving.counts import Counts
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class Statistics(msgspec.Struct, frozen=True):
     16; `counters.overdue` has their number), as they were then.  `waiting`: how many of them wait
     still.  `most_in_flight`: reads of sources under way at once, of all mappings of the pager, at
     the highest.  `store`: for a snapshot in a store, what was read of it (see
-    `userfault.snapshot.counts.Counts`).
+    `userfault.snapshot.serving.counts.Counts`).
     """
 
     memory: str

@@ -24,7 +24,7 @@ from userfault.kernel.errors import Unavailable, UsageError
 from userfault.lab import sources
 from userfault.lab.apt import Apt, FetchFailed, NoPackage, remove_leftovers
 from userfault.lab.suites import SUITES, Suite
-from userfault.snapshot import folders, marks
+from userfault.snapshot.stores import folders, marks
 
 _META = "linux-image-cloud-amd64"
 _BUSYBOX = "busybox-static"

@@ -6,7 +6,7 @@
 | bytes, bytearray, memoryview, mmap, array, BytesIO | `FileSpec` of a sealed memfd, written once |
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
-| a snapshot in a store | `StoreSpec`; made by `snapshot.opening`, which reads its manifest |
+| a snapshot in a store | `StoreSpec`; `snapshot.serving.handover` reads its manifest |
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from helpers.stores import store as packed
 from userfault import lazy
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import NoSuchStore
-from userfault.snapshot.existing import open_existing
-from userfault.snapshot.file_urls import folder_of
-from userfault.snapshot.place import place_of
+from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.place import place_of
+from userfault.snapshot.stores.urls import folder_of
 
 ON_STORES = [("ls",), ("gc",), ("verify", "--all")]
 ON_SNAPSHOTS = [("rm",), ("squash",), ("info",), ("verify",)]

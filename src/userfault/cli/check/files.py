@@ -15,7 +15,7 @@ import msgspec
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement
 from userfault.cli.shared import json_output
-from userfault.snapshot.newfile import write_new
+from userfault.snapshot.stores.newfile import write_new
 
 SCHEMA = "userfault.check/1"
 _REWRITE_S = 1.0

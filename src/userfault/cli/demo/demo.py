@@ -30,7 +30,7 @@ from userfault.linux import libc
 from userfault.linux.hugepool import PoolShare
 from userfault.linux.memory import prepare
 from userfault.linux.opening import open_userfaultfd
-from userfault.snapshot.newfile import NewFile, write_new
+from userfault.snapshot.stores.newfile import NewFile, write_new
 from userfault.uapi import mman
 
 TOUCHES = 30_000  # pages touched one by one in each run, at most

@@ -19,7 +19,7 @@ from userfault.lab.reproduce import reproducers
 from userfault.lab.results import HERE, Results, encode, load, read_reports, with_report
 from userfault.lab.store import Store
 from userfault.model.profiles import PROFILES
-from userfault.snapshot.newfile import write_new
+from userfault.snapshot.stores.newfile import write_new
 
 _MODEL = "model"
 

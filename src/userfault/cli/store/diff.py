@@ -13,11 +13,11 @@ from userfault.cli.shared import errors, json_output, progress, terminal
 from userfault.cli.shared.terminal import Screen
 from userfault.cli.store import reading
 from userfault.cli.store.places import Place, human, sibling, snapshot
-from userfault.snapshot.diff import Change, Difference, compared_by_address
-from userfault.snapshot.diff import diff as differences
-from userfault.snapshot.either import open_either
-from userfault.snapshot.image import Image
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.serving.either import open_either
+from userfault.snapshot.serving.image import Image
+from userfault.snapshot.upkeep.diff import Change, Difference, compared_by_address
+from userfault.snapshot.upkeep.diff import diff as differences
 
 SCHEMA = "userfault.diff/1"
 

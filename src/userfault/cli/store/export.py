@@ -9,9 +9,9 @@ import click
 from userfault.cli.shared import json_output, progress, terminal
 from userfault.cli.store import reading
 from userfault.cli.store.places import Place, human, snapshot
-from userfault.snapshot.either import open_either
-from userfault.snapshot.elf import export_elf
-from userfault.snapshot.export import export_raw
+from userfault.snapshot.serving.either import open_either
+from userfault.snapshot.upkeep.elf import export_elf
+from userfault.snapshot.upkeep.export import export_raw
 
 SCHEMA = "userfault.export/1"
 

@@ -6,9 +6,9 @@ import click
 
 from userfault.cli.shared import json_output, progress, terminal
 from userfault.cli.store.places import human, store
-from userfault.snapshot.existing import open_existing
-from userfault.snapshot.gc import GRACE_S
-from userfault.snapshot.gc import gc as collect
+from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.upkeep.gc import GRACE_S
+from userfault.snapshot.upkeep.gc import gc as collect
 
 SCHEMA = "userfault.gc/1"
 

@@ -11,9 +11,9 @@ from userfault.cli.shared import json_output
 from userfault.cli.shared.terminal import Screen
 from userfault.cli.store.places import Place, human, snapshot
 from userfault.kernel.names import shown
-from userfault.snapshot.describe import Description, describe
-from userfault.snapshot.image import open_image
 from userfault.snapshot.inputs.protocol import REGISTERS, Region
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.upkeep.describe import Description, describe
 
 SCHEMA = "userfault.info/1"
 

@@ -12,9 +12,9 @@ from userfault.cli.shared.terminal import Screen
 from userfault.cli.store.places import human, store
 from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
-from userfault.snapshot import describe
-from userfault.snapshot.describe import Summary, Unreadable
-from userfault.snapshot.existing import open_existing
+from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.upkeep import describe
+from userfault.snapshot.upkeep.describe import Summary, Unreadable
 
 SCHEMA = "userfault.ls/1"
 

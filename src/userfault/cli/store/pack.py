@@ -15,8 +15,8 @@ from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
 from userfault.snapshot.inputs.process import ProcessInput
 from userfault.snapshot.inputs.protocol import PageInput
-from userfault.snapshot.pack import CHUNK_SIZE, LEVEL, Packed
-from userfault.snapshot.pack import pack as pack_pages
+from userfault.snapshot.packing.pack import CHUNK_SIZE, LEVEL, Packed
+from userfault.snapshot.packing.pack import pack as pack_pages
 
 SCHEMA = "userfault.pack/1"
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import click
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.existing import open_existing
-from userfault.snapshot.file_urls import folder_of, last_part
-from userfault.snapshot.keys import check_name
-from userfault.snapshot.objects import Objects, open_objects, scheme_of
+from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.keys import check_name
+from userfault.snapshot.stores.objects import Objects, open_objects, scheme_of
+from userfault.snapshot.stores.urls import folder_of, last_part
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 

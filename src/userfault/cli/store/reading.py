@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from userfault.cli.store.places import Place, size
-from userfault.snapshot.reading import open_reader
-from userfault.snapshot.unpacked import Chunks
+from userfault.snapshot.serving.reading import open_reader
+from userfault.snapshot.serving.unpacked import Chunks
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

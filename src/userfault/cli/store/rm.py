@@ -6,7 +6,7 @@ import click
 
 from userfault.cli.shared import json_output, terminal
 from userfault.cli.store.places import Place, snapshots
-from userfault.snapshot.remove import remove
+from userfault.snapshot.upkeep.remove import remove
 
 SCHEMA = "userfault.rm/1"
 

@@ -6,7 +6,7 @@ import click
 
 from userfault.cli.shared import json_output, terminal
 from userfault.cli.store.places import Place, snapshot
-from userfault.snapshot.squash import squash as squash_layers
+from userfault.snapshot.upkeep.squash import squash as squash_layers
 
 SCHEMA = "userfault.squash/1"
 

@@ -6,10 +6,10 @@ import click
 
 from userfault.cli.shared import errors, json_output, progress, terminal
 from userfault.cli.store.places import snapshot, store
-from userfault.snapshot.existing import open_existing
-from userfault.snapshot.objects import open_objects
-from userfault.snapshot.verify import Verified
-from userfault.snapshot.verify import verify as verify_store
+from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.upkeep.verify import Verified
+from userfault.snapshot.upkeep.verify import verify as verify_store
 
 SCHEMA = "userfault.verify/1"
 

@@ -32,7 +32,7 @@ from userfault.source.file import FileSource
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
 
 if TYPE_CHECKING:
-    from userfault.snapshot.source import SnapshotSource
+    from userfault.snapshot.serving.source import SnapshotSource
 
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
@@ -76,9 +76,9 @@ class Origin:
             self.fetcher = Workers(attach.number, spec, slot, fd)
         elif isinstance(spec, StoreSpec):
             # It brings zstd and BLAKE3 along, which a pager of files has no use for.
-            from userfault.snapshot import serving  # noqa: PLC0415
+            from userfault.snapshot.serving import handover  # noqa: PLC0415
 
-            self.store, self.layout = serving.take_up(spec, fd, attach.page_size)
+            self.store, self.layout = handover.take_up(spec, fd, attach.page_size)
             self.fetcher = Readers(attach.number, self.store, bell)
 
     def address(self, offset: int, length: int) -> int:

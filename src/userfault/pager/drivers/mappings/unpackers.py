@@ -34,7 +34,7 @@ from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.say import Errors
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
 from userfault.pager.drivers.serving.placement import Placement
-from userfault.snapshot.source import SnapshotSource
+from userfault.snapshot.serving.source import SnapshotSource
 from userfault.source.spec import StoreSpec
 
 _PROCESSES = 2
@@ -322,7 +322,7 @@ def work(channel: socket.socket) -> None:
 
 
 def _answer(channel: socket.socket) -> None:
-    from userfault.snapshot import serving  # noqa: PLC0415  # see `served.Origin`
+    from userfault.snapshot.serving import handover  # noqa: PLC0415  # see `served.Origin`
 
     data, fds, *_ = pidfd.receive(channel, _MOST, 1)
     if not data:
@@ -336,7 +336,7 @@ def _answer(channel: socket.socket) -> None:
             return
         request = requests.decode(data)
         if isinstance(request, Open):
-            images[request.number] = serving.take_up(request.spec, fds[0], BASE_PAGE)[0]
+            images[request.number] = handover.take_up(request.spec, fds[0], BASE_PAGE)[0]
             os.close(fds[0])
         elif isinstance(request, Shut):
             images.pop(request.number).close()

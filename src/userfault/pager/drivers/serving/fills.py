@@ -38,7 +38,7 @@ from userfault.uapi.userfaultfd import (
 )
 
 if TYPE_CHECKING:
-    from userfault.snapshot.source import SnapshotSource
+    from userfault.snapshot.serving.source import SnapshotSource
 
 _SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
 _SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}

@@ -21,7 +21,7 @@ from userfault.pager.core.placing import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import packets
-from userfault.snapshot.counts import Counts
+from userfault.snapshot.serving.counts import Counts
 from userfault.source.spec import FunctionSpec, Spec
 
 
