@@ -20,8 +20,8 @@ from bench.run import Run
 from userfault.kernel.events import PageFault
 from userfault.kernel.memtypes import MIB, memory, size_name
 from userfault.kernel.modes import Mode
-from userfault.model.handle import ModelUserfaultfd
-from userfault.model.kernel import ModelKernel, ModelMapping, ModelProcess
+from userfault.model.faces.handle import ModelUserfaultfd
+from userfault.model.faces.kernel import ModelKernel, ModelMapping, ModelProcess
 from userfault.uapi.mman import MADV_DONTNEED
 
 PAGE = 4096

@@ -7,8 +7,8 @@ from the steps that page-cache types share.
 from __future__ import annotations
 
 from userfault.kernel.modes import Mode
-from userfault.model.folio import UPTODATE, Folio
-from userfault.model.kernel import ModelKernel
+from userfault.model.faces.kernel import ModelKernel
+from userfault.model.files.folio import UPTODATE, Folio
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 

@@ -15,10 +15,10 @@ from userfault.kernel.errors import KernelError
 from userfault.kernel.events import PageFault
 from userfault.kernel.memtypes import memory
 from userfault.kernel.modes import FaultFlag, Mode, names
-from userfault.model.guest import Guest, MissingExit
-from userfault.model.kernel import ModelKernel, ModelPending
+from userfault.model.faces.guest import Guest, MissingExit
+from userfault.model.faces.kernel import ModelKernel, ModelPending
+from userfault.model.mm.scan import words
 from userfault.model.profiles import FEATURE_GUEST_MEMFD, LINUX_7_3
-from userfault.model.scan import words
 from userfault.uapi.pagemap import PM_PRESENT
 
 PAGE = 4096

@@ -38,8 +38,8 @@ from userfault.cli.main import userfault as main
 from userfault.kernel import calls
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.linux import hugepool
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import LINUX_7_3
-from userfault.model.programs import ModelCalls
 
 pytestmark = pytest.mark.usefixtures("agent", "leaks_nothing")
 

@@ -28,8 +28,8 @@ from userfault.lab.results import (
     read_reports,
     with_report,
 )
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES
-from userfault.model.programs import ModelCalls
 
 DOCS = ROOT / "docs"
 STATEMENTS = load_statements()

@@ -15,8 +15,8 @@ from userfault.check.differential.program import from_text
 from userfault.check.differential.verbs import Scope, calls_of
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, CallTask, Result
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES
-from userfault.model.programs import ModelCalls
 from userfault.uapi import kvm, mman
 
 BEFORE_6_17, SINCE_6_17 = ("6.1", "6.12"), ("6.17", "6.18", "7.2", "7.3")

@@ -9,9 +9,9 @@ import pytest
 from model.programs import setup, step
 from userfault.kernel.calls import HUGE, CallPending, CallTask, Result
 from userfault.kernel.protocol import State
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES
-from userfault.model.programs import ModelCalls
-from userfault.model.sched import Seeded
+from userfault.model.tasks.sched import Seeded
 
 SEEDS = range(30)
 

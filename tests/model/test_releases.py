@@ -9,8 +9,8 @@ import pytest
 
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Madvise, Mlock, Mmap, Mprotect, Mremap, Smaps, Write
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES, Profile
-from userfault.model.programs import ModelCalls
 from userfault.uapi import mman
 from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi

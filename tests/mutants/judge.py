@@ -20,8 +20,8 @@ from userfault.check.run import run
 from userfault.check.statements import load
 from userfault.check.words.outcome import Verdict as Outcome
 from userfault.kernel.errors import MemoryUnavailable
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import LINUX_6_18, NEXT
-from userfault.model.programs import ModelCalls
 
 _SEED = 1
 

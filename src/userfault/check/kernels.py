@@ -8,8 +8,8 @@ from userfault.check.live.agent.build import agent_path
 from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import UsageError
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import NEXT, PROFILES
-from userfault.model.programs import ModelCalls
 
 
 class Factory(msgspec.Struct, frozen=True):

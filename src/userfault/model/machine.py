@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from userfault.model.errors import ContractBreach
-from userfault.model.folio import LOCKED, Folio, Memory, Mount, Object
+from userfault.model.files.folio import LOCKED, Folio, Memory, Mount, Object
 from userfault.model.memtypes.anon import ANONYMOUS
 from userfault.model.memtypes.guest_memfd import GUEST_MEMFD, GUEST_MEMFD_RELEASED
 from userfault.model.memtypes.hugetlb import HUGETLB
@@ -21,9 +21,9 @@ from userfault.model.memtypes.others import (
     SYSV_HUGETLB_RECOGNISED,
 )
 from userfault.model.memtypes.shmem import SHMEM
-from userfault.model.mm import AddressSpace
+from userfault.model.mm.address_space import AddressSpace
 from userfault.model.profiles import NEXT, Config, Profile
-from userfault.model.sched import InOrder, Sched, Scheduler, Task, Wait
+from userfault.model.tasks.sched import InOrder, Sched, Scheduler, Task, Wait
 
 
 class Machine:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, WAITS_CHILD
-from userfault.model import fork as forking
 from userfault.model.errors import Errno, Killed
-from userfault.model.files import O_CLOEXEC, OpenFile
-from userfault.model.folio import Cgroup
-from userfault.model.mm import AddressSpace
-from userfault.model.sched import Task, Wait
+from userfault.model.files.folio import Cgroup
+from userfault.model.files.open_files import O_CLOEXEC, OpenFile
+from userfault.model.mm import fork as forking
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.sched import Task, Wait
 
 if TYPE_CHECKING:
     from userfault.model.machine import Machine

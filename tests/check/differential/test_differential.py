@@ -20,9 +20,9 @@ from userfault.check.differential.program import Program, from_text, to_text
 from userfault.check.differential.schedules import Scripted, others
 from userfault.kernel.errors import Unavailable, UsageError
 from userfault.model.errors import Errno
+from userfault.model.faces.calls import ModelCalls, ModelProcess
 from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config, Profile
-from userfault.model.programs import ModelCalls, ModelProcess
-from userfault.model.sched import Scheduler, Seeded
+from userfault.model.tasks.sched import Scheduler, Seeded
 from userfault.uapi.userfaultfd import uffd_msg
 
 # In parts: each has the hugetlb pools for itself, and others wait for them.

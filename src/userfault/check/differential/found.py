@@ -11,8 +11,8 @@ from userfault.check.run import KernelFactory
 from userfault.check.words.trace import errno_name
 from userfault.kernel import calls
 from userfault.kernel.errors import Unavailable
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES, Config, Profile
-from userfault.model.programs import ModelCalls
 from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi
 

@@ -26,7 +26,7 @@ from userfault.check.differential.side import (
 from userfault.check.differential.verbs import MESSAGE, WAKERS, Scope, calls_of
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, CallKernel, Result
-from userfault.model.sched import Scheduler
+from userfault.model.tasks.sched import Scheduler
 from userfault.uapi import userfaultfd as abi
 
 ModelFactory: TypeAlias = Callable[[Scheduler], CallKernel]

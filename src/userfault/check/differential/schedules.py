@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from userfault.model.sched import Task
+from userfault.model.tasks.sched import Task
 
 _ORDERS = 64  # tries without preemption
 _PREEMPTED = 64  # about so many tries with one preemption

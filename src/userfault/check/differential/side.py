@@ -19,7 +19,7 @@ from userfault.kernel.calls import (
     Result,
 )
 from userfault.kernel.protocol import State
-from userfault.model.sched import SPINS
+from userfault.model.tasks.sched import SPINS
 from userfault.uapi import userfaultfd as abi
 
 # What a call has come to: its result, or for what it sleeps.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from userfault.model.folio import ANON, Folio
+from userfault.model.files.folio import ANON, Folio
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 from userfault.uapi.userfaultfd import UFFDIO_REGISTER_MODE_MINOR
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from userfault.model.errors import ContractBreach, Errno, Refused
-from userfault.model.folio import LOCKED, UPTODATE, Folio, Object
+from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
-from userfault.model.sched import Sched
+from userfault.model.tasks.sched import Sched
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import errno
 from msgspec.structs import replace
 
 from userfault.model.errors import Refused
-from userfault.model.folio import Folio, Object
+from userfault.model.files.folio import Folio, Object
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from userfault.model.errors import Refused
-from userfault.model.folio import ANON, LOCKED, UPTODATE, Folio, Memory, Object
+from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Memory, Object
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import MemoryOps, Where
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.model.folio import Cgroup, Folio, Memory, Object
+from userfault.model.files.folio import Cgroup, Folio, Memory, Object
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from userfault.model.errors import Errno, Refused
-from userfault.model.folio import LOCKED, UPTODATE, Folio, Object
+from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, Where
 
 

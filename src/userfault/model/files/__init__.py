@@ -1,0 +1,1 @@
+"""Folios, the page cache and what holds it: files, segments, descriptors."""

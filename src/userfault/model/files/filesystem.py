@@ -1,0 +1,220 @@
+"""What happens to an object under its mappings: holes, truncation, allocation, file reads."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.model.errors import Errno, Refused
+from userfault.model.files import folio as folios
+from userfault.model.files.folio import Folio, Object
+from userfault.model.machine import Machine
+from userfault.model.memtypes import boundary
+from userfault.model.memtypes.ops import Where
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.vma import Vma
+from userfault.uapi import mman
+
+
+def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
+    """Free whole pages in the range and zero the rest; private copies stay.  No event."""
+    step = 1 << target.shift
+    first = -(-offset // step)
+    last = (offset + length) // step
+    end = offset + length
+    if not last and target.kind.small_hole_unmaps_all:
+        _unmap(target, first, 1 << 52, private_too=False)
+    if first > last or (offset % step and first == last + 1):
+        _zero_part(target, offset, end)
+        return
+    if offset % step:
+        _zero_part(target, offset, min(end, first * step))
+    if end % step and last >= first:
+        _zero_part(target, max(offset, last * step), end)
+    for hook in machine.guests:
+        hook(target, first, last)
+    _unmap(target, first, last, private_too=target.kind.punch_takes_copies)
+    _drop(machine, target, first, last)
+
+
+_NO_END = 1 << 40  # a page that no mapping reaches
+
+
+def truncate(machine: Machine, target: Object, size: int) -> None:
+    """Set the size; what lies beyond goes, private copies too."""
+    old = target.pages()
+    target.size = size
+    keep = target.pages()
+    if target.kind.truncate_drops_markers:
+        # Whatever the size was: everything behind the new one, markers too (measured on 6.18).
+        _unmap(target, keep, _NO_END, private_too=True, drop_markers=True)
+    if keep < old:
+        for hook in machine.guests:
+            hook(target, keep, old)
+        _unmap(target, keep, old, private_too=True)
+        _drop(machine, target, keep, old)
+    if size % (1 << target.shift):
+        _zero_part(target, size, keep << target.shift)
+
+
+def _zero_part(target: Object, start: int, end: int) -> None:
+    if start >= end:
+        return
+    step = 1 << target.shift
+    folio = target.cache.get(start // step)
+    if folio is not None:
+        folio.write(start % step, bytes(end - start))
+
+
+def _unmap(
+    target: Object, first: int, last: int, *, private_too: bool, drop_markers: bool = False
+) -> None:
+    """Take pages [first, last) out of every mapping; uffd-wp stays as a marker."""
+    for vma in list(target.vmas):
+        start = max(vma.start, vma.address_of(first))
+        end = min(vma.end, vma.address_of(last))
+        if start >= end:
+            continue
+        if target.kind.punch_drops_wp:
+            _unmap_present(vma.mm, vma, start, end)
+        else:
+            vma.mm.zap(vma, start, end, drop_markers=drop_markers, private_too=private_too)
+
+
+def _unmap_present(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    for address in mm.table.addresses(start, end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        if entry is not None and entry[1] is not None:
+            mm.unmap(vma, address)
+
+
+def _drop(machine: Machine, target: Object, first: int, last: int) -> None:
+    """Out of the cache, each under its lock; then unmapped once more, for who came between."""
+    if last - first < len(target.cache):
+        indexes = [at for at in range(first, last) if at in target.cache]
+    else:
+        indexes = sorted(at for at in target.cache if first <= at < last)
+    for index in indexes:
+        folio = target.cache.get(index)
+        if folio is None:
+            continue
+        folio.refs += 1
+        machine.memory.hold(folio)
+        machine.lock_folio(folio)
+        machine.memory.release(folio)
+        if folio.object is target and folio.index == index:
+            _unmap(target, index, index + 1, private_too=False)
+            machine.unlock_folio(folio)
+            machine.drop_cached(target, folio)
+        else:
+            machine.unlock_folio(folio)
+        machine.memory.put(folio)
+
+
+def where_of(machine: Machine, target: Object, index: int) -> Where:
+    """For a page of the file itself, on nobody's cgroup."""
+    return Where(machine.memory, target, index, True, target.shift, None)
+
+
+def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: int) -> None:
+    """fallocate(2): allocation and PUNCH_HOLE.  Raises Errno."""
+    _check_fallocate(target, mode, offset, length)
+    step = 1 << target.shift
+    if mode & mman.FALLOC_FL_PUNCH_HOLE:
+        punch(machine, target, offset, length)
+        return
+    end = offset + length
+    old = target.size
+    if end > old and not mode & mman.FALLOC_FL_KEEP_SIZE:
+        if target.seals & mman.F_SEAL_GROW:
+            raise Errno(errno.EPERM)
+        target.size = end
+    hook = target.kind.preallocate
+    if hook is None:
+        raise Errno(errno.EOPNOTSUPP)
+    for index in range(offset // step, -(-end // step)):
+        if index >= target.pages():
+            break
+        try:
+            folio = hook(where_of(machine, target, index))
+        except Refused as refusal:
+            target.size = old
+            raise Errno(refusal.code) from None
+        machine.unlock_folio(folio)
+        machine.memory.put(folio)
+
+
+def _check_fallocate(target: Object, mode: int, offset: int, length: int) -> None:
+    keep = mode & mman.FALLOC_FL_KEEP_SIZE
+    hole = mode & mman.FALLOC_FL_PUNCH_HOLE
+    known = mman.FALLOC_FL_KEEP_SIZE | mman.FALLOC_FL_PUNCH_HOLE
+    if mode & ~known or (hole and not keep):
+        raise Errno(errno.EOPNOTSUPP)
+    if offset < 0 or length <= 0:
+        raise Errno(errno.EINVAL)
+    if not target.kind.can_resize:
+        if not keep:
+            raise Errno(errno.EOPNOTSUPP)
+        step = 1 << target.shift
+        if offset % step or length % step or (not hole and offset + length > target.size):
+            raise Errno(errno.EINVAL)
+    if hole and target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
+        raise Errno(errno.EPERM)
+
+
+def read(target: Object, offset: int, length: int) -> bytes:
+    """Bytes of the file; holes and what nobody has written read as zeros."""
+    length = max(min(length, target.size - offset), 0)
+    step = 1 << target.shift
+    parts = []
+    while length:
+        at = offset % step
+        take = min(step - at, length)
+        folio = target.cache.get(offset // step)
+        finished = folio is not None and folio.flags & folios.UPTODATE
+        parts.append(folio.read(at, take) if folio is not None and finished else bytes(take))
+        offset += take
+        length -= take
+    return b"".join(parts)
+
+
+def write(machine: Machine, target: Object, offset: int, data: bytes) -> int:
+    """write(2) into the page cache; seen by every mapping at once."""
+    if not target.kind.can_write:
+        raise Errno(errno.EINVAL)
+    if target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
+        raise Errno(errno.EPERM)
+    return write_through(machine, target, offset, data)
+
+
+def write_through(machine: Machine, target: Object, offset: int, data: bytes) -> int:
+    """Write as through a mapping of the file: also where write(2) is not possible."""
+    step = 1 << target.shift
+    end = offset + len(data)
+    if end > target.size and target.seals & mman.F_SEAL_GROW:
+        raise Errno(errno.EPERM)
+    done = 0
+    while done < len(data):
+        at = (offset + done) % step
+        take = min(step - at, len(data) - done)
+        index = (offset + done) // step
+        before = target.size
+        target.size = max(target.size, offset + done + take)
+        try:
+            folio = _for_write(machine, target, index)
+        except Refused as refusal:
+            target.size = before
+            if done:
+                return done
+            raise Errno(refusal.code) from None
+        folio.write(at, data[done : done + take])
+        machine.unlock_folio(folio)
+        machine.memory.put(folio)
+        done += take
+    return done
+
+
+def _for_write(machine: Machine, target: Object, index: int) -> Folio:
+    cached = target.cache.get(index)
+    if cached is not None:
+        machine.wait_folio(cached)
+    return boundary.fault_folio(machine.sched, target.kind, where_of(machine, target, index))

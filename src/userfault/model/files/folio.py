@@ -1,0 +1,354 @@
+"""Folios, the allocator they come from, and the objects (files) whose page cache holds them.
+
+A folio is counted: each page-table entry, the page cache and everybody who works on it holds one
+reference, and the last to drop it frees it.  Contents are interned values: trailing zeros are cut
+and equal pages share one `bytes`, so that a million resident pages cost little more than their
+bookkeeping.  A folio larger than 4 KiB keeps a dict of the 4 KiB pieces that are not zero.
+
+A transparent huge page that fork(2) has shared can be mapped whole by one process and in small
+pages by another: the small pages are `pieces` of it, folios of their own that know their `whole`
+as long as anybody maps that.  Shared pages are not written, so both hold the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.model.errors import Errno, InvariantBroken
+
+if TYPE_CHECKING:
+    from userfault.model.memtypes.ops import MemoryOps
+    from userfault.model.mm.vma import Vma
+
+LOCKED = 1
+UPTODATE = 2
+DIRTY = 4
+HWPOISON = 8
+ANON = 16
+PINNED = 32  # for DMA: MOVE refuses it
+LARGE_POOL = 64  # of a hugetlb pool
+ZERO = 128  # the zero page, or the huge one: read-only, and counted for nobody
+
+Content = bytes | dict[int, bytes]
+
+# What memory holds that nobody has written yet: whatever its last owner left there.
+STALE = b"\xa5stale\xa5" * 512
+
+_INTERN_LIMIT = 1 << 16
+_interned: dict[bytes, bytes] = {}
+
+
+def intern(data: bytes) -> bytes:
+    """The one value that stands for this content."""
+    data = data.rstrip(b"\0")
+    if len(_interned) > _INTERN_LIMIT:
+        _interned.clear()  # sharing begins anew; values in use stay
+    return _interned.setdefault(data, data)
+
+
+class Large:
+    """A huge page whose entry was split: still one page to the kernel, until MOVE splits it, too.
+
+    `exclusive`: whether the first of its `folios` belongs to one process; MOVE asks that one
+    (measured on 6.18).
+    """
+
+    __slots__ = ("exclusive", "folios", "is_split")
+
+    def __init__(self, exclusive: bool) -> None:
+        self.exclusive = exclusive
+        self.folios: list[Folio] = []
+        self.is_split = False
+
+
+class Folio:
+    """Physical memory of `1 << order` base pages."""
+
+    __slots__ = (
+        "cgroup",
+        "content",
+        "flags",
+        "index",
+        "large",
+        "mapcount",
+        "object",
+        "order",
+        "pieces",
+        "refs",
+        "whole",
+    )
+
+    def __init__(self, order: int, flags: int, content: Content, cgroup: Cgroup | None) -> None:
+        self.order = order
+        self.flags = flags
+        self.refs = 1
+        self.mapcount = 0
+        self.content = content
+        self.object: Object | None = None  # in whose page cache it is, at `index`
+        self.index = 0
+        self.cgroup = cgroup
+        self.pieces: dict[int, Folio] = {}
+        self.large: Large | None = None
+        self.whole: Folio | None = None  # whose piece it is, number `index`
+
+    @property
+    def in_large(self) -> Large | None:
+        """The huge page that the kernel still takes it for a part of."""
+        return self.large if self.large is not None and not self.large.is_split else None
+
+    def own(self, exclusive: bool) -> None:
+        """One process alone has it now, or no more."""
+        if self.large is not None and self.large.folios[0] is self:
+            self.large.exclusive = exclusive
+
+    def mappings(self, piece: int = 0) -> int:
+        """How many entries map a small page of it."""
+        if self.whole is not None:
+            return self.mapcount + self.whole.mapcount
+        part = self.pieces.get(piece)
+        return self.mapcount + (part.mapcount if part is not None else 0)
+
+    def read(self, offset: int, length: int) -> bytes:
+        content = self.content
+        if type(content) is bytes:
+            return content[offset : offset + length].ljust(length, b"\0")
+        assert isinstance(content, dict)
+        parts = []
+        end = offset + length
+        while offset < end:
+            at = offset % PAGE
+            step = min(PAGE - at, end - offset)
+            parts.append(content.get(offset // PAGE, b"")[at : at + step].ljust(step, b"\0"))
+            offset += step
+        return b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        content = self.content
+        if type(content) is bytes:
+            self.content = _patched(content, offset, data)
+            return
+        assert isinstance(content, dict)
+        done = 0
+        while done < len(data):
+            at = (offset + done) % PAGE
+            step = min(PAGE - at, len(data) - done)
+            piece = (offset + done) // PAGE
+            content[piece] = _patched(content.get(piece, b""), at, data[done : done + step])
+            done += step
+
+    def clear(self) -> None:
+        """Zero it."""
+        self.content = {} if self.order else b""
+
+    def copy_from(self, other: Folio) -> None:
+        content = other.content
+        self.content = content if type(content) is bytes else dict(content)  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        where = f"{self.object.name}[{self.index}]" if self.object else "anon"
+        return f"folio({where}, order {self.order}, refs {self.refs}, mapped {self.mapcount})"
+
+
+def _patched(content: bytes, offset: int, data: bytes) -> bytes:
+    if not offset and len(data) >= len(content):
+        return intern(data)
+    return intern(content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :])
+
+
+class Cgroup:
+    """A memory cgroup: pages charged, and the limit if there is one."""
+
+    __slots__ = ("charged", "limit")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.charged = 0
+
+
+class Pool:
+    """A hugetlb pool.  `total` pages, of which `free` are unused and `reserved` are promised."""
+
+    __slots__ = ("free", "reserved", "shift", "total")
+
+    def __init__(self, shift: int) -> None:
+        self.shift = shift
+        self.total = 0
+        self.free = 0
+        self.reserved = 0
+
+    def grow(self, pages: int) -> None:
+        self.total += pages
+        self.free += pages
+
+    def take(self, reserved: bool) -> bool:
+        """One page out of the pool; False when none is left that was not promised."""
+        if reserved:
+            self.reserved -= 1
+        elif self.free <= self.reserved:
+            return False
+        self.free -= 1
+        return True
+
+    def reserve(self, pages: int) -> bool:
+        if self.free - self.reserved < pages:
+            return False
+        self.reserved += pages
+        return True
+
+
+class Memory:
+    """Physical memory: `limit` base pages, and the hugetlb pools, which are apart from them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.used = 0
+        self.folios = 0  # that exist, of any size: check() finds each of them or reports a leak
+        self.pools = {21: Pool(21), 30: Pool(30)}
+        # Folios that a task holds outside of any table and cache, at a place where it may sleep.
+        self.in_hand: dict[Folio, int] = {}
+        self.zero = Folio(0, UPTODATE | ZERO, b"", None)
+        self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
+        self.fail_after: int | None = None  # allocations until the next one fails
+
+    def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:
+        """A folio with one reference and stale content; None when out of memory or over limit."""
+        if self.fail_after is not None:
+            if not self.fail_after:
+                return None
+            self.fail_after -= 1
+        pages = 1 << order
+        if self.limit is not None and self.used + pages > self.limit:
+            return None
+        if cgroup is not None:
+            if cgroup.limit is not None and cgroup.charged + pages > cgroup.limit:
+                return None
+            cgroup.charged += pages
+        self.used += pages
+        self.folios += 1
+        return Folio(order, flags, STALE if not order else {}, cgroup)
+
+    def allocate_huge(self, shift: int, reserved: bool) -> Folio | None:
+        """A page of the pool, zeroed as the kernel does before use; None when it is empty."""
+        if not self.pools[shift].take(reserved):
+            return None
+        self.folios += 1
+        return Folio(shift - 12, LARGE_POOL, {}, None)
+
+    def put(self, folio: Folio) -> None:
+        """Drop one reference."""
+        folio.refs -= 1
+        if folio.refs:
+            if folio.refs < 0:
+                raise InvariantBroken(f"{folio.name} was freed twice")
+            return
+        if folio.flags & ZERO:
+            raise InvariantBroken("the zero page was freed")
+        if folio.mapcount or folio.object is not None:
+            raise InvariantBroken(f"{folio.name} was freed while in use")
+        self.folios -= 1
+        if folio.whole is not None:
+            del folio.whole.pieces[folio.index]
+        for piece in folio.pieces.values():
+            piece.whole = None
+        if folio.flags & LARGE_POOL:
+            self.pools[folio.order + 12].free += 1
+            return
+        self.used -= 1 << folio.order
+        if folio.cgroup is not None:
+            folio.cgroup.charged -= 1 << folio.order
+
+    def hold(self, folio: Folio) -> None:
+        """Say that a reference is in a task's hand (for check)."""
+        self.in_hand[folio] = self.in_hand.get(folio, 0) + 1
+
+    def release(self, folio: Folio) -> None:
+        """The hand is empty again; the reference itself stays with the caller."""
+        left = self.in_hand[folio] - 1
+        if left:
+            self.in_hand[folio] = left
+        else:
+            del self.in_hand[folio]
+
+
+class Mount:
+    """A file system with a size: `limit` blocks of one base page (None: no limit)."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Object:
+    """What is behind file mappings: its pages by index, its size, who maps it.
+
+    `size` in bytes (i_size), `shift`: log2 of its page size.  `links`: descriptors, segments and
+    mappings that keep it alive; with the last one its pages go.
+    """
+
+    __slots__ = (
+        "blocks",
+        "cache",
+        "kind",
+        "links",
+        "mount",
+        "name",
+        "private_indexes",
+        "promised",
+        "seals",
+        "shift",
+        "size",
+        "traits",
+        "vmas",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: MemoryOps,
+        size: int,
+        shift: int = 12,
+        mount: Mount | None = None,
+        traits: int = 0,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.size = size
+        self.shift = shift
+        self.mount = mount
+        self.traits = traits  # flags of the type's own, as INIT_SHARED of a guest_memfd
+        self.cache: dict[int, Folio] = {}
+        self.vmas: dict[Vma, None] = {}
+        self.links = 0
+        self.blocks = 0  # charged to the mount
+        self.seals = 0
+        self.promised: set[int] = set()  # hugetlb: indexes reserved in the pool and not used yet
+        self.private_indexes: set[int] = set()  # guest_memfd: pages that only the guest may see
+
+    def pages(self) -> int:
+        """Indexes that lie inside the size, a last partial page included."""
+        return (self.size + (1 << self.shift) - 1) >> self.shift
+
+    def insert(self, folio: Folio, index: int) -> None:
+        """Into the page cache, which takes a reference; EEXIST if there is one."""
+        if index in self.cache:
+            raise Errno(errno.EEXIST)
+        folio.refs += 1
+        folio.object = self
+        folio.index = index
+        self.cache[index] = folio
+
+    def remove(self, folio: Folio) -> None:
+        """Out of the page cache; the cache's reference passes to the caller."""
+        del self.cache[folio.index]
+        folio.object = None
+
+    def uncharge(self) -> None:
+        """One block back to the mount."""
+        if self.mount is not None:
+            self.mount.used -= 1
+            self.blocks -= 1

@@ -1,0 +1,1 @@
+"""Address spaces, page tables, faults, and the calls that change what is mapped."""

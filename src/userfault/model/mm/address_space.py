@@ -1,0 +1,315 @@
+"""An address space: its mappings, its page tables, and the steps that change entries.
+
+Only this room changes entries.  `allowed` says what the processor may do with a present entry;
+it is a function of the mapping and the entry, so `check()` can compute it again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from sortedcontainers import SortedDict
+
+from userfault.kernel.calls import TASK_SIZE
+from userfault.model.errors import Errno
+from userfault.model.files import folio as folios
+from userfault.model.files.folio import Cgroup, Folio
+from userfault.model.mm import pgtable as pt
+from userfault.model.mm import thp
+from userfault.model.mm.vma import WP, Vma
+from userfault.model.tasks.sched import RWLock
+from userfault.uapi.mman import PROT_WRITE
+
+if TYPE_CHECKING:
+    from userfault.model.machine import Machine
+    from userfault.model.uffd.context import Context
+
+
+class Pages(NamedTuple):
+    """Of a mapping: whose private pages it may have (see Vma)."""
+
+    family: int
+    inherited: bool
+
+    @classmethod
+    def of(cls, vma: Vma) -> Pages:
+        return cls(vma.family, vma.inherited)
+
+
+_KEEP = ~(pt.READ | pt.WRITE)
+
+
+def allowed(vma: Vma, flags: int) -> int:
+    """`flags` of a present entry, with READ and WRITE as this mapping gives them."""
+    flags &= _KEEP
+    if flags & pt.UFFD_RWP or not vma.prot:
+        return flags
+    flags |= pt.READ
+    protected = flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP
+    if vma.prot & PROT_WRITE and not protected and (vma.shared or flags & pt.EXCLUSIVE):
+        flags |= pt.WRITE
+    return flags
+
+
+class AddressSpace:
+    """The memory of one process.  `lock` is the mmap lock."""
+
+    def __init__(self, machine: Machine, cgroup: Cgroup) -> None:
+        self.machine = machine
+        self.memory = machine.memory
+        self.sched = machine.sched
+        self.cgroup = cgroup
+        self.vmas: SortedDict[int, Vma] = SortedDict()
+        self.table = pt.PageTable()
+        self.thp: set[int] = set()  # addresses of anonymous huge entries
+        self.flushing: set[int] = set()  # pages whose entry is being replaced by that of a copy
+        self.lock = RWLock(machine.sched, "mmap")
+        self.alive = True
+        self.task_size = TASK_SIZE
+        self.contexts: dict[Context, None] = {}
+        self._last: Vma | None = None
+        machine.spaces[self] = None
+
+    # --- mappings --------------------------------------------------------------------------------
+
+    def find(self, address: int) -> Vma | None:
+        """The mapping that holds `address`."""
+        last = self._last
+        if last is not None and last.start <= address < last.end:
+            return last
+        at = self.vmas.bisect_right(address) - 1
+        if at < 0:
+            return None
+        vma = self.vmas.peekitem(at)[1]
+        if address >= vma.end:
+            return None
+        self._last = vma
+        return vma
+
+    def overlapping(self, start: int, end: int) -> list[Vma]:
+        """Mappings that meet [start, end), in address order."""
+        vmas = self.vmas
+        at = max(vmas.bisect_right(start) - 1, 0)
+        found = []
+        for key in vmas.islice(at):
+            if key >= end:
+                break
+            vma = vmas[key]
+            if vma.end > start:
+                found.append(vma)
+        return found
+
+    def each(self, start: int, end: int) -> Iterator[Vma]:
+        """Mappings that meet [start, end), one by one, while they are cut and joined."""
+        at = start
+        while at < end and (found := self.overlapping(at, end)):
+            at = found[0].end
+            yield found[0]
+
+    def insert(self, vma: Vma) -> None:
+        self.vmas[vma.start] = vma
+        if vma.object is not None:
+            vma.object.vmas[vma] = None
+            vma.object.links += 1
+
+    def remove(self, vma: Vma) -> None:
+        del self.vmas[vma.start]
+        self._last = None
+        if vma.object is not None:
+            del vma.object.vmas[vma]
+            self.machine.unlink(vma.object)
+
+    def split(self, vma: Vma, at: int) -> Vma:
+        """Cut at `at`; returns the upper part.  EINVAL inside of a huge page."""
+        if at & ((1 << vma.shift) - 1):
+            raise Errno(errno.EINVAL)
+        if self.thp and at & ~pt.PMD_MASK:
+            thp.split(self, at & pt.PMD_MASK)
+        upper = vma.like(at, vma.end, vma.offset + at - vma.start)
+        vma.end = at
+        self._last = None
+        self.insert(upper)
+        return upper
+
+    def isolate(self, vma: Vma, start: int, end: int) -> Vma:
+        """The part of `vma` inside [start, end), split off where need be."""
+        if vma.start < start:
+            vma = self.split(vma, start)
+        if vma.end > end:
+            self.split(vma, end)
+        return vma
+
+    def merge(self, start: int, end: int) -> None:
+        """What has changed in [start, end) joins its neighbours where they are one mapping."""
+        at = max(self.vmas.bisect_right(start) - 2, 0)
+        if at >= len(self.vmas):
+            return
+        before = self.vmas.peekitem(at)[1]
+        changed = Pages.of(before)  # the last mapping that has, as it was before it joined any
+        while before.start <= end:
+            after = self._next(before)
+            if after is None or after.start > end:
+                break
+            if after.start < end:
+                changed = Pages.of(after)
+            if before.continued_by(after) and self._related(changed, before, after, end):
+                before.family = before.family or after.family
+                before.inherited = before.inherited or after.inherited
+                before.soft_dirty |= after.soft_dirty
+                before.guarded |= after.guarded
+                self.remove(after)
+                before.end = after.end
+            else:
+                before = after
+                changed = Pages.of(before)
+
+    def _related(self, changed: Pages, before: Vma, after: Vma, end: int) -> bool:
+        """Whether private pages allow the two to join: their families must be one in the end."""
+        other = Pages.of(before if after.start < end else after)
+        if before.family and after.family:
+            return before.family == after.family
+        if changed.family and not other.family:
+            return self.machine.profile.joins_untouched and not changed.inherited
+        return not (other.family and other.inherited)
+
+    def _next(self, vma: Vma) -> Vma | None:
+        at = self.vmas.bisect_right(vma.start)
+        return self.vmas.peekitem(at)[1] if at < len(self.vmas) else None
+
+    def neighbours(self, vma: Vma) -> Iterator[Vma]:
+        at = self.vmas.bisect_left(vma.start)
+        if at:
+            yield self.vmas.peekitem(at - 1)[1]
+        if at + 1 < len(self.vmas):
+            yield self.vmas.peekitem(at + 1)[1]
+
+    def prepare_private(self, vma: Vma) -> None:
+        """Before the first private page: anon_vma_prepare, which takes a neighbour's if it may."""
+        if vma.family:
+            return
+        for other in self.neighbours(vma):
+            lower, upper = (other, vma) if other.start < vma.start else (vma, other)
+            if (
+                other.family
+                and not other.inherited
+                and lower.end == upper.start
+                and lower.object is upper.object
+                and lower.flags == upper.flags
+                and lower.modes == upper.modes
+                and lower.context is upper.context
+                and lower.offset + lower.end - lower.start == upper.offset
+            ):
+                vma.family = other.family
+                return
+        vma.family = self.machine.family()
+
+    def gap(self, length: int, align: int) -> int:
+        """A free place for `length` bytes, from the top of the address space downwards."""
+        end = 0x7FFF_F000_0000
+        for key in reversed(self.vmas):
+            vma = self.vmas[key]
+            if vma.start >= end:
+                continue
+            start = (end - length) & -align
+            if start >= vma.end:
+                return start
+            end = vma.start
+        start = (end - length) & -align
+        if start < 0x10000:
+            raise Errno(errno.ENOMEM)
+        return start
+
+    # --- entries ---------------------------------------------------------------------------------
+
+    def entry(self, vma: Vma, address: int) -> pt.Entry | None:
+        """What is at a page of `vma`; a page inside a THP reads as the huge entry."""
+        found = self.table.get(address, vma.shift)
+        if found is None and self.thp:
+            return self.table.huge.get(address & pt.PMD_MASK)
+        return found
+
+    def map_folio(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
+        """Install a page where there is none; the caller's reference becomes the entry's."""
+        if not folio.flags & folios.ZERO:
+            folio.mapcount += 1
+        self.table.set(address, vma.shift, (allowed(vma, flags | pt.PRESENT), folio))
+
+    def map_thp(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
+        """Install a transparent huge page; the caller's reference becomes the entry's."""
+        if not folio.flags & folios.ZERO:
+            folio.mapcount += 1
+        thp.put(self, address, (allowed(vma, flags | pt.PRESENT), folio))
+
+    def mark(self, vma: Vma, address: int, marks: int) -> None:
+        """Leave a marker where there is no page (0: nothing)."""
+        self.table.set(address, vma.shift, (marks, None) if marks else None)
+
+    def unmap(self, vma: Vma, address: int, leave: pt.Entry | None = None) -> None:
+        """Remove what is there and drop the entry's reference."""
+        entry = self.table.get(address, vma.shift)
+        self.table.set(address, vma.shift, leave)
+        if entry is not None:
+            self._forget(entry)
+
+    def _forget(self, entry: pt.Entry) -> None:
+        flags, folio = entry
+        if folio is None or folio.flags & folios.ZERO:
+            return
+        if flags & pt.DIRTY:
+            folio.flags |= folios.DIRTY
+        folio.mapcount -= 1
+        self.memory.put(folio)
+
+    def change(self, vma: Vma, address: int, entry: pt.Entry, add: int, clear: int) -> None:
+        """Other flags for a present entry, of a small or a whole huge page.
+
+        What the processor may do follows from them.
+        """
+        if (add | clear) & pt.UFFD_WP:
+            clear |= pt.WP_OPEN
+        flags = allowed(vma, entry[0] & ~clear | add)
+        shift = vma.shift
+        if self.thp and address & pt.PMD_MASK in self.thp:
+            address, shift = address & pt.PMD_MASK, pt.PMD_SHIFT
+        self.table.set(address, shift, (flags, entry[1]))
+
+    def zap(
+        self,
+        vma: Vma,
+        start: int,
+        end: int,
+        *,
+        drop_markers: bool,
+        private_too: bool = True,
+    ) -> None:
+        """Remove the pages of [start, end).
+
+        File mappings keep uffd-wp as a marker unless `drop_markers`.  Without `private_too`
+        (punching a hole) copies made by private writes stay, and poison with them.
+        """
+        if self.thp:
+            for address in thp.whole(self, start, end):
+                self._forget(thp.take(self, address))
+        keeps_wp = vma.ops.fault_folio is not None and not drop_markers
+        table = self.table
+        for address in table.addresses(start, end, vma.shift):
+            entry = table.get(address, vma.shift)
+            assert entry is not None
+            flags, folio = entry
+            if folio is not None:
+                if not private_too and folio.flags & folios.ANON:
+                    continue
+                # A huge page leaves its marker whatever is registered now (measured on 6.18).
+                marks = vma.ops.pool or vma.modes & WP
+                wp = keeps_wp and flags & pt.UFFD_WP and marks
+                self.unmap(vma, address, pt.MARKER_WP if wp else None)
+                continue
+            left = 0 if drop_markers else flags & pt.MARK_GUARD
+            if keeps_wp:
+                left |= flags & pt.MARK_WP
+            if not private_too and not drop_markers:
+                left |= flags & pt.MARK_POISON
+            if left != flags:
+                self.mark(vma, address, left)

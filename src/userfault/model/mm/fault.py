@@ -1,0 +1,405 @@
+"""What kind of fault is this: resolved by the kernel, a userfault, or a signal.
+
+The order of the tests is that of the kernel: mapping, protection, marker, page cache, then the
+modes of the registration.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import TYPE_CHECKING
+
+from userfault.model.errors import Errno, Refused, Signalled
+from userfault.model.files import folio as folios
+from userfault.model.files.folio import Folio
+from userfault.model.memtypes import boundary
+from userfault.model.memtypes.ops import Where
+from userfault.model.mm import pgtable as pt
+from userfault.model.mm import thp
+from userfault.model.mm import vma as vmas
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.vma import Vma
+from userfault.model.tasks.sched import Task
+from userfault.model.uffd.context import BUS_ADRERR
+from userfault.uapi import userfaultfd as abi
+from userfault.uapi.mman import PROT_WRITE
+
+if TYPE_CHECKING:
+    from userfault.model.uffd.context import Context
+
+SEGV_MAPERR = 1
+SEGV_ACCERR = 2
+BUS_MCEERR_AR = 4
+
+_MISSING = 0
+_WP = abi.UFFD_PAGEFAULT_FLAG_WP
+_MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
+_RWP = abi.UFFD_PAGEFAULT_FLAG_RWP
+_RESOLVED = -1
+_AGAIN = -2  # the access is to be tried again, and nothing has changed
+
+
+def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool) -> None:
+    """Handle one page fault of `task` in `mm`; afterwards the access is to be tried again.
+
+    Raises Signalled: SIGSEGV, SIGBUS, or SIGKILL when there is no memory; for an access by the
+    kernel (`user` False) callers turn it into EFAULT.
+    """
+    if task.killed:
+        raise Errno(errno.EFAULT)
+    mm.lock.read()
+    try:
+        vma = mm.find(address)
+        if vma is None:
+            raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
+        if not (vma.prot & PROT_WRITE if write else vma.prot):
+            raise Signalled(signal.SIGSEGV, SEGV_ACCERR, address)
+        reason = _resolve(mm, vma, address, write)
+        context = vma.context
+    finally:
+        mm.lock.read_done()
+    if reason == _AGAIN:
+        task.sched.spin(lambda: f"a write to {address:#x} of another registration's protection")
+    elif reason != _RESOLVED:
+        assert context is not None
+        context.fault(task, vma, address, reason, write=write, user=user)
+
+
+def fault_held(mm: AddressSpace, vma: Vma, address: int) -> bool:
+    """A write fault of the kernel's own that cannot wait, since it holds the lock for writing.
+
+    False where it would be a message or a signal: nobody is told, and the caller gives up.
+    """
+    try:
+        return _resolve(mm, vma, address, True) == _RESOLVED
+    except Signalled:
+        return False
+
+
+def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
+    page = address & -(1 << vma.shift)
+    entry = mm.entry(vma, page)
+    if entry is None:
+        return _empty(mm, vma, page, address, 0, write)
+    flags, folio = entry
+    if folio is not None:
+        if is_being_copied(mm, vma, page):
+            return _unlike(vma, page)
+        return _present(mm, vma, page, address, entry, write)
+    if flags & pt.MARK_POISON:
+        if mm.machine.config.memory_failure:
+            raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
+    if flags & pt.MARK_GUARD:
+        raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
+    if not vma.modes & vmas.WP and not vma.ops.pool:  # left over from another registration
+        mm.mark(vma, page, 0)
+        return _empty(mm, vma, page, address, 0, write)
+    return _empty(mm, vma, page, address, pt.UFFD_WP, write)
+
+
+def is_being_copied(mm: AddressSpace, vma: Vma, page: int) -> bool:
+    """Whether another task is just copying this page, so that a touch of it becomes a message."""
+    return page in mm.flushing and _unlike(vma, page) != _RESOLVED
+
+
+def _unlike(vma: Vma, page: int) -> int:
+    """A page that another task is copying has no entry for a moment (seen on 6.18): a message."""
+    target = vma.object
+    cached = target is not None and vma.index(page) in target.cache
+    if cached:
+        return _MINOR if vma.modes & vmas.MINOR else _RESOLVED
+    beyond = target is not None and vma.index(page) >= target.pages()
+    return _MISSING if vma.modes & vmas.MISSING and not beyond else _RESOLVED
+
+
+def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
+    """For which page a type is asked for a folio."""
+    return Where(
+        mm.memory,
+        vma.object,
+        vma.index(page),
+        shared,
+        vma.shift,
+        mm.cgroup,
+        vma.promised,
+    )
+
+
+def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
+    """Nothing is mapped; `wp` is the bit that a marker left there."""
+    if write and not vma.shared and not vma.ops.pool:
+        mm.prepare_private(vma)  # before it is known whether a message has to be sent
+    if vma.ops.fault_folio is not None:
+        if vma.ops.pool:
+            mm.table.build(page, vma.shift)
+        return _empty_file(mm, vma, page, address, wp, write)
+    if thp.comes_by_fault(mm, vma, page & pt.PMD_MASK):
+        huge = _empty_huge(mm, vma, page & pt.PMD_MASK, write)
+        if huge is not None:
+            return huge
+    mm.table.build(page, vma.shift)
+    if vma.modes & vmas.MISSING:
+        return _MISSING
+    if not write and vma.ops.zero_page:
+        mm.map_folio(vma, page, wp, mm.memory.zero)
+        return _RESOLVED
+    mm.prepare_private(vma)
+    folio = _private_page(mm, vma, page, address)
+    folio.clear()
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
+    return _RESOLVED
+
+
+def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
+    target = vma.object
+    ops = vma.ops
+    assert target is not None
+    index = vma.index(page)
+    # Cached neighbours come first, whatever becomes of this page (measured on 6.18).
+    around = not write and not vma.modes & ~vmas.MISSING and ops.fault_around
+    if around and _served_around(mm, vma, page, wp):
+        return _RESOLVED
+    beyond = index >= target.pages() and not (ops.pool and index in target.cache)
+    if beyond or (ops.touchable is not None and not ops.touchable(target)):
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
+    cached = target.cache.get(index)
+    if cached is None:
+        if vma.modes & vmas.MISSING:
+            return _MISSING
+    elif vma.modes & vmas.MINOR:
+        return _MINOR
+    if cached is not None and cached.flags & folios.LOCKED:
+        mm.machine.wait_folio(cached)
+        return _RESOLVED
+    if cached is not None and cached.flags & folios.HWPOISON:
+        raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
+    folio = _file_page(mm, vma, page, address)
+    flags = wp
+    if folio.flags & folios.ANON:
+        mm.prepare_private(vma)
+        flags |= pt.EXCLUSIVE | pt.DIRTY
+    elif write and not vma.shared and not _waits_protected(vma, wp):
+        folio = _copied(mm, vma, page, address, folio)
+        flags |= pt.EXCLUSIVE | pt.DIRTY
+        if ops.pool:
+            flags &= ~pt.UFFD_WP
+    mm.machine.unlock_folio(folio)
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, flags, folio)
+    return _RESOLVED
+
+
+def _waits_protected(vma: Vma, wp: int) -> bool:
+    """Whether a huge page is mapped with its marker's protection first, to be copied later."""
+    if vma.modes & vmas.WP and _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+        return False
+    return bool(wp) and vma.ops.pool
+
+
+def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
+    """The type's page, locked and referenced."""
+    try:
+        return boundary.fault_folio(mm.sched, vma.ops, where(mm, vma, page, shared=vma.shared))
+    except Refused as refusal:
+        if refusal.code == errno.ENOMEM:
+            raise Signalled(signal.SIGKILL, 0, address) from None
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address) from None
+
+
+def _private_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
+    """A new private page with stale content."""
+    ops = vma.ops.for_private
+    try:
+        folio = boundary.alloc_folio(mm.sched, ops, where(mm, vma, page, shared=False))
+    except Refused:
+        folio = None
+    if folio is None:
+        number = signal.SIGBUS if ops.pool else signal.SIGKILL
+        raise Signalled(number, BUS_ADRERR if ops.pool else 0, address)
+    folio.flags |= folios.UPTODATE
+    return folio
+
+
+def _copied(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> Folio:
+    """A private copy of a locked cache page, which is given back; the copy comes locked."""
+    mm.prepare_private(vma)
+    try:
+        copy = _private_page(mm, vma, page, address)
+        copy.copy_from(folio)
+        copy.flags |= folios.LOCKED
+        return copy
+    finally:
+        mm.machine.unlock_folio(folio)
+        mm.memory.put(folio)
+
+
+def _served_around(mm: AddressSpace, vma: Vma, page: int, wp: int) -> bool:
+    """Map around a read fault; whether there is no more to do than to try the access again."""
+    around = _map_around(mm, vma, page)
+    entry = mm.entry(vma, page)
+    if entry is not None and not wp:
+        return True
+    if around:
+        mm.sched.point("fault.around")
+    return mm.entry(vma, page) is not entry  # another task was faster
+
+
+def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
+    """Map cached neighbours of a read fault: those that are finished and not locked.
+
+    Whether there were any.
+    """
+    target = vma.object
+    pages = mm.machine.config.fault_around
+    if target is None or pages < 2:
+        return False
+    mapped = False
+    low = max(page & -(pages << 12), vma.start, page & pt.PMD_MASK)
+    high = min(low + (pages << 12), vma.end, (page & pt.PMD_MASK) + pt.PMD_SIZE)
+    for address in range(low, high, 4096):
+        folio = target.cache.get(vma.index(address))
+        if folio is None or mm.table.get(address) is not None:
+            continue
+        state = folio.flags & (folios.LOCKED | folios.UPTODATE | folios.HWPOISON)
+        if state == folios.UPTODATE and folio.index < target.pages():
+            folio.refs += 1
+            mm.map_folio(vma, address, 0, folio)
+            mapped = True
+    return mapped
+
+
+def _empty_huge(mm: AddressSpace, vma: Vma, start: int, write: bool) -> int | None:
+    """Nothing is mapped in 2 MiB, and a huge page may be; None if it has to be a small one."""
+    mm.prepare_private(vma)  # for a read too (do_huge_pmd_anonymous_page)
+    mm.table.build(start, pt.PMD_SHIFT)
+    if vma.modes & vmas.MISSING:
+        return _MISSING
+    if not write and vma.ops.zero_page:
+        mm.map_thp(vma, start, 0, mm.memory.huge_zero)
+        return _RESOLVED
+    folio = thp.of_zeroes(mm)
+    if folio is None:
+        return None
+    mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, folio)
+    return _RESOLVED
+
+
+def _present(
+    mm: AddressSpace, vma: Vma, page: int, address: int, entry: pt.Entry, write: bool
+) -> int:
+    flags, folio = entry
+    context = vma.context
+    if flags & pt.UFFD_RWP:
+        if vma.modes & vmas.RWP and not _async(context, abi.UFFD_FEATURE_RWP_ASYNC):
+            return _RWP
+        mm.change(vma, page, entry, 0, pt.UFFD_RWP)  # of a huge page: of the whole of it
+        return _RESOLVED
+    if not write or flags & pt.WRITE:
+        return _RESOLVED
+    if flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP:
+        return _protected(mm, vma, page, entry)
+    assert folio is not None
+    _break_cow(mm, vma, page, address, folio)
+    return _RESOLVED
+
+
+def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
+    """A write to a page that is protected, or whose writes are to be noticed."""
+    if entry[0] & pt.UFFD_WP:
+        if vma.modes & vmas.WP:
+            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+                return _WP
+            if page & pt.PMD_MASK in mm.thp:  # what was written is told of small pages
+                thp.split(mm, page & pt.PMD_MASK)
+                return _RESOLVED
+        elif vma.ops.pool:
+            return _AGAIN  # left over from another registration: for ever (measured on 6.18)
+        else:  # ... of a small page the bit stays, and is not looked at
+            mm.change(vma, page, entry, pt.WP_OPEN, pt.SOFT_CLEAN)
+            return _RESOLVED
+    mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
+    return _RESOLVED
+
+
+def _async(context: Context | None, feature: int) -> bool:
+    return context is not None and bool(context.features & feature)
+
+
+def unshare(mm: AddressSpace, address: int) -> None:
+    """Before a page is pinned for reading: a private page shared by fork becomes this space's."""
+    vma = mm.find(address)
+    if vma is None or vma.shared:
+        return
+    page = address & -(1 << vma.shift)
+    entry = mm.entry(vma, page)
+    if entry is None or entry[1] is None or entry[0] & pt.EXCLUSIVE:
+        return
+    if not entry[1].flags & folios.ANON:
+        return
+    if page & pt.PMD_MASK in mm.thp:
+        if entry[1].refs == 1 and not entry[1].pieces:
+            return
+        thp.split(mm, page & pt.PMD_MASK)
+        entry = mm.table.get(page, vma.shift)
+        assert entry is not None
+    folio = entry[1]
+    assert folio is not None
+    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP | pt.SOFT_CLEAN)
+    _break_cow(mm, vma, page, address, folio)
+    made = mm.table.get(page, vma.shift)
+    if kept and made is not None:
+        mm.change(vma, page, made, kept, 0)
+
+
+def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> None:
+    """A write to a page that this mapping does not own: keep it if it is the last user's."""
+    mm.prepare_private(vma)
+    if page & pt.PMD_MASK in mm.thp:
+        _break_huge(mm, vma, page & pt.PMD_MASK, folio)
+        return
+    if folio.flags & folios.ANON and folio.refs == 1 and _may_keep(mm, page, folio):
+        entry = mm.table.get(page, vma.shift)
+        assert entry is not None
+        folio.own(True)
+        mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
+        return
+    if mm.sched.preemptive and not vma.ops.pool:
+        entry = mm.table.get(page, vma.shift)
+        mm.flushing.add(page)
+        mm.sched.point("cow.flush")
+        mm.flushing.discard(page)
+        if mm.table.get(page, vma.shift) is not entry:
+            return
+    copy = _private_page(mm, vma, page, address)
+    copy.copy_from(folio)
+    mm.unmap(vma, page)
+    mm.map_folio(vma, page, pt.EXCLUSIVE | pt.DIRTY, copy)
+
+
+def _may_keep(mm: AddressSpace, page: int, folio: Folio) -> bool:
+    """Whether the last user of a page may keep it: not while it is part of one that is shared."""
+    large = folio.in_large
+    if folio.whole is not None or large is None:
+        return folio.whole is None
+    return mm.machine.profile.keeps_parts and not thp.is_shared(mm, page, large)
+
+
+def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
+    """The same of a huge page: kept by its last user, replaced if it is the zero page, else split.
+
+    After a split the access is tried again, and one small page is copied.
+    """
+    flags, _ = mm.table.huge[start]
+    if folio.flags & folios.ZERO:
+        new = thp.of_zeroes(mm) if mm.machine.profile.zero_page_becomes_huge else None
+        if new is not None:
+            thp.take(mm, start)
+            mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, new)
+            return
+    elif folio.refs == 1 and not folio.pieces:
+        mm.change(vma, start, (flags, folio), pt.EXCLUSIVE | pt.DIRTY, 0)
+        return
+    thp.split(mm, start)

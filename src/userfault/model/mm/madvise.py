@@ -1,0 +1,282 @@
+"""madvise(2): what each advice does to pages, markers and registrations."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.kernel.memtypes import round_up
+from userfault.model.errors import Errno, Signalled
+from userfault.model.files import filesystem
+from userfault.model.mm import access, collapse
+from userfault.model.mm import pgtable as pt
+from userfault.model.mm import vma as vmas
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.vma import Vma
+from userfault.model.tasks.sched import Task
+from userfault.model.uffd import events
+from userfault.uapi import mman
+from userfault.uapi import userfaultfd as abi
+
+_EHWPOISON = 133  # not in every build of the errno module
+
+_HINTS = {
+    mman.MADV_WILLNEED,
+    mman.MADV_COLD,
+    mman.MADV_PAGEOUT,  # there is no swap
+    mman.MADV_MERGEABLE,
+    mman.MADV_UNMERGEABLE,
+}
+
+
+def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int) -> None:
+    """Raises Errno.  Holes are skipped and reported at the end (ENOMEM)."""
+    action = _action(mm, advice)
+    if address % PAGE:
+        raise Errno(errno.EINVAL)
+    end = address + round_up(length, PAGE)
+    if end < address:
+        raise Errno(errno.EINVAL)
+    if end == address:
+        return
+    if action is _populate and not mm.machine.profile.populate_skips_holes:
+        _populate_all(task, mm, address, end, advice)
+        return
+    hole = False
+    at = address
+    while at < end:
+        found = mm.overlapping(at, end)
+        if not found:
+            hole = True
+            break
+        vma = found[0]
+        if vma.start > at:
+            hole = True
+            at = vma.start
+        stop = min(vma.end, end)
+        if action is not None:
+            # After an event the mapping may end earlier: what is left is looked at anew.
+            stop = action(task, mm, vma, at, stop, advice)
+        at = stop
+    if hole:
+        raise Errno(errno.ENOMEM)
+
+
+_Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
+
+
+def _action(mm: AddressSpace, advice: int) -> _Action | None:
+    found = _ACTIONS.get(advice)
+    guards = advice in (mman.MADV_GUARD_INSTALL, mman.MADV_GUARD_REMOVE)
+    if found is None and advice not in _HINTS:
+        raise Errno(errno.EINVAL)
+    if guards and not mm.machine.profile.guard_markers:
+        raise Errno(errno.EINVAL)
+    return found
+
+
+def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    stop = end
+    end = _check_dontneed(vma, start, end, advice)
+    if start == end:
+        return stop
+    if _announce_removal(task, vma, start, end):
+        again = mm.find(start)
+        if again is None:
+            raise Errno(errno.ENOMEM)
+        vma = again
+        if mm.machine.profile.removal_goes_on:
+            stop = min(stop, vma.end)
+        end = min(_check_dontneed(vma, start, end, advice), vma.end)
+    mm.lock.read()
+    try:
+        if advice == mman.MADV_FREE:
+            _free(mm, vma, start, end)
+        else:
+            mm.zap(vma, start, end, drop_markers=False)
+            if mm.machine.profile.frees_tables and vma.shift == 12:
+                mm.table.free_empty(start, end)
+    finally:
+        mm.lock.read_done()
+    return stop
+
+
+def _check_dontneed(vma: Vma, start: int, end: int, advice: int) -> int:
+    locked = vma.flags & vmas.LOCKED and advice != mman.MADV_DONTNEED_LOCKED
+    if locked or vma.flags & vmas.SPECIAL:
+        raise Errno(errno.EINVAL)
+    if vma.shift != 12:
+        size = 1 << vma.shift
+        if advice == mman.MADV_FREE or start % size:
+            raise Errno(errno.EINVAL)
+        return end & -size
+    return end
+
+
+def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    """Pages may go when memory is short, which it is not here; poison goes."""
+    if vma.object is not None:
+        raise Errno(errno.EINVAL)  # found out after the event (measured on 6.18)
+    for address in mm.table.addresses(start, end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        if entry is not None and entry[0] & pt.MARK_POISON:
+            mm.mark(vma, address, entry[0] & ~pt.MARK_POISON)
+
+
+def _announce_removal(task: Task, vma: Vma, start: int, end: int) -> bool:
+    """The REMOVE event, before the pages go; True if the task has slept."""
+    context = vma.context
+    if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_REMOVE):
+        return False
+    events.announce(context)
+    events.send(task, context, events.Event(abi.UFFD_EVENT_REMOVE, (start, end), task))
+    return True
+
+
+def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    del advice
+    target = vma.object
+    if vma.flags & vmas.LOCKED or target is None:
+        raise Errno(errno.EINVAL)
+    if not vma.shared or not vma.flags & vmas.MAY_WRITE:
+        raise Errno(errno.EACCES)
+    offset = start - vma.start + vma.offset
+    mm.machine.link(target)
+    try:
+        _announce_removal(task, vma, start, end)
+        mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
+        filesystem.fallocate(mm.machine, target, mode, offset, end - start)
+    finally:
+        mm.machine.unlink(target)
+    return end
+
+
+def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    files = mm.machine.profile.release >= (6, 15)
+    barred = vmas.SPECIAL | (vmas.LOCKED if advice == mman.MADV_GUARD_INSTALL else 0)
+    if vma.shift != 12 or vma.flags & barred:
+        raise Errno(errno.EINVAL)
+    if not files and (vma.object is not None or not vma.prot & mman.PROT_WRITE):
+        raise Errno(errno.EINVAL)
+    done = True
+    mm.lock.read()
+    try:
+        if advice == mman.MADV_GUARD_INSTALL:
+            vma.guarded = True
+            if vma.object is None or mm.machine.profile.guards_prepare_files:
+                mm.prepare_private(vma)
+            done = _install_guards(mm, vma, start, end)
+        else:
+            _remove_guards(mm, vma, start, end)
+    finally:
+        mm.lock.read_done()
+    if not done:
+        task.sched.spin(lambda: f"guards at {start:#x} where uffd-wp markers stay")
+        return start
+    return end
+
+
+def _install_guards(mm: AddressSpace, vma: Vma, start: int, end: int) -> bool:
+    """False where a uffd-wp marker of a file is: zapping leaves it (measured on 6.18)."""
+    mm.zap(vma, start, end, drop_markers=False)
+    for address in range(start, end, PAGE):
+        entry = mm.table.get(address)
+        if entry is None:
+            mm.table.set(address, 12, pt.MARKER_GUARD)
+        elif not entry[0] & pt.MARK_GUARD:
+            return False
+    return True
+
+
+def _remove_guards(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    for address in mm.table.addresses(start, end):
+        entry = mm.table.get(address)
+        if entry is not None and entry[0] & pt.MARK_GUARD:
+            mm.mark(vma, address, 0)
+
+
+def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    del task
+    wipe = advice == mman.MADV_WIPEONFORK
+    if wipe and (vma.shared or vma.object is not None):
+        raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
+    if advice == mman.MADV_DOFORK and vma.ops.pool and not mm.machine.profile.dofork_of_hugetlb:
+        raise Errno(errno.EINVAL)
+    undone = advice in (mman.MADV_KEEPONFORK, mman.MADV_DODUMP)
+    if undone and vma.flags & vmas.DROPPABLE:
+        raise Errno(errno.EINVAL)
+    add, clear = _FLAGS[advice]
+    if (vma.flags | add) & ~clear == vma.flags:
+        return end
+    mm.lock.write()
+    try:
+        part = mm.isolate(vma, start, end)
+        part.flags = (part.flags | add) & ~clear
+        mm.merge(start, end)
+    finally:
+        mm.lock.write_done()
+    return end
+
+
+_FLAGS = {
+    mman.MADV_HUGEPAGE: (vmas.HUGEPAGE, vmas.NOHUGEPAGE),
+    mman.MADV_NOHUGEPAGE: (vmas.NOHUGEPAGE, vmas.HUGEPAGE),
+    mman.MADV_NORMAL: (0, vmas.RANDOM | vmas.SEQUENTIAL),
+    mman.MADV_RANDOM: (vmas.RANDOM, vmas.SEQUENTIAL),
+    mman.MADV_SEQUENTIAL: (vmas.SEQUENTIAL, vmas.RANDOM),
+    mman.MADV_DONTDUMP: (vmas.DONTDUMP, 0),
+    mman.MADV_DODUMP: (0, vmas.DONTDUMP),
+    mman.MADV_DONTFORK: (vmas.DONTFORK, 0),
+    mman.MADV_DOFORK: (0, vmas.DONTFORK),
+    mman.MADV_WIPEONFORK: (vmas.WIPEONFORK, 0),
+    mman.MADV_KEEPONFORK: (0, vmas.WIPEONFORK),
+}
+
+
+def _populates(vma: Vma, write: bool) -> bool:
+    return bool(vma.prot & mman.PROT_WRITE if write else vma.prot)
+
+
+def _populate(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
+    """Of one mapping; what lies there after a message was served may be another one."""
+    del vma
+    _populate_all(task, mm, start, end, advice)
+    return end
+
+
+def _populate_all(task: Task, mm: AddressSpace, start: int, end: int, advice: int) -> None:
+    write = advice == mman.MADV_POPULATE_WRITE
+    at = start
+    while at < end:
+        vma = mm.find(at)
+        if vma is None:
+            raise Errno(errno.ENOMEM)
+        stop = min(vma.end, end)
+        if not _populates(vma, write):
+            raise Errno(errno.EINVAL)
+        try:
+            access.populate(task, mm, at, stop, write=write)
+        except Signalled as signalled:
+            if signalled.lsb:  # poison, whatever its signal code would be
+                raise Errno(_EHWPOISON) from None
+            # The mapping may have changed while a message was served.
+            now = mm.find(signalled.address)
+            if now is None:
+                raise Errno(errno.ENOMEM) from None
+            raise Errno(errno.EFAULT if _populates(now, write) else errno.EINVAL) from None
+        at = stop
+
+
+_ACTIONS: dict[int, _Action] = {
+    mman.MADV_DONTNEED: _dontneed,
+    mman.MADV_DONTNEED_LOCKED: _dontneed,
+    mman.MADV_FREE: _dontneed,
+    mman.MADV_REMOVE: _remove,
+    mman.MADV_GUARD_INSTALL: _guard,
+    mman.MADV_GUARD_REMOVE: _guard,
+    mman.MADV_POPULATE_READ: _populate,
+    mman.MADV_POPULATE_WRITE: _populate,
+    mman.MADV_COLLAPSE: collapse.collapse,
+    **dict.fromkeys(_FLAGS, _flags),
+}

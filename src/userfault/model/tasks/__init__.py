@@ -1,0 +1,1 @@
+"""Tasks, who of them runs next, and the locks that they sleep for."""

@@ -1,0 +1,1 @@
+"""userfaultfd: contexts and their queues, registration, ioctls, events, fills, protection."""

@@ -1,0 +1,277 @@
+"""A userfaultfd context: handshake, queues of faults and events, waiting and waking.
+
+A fault's waiter is on the *pending* queue until it is read, then among the *delivered*, until a
+wake-up of its address takes it off.  Reading acknowledges nothing.  Events queue apart from
+faults, which are always read first.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections import deque
+from typing import TYPE_CHECKING
+
+from userfault.kernel.calls import WAITS_FAULT, WAITS_MESSAGE
+from userfault.model.errors import Errno, Signalled
+from userfault.model.mm import pgtable as pt
+from userfault.model.mm import thp
+from userfault.model.mm import vma as vmas
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.sched import Task, Wait
+from userfault.uapi import userfaultfd as abi
+
+if TYPE_CHECKING:
+    from userfault.model.mm.vma import Vma
+    from userfault.model.uffd.events import Event
+
+BUS_ADRERR = 2
+INITIALIZED = 1 << 31  # the kernel's own feature bit; fdinfo shows it
+
+_SIGBUS = abi.UFFD_FEATURE_SIGBUS
+_EXACT = abi.UFFD_FEATURE_EXACT_ADDRESS
+_THREAD_ID = abi.UFFD_FEATURE_THREAD_ID
+
+
+class Waiter:
+    """A task asleep in a fault, and the message about it."""
+
+    __slots__ = ("address", "flags", "page", "shift", "task", "thread_id")
+
+    def __init__(
+        self, task: Task, address: int, flags: int, thread_id: int, page: int, shift: int
+    ) -> None:
+        self.task = task
+        self.address = address
+        self.flags = flags
+        self.thread_id = thread_id
+        self.page = page
+        self.shift = shift
+
+
+class Context:
+    """What is behind a userfaultfd; belongs to `mm` for ever, whoever holds the descriptor."""
+
+    def __init__(self, mm: AddressSpace, *, user_mode_only: bool = False) -> None:
+        self.mm = mm
+        self.user_mode_only = user_mode_only
+        self.features = 0  # 0 before the handshake
+        self.flags = 0  # O_CLOEXEC and O_NONBLOCK at creation, for descriptors of FORK events
+        self.pending: deque[Waiter] = deque()
+        self.delivered: list[Waiter] = []
+        self.events: deque[Event] = deque()
+        self.readers: deque[Task] = deque()
+        self.changing = 0  # events whose sender has not run again since they were read
+        self.released = False
+        self.name = f"uffd#{len(mm.contexts)}"
+        mm.contexts[self] = None
+
+    # --- handshake -------------------------------------------------------------------------------
+
+    def handshake(self, api: int, features: int, *, may_trace: bool) -> tuple[int, int]:
+        """UFFDIO_API: (features, ioctls) that the kernel has.  Raises Errno."""
+        profile = self.mm.machine.profile
+        offered = profile.features | profile.says_guest_memfd
+        if api != abi.UFFD_API:
+            raise Errno(errno.EINVAL)
+        if features & abi.UFFD_FEATURE_EVENT_FORK and not may_trace:
+            raise Errno(errno.EPERM)
+        if features & abi.UFFD_FEATURE_WP_ASYNC:
+            features |= abi.UFFD_FEATURE_WP_UNPOPULATED
+        if features & abi.UFFD_FEATURE_RWP_ASYNC and not features & abi.UFFD_FEATURE_RWP:
+            raise Errno(errno.EINVAL)
+        if features & ~offered:
+            raise Errno(errno.EINVAL)
+        return offered, profile.api_ioctls
+
+    def initialize(self, features: int) -> None:
+        """The last step of the handshake; EINVAL if it was done before."""
+        if self.features:
+            raise Errno(errno.EINVAL)
+        if features & abi.UFFD_FEATURE_WP_ASYNC:
+            features |= abi.UFFD_FEATURE_WP_UNPOPULATED
+        self.features = features | INITIALIZED
+
+    def space(self) -> AddressSpace:
+        """The address space; ESRCH when its process has ended."""
+        if not self.mm.alive:
+            raise Errno(errno.ESRCH)
+        return self.mm
+
+    def set_mode(self, enable: int, disable: int) -> None:
+        """UFFDIO_SET_MODE (7.3): RWP_ASYNC on or off; switching it on wakes every waiter."""
+        if not self.mm.machine.profile.api_ioctls & 1 << abi._UFFDIO_SET_MODE:
+            raise Errno(errno.EINVAL)
+        known = abi.UFFD_FEATURE_RWP_ASYNC
+        if enable & disable or (enable | disable) & ~known:
+            raise Errno(errno.EINVAL)
+        if enable and not self.features & abi.UFFD_FEATURE_RWP:
+            raise Errno(errno.EINVAL)
+        self.space()
+        self.features = (self.features | enable) & ~disable
+        if enable:
+            self.wake_all()
+
+    # --- faults ----------------------------------------------------------------------------------
+
+    def fault(
+        self, task: Task, vma: Vma, address: int, reason: int, *, write: bool, user: bool
+    ) -> None:
+        """Queue a message and sleep until woken; the caller then faults again.
+
+        The mmap lock is no longer held, and nothing has run since the entry was looked at.
+        Raises Signalled (or Errno EFAULT for an access by the kernel) where a wait is refused.
+        """
+        features = self.features
+        page = address & -(1 << vma.shift)
+        if features & _SIGBUS or task.killed:
+            if not user:
+                raise Errno(errno.EFAULT)
+            raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
+        if self.user_mode_only and not user:
+            raise Errno(errno.EFAULT)
+        waiter = Waiter(
+            task,
+            address if features & _EXACT else page,
+            reason | (abi.UFFD_PAGEFAULT_FLAG_WRITE if write else 0),
+            task.tid if features & _THREAD_ID else 0,
+            page,
+            vma.shift,
+        )
+        self.pending.append(waiter)
+        if self.readers:
+            self.wake_readers()
+        task.sched.block(
+            Wait(
+                WAITS_FAULT,
+                lambda: self._tell(waiter),
+                interruptible=user,
+                give_up=lambda: self._forget(waiter),
+            )
+        )
+        if task.sched.preemptive:
+            task.sched.point("fault.retry")
+
+    def _tell(self, waiter: Waiter) -> str:
+        text = f"{self.name} to resolve a fault (flags {waiter.flags}) at {waiter.address:#x}"
+        text += ", not read yet" if waiter in self.pending else ", read"
+        if not self.must_wait(waiter):
+            text += "; the page is there: its wake-up is lost or still to come"
+        return text
+
+    def must_wait(self, waiter: Waiter) -> bool:
+        """Whether the fault would still be a fault (userfaultfd_must_wait)."""
+        vma = self.mm.find(waiter.page)
+        if vma is None or vma.context is not self:
+            return False
+        entry = self.mm.entry(vma, waiter.page & -(1 << vma.shift))
+        if entry is None:
+            return True
+        flags, folio = entry
+        if folio is None:
+            return bool(flags & pt.MARK_WP)
+        if waiter.flags & abi.UFFD_PAGEFAULT_FLAG_WP:
+            return bool(flags & pt.UFFD_WP)
+        return bool(flags & pt.UFFD_RWP)
+
+    def _forget(self, waiter: Waiter) -> None:
+        if waiter in self.pending:
+            self.pending.remove(waiter)
+        else:
+            self.delivered.remove(waiter)
+
+    def wake(self, start: int, length: int) -> None:
+        """Every waiter whose message lies in the range faults again."""
+        end = start + length
+        pending = self.pending
+        if pending:
+            woken = [waiter for waiter in pending if start <= waiter.address < end]
+            if woken:
+                left = [waiter for waiter in pending if not start <= waiter.address < end]
+                pending.clear()
+                pending.extend(left)
+                self._run(woken)
+        if self.delivered:
+            woken = [waiter for waiter in self.delivered if start <= waiter.address < end]
+            if woken:
+                self.delivered = [
+                    waiter for waiter in self.delivered if not start <= waiter.address < end
+                ]
+                self._run(woken)
+
+    def wake_all(self) -> None:
+        woken = [*self.pending, *self.delivered]
+        self.pending.clear()
+        self.delivered = []
+        self._run(woken)
+
+    def _run(self, woken: list[Waiter]) -> None:
+        sched = self.mm.sched
+        for waiter in woken:
+            sched.wake(waiter.task)
+
+    # --- poll, readers ---------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        return bool(self.pending or self.events)
+
+    def wake_readers(self) -> None:
+        """Tasks asleep in read or poll look again."""
+        sched = self.mm.sched
+        while self.readers:
+            sched.wake(self.readers.popleft())
+
+    def wait_readable(self, task: Task) -> None:
+        """Sleep until there may be something to read; EINTR on a signal."""
+        self.readers.append(task)
+        task.sched.block(
+            Wait(
+                WAITS_MESSAGE,
+                lambda: f"a message of {self.name}",
+                interruptible=True,
+                give_up=lambda: self.readers.remove(task),
+            )
+        )
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """The last descriptor was closed: unregister everything, let everybody go."""
+        self.released = True
+        mm = self.mm
+        if mm.alive:
+            mm.lock.write()
+            for vma in [vma for vma in mm.vmas.values() if vma.context is self]:
+                withdraw(mm, vma)
+                mm.merge(vma.start, vma.end)  # others that could join stay as they are
+            mm.lock.write_done()
+        self.wake_all()
+        while self.events:
+            self.events.popleft().abandon(mm.sched)
+        self.wake_readers()
+        mm.contexts.pop(self, None)
+
+
+def withdraw(mm: AddressSpace, vma: Vma) -> None:
+    """Take the registration off a mapping: protection and wp markers go, poison stays."""
+    clear_protection(mm, vma, vma.start, vma.end)
+    vma.context = None
+    vma.modes = 0
+
+
+def clear_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    """Remove every uffd bit and wp marker of the range."""
+    if not vma.modes & (vmas.WP | vmas.RWP):
+        return
+    bits = pt.UFFD_WP | pt.UFFD_RWP
+    for address in thp.whole(mm, start, end):
+        mm.change(vma, address, mm.table.huge[address], 0, bits)
+    for address in mm.table.addresses(start, end, vma.shift):
+        entry = mm.table.get(address, vma.shift)
+        assert entry is not None
+        flags, folio = entry
+        if folio is None:
+            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays
+                mm.mark(vma, address, 0)
+        elif flags & bits:
+            mm.change(vma, address, entry, 0, bits)

@@ -1,0 +1,94 @@
+"""Non-cooperative events: who raises them is asleep until they are read.
+
+`changing` of the context counts from just before a change until the sender has run again after
+its event was read.  As long as it is not zero, fills and protection fail with EAGAIN.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userfault.kernel.calls import WAITS_EVENT
+from userfault.model.errors import Killed
+from userfault.model.tasks.sched import Sched, Task, Wait
+from userfault.uapi import userfaultfd as abi
+
+if TYPE_CHECKING:
+    from userfault.model.uffd.context import Context
+
+_NAMES = {
+    abi.UFFD_EVENT_FORK: "FORK",
+    abi.UFFD_EVENT_REMAP: "REMAP",
+    abi.UFFD_EVENT_REMOVE: "REMOVE",
+    abi.UFFD_EVENT_UNMAP: "UNMAP",
+}
+
+
+class Event:
+    """One message of the event queue.  `child`: the context of the child, of a FORK."""
+
+    __slots__ = ("child", "code", "payload", "read", "task")
+
+    def __init__(
+        self, code: int, payload: tuple[int, ...], task: Task, child: Context | None = None
+    ) -> None:
+        self.code = code
+        self.payload = payload
+        self.task = task
+        self.child = child
+        self.read = False
+
+    def delivered(self, sched: Sched) -> None:
+        """It was read: its sender may go on."""
+        self.read = True
+        sched.wake(self.task)
+
+    def abandon(self, sched: Sched) -> None:
+        """The context is gone: nobody will read it."""
+        sched.wake(self.task)
+
+    @property
+    def name(self) -> str:
+        return f"{_NAMES[self.code]}{tuple(hex(value) for value in self.payload)}"
+
+
+def announce(context: Context) -> None:
+    """A change is about to happen: fills fail from now on."""
+    context.changing += 1
+
+
+def send(task: Task, context: Context, event: Event) -> None:
+    """Queue an announced event and sleep until it was read; no lock is held."""
+    try:
+        if context.released:
+            return
+        context.events.append(event)
+        context.wake_readers()
+        task.sched.block(
+            Wait(
+                WAITS_EVENT,
+                lambda: f"its event {event.name} of {context.name} to be read",
+                give_up=lambda: _drop(context, event),
+            )
+        )
+        if task.sched.preemptive:
+            task.sched.point("event.resume")
+    except Killed:
+        if event.child is not None and not event.read:
+            event.child.release()
+        raise
+    finally:
+        context.changing -= 1
+    if event.child is not None and not event.read:
+        # Nobody will ever hold a descriptor of the child's context.
+        event.child.release()
+
+
+def _drop(context: Context, event: Event) -> None:
+    if event in context.events:
+        context.events.remove(event)
+
+
+def wants(context: Context | None, feature: int) -> bool:
+    """Whether the mapping's context asked for this kind of event."""
+    return context is not None and bool(context.features & feature)

@@ -1,0 +1,93 @@
+"""read(2) and poll(2) of a userfaultfd."""
+
+from __future__ import annotations
+
+import errno
+
+from userfault.model.errors import Errno
+from userfault.model.files.open_files import O_NONBLOCK, UffdFile
+from userfault.model.tasks.sched import Task
+from userfault.uapi import userfaultfd as abi
+
+POLLIN = 1
+POLLERR = 8
+SIZE = abi.uffd_msg.size
+
+_fault = abi.uffd_msg_pagefault.struct.pack
+_fork = abi.uffd_msg_fork.struct.pack
+_remap = abi.uffd_msg_remap.struct.pack
+_remove = abi.uffd_msg_remove.struct.pack
+
+
+def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> bytes:
+    """As many whole messages as fit, faults before events; sleeps for the first one only.
+
+    No lock is held from one message to the next (fs/userfaultfd.c of 6.18, `userfaultfd_read`).
+    """
+    context = file.context
+    nonblocking = bool(file.flags & O_NONBLOCK)
+    if nowait and not nonblocking:
+        code = context.mm.machine.profile.read_nowait
+        if code != errno.EAGAIN:
+            raise Errno(code)
+        nonblocking = True
+    if not context.features or length < SIZE:
+        raise Errno(errno.EINVAL)
+    parts: list[bytes] = []
+    while length >= SIZE:
+        message = _next(task, file)
+        if message is not None:
+            parts.append(message)
+            length -= SIZE
+            if length >= SIZE:
+                # A sender that was woken may have sent the next message before the read ends
+                # (measured on 6.18, with random programs).
+                task.sched.point("read.next")
+        elif parts:
+            break
+        elif nonblocking:
+            raise Errno(errno.EAGAIN)
+        else:
+            _sleep(task, file)
+    return b"".join(parts)
+
+
+def _sleep(task: Task, file: UffdFile) -> None:
+    file.context.wait_readable(task)
+    if task.interrupted and not task.restarts:
+        raise Errno(errno.EINTR)
+
+
+def _next(task: Task, file: UffdFile) -> bytes | None:
+    context = file.context
+    if context.pending:
+        waiter = context.pending.popleft()
+        context.delivered.append(waiter)
+        return _fault(abi.UFFD_EVENT_PAGEFAULT, waiter.flags, waiter.address, waiter.thread_id)
+    if not context.events:
+        return None
+    event = context.events.popleft()
+    if event.child is not None:
+        heir = UffdFile(event.child.flags, event.child)
+        message = _fork(event.code, task.process.open(heir, event.child.flags))
+    elif event.code == abi.UFFD_EVENT_REMAP:
+        message = _remap(event.code, *event.payload)
+    else:
+        message = _remove(event.code, *event.payload)
+    event.delivered(task.sched)
+    return message
+
+
+def poll(task: Task, file: UffdFile, *, wait: bool) -> int:
+    """The events of poll(2): POLLERR for a descriptor that blocks, or before the handshake."""
+    context = file.context
+    while True:
+        if not context.features or not file.flags & O_NONBLOCK:
+            return POLLERR
+        if context.readable():
+            return POLLIN
+        if not wait:
+            return 0
+        context.wait_readable(task)
+        if task.interrupted:
+            raise Errno(errno.EINTR)
