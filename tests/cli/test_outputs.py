@@ -14,7 +14,7 @@ import pytest
 from cli.commands import userfault
 from helpers.stores import memory, store
 from userfault.check.live.agent.build import NoAgent, agent_path
-from userfault.cli.check.files import Header, JunitFile
+from userfault.cli.shared.checking.files import Header, JunitFile
 from userfault.linux import homes
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.reading import open_reader

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from userfault.check.differential.batch import Batch
-from userfault.cli.check.batch import Progress
+from userfault.cli.shared.checking.tally import Progress
 from userfault.cli.shared.children import Reports, python_child
 from userfault.kernel.errors import UserfaultError
 

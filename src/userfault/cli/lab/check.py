@@ -6,7 +6,6 @@ One kernel is reported as `userfault check` does it; several are one table, with
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,14 @@ import msgspec
 
 from userfault.check.selection import Selection
 from userfault.check.words.outcome import CaseResult, Verdict
-from userfault.cli.check.check import exit_code
-from userfault.cli.check.explain import explain_result, explain_statement
-from userfault.cli.check.files import Header, JsonLines, JunitFile
-from userfault.cli.check.table import CheckTable
 from userfault.cli.lab.crew import Crew, WorkerLost
 from userfault.cli.lab.jobs import CaseDone, CaseJob, Setup
 from userfault.cli.lab.table import KernelsTable
 from userfault.cli.shared import interrupts
+from userfault.cli.shared.checking.explain import Explanation
+from userfault.cli.shared.checking.files import Header, JsonLines, JunitFile
+from userfault.cli.shared.checking.reports import Report, Reports, exit_code
+from userfault.cli.shared.checking.table import CheckTable
 
 # Of a worker's silence: booting anew, a statement and its deadline, a question whether it lives.
 _SILENCE_S = 300.0
@@ -47,51 +46,41 @@ def run_all(setups: list[Setup], wishes: Wishes) -> int:
     try:
         for setup in setups:
             with Crew(setup, wishes.guests) as crew:
-                junit = _run(crew, wishes, seen, table, junit)
+                ready = crew.ready()
+                header = Header(ready.kernel, len(wishes.chosen.statements), ready.unknown_features)
+                junit = JunitFile(wishes.junit, header, junit) if wishes.junit else None
+                reports = _reports(header, wishes, table, junit)
+                seen += _run(crew, wishes.chosen, reports)
     finally:
         if table is not None:
             table.print(complete=sys.exc_info()[0] is None)
     return exit_code(seen)
 
 
-def _run(
-    crew: Crew,
-    wishes: Wishes,
-    total: Counter[Verdict],
-    table: KernelsTable | None,
-    before: JunitFile | None,
-) -> JunitFile | None:
-    """One kernel."""
-    chosen = wishes.chosen
-    ready = crew.ready()
-    header = Header(ready.kernel, len(chosen.statements), ready.unknown_features)
-    junit = JunitFile(wishes.junit, header, before) if wishes.junit else None
-    outputs: list[CheckTable | JsonLines | JunitFile | KernelsTable] = [junit] if junit else []
+def _reports(
+    header: Header, wishes: Wishes, table: KernelsTable | None, junit: JunitFile | None
+) -> list[Report]:
+    """Those of one kernel."""
+    reports: list[Report] = [junit] if junit else []
     if wishes.explain:
-        explain_statement(chosen.statements[0])
+        reports.append(Explanation(wishes.chosen.statements[0], header.kernel))
     elif wishes.as_json:
-        outputs.append(JsonLines(header))
+        reports.append(JsonLines(header))
     elif table is None:
-        outputs.append(CheckTable(header))
+        reports.append(CheckTable(header))
     if table is not None:
         table.begin(header)
-        outputs.append(table)
-    by_number = {found.number: found for found in chosen.statements}
-    seen: Counter[Verdict] = Counter()
-    began = time.monotonic()
-    try:
+        reports.append(table)
+    return reports
+
+
+def _run(crew: Crew, chosen: Selection, wanted: list[Report]) -> Counter[Verdict]:
+    """One kernel."""
+    with Reports(chosen.statements, wanted) as reports:
         for result in in_order(crew, jobs(chosen)):
             with interrupts.deferred():
-                seen[result.verdict] += 1
-                total[result.verdict] += 1
-                for output in outputs:
-                    output.add(by_number[result.number], result)
-                if wishes.explain:
-                    explain_result(result, header.kernel)
-    finally:
-        for output in outputs:
-            output.end(seen, time.monotonic() - began, complete=sys.exc_info()[0] is None)
-    return junit
+                reports.add(result)
+    return reports.seen
 
 
 def jobs(chosen: Selection) -> list[CaseJob]:

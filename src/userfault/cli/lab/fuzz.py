@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.text import Text
 
 from userfault.check.differential.batch import seeds, slices
-from userfault.cli.check import fuzz as check_fuzz
-from userfault.cli.check.check import PROGRAMS
 from userfault.cli.lab.crew import Crew, WorkerLost
 from userfault.cli.lab.jobs import BatchJob, BatchPart, ReplayDone, ReplayJob, Setup
 from userfault.cli.shared import errors
+from userfault.cli.shared.checking.options import PROGRAMS
+from userfault.cli.shared.checking.totals import Totals, print_lines, print_totals
 from userfault.cli.shared.terminal import Screen
 
 _SLICE = 100  # programs: short, so that no worker is left with a long one at the end
 _SILENCE_S = 900.0  # of a worker: a divergence that is shrunk runs its program many times
 
 
-class _Totals(check_fuzz.Totals):
+class _Totals(Totals):
     def __init__(self) -> None:
         super().__init__()
         self.lost: list[tuple[str, str]] = []
@@ -63,7 +63,7 @@ def _fuzz(crew: Crew, console: Console, programs: int, seed: int) -> _Totals:
             totals.report(console, number, said.progress)
             _note(console, totals, said)
     finally:
-        check_fuzz.print_totals(console, totals, complete=sys.exc_info()[0] is None)
+        print_totals(console, totals, complete=sys.exc_info()[0] is None)
     return totals
 
 
@@ -88,7 +88,7 @@ def replay(setups: list[Setup], text: str) -> int:
             for _, said in crew.run([ReplayJob(text)], _SILENCE_S):
                 if not isinstance(said, ReplayDone):
                     raise WorkerLost(str(said))
-                check_fuzz.print_lines(console, list(said.lines))
+                print_lines(console, list(said.lines))
                 console.print(said.failure or ("they differ" if said.differ else "they agree"))
                 bad |= said.differ or bool(said.failure)
     return errors.FAILED if bad else 0

@@ -8,7 +8,7 @@ import msgspec
 
 from userfault.check.differential.batch import Batch
 from userfault.check.words.outcome import CaseResult
-from userfault.cli.check.batch import Progress
+from userfault.cli.shared.checking.tally import Progress
 from userfault.lab.store import Kernel
 
 MEMORY_MIB = 1024

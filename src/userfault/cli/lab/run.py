@@ -9,11 +9,11 @@ import click
 
 from userfault.check.selection import select
 from userfault.check.statements import load
-from userfault.cli.check.check import check, refuse_mixtures
 from userfault.cli.lab import command, fuzz
 from userfault.cli.lab.check import Wishes, run_all
 from userfault.cli.lab.jobs import MEMORY_MIB, Setup
-from userfault.cli.lab.names import every, find
+from userfault.cli.lab.names import CACHE, every, find
+from userfault.cli.shared.checking.options import parse
 from userfault.kernel.errors import UsageError
 from userfault.lab.machine import qemu
 from userfault.lab.store import Kernel, Store, own_kernel
@@ -35,12 +35,7 @@ class _Split(click.Command):
 
 
 @click.command(cls=_Split, options_metavar="[OPTIONS]", short_help="Run something on kernels.")
-@click.option(
-    "--cache",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where kernels are kept (default: ~/.cache/userfault/lab).",
-)
+@CACHE
 @click.option(
     "--kernel",
     "vmlinuz",
@@ -122,8 +117,7 @@ def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:
 
 
 def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
-    wanted = check.make_context("userfault lab run ... -- check", arguments).params
-    refuse_mixtures(wanted)
+    wanted = parse("userfault lab run ... -- check", arguments)
     if wanted["model"] or wanted["as_list"]:
         raise UsageError("the lab runs real kernels", cure="leave out --model and --list")
     if wanted["jobs"]:

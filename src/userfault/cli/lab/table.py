@@ -10,7 +10,7 @@ from rich.text import Text
 
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement
-from userfault.cli.check.files import Header
+from userfault.cli.shared.checking.files import Header
 from userfault.cli.shared.terminal import Screen
 
 _WORST = (Verdict.LOST, Verdict.FAILED, Verdict.PASSED, Verdict.CANNOT_RUN)

@@ -18,7 +18,6 @@ from userfault.check.run import unknown_features
 from userfault.check.statements import load
 from userfault.check.words.outcome import Lost
 from userfault.check.words.statement import REGISTRY
-from userfault.cli.check.batch import Progress, Tally
 from userfault.cli.lab.jobs import (
     BatchJob,
     BatchPart,
@@ -32,6 +31,7 @@ from userfault.cli.lab.jobs import (
     Setup,
 )
 from userfault.cli.shared import interrupts
+from userfault.cli.shared.checking.tally import Progress, Tally
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import UserfaultError
 from userfault.lab.session import Session

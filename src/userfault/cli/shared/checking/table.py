@@ -10,8 +10,8 @@ from rich.text import Text
 
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement, to_json
-from userfault.cli.check.files import Header
 from userfault.cli.shared import json_output
+from userfault.cli.shared.checking.files import Header
 from userfault.cli.shared.terminal import Screen
 
 _STYLES = {

@@ -1,0 +1,1 @@
+"""What `check` and `lab run KERNEL... -- check` share: the options, and all that is reported."""
