@@ -14,11 +14,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from userfault.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
+    from userfault.api.statistics import Statistics
     from userfault.kernel.errors import (
         FaultOverdue,
         FeatureMissing,
@@ -91,8 +94,6 @@ __all__ = [
     "probe",
     "zero",
 ]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ import signal
 import socket
 from pathlib import Path
 
-from userfault import __version__
 from userfault.api.starting import Family, start
 from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
@@ -20,6 +19,7 @@ from userfault.linux.unpatched import original
 from userfault.pager.core.placing import FOLLOW, Placing
 from userfault.pager.drivers.record.status import ROLES, Shown
 from userfault.pager.drivers.wire import messages
+from userfault.version import __version__
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"

@@ -13,7 +13,6 @@ import sys
 
 import msgspec
 
-from userfault import __version__
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
 from userfault.linux.descriptors import allow_all
@@ -25,6 +24,7 @@ from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
 from userfault.pager.drivers.serving.live import LiveDriver
 from userfault.pager.drivers.wire import messages
+from userfault.version import __version__
 
 _HELLO = 4096  # bytes of the first packet
 

@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import click
 
-from userfault import __version__
 from userfault.cli.check.check import check
 from userfault.cli.check.probe import probe
 from userfault.cli.demo.demo import demo
@@ -24,6 +23,7 @@ from userfault.cli.store.rm import rm
 from userfault.cli.store.squash import squash
 from userfault.cli.store.verify import verify
 from userfault.kernel.errors import UserfaultError
+from userfault.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
