@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from errno import EAGAIN, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM
 
+from userfault.check.words.flags import PUNCH_HOLE, READ_WRITE, UNDEFINED_MODE
 from userfault.check.words.outcome import CannotRun, expect
 from userfault.check.words.scenes import (
     ANONYMOUS,
@@ -42,9 +43,7 @@ from userfault.uapi import userfaultfd as abi
 _MAN = "ioctl_userfaultfd(2)"
 _MEASURED = "measured on 6.1 to 7.3"
 
-_EITHER = mman.PROT_READ | mman.PROT_WRITE
 _NOREPLACE = mman.MAP_FIXED_NOREPLACE
-_UNDEFINED_MODE = 1 << 20
 _MODE_WP = abi.UFFDIO_COPY_MODE_WP
 _SMALL = (*ANON, *SHMEM)
 
@@ -187,8 +186,7 @@ def a_mode_must_be_known_and_registered(t: Thread, memory: Memory) -> None:
     # That nothing is registered is seen before the mode.
     u.copy(area.address, source, area.page, _MODE_WP, fails=ENOENT)
     u.register(area.address, area.length, MISSING)
-    undefined = _UNDEFINED_MODE
-    u.copy(area.address, source, area.page, undefined, fails=EINVAL, field=UNTOUCHED)
+    u.copy(area.address, source, area.page, UNDEFINED_MODE, fails=EINVAL, field=UNTOUCHED)
     u.copy(area.address, source, area.page, _MODE_WP, fails=EINVAL)
     expect(t.page(area.address), EMPTY, "the page")
 
@@ -412,14 +410,13 @@ def a_full_tmpfs_is_enomem(t: Thread) -> None:
     fd = opened.value
     t.ok(Ftruncate(fd, 2 * PAGE))
     place = mman.MAP_SHARED | _NOREPLACE
-    address = t.ok(Mmap(t.program.free_place(), 2 * PAGE, _EITHER, place, fd)).value
+    address = t.ok(Mmap(t.program.free_place(), 2 * PAGE, READ_WRITE, place, fd)).value
     u = t.uffd()
     u.register(address, 2 * PAGE, MISSING)
     source = t.source(b"s", 2 * PAGE)
     u.copy(address, source, 2 * PAGE, fails=EAGAIN, field=PAGE)
     u.copy(address + PAGE, source, PAGE, fails=ENOMEM)
-    punch = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-    t.ok(calls.Fallocate(fd, punch, 0, PAGE))
+    t.ok(calls.Fallocate(fd, PUNCH_HOLE, 0, PAGE))
     u.copy(address + PAGE, source, PAGE)
 
 
@@ -498,7 +495,7 @@ def an_empty_pool(t: Thread, memory: Memory) -> None:
     t.ok(Ftruncate(fd, HUGE))
     kind = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
     flags = kind | mman.MAP_NORESERVE | _NOREPLACE
-    address = t.ok(Mmap(t.program.free_place(), HUGE, _EITHER, flags, fd)).value
+    address = t.ok(Mmap(t.program.free_place(), HUGE, READ_WRITE, flags, fd)).value
     u.register(address, HUGE, MISSING)
     source = t.source(b"s", HUGE)
     _reserve_every_huge_page(t)
@@ -511,7 +508,7 @@ def _reserve_every_huge_page(t: Thread) -> None:
     flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_HUGE_2MB
     for exponent in range(11, -1, -1):
         length = HUGE << exponent
-        while t.do(Mmap(t.program.free_place(), length, _EITHER, flags | _NOREPLACE)).ok:
+        while t.do(Mmap(t.program.free_place(), length, READ_WRITE, flags | _NOREPLACE)).ok:
             pass
 
 
@@ -804,7 +801,7 @@ def the_page_obeys_the_mapping(t: Thread, memory: Memory) -> None:
     u.register(area.address, area.length, MISSING)
     u.copy(area.address, t.source(b"s", area.page), area.page)
     t.raises(Write(area.address, b"w"), SIGSEGV)
-    t.ok(calls.Mprotect(area.address, area.length, _EITHER))
+    t.ok(calls.Mprotect(area.address, area.length, READ_WRITE))
     t.write(area.address, b"w")
     expect(t.read(area.address, 2), b"ws", "the page")
     u.silent("a write to the page")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from errno import EAGAIN, EINVAL, ENOMEM, ESRCH
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import MOVE_TO, PUNCH_HOLE, WP_WRITE
 from userfault.check.words.outcome import Failed, expect
+from userfault.check.words.scenes import marking
 from userfault.check.words.statement import ALL, ANON, statement
 from userfault.check.words.thread import Thread
 from userfault.check.words.uffd import MISSING, UNTOUCHED, WP, Message, Uffd
@@ -25,15 +27,11 @@ from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
 from userfault.uapi import mman
-from userfault.uapi import userfaultfd as abi
 
 _MAN = "userfaultfd(2)"
 _GUIDE = "the kernel's admin guide on userfaultfd"
 _MEASURED = "measured on 6.1 to 7.3"
 
-_WP_WRITE = abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_WRITE
-_MOVE_TO = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
-_PUNCH = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
 _REMOVAL = Feature.EVENT_REMOVE | Feature.EVENT_UNMAP | Feature.EVENT_REMAP
 
 
@@ -77,7 +75,7 @@ def _removals(memory: Memory) -> list[int]:
 def _truncate(t: Thread, area: Area) -> None:
     """Empty the file, if there is one."""
     if area.fd >= 0:
-        t.ok(calls.Fallocate(area.fd, _PUNCH, 0, area.length))
+        t.ok(calls.Fallocate(area.fd, PUNCH_HOLE, 0, area.length))
         t.ok(calls.Ftruncate(area.fd, 0))
         t.ok(calls.Ftruncate(area.fd, area.length))
 
@@ -141,7 +139,7 @@ def moving_tells_the_new_address(t: Thread, memory: Memory) -> None:
     u.fault(new + area.page, 0)
 
 
-def _move(area: Area, new: int, flags: int = _MOVE_TO) -> Mremap:
+def _move(area: Area, new: int, flags: int = MOVE_TO) -> Mremap:
     return Mremap(area.address, area.length, area.length, flags, new)
 
 
@@ -205,7 +203,7 @@ def _field_of_an_event(t: Thread) -> int:
     memories=ALL,
 )
 def a_fork_brings_a_descriptor(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_FORK | _marking(memory))
+    u = t.uffd(Feature.EVENT_FORK | marking(memory))
     area = t.map(memory, pages=3)
     if area.page > calls.PAGE:
         t.reserve(area.page, 3)
@@ -214,7 +212,7 @@ def a_fork_brings_a_descriptor(t: Thread, memory: Memory) -> None:
     u.copy(area.at(0), source, area.page)
     u.writeprotect(area.at(0), 2 * area.page)
     child, w = _forked(t, u)
-    found = [("W" in child.page(area.at(page))) for page in range(3)]
+    found = [child.protected(area.at(page)) for page in range(3)]
     expect(found, [True, True, False], "the pages of the child are protected")
     expect(child.vma(area.address).flags.count("um"), 1, "the child is registered")
     t.fails(w.api(), EINVAL)
@@ -224,7 +222,7 @@ def a_fork_brings_a_descriptor(t: Thread, memory: Memory) -> None:
     w.copy(area.at(2), source, area.page)
     reader.read(b"s")
     child.thread().blocks(Write(area.at(0), b"w"))
-    w.fault(area.at(0), _WP_WRITE)
+    w.fault(area.at(0), WP_WRITE)
 
 
 def _forked(t: Thread, u: Uffd) -> tuple[Thread, Uffd]:
@@ -241,11 +239,6 @@ def _fork(event: Message) -> int:
     return event.userfaultfd
 
 
-def _marking(memory: Memory) -> Feature:
-    """The feature with which protecting leaves markers in empty entries of this memory."""
-    return Feature(0) if memory.minor_faults else Feature.WP_UNPOPULATED
-
-
 @statement(
     138,
     "Without EVENT_FORK a child has neither registration nor protection; its parent keeps both.",
@@ -254,7 +247,7 @@ def _marking(memory: Memory) -> Feature:
     memories=ALL,
 )
 def a_child_is_not_registered(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_marking(memory))
+    u = t.uffd(marking(memory))
     area = t.map(memory, pages=3)
     if area.page > calls.PAGE:
         t.reserve(area.page, 3)
@@ -262,22 +255,17 @@ def a_child_is_not_registered(t: Thread, memory: Memory) -> None:
     u.copy(area.at(0), t.source(b"s", area.page), area.page)
     u.writeprotect(area.at(0), 2 * area.page)
     child = t.fork()
-    expect(_uffd_flags(child, area.address), "", "the registration of the child")
-    expect(_uffd_flags(t, area.address), "um uw", "the registration of the parent")
-    found = [("W" in child.page(area.at(page))) for page in range(3)]
+    expect(child.registration(area.address), "", "the registration of the child")
+    expect(t.registration(area.address), "um uw", "the registration of the parent")
+    found = [child.protected(area.at(page)) for page in range(3)]
     expect(found, [False, False, False], "the pages of the child are protected")
-    found = [("W" in t.page(area.at(page))) for page in range(3)]
+    found = [t.protected(area.at(page)) for page in range(3)]
     expect(found, [True, True, False], "the pages of the parent are protected")
     child.write(area.at(0), b"child")
     expect(child.read(area.at(2), 8), bytes(8), "the page that was missing")
     u.silent("the touches of the child")
     t.thread().blocks(Write(area.at(0), b"w"))
-    u.fault(area.at(0), _WP_WRITE)
-
-
-def _uffd_flags(t: Thread, address: int) -> str:
-    """The registration of a mapping by smaps: `um` MISSING, `uw` WP, `ui` MINOR."""
-    return " ".join(flag for flag in t.vma(address).flags if flag in ("um", "uw", "ui"))
+    u.fault(area.at(0), WP_WRITE)
 
 
 # --- Moving --------------------------------------------------------------------------------------
@@ -293,7 +281,7 @@ def _uffd_flags(t: Thread, address: int) -> str:
 )
 def moving_needs_the_event_to_stay_registered(t: Thread, memory: Memory) -> None:
     for feature in (Feature(0), Feature.EVENT_REMAP):
-        u = t.uffd(feature | _marking(memory))
+        u = t.uffd(feature | marking(memory))
         area = t.map(memory, pages=2)
         u.register(area.address, area.length, MISSING | WP)
         u.copy(area.at(0), t.source(b"s", area.page), area.page)
@@ -306,8 +294,8 @@ def moving_needs_the_event_to_stay_registered(t: Thread, memory: Memory) -> None
         else:
             t.ok(_move(area, new))
         kept = bool(feature)
-        expect(_uffd_flags(t, new), "um uw" if kept else "", "the registration")
-        found = [("W" in t.page(new + page * area.page)) for page in range(2)]
+        expect(t.registration(new), "um uw" if kept else "", "the registration")
+        found = [t.protected(new + page * area.page) for page in range(2)]
         expect(found, [kept, kept], "the pages are protected")
         expect(t.read(new), b"s", "the page")
         u.silent("the move")
@@ -329,15 +317,15 @@ def dontunmap_leaves_the_old_range_registered(t: Thread, memory: Memory) -> None
         u.copy(area.at(0), t.source(b"s", area.page), area.page)
         u.writeprotect(area.address, area.length)
         new = t.program.free_place()
-        move = _move(area, new, _MOVE_TO | mman.MREMAP_DONTUNMAP)
+        move = _move(area, new, MOVE_TO | mman.MREMAP_DONTUNMAP)
         if feature:
             mover = t.thread().blocks(move, WAITS_EVENT)
             expect(u.message(), Remap(area.address, new, area.length), "the event")
             mover.ok()
         else:
             t.ok(move)
-        expect(_uffd_flags(t, area.address), "um uw", "the registration of the old range")
-        expect(_uffd_flags(t, new), "um uw" if feature else "", "that of the new one")
+        expect(t.registration(area.address), "um uw", "the registration of the old range")
+        expect(t.registration(new), "um uw" if feature else "", "that of the new one")
         expect(t.page(new), "P--WX" if feature else "P---X", "the page")
         t.thread().blocks(Read(area.address, 1))
         u.fault(area.address, 0)
@@ -474,7 +462,7 @@ def the_last_close_releases_senders(t: Thread, memory: Memory) -> None:
     dropper.ok()
     unmapper.ok()
     expect(t.page(area.at(0)), "-----", "the page that was dropped")
-    expect(_uffd_flags(t, area.at(0)), "", "the registration")
+    expect(t.registration(area.at(0)), "", "the registration")
 
 
 @statement(
@@ -522,7 +510,7 @@ def a_move_that_shrinks_tells_a_length(t: Thread, memory: Memory) -> None:
     u.copy(area.address, t.source(b"s", area.page), area.page)
     new = t.program.free_place()
     mover = t.thread().blocks(
-        Mremap(area.address, area.length, area.page, _MOVE_TO, new), WAITS_EVENT
+        Mremap(area.address, area.length, area.page, MOVE_TO, new), WAITS_EVENT
     )
     told = area.page if t.since("6.17") else area.length
     expect(u.read(1), [Remap(area.address, new, told)], "the first event")
@@ -605,7 +593,7 @@ def closing_does_not_release_a_fork(t: Thread) -> None:
     parent = t.thread().blocks(calls.Fork(), WAITS_EVENT)
     u.close()
     parent.still("the close")
-    expect(_uffd_flags(t, area.address), "um", "the registration")
+    expect(t.registration(area.address), "um", "the registration")
 
 
 @statement(

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from errno import EAGAIN, EFAULT, ENOMEM
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import WP_WRITE
 from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import pipe
 from userfault.check.words.statement import ALL, FILES, HUGETLB, statement
-from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.thread import BUS_ADRERR, SIGBUS, Thread
 from userfault.check.words.uffd import MINOR, MISSING, POLLERR, POLLIN, WP, Uffd, decode
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Madvise, Read, ReadFd, Signal, Write
@@ -27,7 +29,6 @@ _MEASURED = "measured on 6.1 to 7.3"
 
 _WRITE = abi.UFFD_PAGEFAULT_FLAG_WRITE
 _MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
-_WP_WRITE = abi.UFFD_PAGEFAULT_FLAG_WP | _WRITE
 _DONTWAKE = abi.UFFDIO_COPY_MODE_DONTWAKE
 
 
@@ -61,7 +62,7 @@ def flags_say_what_happened(t: Thread, memory: Memory) -> None:
     t.read(protected.address)
     u.silent("a read of a protected page")
     t.thread().blocks(Write(protected.address, b"w"))
-    u.fault(protected.address, _WP_WRITE)
+    u.fault(protected.address, WP_WRITE)
 
 
 def _message_of_each(t: Thread, u: Uffd, area: Area, flags: int) -> None:
@@ -237,16 +238,13 @@ def sigbus_instead_of_a_message(t: Thread, memory: Memory) -> None:
     u.register(area.address, area.length, MISSING | WP)
     for touch in (Read(area.address + 8, 8), Write(area.address + 8, b"w")):
         info = t.raises(touch, SIGBUS)
-        expect((info.code, info.address), (_BUS_ADRERR, area.address + 8), "code and address")
+        expect((info.code, info.address), (BUS_ADRERR, area.address + 8), "code and address")
     _system_calls_are_refused(t, area.address)
     u.copy(area.at(1), t.source(b"s", area.page), area.page, abi.UFFDIO_COPY_MODE_WP)
     expect(t.read(area.at(1)), b"s", "a read of the protected page")
     t.raises(Write(area.at(1), b"w"), SIGBUS)
     t.fails(_read_from_pipe(t, area.at(1)), EFAULT)
     u.silent("all of this")
-
-
-_BUS_ADRERR = 2
 
 
 @statement(
@@ -273,17 +271,12 @@ _USER_MODE = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
 def _system_calls_are_refused(t: Thread, address: int) -> None:
     """read(2) into the page and write(2) from it."""
     t.fails(_read_from_pipe(t, address), EFAULT)
-    t.fails(calls.WriteFrom(_pipe(t)[1], address, 8), EFAULT)
-
-
-def _pipe(t: Thread) -> tuple[int, int]:
-    read, write = calls.PIPE_FDS.struct.unpack(t.ok(calls.Pipe()).data)
-    return read, write
+    t.fails(calls.WriteFrom(pipe(t, 0)[1], address, 8), EFAULT)
 
 
 def _read_from_pipe(t: Thread, address: int) -> calls.ReadInto:
     """The call read(2) that puts 8 bytes, which are there, to an address."""
-    read, write = _pipe(t)
+    read, write = pipe(t, 0)
     t.ok(calls.WriteFd(write, b"8 bytes."))
     return calls.ReadInto(read, address, 8)
 
@@ -321,7 +314,7 @@ def _read_into(t: Thread, area: Area) -> calls.Call:
 
 
 def _write_from(t: Thread, area: Area) -> calls.Call:
-    return calls.WriteFrom(_pipe(t)[1], area.address, 8)
+    return calls.WriteFrom(pipe(t, 0)[1], area.address, 8)
 
 
 def _populate_read(_t: Thread, area: Area) -> calls.Call:

@@ -6,6 +6,7 @@ import os
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import READ_WRITE, UNDEFINED_MODE
 from userfault.check.words.outcome import CannotRun, expect
 from userfault.check.words.scenes import guard
 from userfault.check.words.statement import ALL, ANON, HUGETLB, SHARED, SHMEM, statement
@@ -21,8 +22,6 @@ from userfault.uapi import mman
 _MAN = "ioctl_userfaultfd(2)"
 _MEASURED = "measured on 6.1 to 7.3"
 
-_UNDEFINED_MODE = 1 << 20
-_EITHER = mman.PROT_READ | mman.PROT_WRITE
 _NOREPLACE = mman.MAP_FIXED_NOREPLACE
 _SHM_HUGETLB = 0o4000
 _OWNER_ONLY = 0o600
@@ -41,7 +40,7 @@ def a_mode_must_be_known(t: Thread) -> None:
     u = t.uffd()
     area = t.map("anon")
     u.register(area.address, area.length, 0, fails=EINVAL)
-    u.register(area.address, area.length, MISSING | _UNDEFINED_MODE, fails=EINVAL)
+    u.register(area.address, area.length, MISSING | UNDEFINED_MODE, fails=EINVAL)
     expect(t.vma(area.address).flags, (), "flags of the mapping")
 
 
@@ -165,7 +164,7 @@ def a_mapping_that_may_never_be_written_is_refused(t: Thread, memory: Memory) ->
 )
 def protection_does_not_matter(t: Thread, memory: Memory) -> None:
     u = t.uffd()
-    for prot in (mman.PROT_NONE, mman.PROT_READ, _EITHER):
+    for prot in (mman.PROT_NONE, mman.PROT_READ, READ_WRITE):
         area = t.map(memory, prot=prot)
         u.register(area.address, area.length, MISSING)
         expect(t.vma(area.address).flags, ("um",), "flags of the mapping")
@@ -206,7 +205,7 @@ def registering_again_with_fewer_modes_changes_nothing(t: Thread, memory: Memory
     for mode, flags in steps:
         ioctls = Ioctls(u.register(area.address, area.length, mode))
         expect(bool(ioctls & Ioctls.WRITEPROTECT), bool(mode & WP), f"WRITEPROTECT for {mode!r}")
-        expect(_uffd_flags(t, area), flags, f"flags of the mapping after {mode!r}")
+        expect(t.registration(area.address), flags, f"flags of the mapping after {mode!r}")
 
 
 @statement(
@@ -226,8 +225,8 @@ def wp_may_be_dropped_up_to_7_2(t: Thread, memory: Memory) -> None:
     u.writeprotect(area.address, area.length)
     kept = t.since("7.3")
     u.register(area.address, area.length, MISSING, fails=EBUSY if kept else 0)
-    expect(_uffd_flags(t, area), "uw" if kept else "um", "flags of the mapping")
-    expect(_protected(t, area.address), True, "the bit in the page table")
+    expect(t.registration(area.address), "uw" if kept else "um", "flags of the mapping")
+    expect(t.protected(area.address), True, "the bit in the page table")
 
 
 @statement(
@@ -257,9 +256,9 @@ def wp_async_tracks_ordinary_files(t: Thread) -> None:
     u.register(address, PAGE, WP)
     t.read(address)
     u.writeprotect(address, PAGE)
-    expect(_protected(t, address), True, "the page after protecting it")
+    expect(t.protected(address), True, "the page after protecting it")
     t.write(address, b"w")
-    expect(_protected(t, address), False, "the page after writing it")
+    expect(t.protected(address), False, "the page after writing it")
     u.silent("a write to a range with WP_ASYNC")
 
 
@@ -301,7 +300,7 @@ def the_kernels_own_mappings_are_refused(t: Thread) -> None:
 def droppable_memory_is_refused(t: Thread) -> None:
     u = t.uffd()
     address = t.program.free_place()
-    t.ok(Mmap(address, PAGE, _EITHER, mman.MAP_DROPPABLE | mman.MAP_ANONYMOUS | _NOREPLACE))
+    t.ok(Mmap(address, PAGE, READ_WRITE, mman.MAP_DROPPABLE | mman.MAP_ANONYMOUS | _NOREPLACE))
     refused = t.since("6.17")
     for mode in (MISSING, WP):
         u.register(address, PAGE, mode, fails=EINVAL if refused else 0)
@@ -441,7 +440,7 @@ def rwp_is_asked_for_alone_and_in_time(t: Thread, memory: Memory) -> None:
     tracker.register(area.address, area.length, RWP | WP, fails=EINVAL)
     t.ok(calls.Mprotect(area.address, area.length, mman.PROT_NONE))
     tracker.register(area.address, area.length, RWP, fails=EINVAL)
-    t.ok(calls.Mprotect(area.address, area.length, _EITHER))
+    t.ok(calls.Mprotect(area.address, area.length, READ_WRITE))
     tracker.register(area.address, area.length, RWP)
 
 
@@ -476,8 +475,8 @@ def wp_async_tracks_guest_memfd(t: Thread, memory: Memory) -> None:
     t.write(area.at(1), b"2")
     u.writeprotect(area.address, area.length)
     t.write(area.at(1), b"3")
-    expect(_protected(t, area.at(0)), True, "the page that was not written")
-    expect(_protected(t, area.at(1)), False, "the page that was written")
+    expect(t.protected(area.at(0)), True, "the page that was not written")
+    expect(t.protected(area.at(1)), False, "the page that was written")
 
 
 @statement(
@@ -526,7 +525,7 @@ def unregistering_what_is_not_registered_succeeds(t: Thread, memory: Memory) -> 
     u.register(area.at(0), area.page, MISSING)
     for _ in range(2):
         u.unregister(area.address, area.length)
-        expect(_uffd_flags(t, area), "", "flags of the mapping")
+        expect(t.registration(area.address), "", "flags of the mapping")
 
 
 @statement(
@@ -544,7 +543,7 @@ def another_descriptor_cannot_unregister(t: Thread, memory: Memory) -> None:
     owner.register(area.address, area.length, MISSING)
     refused = t.since("6.17")
     other.unregister(area.address, area.length, fails=EINVAL if refused else 0)
-    expect(_uffd_flags(t, area), "um" if refused else "", "flags of the mapping")
+    expect(t.registration(area.address), "um" if refused else "", "flags of the mapping")
 
 
 @statement(
@@ -616,8 +615,8 @@ def unregistering_lifts_protection(t: Thread, memory: Memory) -> None:
     u.register(area.address, area.length, WP)
     before = t.page(area.at(0))
     u.writeprotect(area.address, area.length)
-    expect(_protected(t, area.at(0)), True, "the page while it is protected")
-    expect(_protected(t, area.at(1)), True, "the empty entry while it is protected")
+    expect(t.protected(area.at(0)), True, "the page while it is protected")
+    expect(t.protected(area.at(1)), True, "the empty entry while it is protected")
     u.unregister(area.address, area.length)
     expect(t.page(area.at(0)), before, "the page")
     expect(t.page(area.at(1)), "-----", "the empty entry")
@@ -666,15 +665,6 @@ def mappings_with_guards_join(t: Thread, memory: Memory) -> None:
 # --- What they share -----------------------------------------------------------------------------
 
 
-def _uffd_flags(t: Thread, area: Area) -> str:
-    """The registration of a mapping by smaps: `um` MISSING, `uw` WP, `ui` MINOR."""
-    return " ".join(flag for flag in t.vma(area.address).flags if flag in ("um", "uw", "ui"))
-
-
-def _protected(t: Thread, address: int) -> bool:
-    return "W" in t.page(address)
-
-
 def _ordinary_file(t: Thread, *, at: int | None = None, flags: int = 0) -> int:
     """The address of one page of a fresh file on a disk; private unless `flags` says otherwise."""
     fd = t.do(calls.Open(calls.File.ORDINARY, os.O_RDWR | os.O_CLOEXEC))
@@ -683,7 +673,7 @@ def _ordinary_file(t: Thread, *, at: int | None = None, flags: int = 0) -> int:
     t.ok(calls.Ftruncate(fd.value, PAGE))
     kind = flags & (mman.MAP_PRIVATE | mman.MAP_SHARED) or mman.MAP_PRIVATE
     place = flags & mman.MAP_FIXED or _NOREPLACE
-    return t.ok(Mmap(at or t.program.free_place(), PAGE, _EITHER, kind | place, fd.value)).value
+    return t.ok(Mmap(at or t.program.free_place(), PAGE, READ_WRITE, kind | place, fd.value)).value
 
 
 def _sysv(t: Thread, length: int, flags: int = 0) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from userfault.check.words.area import Area
@@ -11,6 +13,8 @@ from userfault.check.words.thread import Thread
 from userfault.check.words.uffd import MISSING, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Result
+from userfault.kernel.memtypes import Memory
+from userfault.kernel.modes import Feature
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 
@@ -76,7 +80,7 @@ def guard(t: Thread, address: int, length: int) -> None:
 def wp_marker(t: Thread, u: Uffd, address: int, length: int) -> None:
     """Make uffd-wp markers of empty entries, in a range with WP."""
     u.writeprotect(address, length)
-    expect("W" in t.page(address), True, "there is a marker")
+    expect(t.protected(address), True, "there is a marker")
 
 
 def huge_page(t: Thread) -> Area:
@@ -96,10 +100,12 @@ def huge_page(t: Thread) -> Area:
     return area
 
 
-def pipe(t: Thread) -> tuple[int, int]:
-    """The read and the write end of a pipe that does not block."""
-    read, write = calls.PIPE_FDS.struct.unpack(t.ok(calls.Pipe(_NONBLOCK)).data)
+def pipe(t: Thread, flags: int = os.O_NONBLOCK) -> tuple[int, int]:
+    """The read and the write end of a pipe; it does not block unless `flags` say otherwise."""
+    read, write = calls.PIPE_FDS.struct.unpack(t.ok(calls.Pipe(flags)).data)
     return read, write
 
 
-_NONBLOCK = 0o4000
+def marking(memory: Memory) -> Feature:
+    """The feature with which protecting leaves markers in empty entries of this memory."""
+    return Feature(0) if memory.minor_faults else Feature.WP_UNPOPULATED
