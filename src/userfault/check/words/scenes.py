@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from errno import EAGAIN
 
 import msgspec
 
 from userfault.check.words.area import Area
 from userfault.check.words.caller import Blocked
+from userfault.check.words.flags import READ_WRITE
 from userfault.check.words.outcome import CannotRun, expect
 from userfault.check.words.thread import Thread
-from userfault.check.words.uffd import MISSING, Uffd
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MISSING, UNTOUCHED, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Result
 from userfault.kernel.memtypes import Memory
@@ -109,3 +112,20 @@ def pipe(t: Thread, flags: int = os.O_NONBLOCK) -> tuple[int, int]:
 def marking(memory: Memory) -> Feature:
     """The feature with which protecting leaves markers in empty entries of this memory."""
     return Feature(0) if memory.minor_faults else Feature.WP_UNPOPULATED
+
+
+def ordinary_file(t: Thread, *, at: int | None = None, flags: int = 0) -> int:
+    """The address of one page of a fresh file on a disk; private unless `flags` says otherwise."""
+    fd = t.do(calls.Open(calls.File.ORDINARY, os.O_RDWR | os.O_CLOEXEC))
+    if fd.errno:
+        raise CannotRun("no ordinary file", cause=errno_name(fd.errno), cure="set XDG_CACHE_HOME")
+    t.ok(calls.Ftruncate(fd.value, PAGE))
+    kind = flags & (mman.MAP_PRIVATE | mman.MAP_SHARED) or mman.MAP_PRIVATE
+    place = flags & mman.MAP_FIXED or mman.MAP_FIXED_NOREPLACE
+    address = at or t.program.free_place()
+    return t.ok(calls.Mmap(address, PAGE, READ_WRITE, kind | place, fd.value)).value
+
+
+def field_of_an_event(t: Thread) -> int:
+    """The result field of a fill that failed because an event waits."""
+    return -EAGAIN if t.since("6.12") else UNTOUCHED
