@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from helpers.skips import absent
 from helpers.world import PoolLock
-from userfault.check import kernels
+from userfault.check import kernels, statements
 from userfault.check.live.kernel import live_kernel
 from userfault.check.run import run_case
 from userfault.check.statements import load
@@ -73,3 +75,15 @@ def test_it_is_one_sentence_with_a_source(found: Statement) -> None:
     assert ". " not in found.promise
     assert found.source
     assert set(found.memories) <= set(memory_names())
+
+
+def test_each_file_and_each_folder_is_a_subject() -> None:
+    below = Path(next(iter(statements.__path__))).iterdir()
+    names = {path.stem.rstrip("_") for path in below if not path.name.startswith("__")}
+    assert {found.subject for found in STATEMENTS} == names
+
+
+def test_each_file_has_statements() -> None:
+    files = Path(next(iter(statements.__path__))).rglob("[!_]*.py")
+    filled = {Path(inspect.getfile(found.body)) for found in STATEMENTS}
+    assert set(files) == filled

@@ -1,5 +1,7 @@
 """The statements: what kernels promise about userfaultfd, one function each, by subject.
 
+A subject is a file, or, where there is more to say than one reads at once, a folder.
+
 How to write one::
 
     @statement(
@@ -54,6 +56,6 @@ from userfault.check.words.statement import REGISTRY, Statement
 
 def load() -> list[Statement]:
     """Every statement, in the order of their numbers."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
     return [REGISTRY[number] for number in sorted(REGISTRY)]

@@ -9,7 +9,9 @@ import os
 from errno import EINVAL, ENODEV
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import PUNCH_HOLE
 from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scans import regions
 from userfault.check.words.scenes import EMPTY
 from userfault.check.words.statement import statement
 from userfault.check.words.thread import SIGBUS, Thread
@@ -25,7 +27,6 @@ from userfault.uapi import pagemap as pm
 _MEASURED = "measured on 6.18, 7.2 and 7.3"
 _NONE = Feature(0)
 _GUEST = ("guest_memfd",)
-_PUNCH = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
 _SHARED = mman.MAP_SHARED | mman.MAP_FIXED_NOREPLACE
 
 
@@ -67,12 +68,12 @@ def a_scan_of_a_tracked_guest_memfd(t: Thread, memory: Memory) -> None:
     u.writeprotect(area.address, area.length)
     written = pm.PAGE_IS_WRITTEN
     scan = PagemapScan(area.address, area.end, category_mask=written, return_mask=written)
-    expect(_regions(t, scan), [], "the pages after protecting them")
+    expect(regions(t, scan), [], "the pages after protecting them")
     t.read(area.at(0))
     t.write(area.at(1), b"w")
     t.write(area.at(3), b"w")
     promised = [(area.at(1), area.at(2), written), (area.at(3), area.end, written)]
-    expect(_regions(t, scan), promised, "the pages after two writes")
+    expect(regions(t, scan), promised, "the pages after two writes")
     u.silent("the writes")
 
 
@@ -89,7 +90,7 @@ def holes_in_a_guest_memfd(t: Thread, memory: Memory) -> None:
     t.write(area.at(0), b"zero")
     t.write(area.at(1), b"one!")
     u.writeprotect(area.address, area.length)
-    t.ok(Fallocate(area.fd, _PUNCH, PAGE, PAGE))
+    t.ok(Fallocate(area.fd, PUNCH_HOLE, PAGE, PAGE))
     u.silent("the hole")
     expect(t.page(area.at(1)), EMPTY, "the entry")
     expect(t.read(area.at(1), 4), bytes(4), "the page")
@@ -170,9 +171,3 @@ def _guest_memfd(t: Thread, flags: int) -> int:
     machine = t.ok(Ioctl(device.value, kvm.KVM_CREATE_VM)).value
     argument = kvm.kvm_create_guest_memfd.struct.pack(PAGE, flags)
     return t.ok(Ioctl(machine, kvm.KVM_CREATE_GUEST_MEMFD, argument)).value
-
-
-def _regions(t: Thread, scan: PagemapScan) -> list[tuple[int, int, int]]:
-    """What a scan reports: start, end, categories."""
-    data = t.ok(scan).data[calls.SCAN_END.size :]
-    return list(pm.page_region.struct.iter_unpack(data))

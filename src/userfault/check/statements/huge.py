@@ -5,7 +5,9 @@ from __future__ import annotations
 from errno import EBUSY, EINVAL
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import WP_WRITE
 from userfault.check.words.outcome import CannotRun, expect
+from userfault.check.words.scans import regions, scan_for
 from userfault.check.words.scenes import ANONYMOUS, EMPTY, ZERO_PAGE, huge_page
 from userfault.check.words.statement import statement
 from userfault.check.words.thread import Thread
@@ -15,13 +17,11 @@ from userfault.kernel.calls import HUGE, PAGE, Madvise, PagemapScan, Write
 from userfault.kernel.modes import Feature
 from userfault.uapi import mman
 from userfault.uapi import pagemap as pm
-from userfault.uapi import userfaultfd as abi
 
 _GUIDE = "the kernel's admin guide on transparent huge pages"
 _MEASURED = "measured on 6.1 to 7.3"
 
 _PAGES = HUGE // PAGE
-_WP_FAULT = abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_WRITE
 _OF_ZEROES = pm.PAGE_IS_PRESENT | pm.PAGE_IS_PFNZERO
 
 
@@ -136,7 +136,7 @@ def a_huge_page_is_protected_whole(t: Thread) -> None:
     u.writeprotect(area.address, area.length)
     _expect_huge(t, area, "P--WX")
     writer = t.thread().blocks(Write(area.at(5) + 8, b"w"))
-    u.fault(area.at(5), _WP_FAULT)
+    u.fault(area.at(5), WP_WRITE)
     u.writeprotect(area.address, area.length, 0)
     writer.ok()
     _expect_huge(t, area, ANONYMOUS)
@@ -288,19 +288,12 @@ def _expect_huge(t: Thread, area: Area, page: str) -> None:
 def _categories(t: Thread, area: Area) -> list[tuple[int, int]]:
     """(pages, categories) of each stretch: whether it is there, of zeroes, huge."""
     told = pm.PAGE_IS_PRESENT | pm.PAGE_IS_PFNZERO | pm.PAGE_IS_HUGE | pm.PAGE_IS_FILE
-    regions = _regions(t, PagemapScan(area.address, area.end, return_mask=told))
-    return [((end - start) // PAGE, categories) for start, end, categories in regions]
+    found = regions(t, PagemapScan(area.address, area.end, return_mask=told))
+    return [((end - start) // PAGE, categories) for start, end, categories in found]
 
 
 def _written(t: Thread, area: Area, flags: int = 0) -> list[tuple[int, int]]:
     """The numbers of the first page and the page behind, of each stretch that was written."""
-    mask = pm.PAGE_IS_WRITTEN
-    scan = PagemapScan(area.address, area.end, flags, category_mask=mask, return_mask=mask)
     base = area.address
-    found = _regions(t, scan)
+    found = regions(t, scan_for(area, pm.PAGE_IS_WRITTEN, flags))
     return [((start - base) // PAGE, (end - base) // PAGE) for start, end, _ in found]
-
-
-def _regions(t: Thread, scan: PagemapScan) -> list[tuple[int, int, int]]:
-    data = t.ok(scan).data[calls.SCAN_END.size :]
-    return list(pm.page_region.struct.iter_unpack(data))

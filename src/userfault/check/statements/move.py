@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import READ_WRITE
 from userfault.check.words.outcome import expect
 from userfault.check.words.scenes import (
     ANONYMOUS,
@@ -28,7 +29,6 @@ _MAN = "ioctl_userfaultfd(2)"
 _MEASURED = "measured on 6.12 to 7.3"
 
 _ALLOW_HOLES = abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
-_UNDEFINED_MODE = 1 << 20
 
 
 def _destination(t: Thread, u: Uffd, pages: int = 1) -> Area:
@@ -140,7 +140,7 @@ def both_places_must_be_alike(t: Thread) -> None:
     _only_anonymous(t, u, dst, src)
     t.ok(calls.Mprotect(src.address, PAGE, mman.PROT_READ))
     u.move(dst.address, src.address, PAGE, fails=EINVAL)
-    t.ok(calls.Mprotect(src.address, PAGE, mman.PROT_READ | mman.PROT_WRITE))
+    t.ok(calls.Mprotect(src.address, PAGE, READ_WRITE))
     t.ok(calls.Mlock(src.address, PAGE))
     u.move(dst.address, src.address, PAGE, fails=EINVAL)
     t.ok(calls.Munlock(src.address, PAGE))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from errno import EEXIST, EFAULT, ENOENT
 
+from userfault.check.words.flags import PUNCH_HOLE, READ_WRITE
 from userfault.check.words.outcome import expect
 from userfault.check.words.scenes import EMPTY, guard, wp_marker
 from userfault.check.words.statement import ALL, FILES, SHARED, statement
-from userfault.check.words.thread import SIGBUS, Thread
+from userfault.check.words.thread import BUS_ADRERR, SIGBUS, Thread
 from userfault.check.words.uffd import MISSING, WP
 from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Fallocate, Read, Write
@@ -19,8 +20,6 @@ from userfault.uapi import mman
 _MAN = "ioctl_userfaultfd(2)"
 _MEASURED = "measured on 6.12 to 7.3"
 
-_EITHER = mman.PROT_READ | mman.PROT_WRITE
-_BUS_ADRERR = 2
 _BUS_MCEERR_AR = 4
 
 
@@ -63,7 +62,7 @@ def the_signal_says_why(t: Thread, memory: Memory) -> None:
     u.poison(area.address, area.page)
     info = t.raises(Read(area.address, 1), SIGBUS)
     shift = area.page.bit_length() - 1
-    promised = (_BUS_MCEERR_AR, shift) if built_in else (_BUS_ADRERR, 0)
+    promised = (_BUS_MCEERR_AR, shift) if built_in else (BUS_ADRERR, 0)
     expect((info.code, info.lsb), promised, "si_code and si_addr_lsb")
     expect(info.address, area.address, "si_addr")
 
@@ -128,7 +127,7 @@ def what_a_poison_marker_survives(t: Thread, memory: Memory) -> None:
     u.register(area.address, area.length, MISSING | WP)
     u.poison(area.address, area.page)
     t.ok(calls.Mprotect(area.address, area.length, mman.PROT_NONE))
-    t.ok(calls.Mprotect(area.address, area.length, _EITHER))
+    t.ok(calls.Mprotect(area.address, area.length, READ_WRITE))
     t.raises(Read(area.address, 1), SIGBUS)
     u.writeprotect(area.address, area.length)
     t.raises(Read(area.address, 1), SIGBUS)
@@ -153,8 +152,7 @@ def a_punched_hole_and_poison(t: Thread, memory: Memory) -> None:
     area = t.map(memory)
     u.register(area.address, area.length, MISSING)
     u.poison(area.address, area.page)
-    punch = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-    t.ok(Fallocate(area.fd, punch, 0, area.page))
+    t.ok(Fallocate(area.fd, PUNCH_HOLE, 0, area.page))
     if memory.traits.zeropage:
         t.raises(Read(area.address, 1), SIGBUS)
     else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from errno import EEXIST, EINVAL, ENOENT
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import PUNCH_HOLE, READ_WRITE, UNDEFINED_MODE, WP_WRITE
 from userfault.check.words.outcome import expect
+from userfault.check.words.scenes import marking
 from userfault.check.words.statement import ALL, ANON, FILES, HUGETLB, SHARED, statement
 from userfault.check.words.thread import Thread
 from userfault.check.words.uffd import MISSING, RWP, WP, Uffd
@@ -22,12 +24,8 @@ _MEASURED = "measured on 6.1 to 7.3"
 
 _PROTECT = abi.UFFDIO_WRITEPROTECT_MODE_WP
 _DONTWAKE = abi.UFFDIO_WRITEPROTECT_MODE_DONTWAKE
-_UNDEFINED_MODE = 1 << 20
-_EITHER = mman.PROT_READ | mman.PROT_WRITE
-_PUNCH = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
 
 # A fault message: a write to a page that is write-protected; a touch of one that is RW-protected.
-_WP_WRITE = abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_WRITE
 _RWP_READ = abi.UFFD_PAGEFAULT_FLAG_RWP
 _RWP_WRITE = abi.UFFD_PAGEFAULT_FLAG_RWP | abi.UFFD_PAGEFAULT_FLAG_WRITE
 
@@ -52,7 +50,7 @@ def protecting_needs_the_wp_mode(t: Thread, memory: Memory) -> None:
     u.writeprotect(area.address, area.length, fails=ENOENT)
     u.writeprotect(area.address, area.length, 0, fails=ENOENT)
     u.writeprotect(t.program.free_place(), area.length, fails=ENOENT)
-    expect(_protected(t, area.address), False, "the page is protected")
+    expect(t.protected(area.address), False, "the page is protected")
 
 
 @statement(
@@ -66,12 +64,12 @@ def protecting_needs_the_wp_mode(t: Thread, memory: Memory) -> None:
 def dontwake_is_for_unprotecting(t: Thread, memory: Memory) -> None:
     u, area = _protected_page(t, memory)
     u.writeprotect(area.address, area.length, _PROTECT | _DONTWAKE, fails=EINVAL)
-    u.writeprotect(area.address, area.length, _PROTECT | _UNDEFINED_MODE, fails=EINVAL)
+    u.writeprotect(area.address, area.length, _PROTECT | UNDEFINED_MODE, fails=EINVAL)
     writer = t.thread().blocks(Write(area.address, b"new"))
-    u.fault(area.address, _WP_WRITE)
+    u.fault(area.address, WP_WRITE)
     u.writeprotect(area.address, area.length, _DONTWAKE)
     writer.still("un-protecting with DONTWAKE")
-    expect(_protected(t, area.address), False, "the page is protected")
+    expect(t.protected(area.address), False, "the page is protected")
     u.wake(area.address, area.length)
     writer.ok()
     u.silent("the write")
@@ -96,7 +94,7 @@ def protecting_skips_holes(t: Thread, memory: Memory) -> None:
     many = t.since("6.12")
     u.writeprotect(area.address, area.length, fails=0 if many else ENOENT)
     for page in (0, 2):
-        expect(_protected(t, area.at(page)), many, f"page {page} is protected")
+        expect(t.protected(area.at(page)), many, f"page {page} is protected")
 
 
 @statement(
@@ -116,7 +114,7 @@ def protecting_stops_at_a_mapping_without_wp(t: Thread, memory: Memory) -> None:
     u.register(area.at(0), area.page, WP)
     u.register(area.at(2), area.page, WP)
     u.writeprotect(area.address, area.length, fails=ENOENT)
-    found = [_protected(t, area.at(page)) for page in range(3)]
+    found = [t.protected(area.at(page)) for page in range(3)]
     expect(found, [t.since("6.12"), False, False], "the pages are protected")
 
 
@@ -144,7 +142,7 @@ def anonymous_memory_gets_markers_if_asked(t: Thread, memory: Memory) -> None:
     marking.writeprotect(area.address, area.length)
     expect(t.page(area.address), "-S-W-", "the entry with WP_UNPOPULATED")
     t.thread().blocks(Write(area.address, b"w"))
-    marking.fault(area.address, _WP_WRITE)
+    marking.fault(area.address, WP_WRITE)
 
 
 @statement(
@@ -160,10 +158,10 @@ def file_mappings_get_markers(t: Thread, memory: Memory) -> None:
     area = t.map(memory)
     u.register(area.address, area.length, WP)
     u.writeprotect(area.address, area.length)
-    expect(_protected(t, area.address), True, "the empty entry is protected")
+    expect(t.protected(area.address), True, "the empty entry is protected")
     expect("P" in t.page(area.address), False, "the empty entry is present")
     writer = t.thread().blocks(Write(area.address, b"new"))
-    u.fault(area.address, _WP_WRITE)
+    u.fault(area.address, WP_WRITE)
     u.writeprotect(area.address, area.length, 0)
     writer.ok()
     u.silent("the write")
@@ -178,7 +176,7 @@ def file_mappings_get_markers(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def a_marker_becomes_a_protected_page(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_marking(memory))
+    u = t.uffd(marking(memory))
     area = t.map(memory)
     u.register(area.address, area.length, WP)
     u.writeprotect(area.address, area.length)
@@ -187,7 +185,7 @@ def a_marker_becomes_a_protected_page(t: Thread, memory: Memory) -> None:
     entry = t.page(area.address)
     expect(("P" in entry, "W" in entry), (True, True), f"present, protected in {entry}")
     t.thread().blocks(Write(area.address, b"w"))
-    u.fault(area.address, _WP_WRITE)
+    u.fault(area.address, WP_WRITE)
 
 
 # --- How long protection lasts -------------------------------------------------------------------
@@ -203,7 +201,7 @@ def a_marker_becomes_a_protected_page(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def protection_of_file_mappings_outlives_the_page(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_marking(memory))
+    u = t.uffd(marking(memory))
     area = t.map(memory, pages=2)
     t.write(area.address, b"page")
     u.register(area.address, area.length, WP)
@@ -228,7 +226,7 @@ def _drops(area: Area, memory: Memory) -> list[calls.Call]:
     if memory.shared:
         found += [
             Madvise(area.address, area.length, mman.MADV_REMOVE),
-            calls.Fallocate(area.fd, _PUNCH, 0, area.length),
+            calls.Fallocate(area.fd, PUNCH_HOLE, 0, area.length),
         ]
     if memory.minor_faults:
         found += [calls.Ftruncate(area.fd, 0)]
@@ -244,11 +242,11 @@ def _drops(area: Area, memory: Memory) -> list[calls.Call]:
 )
 def mprotect_keeps_protection(t: Thread, memory: Memory) -> None:
     u, area = _protected_page(t, memory)
-    for prot in (mman.PROT_READ, mman.PROT_NONE, _EITHER):
+    for prot in (mman.PROT_READ, mman.PROT_NONE, READ_WRITE):
         t.ok(Mprotect(area.address, area.length, prot))
-        expect(_protected(t, area.address), True, f"the page is protected under {prot}")
+        expect(t.protected(area.address), True, f"the page is protected under {prot}")
     t.thread().blocks(Write(area.address, b"w"))
-    u.fault(area.address, _WP_WRITE)
+    u.fault(area.address, WP_WRITE)
 
 
 @statement(
@@ -266,9 +264,9 @@ def huge_pages_are_protected_whole(t: Thread, memory: Memory) -> None:
     u.writeprotect(area.address, PAGE, fails=EINVAL)
     u.writeprotect(area.address + PAGE, area.page, fails=EINVAL)
     u.writeprotect(area.address, area.page + PAGE, fails=EINVAL)
-    expect(_protected(t, area.address), False, "the page is protected")
+    expect(t.protected(area.address), False, "the page is protected")
     u.writeprotect(area.address, area.page)
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
 
 
 @statement(
@@ -279,13 +277,13 @@ def huge_pages_are_protected_whole(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def closing_lifts_protection(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_marking(memory))
+    u = t.uffd(marking(memory))
     area = t.map(memory, pages=2)
     t.write(area.at(0), b"page")
     before = t.page(area.at(0))
     u.register(area.address, area.length, WP)
     u.writeprotect(area.address, area.length)
-    found = [_protected(t, area.at(page)) for page in range(2)]
+    found = [t.protected(area.at(page)) for page in range(2)]
     expect(found, [True, True], "the page and the empty entry are protected")
     u.close()
     expect(t.page(area.at(0)), before, "the page")
@@ -312,9 +310,9 @@ def protection_is_of_one_mapping(t: Thread, memory: Memory) -> None:
     child.write(area.address, b"child")
     expect(t.read(area.address, 5), b"child", "the page")
     u.silent("writes through other mappings")
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
     writer = t.thread().blocks(Write(area.address, b"here!"))
-    u.fault(area.address, _WP_WRITE)
+    u.fault(area.address, WP_WRITE)
     u.writeprotect(area.address, area.length, 0)
     writer.ok()
     expect(child.read(area.address, 5), b"here!", "the page of the child")
@@ -339,12 +337,12 @@ def rw_protection_is_all_or_nothing(t: Thread, memory: Memory) -> None:
     u.register(area.at(0), area.page, RWP)
     u.rwprotect(area.address, area.length, fails=ENOENT)
     u.rwprotect(t.program.free_place(), area.length, fails=ENOENT)
-    expect(_protected(t, area.at(0)), False, "the first page is protected")
+    expect(t.protected(area.at(0)), False, "the first page is protected")
     both = abi.UFFDIO_RWPROTECT_MODE_RWP | abi.UFFDIO_RWPROTECT_MODE_DONTWAKE
     u.rwprotect(area.at(0), area.page, both, fails=EINVAL)
-    u.rwprotect(area.at(0), area.page, _UNDEFINED_MODE, fails=EINVAL)
+    u.rwprotect(area.at(0), area.page, UNDEFINED_MODE, fails=EINVAL)
     u.rwprotect(area.at(0), area.page)
-    expect(_protected(t, area.at(0)), True, "the first page is protected")
+    expect(t.protected(area.at(0)), True, "the first page is protected")
 
 
 @statement(
@@ -397,7 +395,7 @@ def set_mode_releases_waiters(t: Thread, memory: Memory) -> None:
     reader.still("a UFFDIO_SET_MODE that failed")
     u.set_mode(Feature.RWP_ASYNC, Feature(0))
     reader.read(b"old")
-    expect(_protected(t, area.address), False, "the page is protected")
+    expect(t.protected(area.address), False, "the page is protected")
     u.rwprotect(area.address, area.length)
     t.write(area.address, b"new")
     u.silent("a write under RWP_ASYNC")
@@ -423,8 +421,8 @@ def how_long_rw_protection_lasts(t: Thread, memory: Memory) -> None:
         u.register(area.address, area.length, RWP)
         u.rwprotect(area.address, area.length)
         t.ok(Mprotect(area.address, area.length, mman.PROT_READ))
-        t.ok(Mprotect(area.address, area.length, _EITHER))
-        expect(_protected(t, area.address), True, "the page is protected after mprotect")
+        t.ok(Mprotect(area.address, area.length, READ_WRITE))
+        expect(t.protected(area.address), True, "the page is protected after mprotect")
     dropped, unregistered, closed = areas
     t.ok(Madvise(dropped.address, dropped.length, mman.MADV_DONTNEED))
     t.write(dropped.address, b"page")
@@ -445,14 +443,5 @@ def _protected_page(t: Thread, memory: Memory) -> tuple[Uffd, Area]:
     t.write(area.address, b"page")
     u.register(area.address, area.length, WP)
     u.writeprotect(area.address, area.length)
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
     return u, area
-
-
-def _protected(t: Thread, address: int) -> bool:
-    return "W" in t.page(address)
-
-
-def _marking(memory: Memory) -> Feature:
-    """The feature with which protecting leaves markers in empty entries of this memory."""
-    return Feature(0) if memory.minor_faults else Feature.WP_UNPOPULATED

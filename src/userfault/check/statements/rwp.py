@@ -6,7 +6,9 @@ import os
 from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ESRCH
 
 from userfault.check.words.area import Area
+from userfault.check.words.flags import MOVE_TO, PUNCH_HOLE
 from userfault.check.words.outcome import Failed, expect
+from userfault.check.words.scans import pages_with
 from userfault.check.words.scenes import EMPTY, huge_page, pipe
 from userfault.check.words.statement import ALL, ANON, HUGETLB, SHARED, statement
 from userfault.check.words.thread import SIGBUS, Thread
@@ -18,7 +20,6 @@ from userfault.kernel.calls import (
     WAITS_EVENT,
     Madvise,
     Mremap,
-    PagemapScan,
     Read,
     Write,
 )
@@ -36,8 +37,6 @@ _NONE = Feature(0)
 _READ = abi.UFFD_PAGEFAULT_FLAG_RWP
 _WRITE = abi.UFFD_PAGEFAULT_FLAG_RWP | abi.UFFD_PAGEFAULT_FLAG_WRITE
 _DONTWAKE = abi.UFFDIO_RWPROTECT_MODE_DONTWAKE
-_PUNCH = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-_MOVE_TO = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
 
 
 # --- What is protected ---------------------------------------------------------------------------
@@ -60,7 +59,7 @@ def empty_entries_are_not_protected(t: Thread, memory: Memory) -> None:
     expect([t.page(area.at(page)) for page in range(2)], [EMPTY] * 2, "the entries")
     t.write(area.at(0), b"w")
     u.silent("the write to an empty entry")
-    expect(_protected(t, area.at(0)), False, "the page is protected")
+    expect(t.protected(area.at(0)), False, "the page is protected")
     t.thread().blocks(Write(area.at(1), b"w"))
     u.fault(area.at(1), abi.UFFD_PAGEFAULT_FLAG_WRITE)
 
@@ -86,7 +85,7 @@ def fills_are_not_protected(t: Thread, memory: Memory) -> None:
         u.continue_(area.at(2), area.page)
         filled += [2]
     for page in filled:
-        expect(_protected(t, area.at(page)), False, f"page {page} is protected")
+        expect(t.protected(area.at(page)), False, f"page {page} is protected")
         t.write(area.at(page), b"w")
     u.silent("writes to all of them")
 
@@ -103,7 +102,7 @@ def what_is_moved_is_protected(t: Thread, memory: Memory) -> None:
     area = t.map(memory)
     u.register(area.address, area.length, RWP | MISSING)
     u.move(area.address, t.source(b"m"), area.page)
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
     reader = t.thread().blocks(Read(area.address, 1))
     u.fault(area.address, _READ)
     u.rwprotect(area.address, area.length, 0)
@@ -122,7 +121,7 @@ def a_part_of_a_huge_page_is_protected(t: Thread) -> None:
     area = huge_page(t)
     u.register(area.address, area.length, RWP)
     u.rwprotect(area.at(1), PAGE)
-    found = [page for page in range(HUGE // PAGE) if _protected(t, area.at(page))]
+    found = [page for page in range(HUGE // PAGE) if t.protected(area.at(page))]
     expect(found, [1], "the pages that are protected")
     expect(t.read(area.at(0), 3), b"thp", "the first page")
     t.write(area.at(2), b"w")
@@ -148,7 +147,7 @@ def huge_pages_are_rw_protected_whole(t: Thread, memory: Memory) -> None:
     u.rwprotect(area.address, PAGE, fails=EINVAL)
     u.rwprotect(area.address + PAGE, area.page, fails=EINVAL)
     u.rwprotect(area.address, area.page + PAGE, fails=EINVAL)
-    found = [_protected(t, area.at(page)) for page in range(2)]
+    found = [t.protected(area.at(page)) for page in range(2)]
     expect(found, [False, False], "the pages are protected")
 
 
@@ -237,7 +236,7 @@ def children_and_rw_protection(t: Thread, memory: Memory) -> None:
     child = t.fork()
     expect(child.read(area.address, 4), b"page", "the page of the child")
     u.silent("the touch of the child")
-    expect(_protected(t, area.address), True, "the page of the parent is protected")
+    expect(t.protected(area.address), True, "the page of the parent is protected")
 
     u, area = _protected_page(t, memory, Feature.EVENT_FORK)
     _reserve_copies(t, area)
@@ -246,13 +245,13 @@ def children_and_rw_protection(t: Thread, memory: Memory) -> None:
     if not isinstance(event, Fork):
         raise Failed(f"promised a fork, saw {event}")
     child, theirs = t.child(parent.ok().value), Uffd(t, event.userfaultfd)
-    expect(_protected(child, area.address), True, "the page of the child is protected")
+    expect(child.protected(area.address), True, "the page of the child is protected")
     reader = child.thread().blocks(Read(area.address, 4))
     u.silent("a touch of the child, at the parent's descriptor")
     theirs.fault(area.address, _READ)
     theirs.rwprotect(area.address, area.length, 0)
     reader.read(b"page")
-    expect(_protected(t, area.address), True, "the page of the parent is protected")
+    expect(t.protected(area.address), True, "the page of the parent is protected")
 
 
 @statement(
@@ -267,7 +266,7 @@ def moving_and_rw_protection(t: Thread, memory: Memory) -> None:
     for feature in (_NONE, Feature.EVENT_REMAP):
         u, area = _protected_page(t, memory, feature)
         new = t.program.free_place()
-        move = Mremap(area.address, area.length, area.length, _MOVE_TO, new)
+        move = Mremap(area.address, area.length, area.length, MOVE_TO, new)
         if feature:
             mover = t.thread().blocks(move, WAITS_EVENT)
             expect(u.message(), Remap(area.address, new, area.length), "the event")
@@ -275,7 +274,7 @@ def moving_and_rw_protection(t: Thread, memory: Memory) -> None:
         else:
             t.ok(move)
         kept = bool(feature)
-        expect(_protected(t, new), kept, "the page is protected")
+        expect(t.protected(new), kept, "the page is protected")
         expect("ur" in t.vma(new).flags, kept, "the registration")
         if kept:
             t.thread().blocks(Read(new, 4))
@@ -299,7 +298,7 @@ def holes_take_rw_protection_away(t: Thread, memory: Memory) -> None:
         if drop is Madvise:
             t.ok(Madvise(area.address, area.length, mman.MADV_REMOVE))
         else:
-            t.ok(calls.Fallocate(area.fd, _PUNCH, 0, area.length))
+            t.ok(calls.Fallocate(area.fd, PUNCH_HOLE, 0, area.length))
         expect(t.read(area.address, 4), bytes(4), "the page")
         t.write(area.address, b"w")
         u.silent("touches after the page has gone")
@@ -318,10 +317,10 @@ def rwp_is_not_dropped_by_registering(t: Thread, memory: Memory) -> None:
     for mode in (MISSING, WP, MISSING | WP):
         u.register(area.address, area.length, mode, fails=EBUSY)
     expect("ur" in t.vma(area.address).flags, True, "the registration")
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
     more = RWP | MISSING | (MINOR if memory.minor_faults else 0)
     u.register(area.address, area.length, more)
-    expect(_protected(t, area.address), True, "the page is protected after registering more")
+    expect(t.protected(area.address), True, "the page is protected after registering more")
     t.thread().blocks(Read(area.address, 1))
     u.fault(area.address, _READ)
 
@@ -344,7 +343,7 @@ def async_rw_protection_reports_nothing(t: Thread, memory: Memory) -> None:
     u.rwprotect(area.address, area.length)
     expect(t.read(area.at(0), 4), b"page", "the first page")
     t.write(area.at(2), b"new")
-    found = [_protected(t, area.at(page)) for page in range(3)]
+    found = [t.protected(area.at(page)) for page in range(3)]
     expect(found, [False, True, False], "the pages are protected")
     u.silent("the touches")
 
@@ -432,13 +431,13 @@ def rw_protecting_waits_for_the_event(t: Thread, memory: Memory) -> None:
     drop = Madvise(area.at(1), area.page, mman.MADV_DONTNEED)
     dropper = t.thread().blocks(drop, WAITS_EVENT)
     u.rwprotect(area.at(0), area.page, fails=EAGAIN)
-    expect(_protected(t, area.at(0)), False, "the page is protected")
+    expect(t.protected(area.at(0)), False, "the page is protected")
     u.set_mode(Feature.RWP_ASYNC, _NONE)
     u.set_mode(_NONE, Feature.RWP_ASYNC)
     expect(u.message(), Remove(area.at(1), area.end), "the event")
     dropper.ok()
     u.rwprotect(area.at(0), area.page)
-    expect(_protected(t, area.at(0)), True, "the page is protected")
+    expect(t.protected(area.at(0)), True, "the page is protected")
 
 
 @statement(
@@ -488,7 +487,7 @@ def _protected_page(
     area = _written(t, memory, pages=1)
     u.register(area.address, area.length, RWP)
     u.rwprotect(area.address, area.length)
-    expect(_protected(t, area.address), True, "the page is protected")
+    expect(t.protected(area.address), True, "the page is protected")
     return u, area
 
 
@@ -498,17 +497,6 @@ def _reserve_copies(t: Thread, area: Area) -> None:
         t.reserve(area.page, area.length // area.page)
 
 
-def _protected(t: Thread, address: int) -> bool:
-    return "W" in t.page(address)
-
-
 def _accessed(t: Thread, area: Area) -> list[int]:
     """The numbers of the pages that a scan for ACCESSED reports."""
-    category = pm.PAGE_IS_ACCESSED
-    scan = PagemapScan(area.address, area.end, category_mask=category, return_mask=category)
-    regions = pm.page_region.struct.iter_unpack(t.ok(scan).data[calls.SCAN_END.size :])
-    return [
-        (address - area.address) // area.page
-        for start, end, _ in regions
-        for address in range(start, end, area.page)
-    ]
+    return pages_with(t, area, pm.PAGE_IS_ACCESSED)

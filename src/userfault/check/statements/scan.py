@@ -8,6 +8,7 @@ import msgspec
 
 from userfault.check.words.area import Area
 from userfault.check.words.outcome import expect
+from userfault.check.words.scans import pages_in, pages_with, regions, scan_for
 from userfault.check.words.statement import ALL, ANON, SHMEM, statement
 from userfault.check.words.thread import Thread
 from userfault.check.words.uffd import WP, Uffd
@@ -77,10 +78,10 @@ def a_scan_can_insist_on_tracking(t: Thread, memory: Memory) -> None:
     for register in (False, True):
         if register:
             plain.register(area.address, area.length, WP)
-        t.fails(_scan(area, pm.PM_SCAN_CHECK_WPASYNC), EPERM)
-        t.fails(_scan(area, both), EPERM)
+        t.fails(scan_for(area, pm.PAGE_IS_WRITTEN, pm.PM_SCAN_CHECK_WPASYNC), EPERM)
+        t.fails(scan_for(area, pm.PAGE_IS_WRITTEN, both), EPERM)
         expect(_written(t, area, pm.PM_SCAN_WP_MATCHING), [], "the pages")
-        expect("W" in t.page(area.address), False, "the page is protected")
+        expect(t.protected(area.address), False, "the page is protected")
 
 
 @statement(
@@ -127,7 +128,7 @@ def categories_say_what_a_page_is(t: Thread, memory: Memory) -> None:
     promised = [written, there | _what_a_read_maps(memory), marker, last]
     known = 2 * pm.PAGE_IS_GUARD - 1 - pm.PAGE_IS_SOFT_DIRTY  # which not every build has
     scan = PagemapScan(area.address, area.end, return_mask=known)
-    expect(_pages(area, _regions(t, scan)), list(enumerate(promised)), "pages and categories")
+    expect(pages_in(area, regions(t, scan)), list(enumerate(promised)), "pages and categories")
 
 
 def _what_a_read_maps(memory: Memory) -> int:
@@ -159,7 +160,7 @@ def tracking_is_of_one_process(t: Thread, memory: Memory) -> None:
             expect(_written(child, area), [], "the pages that the child has written")
         else:
             child = t.fork()
-            child.fails(_scan(area, pm.PM_SCAN_CHECK_WPASYNC), EPERM)
+            child.fails(scan_for(area, pm.PAGE_IS_WRITTEN, pm.PM_SCAN_CHECK_WPASYNC), EPERM)
         child.write(area.at(1), b"child")
         if feature:
             expect(_written(child, area), [1], "the pages that the child has written")
@@ -181,11 +182,11 @@ def a_scan_can_be_done_in_parts(t: Thread, memory: Memory) -> None:
     for page in (0, 1, 2, 5):
         t.write(area.at(page), b"w")
     two_pages = 2 * area.page // calls.PAGE
-    by_pages = msgspec.structs.replace(_scan(area), max_pages=two_pages)
+    by_pages = msgspec.structs.replace(scan_for(area, pm.PAGE_IS_WRITTEN), max_pages=two_pages)
     expect(_part(t, area, by_pages), ([0, 1], 2), "pages and end of a scan for two pages")
     rest = msgspec.structs.replace(by_pages, start=area.at(2))
     expect(_part(t, area, rest), ([2, 5], 6), "pages and end of the next one")
-    by_regions = msgspec.structs.replace(_scan(area), regions=1)
+    by_regions = msgspec.structs.replace(scan_for(area, pm.PAGE_IS_WRITTEN), regions=1)
     expect(_part(t, area, by_regions), ([0, 1, 2], 5), "pages and end of a scan for one region")
     rest = msgspec.structs.replace(by_regions, start=area.at(5))
     expect(_part(t, area, rest), ([5], 6), "pages and end of the next one")
@@ -211,7 +212,7 @@ def empty_entries_are_written(t: Thread, memory: Memory) -> None:
     t.write(area.at(0), b"page")  # there is a table now
     expect(_written(t, area), [0, 1, 2], "the pages of a scan for WRITTEN")
     known = pm.PAGE_IS_WRITTEN | pm.PAGE_IS_PRESENT
-    found = dict(_pages(area, _regions(t, PagemapScan(area.address, area.end, return_mask=known))))
+    found = dict(pages_in(area, regions(t, PagemapScan(area.address, area.end, return_mask=known))))
     always = not t.since("6.17") or t.since("6.18")
     promised = pm.PAGE_IS_WRITTEN if always else 0
     seen = [found.get(page, 0) for page in range(3)]
@@ -229,7 +230,7 @@ def empty_entries_are_written(t: Thread, memory: Memory) -> None:
 def the_end_of_a_walk_is_told_after_an_error(t: Thread, memory: Memory) -> None:
     area = t.map(memory, pages=2)
     t.write(area.at(0), b"page")
-    insisting = _scan(area, pm.PM_SCAN_CHECK_WPASYNC)
+    insisting = scan_for(area, pm.PAGE_IS_WRITTEN, pm.PM_SCAN_CHECK_WPASYNC)
     expect(_end(t.fails(insisting, EPERM)), area.end, "walk_end after EPERM")
     unknown = msgspec.structs.replace(insisting, flags=1 << 20)
     expect(_end(t.fails(unknown, EINVAL)), 0, "walk_end after EINVAL")
@@ -245,7 +246,7 @@ def _end(result: Result) -> int:
 def _part(t: Thread, area: Area, scan: PagemapScan) -> tuple[list[int], int]:
     """The pages that a scan reports, and the page at its `walk_end`."""
     (end,) = calls.SCAN_END.struct.unpack_from(t.ok(scan).data)
-    found = [page for page, _ in _pages(area, _regions(t, scan))]
+    found = [page for page, _ in pages_in(area, regions(t, scan))]
     return found, (end - area.address) // area.page
 
 
@@ -263,29 +264,6 @@ def _tracked(t: Thread, memory: Memory, pages: int, features: Feature = _NONE) -
     return u, area
 
 
-def _scan(area: Area, flags: int = 0) -> PagemapScan:
-    """A scan for WRITTEN."""
-    written = pm.PAGE_IS_WRITTEN
-    return PagemapScan(
-        area.address, area.end, flags=flags, category_mask=written, return_mask=written
-    )
-
-
 def _written(t: Thread, area: Area, flags: int = 0) -> list[int]:
     """The numbers of the pages that a scan for WRITTEN reports."""
-    return [page for page, _ in _pages(area, _regions(t, _scan(area, flags)))]
-
-
-def _regions(t: Thread, scan: PagemapScan) -> list[tuple[int, int, int]]:
-    """What a scan reports: start, end, categories."""
-    data = t.ok(scan).data[calls.SCAN_END.size :]
-    return list(pm.page_region.struct.iter_unpack(data))
-
-
-def _pages(area: Area, regions: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Each page of the area that is in a region (the huge ones whole), and its categories."""
-    return [
-        ((address - area.address) // area.page, categories)
-        for start, end, categories in regions
-        for address in range(start, end, area.page)
-    ]
+    return pages_with(t, area, pm.PAGE_IS_WRITTEN, flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import EEXIST, EFAULT
 
+from userfault.check.words.flags import MOVE_TO
 from userfault.check.words.outcome import expect
 from userfault.check.words.statement import ANON, statement
 from userfault.check.words.thread import SIGSEGV, Thread
@@ -13,8 +14,6 @@ from userfault.kernel.calls import PAGE, Madvise, Mprotect, Mremap, Read, Write
 from userfault.kernel.memtypes import Memory
 from userfault.kernel.modes import Feature
 from userfault.uapi import mman
-
-_MOVE_TO = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
 
 
 @statement(
@@ -50,7 +49,7 @@ def _moves_up_to(t: Thread, registered: int) -> None:
         t.ok(Mprotect(area.at(page), PAGE, mman.PROT_READ))
     u.register(area.at(registered), PAGE, MISSING)
     new = t.program.free_place()
-    t.fails(Mremap(area.address, area.length, area.length, _MOVE_TO, new), EFAULT)
+    t.fails(Mremap(area.address, area.length, area.length, MOVE_TO, new), EFAULT)
     for page in range(4):
         moved = page < registered
         place = new if moved else area.address
@@ -157,7 +156,7 @@ def moving_beside_registered_memory(t: Thread, memory: Memory) -> None:
     u = t.uffd()
     area = t.map(memory, pages=3)
     u.register(area.address, area.length, MISSING)
-    t.ok(Mremap(area.at(2), PAGE, PAGE, _MOVE_TO, area.at(0)))
+    t.ok(Mremap(area.at(2), PAGE, PAGE, MOVE_TO, area.at(0)))
     copy, neighbour = ("um" in t.vma(area.at(page)).flags for page in range(2))
     expect(copy, False, "the copy is registered")
     if t.since("7.3"):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from errno import EAGAIN
+
 import msgspec
 
 from userfault.check.words.area import Area
 from userfault.check.words.caller import Blocked
+from userfault.check.words.flags import READ_WRITE
 from userfault.check.words.outcome import CannotRun, expect
 from userfault.check.words.thread import Thread
-from userfault.check.words.uffd import MISSING, Uffd
+from userfault.check.words.trace import errno_name
+from userfault.check.words.uffd import MISSING, UNTOUCHED, Uffd
 from userfault.kernel import calls
 from userfault.kernel.calls import HUGE, PAGE, Result
+from userfault.kernel.memtypes import Memory
+from userfault.kernel.modes import Feature
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
 
@@ -76,7 +83,7 @@ def guard(t: Thread, address: int, length: int) -> None:
 def wp_marker(t: Thread, u: Uffd, address: int, length: int) -> None:
     """Make uffd-wp markers of empty entries, in a range with WP."""
     u.writeprotect(address, length)
-    expect("W" in t.page(address), True, "there is a marker")
+    expect(t.protected(address), True, "there is a marker")
 
 
 def huge_page(t: Thread) -> Area:
@@ -96,10 +103,29 @@ def huge_page(t: Thread) -> Area:
     return area
 
 
-def pipe(t: Thread) -> tuple[int, int]:
-    """The read and the write end of a pipe that does not block."""
-    read, write = calls.PIPE_FDS.struct.unpack(t.ok(calls.Pipe(_NONBLOCK)).data)
+def pipe(t: Thread, flags: int = os.O_NONBLOCK) -> tuple[int, int]:
+    """The read and the write end of a pipe; it does not block unless `flags` say otherwise."""
+    read, write = calls.PIPE_FDS.struct.unpack(t.ok(calls.Pipe(flags)).data)
     return read, write
 
 
-_NONBLOCK = 0o4000
+def marking(memory: Memory) -> Feature:
+    """The feature with which protecting leaves markers in empty entries of this memory."""
+    return Feature(0) if memory.minor_faults else Feature.WP_UNPOPULATED
+
+
+def ordinary_file(t: Thread, *, at: int | None = None, flags: int = 0) -> int:
+    """The address of one page of a fresh file on a disk; private unless `flags` says otherwise."""
+    fd = t.do(calls.Open(calls.File.ORDINARY, os.O_RDWR | os.O_CLOEXEC))
+    if fd.errno:
+        raise CannotRun("no ordinary file", cause=errno_name(fd.errno), cure="set XDG_CACHE_HOME")
+    t.ok(calls.Ftruncate(fd.value, PAGE))
+    kind = flags & (mman.MAP_PRIVATE | mman.MAP_SHARED) or mman.MAP_PRIVATE
+    place = flags & mman.MAP_FIXED or mman.MAP_FIXED_NOREPLACE
+    address = at or t.program.free_place()
+    return t.ok(calls.Mmap(address, PAGE, READ_WRITE, kind | place, fd.value)).value
+
+
+def field_of_an_event(t: Thread) -> int:
+    """The result field of a fill that failed because an event waits."""
+    return -EAGAIN if t.since("6.12") else UNTOUCHED

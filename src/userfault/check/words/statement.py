@@ -20,10 +20,11 @@ Body = TypeVar("Body", bound=Callable[..., None])
 class Statement(msgspec.Struct, frozen=True):
     """One statement.
 
-    `number`: for ever the same.  `subject`: the module it is in.  `promise`: one sentence.
-    `since`: the first release that keeps it, or the lowest one it was seen on; older kernels
-    cannot run it.  `memories`: names that `kernel.memtypes.memory` takes; it runs once on each.
-    `outcomes`: where releases differ, what each does.  `source`: where the fact comes from.
+    `number`: for ever the same.  `subject`: the file or the folder of `statements/` that it is in.
+    `promise`: one sentence.  `since`: the first release that keeps it, or the lowest one it was
+    seen on; older kernels cannot run it.  `memories`: names that `kernel.memtypes.memory` takes; it
+    runs once on each.  `outcomes`: where releases differ, what each does.  `source`: where the fact
+    comes from.
     """
 
     number: int
@@ -91,7 +92,7 @@ def statement(
         major, minor = since.split(".")
         REGISTRY[number] = Statement(
             number=number,
-            subject=body.__module__.rpartition(".")[2].rstrip("_"),  # `continue_` is a keyword
+            subject=_subject(body.__module__),
             promise=promise,
             since=(int(major), int(minor)),
             source=source,
@@ -102,6 +103,13 @@ def statement(
         return body
 
     return register
+
+
+def _subject(module: str) -> str:
+    """Of a module: its name, or that of its folder in `statements/`."""
+    path = module.split(".")
+    below = path.index("statements") + 1 if "statements" in path[:-1] else -1
+    return path[below].rstrip("_")  # `continue` is a keyword
 
 
 def to_json(found: Statement) -> dict[str, Any]:

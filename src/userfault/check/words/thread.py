@@ -10,6 +10,7 @@ import os
 
 from userfault.check.words.area import Area, make_area
 from userfault.check.words.caller import Caller, Program
+from userfault.check.words.flags import READ_WRITE
 from userfault.check.words.outcome import CannotRun, Failed
 from userfault.check.words.trace import errno_name
 from userfault.check.words.uffd import Uffd
@@ -23,6 +24,7 @@ from userfault.uapi import userfaultfd as abi
 _NONE = Feature(0)
 SIGBUS = 7
 SIGSEGV = 11
+BUS_ADRERR = 2  # si_code of a SIGBUS
 _HIGH = 1 << 55  # an address that only five-level page tables reach
 
 
@@ -52,12 +54,12 @@ class Thread(Caller):
         pages: int = 1,
         *,
         at: int | None = None,
-        prot: int = mman.PROT_READ | mman.PROT_WRITE,
+        prot: int = READ_WRITE,
     ) -> Area:
         """A fresh mapping of `pages` pages of its own size, in a place of its own (or `at`)."""
         return make_area(self, memory(kind), pages, at or self.program.free_place(), prot)
 
-    def alias(self, area: Area, *, prot: int = mman.PROT_READ | mman.PROT_WRITE) -> Area:
+    def alias(self, area: Area, *, prot: int = READ_WRITE) -> Area:
         """A second, shared mapping of the file behind an area: how to see its page cache."""
         if area.page > PAGE:  # a private mapping has taken none of the file's pages
             self.reserve(area.page, area.length // area.page)
@@ -133,12 +135,20 @@ class Thread(Caller):
         bits = {"P": 63, "S": 62, "F": 61, "W": 57, "X": 56}
         return "".join(letter if word >> bit & 1 else "-" for letter, bit in bits.items())
 
+    def protected(self, address: int) -> bool:
+        """Whether pagemap says of a page, or of an empty entry, that it is protected (WP, RWP)."""
+        return "W" in self.page(address)
+
     def vma(self, address: int) -> calls.Vma:
         """The mapping that holds an address, by smaps."""
         found = self.ok(calls.Smaps(address, address + 1)).vmas
         if not found:
             raise Failed(f"there is no mapping at {address:#x}")
         return found[0]
+
+    def registration(self, address: int) -> str:
+        """The registration of a mapping by smaps: `um` MISSING, `uw` WP, `ui` MINOR."""
+        return " ".join(flag for flag in self.vma(address).flags if flag in ("um", "uw", "ui"))
 
     def resident(self, address: int) -> bool:
         """mincore(2) of one page: of a file, whether its page cache has the page."""

@@ -8,7 +8,7 @@ bytes that were done before an EAGAIN).
 from __future__ import annotations
 
 import errno
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict, Unpack
 
 from userfault.check.words.caller import Caller
 from userfault.check.words.outcome import Failed, expect
@@ -24,6 +24,13 @@ Message: TypeAlias = "PageFault | Fork[int] | Remap | Remove | Unmap"
 # What the result fields hold before the call.
 UNTOUCHED = 0x5A5A5A5A5A5A
 _MESSAGES = 16
+
+
+class Ends(TypedDict, total=False):
+    """How a fill must end: with which errno, and with what in its result field."""
+
+    fails: int
+    field: int | None
 
 
 class Uffd:
@@ -71,54 +78,30 @@ class Uffd:
 
     # --- Filling ----------------------------------------------------------------------------------
 
-    def copy(
-        self,
-        dst: int,
-        src: int,
-        length: int,
-        mode: int = 0,
-        *,
-        fails: int = 0,
-        field: int | None = None,
-    ) -> None:
+    def copy(self, dst: int, src: int, length: int, mode: int = 0, **ends: Unpack[Ends]) -> None:
         """UFFDIO_COPY."""
         call = self.copy_call(dst, src, length, mode)
-        self._fill(call, abi.uffdio_copy, "copy", length, fails, field)
+        self._fill(call, abi.uffdio_copy, "copy", length, **ends)
 
-    def zeropage(
-        self, start: int, length: int, mode: int = 0, *, fails: int = 0, field: int | None = None
-    ) -> None:
+    def zeropage(self, start: int, length: int, mode: int = 0, **ends: Unpack[Ends]) -> None:
         """UFFDIO_ZEROPAGE."""
         call = self._call(abi.UFFDIO_ZEROPAGE, abi.uffdio_zeropage, start, length, mode, UNTOUCHED)
-        self._fill(call, abi.uffdio_zeropage, "zeropage", length, fails, field)
+        self._fill(call, abi.uffdio_zeropage, "zeropage", length, **ends)
 
-    def continue_(
-        self, start: int, length: int, mode: int = 0, *, fails: int = 0, field: int | None = None
-    ) -> None:
+    def continue_(self, start: int, length: int, mode: int = 0, **ends: Unpack[Ends]) -> None:
         """UFFDIO_CONTINUE."""
         call = self._call(abi.UFFDIO_CONTINUE, abi.uffdio_continue, start, length, mode, UNTOUCHED)
-        self._fill(call, abi.uffdio_continue, "mapped", length, fails, field)
+        self._fill(call, abi.uffdio_continue, "mapped", length, **ends)
 
-    def poison(
-        self, start: int, length: int, mode: int = 0, *, fails: int = 0, field: int | None = None
-    ) -> None:
+    def poison(self, start: int, length: int, mode: int = 0, **ends: Unpack[Ends]) -> None:
         """UFFDIO_POISON."""
         call = self._call(abi.UFFDIO_POISON, abi.uffdio_poison, start, length, mode, UNTOUCHED)
-        self._fill(call, abi.uffdio_poison, "updated", length, fails, field)
+        self._fill(call, abi.uffdio_poison, "updated", length, **ends)
 
-    def move(
-        self,
-        dst: int,
-        src: int,
-        length: int,
-        mode: int = 0,
-        *,
-        fails: int = 0,
-        field: int | None = None,
-    ) -> None:
+    def move(self, dst: int, src: int, length: int, mode: int = 0, **ends: Unpack[Ends]) -> None:
         """UFFDIO_MOVE."""
         call = self._call(abi.UFFDIO_MOVE, abi.uffdio_move, dst, src, length, mode, UNTOUCHED)
-        self._fill(call, abi.uffdio_move, "move", length, fails, field)
+        self._fill(call, abi.uffdio_move, "move", length, **ends)
 
     # --- Protecting -------------------------------------------------------------------------------
 
@@ -211,7 +194,14 @@ class Uffd:
         return word
 
     def _fill(
-        self, call: Ioctl, layout: Layout, name: str, length: int, fails: int, field: int | None
+        self,
+        call: Ioctl,
+        layout: Layout,
+        name: str,
+        length: int,
+        *,
+        fails: int = 0,
+        field: int | None = None,
     ) -> None:
         found = self._outcome(call, layout, name, fails)
         if field is None:

@@ -1,0 +1,1 @@
+"""UFFDIO_COPY."""

@@ -1,0 +1,1 @@
+"""Events: fork, mremap, madvise and munmap of registered memory."""

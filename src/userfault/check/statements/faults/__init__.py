@@ -1,0 +1,1 @@
+"""Faults: which become messages, what the messages say, who waits and who is woken."""
