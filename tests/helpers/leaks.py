@@ -23,7 +23,8 @@ def descriptors() -> dict[int, str]:
     return found
 
 
-def _opened_since(before: dict[int, str]) -> dict[int, str]:
+def opened_since(before: dict[int, str]) -> dict[int, str]:
+    """Those that were not there before, and are to go."""
     return {
         fd: what for fd, what in descriptors().items() if before.get(fd) != what and what != _STAYS
     }
@@ -49,10 +50,10 @@ def nothing_left() -> Iterator[None]:
     """Fail where the body leaves descriptors, threads or faulting tasks behind."""
     before, threads = descriptors(), _threads()
     yield
-    left = _opened_since(before)
+    left = opened_since(before)
     if left:
         gc.collect()  # slow, and what goes with its object is no leak
-        left = _opened_since(before)
+        left = opened_since(before)
     assert not left, f"descriptors left open: {left}"
     more = [thread.name for thread in _threads() - threads]
     assert not more, f"threads left running: {more}"

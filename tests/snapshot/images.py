@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -15,6 +16,8 @@ ZERO, HOLE, BASE = Holds.ZERO, Holds.HOLE, Holds.BASE
 
 # A page of an image: its bytes, or what an input says of it without reading.
 Page = bytes | Holds
+
+SMALL = 4 * PAGE  # of chunks: few pages are many chunks
 
 
 class Pages:
@@ -75,3 +78,14 @@ def read_pages(objects: Objects, image: Image) -> Iterator[bytes]:
 
 def _holds(page: Page) -> Holds:
     return Holds.DATA if isinstance(page, bytes) else page
+
+
+def image(seed: int, count: int = 200) -> list[Page]:
+    """Pages of its own; every third one is in the image of any other seed too."""
+    return [
+        random.Random(n if n % 3 == 0 else (seed << 32) + n).randbytes(PAGE) for n in range(count)
+    ]
+
+
+def whole(pages: list[Page]) -> bytes:
+    return b"".join(map(content, pages))

@@ -15,7 +15,7 @@ import pytest
 
 from cli.commands import command, environment, userfault
 from helpers.stores import memory
-from snapshot.inputs import PRESENT, Dump, area, page
+from snapshot.dumps import PRESENT, Dump, area, page
 from snapshot.target import Target, content
 
 PAGE = 4096

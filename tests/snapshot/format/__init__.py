@@ -1,0 +1,1 @@
+"""Manifests, chunks and pieces of the index."""

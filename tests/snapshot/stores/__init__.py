@@ -1,0 +1,1 @@
+"""Folders and real servers as stores."""

@@ -1,0 +1,1 @@
+"""Comparing, exporting, collecting and removing snapshots."""
