@@ -19,7 +19,7 @@ from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
 from userfault.snapshot.serving.reading import open_reader
 from userfault.snapshot.stores.objects import Objects, open_objects
-from userfault.snapshot.stores.redact import redact
+from userfault.snapshot.stores.redact import readable, redact
 
 pytestmark = pytest.mark.xdist_group("stores")
 
@@ -92,6 +92,13 @@ def test_a_service_without_conditional_writes_is_told_once(
 def test_a_bucket_that_is_not_there_is_named(swift_s3: S3) -> None:  # noqa: ARG001
     with pytest.raises(StoreError, match=r"NoSuchBucket.*create the bucket or"):
         open_objects("s3://never-made/x").put("a/b", b"x")
+
+
+def test_the_digits_of_a_port_are_no_status() -> None:
+    missing = "PUT http://127.0.0.1:28403/b/a: 404 Not Found (NoSuchBucket)"
+    assert readable(OSError(missing))[1] == "create the bucket or container first"
+    refused = "PUT http://127.0.0.1:28404/b/a: 403 Forbidden"
+    assert readable(OSError(refused))[1] == "check the credentials and what they allow"
 
 
 def test_wrong_credentials_are_an_error_that_does_not_show_them(

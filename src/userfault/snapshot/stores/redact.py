@@ -32,14 +32,15 @@ _DETAILS = (
     ("Parse(", "the answer is not HTTP"),
 )
 _SET = "set credentials in the environment (docs/store.md, Credentials)"
+# A status stands by itself: the digits of a port or of a name are none.
 _CURES = (
-    (("api/token", "etadata", "token request", "Account must", "401"), _SET),
-    (("403", "AccessDenied", "SignatureDoesNotMatch"), "check the credentials and what they allow"),
+    (r"api/token|etadata|token request|Account must|(?<![\w:/.-])401\b", _SET),
     (
-        ("NoSuchBucket", "ContainerNotFound", "bucket does not"),
-        "create the bucket or container first",
+        r"(?<![\w:/.-])403\b|AccessDenied|SignatureDoesNotMatch",
+        "check the credentials and what they allow",
     ),
-    (("plain HTTP is not allowed",), "set AWS_ALLOW_HTTP=true (AZURE_ALLOW_HTTP=true)"),
+    (r"NoSuchBucket|ContainerNotFound|bucket does not", "create the bucket or container first"),
+    (r"plain HTTP is not allowed", "set AWS_ALLOW_HTTP=true (AZURE_ALLOW_HTTP=true)"),
 )
 _ANY_CURE = "check the address, the network and the service, then try again"
 
@@ -47,7 +48,7 @@ _ANY_CURE = "check the address, the network and the service, then try again"
 def readable(error: BaseException) -> tuple[str, str]:
     """Cause and cure of an error of the client library."""
     text = redact(str(error))
-    cure = next((cure for words, cure in _CURES if any(w in text for w in words)), _ANY_CURE)
+    cure = next((cure for signs, cure in _CURES if re.search(signs, text)), _ANY_CURE)
     return text, cure
 
 
