@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -17,7 +18,7 @@ from helpers.world import World
 from userfault.kernel.errors import KernelError, OwnerGone, RegistrationRefused, TryAgain
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.modes import Feature, Mode
-from userfault.kernel.protocol import State
+from userfault.kernel.protocol import Outcome, State
 from userfault.linux import libc
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.uapi import mman
@@ -143,6 +144,38 @@ def test_fills_fail_with_try_again_while_an_event_is_pending(world: World) -> No
     assert list(uffd.read()) == [Remove(mapping.address, mapping.address + PAGE)]
     drop.result()
     assert uffd.copy(there, pages(1, 1), PAGE) == PAGE
+
+
+@pytest.mark.parametrize("name", ["anon", "shmem"])
+def test_a_fill_that_a_move_overtakes_fails_with_enoent_and_the_next_with_try_again(
+    world: World, name: str
+) -> None:
+    """It has looked for events when it begins, and looks for its mapping later, here once more when
+    its source was faulted in: the mapping has gone, and nobody has read where to.  (6.1 to 6.8 look
+    for events after they have locked, and before they look for the mapping.)"""
+    mapping, uffd = world.registered(name, features=EVENTS)
+    source, source_uffd = world.registered("anon")
+    room = world.map("anon")
+    fill = world.task().call(
+        lambda: Outcome(value=uffd.copy(mapping.address, source.address, PAGE))
+    )
+    world.settle()
+    assert fill.waits_for == "fault"
+    move = world.task().mremap(
+        mapping.address, PAGE, PAGE, mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED, room.address
+    )
+    world.settle()
+    assert move.waits_for == "event"
+
+    source_uffd.copy(source.address, pages(1, 1), PAGE)
+    locks_each_mapping = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 9)
+    assert fill.result().errno == (errno.ENOENT if locks_each_mapping else errno.EAGAIN)
+    with pytest.raises(TryAgain):
+        uffd.copy(mapping.address, pages(1, 1), PAGE)
+
+    while move.state is not State.DONE:
+        uffd.read()
+    assert uffd.copy(room.address, pages(1, 1), PAGE) == PAGE
 
 
 def test_faults_are_read_before_events(world: World) -> None:

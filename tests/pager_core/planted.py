@@ -114,6 +114,17 @@ def _exists_is_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(module._REFUSALS, errno.EEXIST, planted)
 
 
+def _missing_mapping_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """ENOENT of a fill that a move has overtaken means that the page is mapped no more."""
+    missed = Refusals._not_mapped
+
+    def planted(self: Refusals, fill: Fill, code: int, now: float) -> None:
+        fill.missed = True
+        missed(self, fill, code, now)
+
+    patch.setitem(module._REFUSALS, errno.ENOENT, planted)
+
+
 def _partial_is_whole(patch: pytest.MonkeyPatch) -> None:
     failed = MappingCore.failed
 
@@ -415,6 +426,7 @@ BUGS = (
     Bug("deferred fills are repeated blindly", _deferred_repeated_blindly, "drops", 200),
     Bug("EEXIST wakes nobody", _exists_wakes_nobody, "drops", 4000),
     Bug("an ambiguous EEXIST is believed", _exists_is_believed, "poverty", 300),
+    Bug("ENOENT is believed", _missing_mapping_is_believed, "everything", 1500),
     Bug("partial progress counts as whole", _partial_is_whole, "everything", 1000),
     Bug("a child waits for its parent's fills", _child_waits_for_parent, "forks", 200),
     Bug("waiters of a sharing child sleep on", _siblings_sleep_on, "forks", 200),

@@ -9,6 +9,8 @@ Enough of userfaultfd(2) to test the decision core, nothing more.  What it model
 * REMOVE is raised before the pages go, UNMAP, REMAP and FORK after the change.  Whoever raised it
   sleeps until it was read, and until that thread has run again every fill fails with EAGAIN.
   There is one more gap: fills work again a moment before the pages of a REMOVE go;
+* a fill looks for events, then for its mapping, then for events again (since 6.9): a move that
+  overtakes it shows as ENOENT, though its event is not read;
 * holes punched into a file raise no event;
 * fills stop part-way and say how far they came; EEXIST, ENOENT, EFAULT, ENOMEM, ESRCH.
 
@@ -176,6 +178,7 @@ class Mm:
     events: deque[Event] = field(default_factory=deque)
     calls: list[Call] = field(default_factory=list)
     changing: int = 0
+    overtaking: bool = False  # a change came since the pager's last step: after a fill has begun
     alive: bool = True
     finishes: int = 0  # how often the pager began to let go of it
 
@@ -488,6 +491,7 @@ class Kernel:
 
     def _raise(self, call: Call, events: Iterable[Event]) -> None:
         call.events.extend(events)
+        call.mm.overtaking |= not call.mm.changing
         call.mm.changing += len(call.events)
         call.mm.calls.append(call)
         self._queue(call)
@@ -546,13 +550,15 @@ class Kernel:
         `stop`: it is interrupted there (its lock was contended).  `result`: is told the pages done
         before anybody is woken, as the kernel writes its answer into the argument.
         """
-        if mm.changing:
+        if mm.changing and not mm.overtaking:
             return errno.EAGAIN, 0
         if not mm.alive:
             return errno.ESRCH, 0
         slots = self.stretch(mm, vpn, len(contents))
         if len(slots) < len(contents) or not slots[0][1].registered:
             return errno.ENOENT, 0
+        if mm.changing:
+            return errno.EAGAIN, 0
         code = done = 0
         for done, ((_, slot), content) in enumerate(zip(slots, contents, strict=True)):
             code = errno.EAGAIN if done == stop else self._install(kind, slot, content)

@@ -174,12 +174,16 @@ class World:
 
     def step(self, odd: str = "", at: int = 0) -> bool:
         """What a driver would do next; False when there is nothing.  `odd`: how it goes wrong."""
-        with self._mortal():
-            if self.successor is None:
-                return self._step(odd, at)
-            if next(self.successor, self) is self:
-                self.successor = None
-        return True
+        try:
+            with self._mortal():
+                if self.successor is None:
+                    return self._step(odd, at)
+                if next(self.successor, self) is self:
+                    self.successor = None
+            return True
+        finally:
+            for mm in self.kernel.mms:
+                mm.overtaking = False
 
     def _step(self, odd: str, at: int) -> bool:
         for context in self.contexts:

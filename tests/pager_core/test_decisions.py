@@ -295,6 +295,7 @@ def test_a_page_that_is_mapped_no_more_is_let_go() -> None:
     core = core_of()
     fault(core, 3)
     core.failed(fill_of(core), errno.ENOENT, 0, 0.0)
+    core.failed(fill_of(core), errno.ENOENT, 0, 0.0)  # no event of a moment ago
 
     assert core.out.popleft() == Wake(START + 3 * PAGE, PAGE)
     assert core.pages.states[3] == REMOVED

@@ -6,6 +6,7 @@ import pytest
 
 from pager_core.simkernel import ANON, HUGETLB, KINDS, SHMEM, SHMEM_PRIVATE, ZEROS, Kind, source
 from pager_core.simworld import Config, World
+from userfault.pager.core.actions import Fill
 from userfault.pager.core.states import MISSING, POISONED, PRESENT, REMOVED
 
 LAZY = Config(background=False, window=1)
@@ -258,6 +259,33 @@ def test_bytes_under_way_follow_a_mapping_that_moves(kind: Kind) -> None:
     world.finale()
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_page_whose_fill_is_overtaken_by_a_move_shows_the_source_at_the_new_place(
+    kind: Kind,
+) -> None:
+    """fill -> its mapping moved: ENOENT -> again: EAGAIN -> REMAP read -> touched -> the source."""
+    world = lazy(kind=kind)
+    kernel, main = world.kernel, world.kernel.mms[0]
+    touch(world, 4)
+    world.step()  # reads the fault
+    world.step()  # decides
+    kernel.mremap(main, kernel.start + 4, 1, new=0x900)
+    world.step()  # the fill, begun before the move
+
+    core = world.contexts[0].core
+    assert core.counters.again == 0
+    assert [fill.missed for fill in core.out if isinstance(fill, Fill)] == [True]
+    world.step()
+    assert core.counters.again == 1
+
+    world.calm()
+    assert state(world, 4) == MISSING
+    kernel.touch(main.threads[1], 0x900)
+    world.calm()
+    assert seen(world, 1) == source(4)
+    world.finale()
+
+
 def test_what_met_eagain_is_done_anew_at_the_new_place() -> None:
     world = lazy()
     kernel, main = world.kernel, world.kernel.mms[0]
@@ -265,6 +293,7 @@ def test_what_met_eagain_is_done_anew_at_the_new_place() -> None:
     world.step()
     world.step()
     kernel.mremap(main, kernel.start + 4, 1, new=0x900)
+    world.step()  # ENOENT, for it was overtaken
     world.step()
     assert world.contexts[0].core.deferred
     world.calm()

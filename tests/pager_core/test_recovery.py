@@ -180,6 +180,7 @@ def test_a_page_that_is_not_at_its_place_any_more_is_filled_through_another_cont
     second.fault(START, 0)  # waits for the same page
 
     first.failed(fill, errno.ENOENT, 0, 0.0)
+    first.failed(fills(first)[0], errno.ENOENT, 0, 0.0)
 
     assert kept(first)[0] == MISSING
     assert Wake(START, PAGE) in second.out

@@ -23,7 +23,8 @@ class Fill(msgspec.Struct, gc=False):
     """Fill `count` pages from `page` on, shown at `address`; wake whoever waits there.
 
     `data`: bytes fetched before (the page `data_page` is its first), None to take the source.
-    `demand`: a thread waits for it (background fills have False).
+    `demand`: a thread waits for it (background fills have False).  `missed`: the core's; it
+    found nothing mapped there a moment ago.
     """
 
     kind: int
@@ -33,6 +34,7 @@ class Fill(msgspec.Struct, gc=False):
     demand: bool = True
     data: memoryview | None = None
     data_page: int = 0
+    missed: bool = False
 
 
 class Fetch(msgspec.Struct):

@@ -139,6 +139,7 @@ class Refusals:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         ledger = self._ledger
         ledger.counters.again += 1
+        fill.missed = False
         if self._is_watchdogs(fill):
             return
         self.deferred.append(fill)
@@ -192,13 +193,22 @@ class Refusals:
             self._ledger.poison(page, 1, cause, cure)
 
     def _not_mapped(self, fill: Fill, _code: int, _now: float) -> None:
-        """ENOENT: no one mapping holds the range: cut it, or the page is mapped no more."""
+        """ENOENT: no one mapping holds the range: cut it, or the page is mapped no more.
+
+        That an event has moved it says EAGAIN; but a fill that mremap overtakes has looked for
+        events before, and finds its mapping gone (since 6.9).  So a page has gone where nothing is
+        mapped and no event is pending: a second fill tells, since nobody reads in between.
+        """
         ledger = self._ledger
         if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
             half = fill.count // 2
             rest = ledger.rest(fill, half)
             fill.count = half
             ledger.out.appendleft(rest)
+            ledger.out.appendleft(fill)
+            return
+        if not fill.missed:
+            fill.missed = True
             ledger.out.appendleft(fill)
             return
         ledger.not_mapped(fill.address)
