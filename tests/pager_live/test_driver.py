@@ -18,10 +18,10 @@ from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.drivers.mappings.served import Served
-from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.record.records import Descriptors, FamilyRecord
-from userfault.pager.drivers.serving.live import LiveDriver
+from userfault.pager.drivers.record.journal import Journal
+from userfault.pager.drivers.record.records import Descriptors, FamilyRecord, encode
 from userfault.pager.drivers.wire import messages
+from userfault.pager.drivers.worker import Worker
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
@@ -44,16 +44,15 @@ def context_of_a_dead_process() -> int:
 
 
 @pytest.fixture
-def driver() -> Iterator[LiveDriver]:
+def worker() -> Iterator[Worker]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     journal = Journal.create()
-    journal.words[Word.CHANNEL_FD] = theirs.detach()
-    journal.words[Word.CLIENT_FD] = os.pidfd_open(os.getpid())
-    made = LiveDriver(journal, FamilyRecord(messages.Hello()))
+    journal.commit(encode(FamilyRecord(messages.Hello())))
     with ours:
+        made = Worker(journal)
+        made.clients.add(theirs, os.pidfd_open(os.getpid()))
         yield made
         made.close()
-        os.close(journal.words[Word.CLIENT_FD])
         journal.close()
 
 
@@ -81,9 +80,7 @@ def child_that_drops_a_page() -> tuple[int, int, int]:
         return child, fds[0], int(data)
 
 
-def serve(
-    driver: LiveDriver, uffd: int, start: int = START, policy: Policy | None = None
-) -> Served:
+def serve(worker: Worker, uffd: int, start: int = START, policy: Policy | None = None) -> Served:
     """Have it serve zeros at `start`, by a userfaultfd."""
     states = os.memfd_create("states")
     os.ftruncate(states, PAGES)
@@ -104,68 +101,72 @@ def serve(
         policy=policy or Policy(background=False),
     )
     descriptors = Descriptors(uffd, states, os.eventfd(0), line.read, line.write)
-    served = Served.new(attach, descriptors, driver.bell, driver.number())
-    driver.take(served)
+    (client,) = worker.book.clients.values()
+    number = worker.book.number()
+    served = Served.new(attach, descriptors, worker.service.reads.bell, client.owner, number)
+    worker.clients.take(client, served)
     return served
 
 
 def test_a_process_that_ends_in_the_middle_of_a_batch_does_not_end_the_pager(
-    driver: LiveDriver,
+    worker: Worker,
 ) -> None:
-    served = serve(driver, context_of_a_dead_process())
+    served = serve(worker, context_of_a_dead_process())
     fault = uffd_msg_pagefault.struct.pack
     batch = b"".join(
         fault(UFFD_EVENT_PAGEFAULT, 0, START + page * PAGE, 0) for page in range(PAGES)
     )
     context = served.main
-    at, view = driver._journal.batch(context.number)
+    at, view = worker.journal.batch(context.number)
     view[: len(batch)] = batch
-    driver._batch(context, at, len(batch))  # the first fill says ESRCH, and the context is closed
+    worker.service.intake.batch(
+        context, at, len(batch)
+    )  # the first fill says ESRCH, and the context is closed
     assert context.closed
 
 
 def test_a_fault_whose_fill_meets_eagain_for_long_is_told_of_and_served_in_the_end(
-    driver: LiveDriver, capfd: pytest.CaptureFixture[str]
+    worker: Worker, capfd: pytest.CaptureFixture[str]
 ) -> None:
     child, uffd, start = child_that_drops_a_page()
     policy = Policy(background=False, fault_deadline_s=0.05, on_overdue="poison")
-    served = serve(driver, uffd, start, policy)
+    served = serve(worker, uffd, start, policy)
     context = served.main
     try:
         context.core.fault(start + 5 * PAGE, 0)
-        driver.perform(context)  # the event is in the queue, and nobody reads it yet
+        worker.service.perform(context)  # the event is in the queue, and nobody reads it yet
         end = time.monotonic() + 60
         while not served.overdue and time.monotonic() < end:
-            driver._timers(time.monotonic())
-            driver._retry(time.monotonic())
+            worker.service.timed.tick(time.monotonic())
+            worker.service.deferring.tick(time.monotonic())
         (waited,) = served.overdue
         assert "EAGAIN" in waited.waits_for
         assert waited.answer == "report"  # poison would meet EAGAIN as well
         assert "has waited for" in capfd.readouterr().err
         # 50 ms without a result: it is tried every millisecond, not all the time
         assert served.main.core.counters.again < 200
-        driver._readable(context)
-        driver._retry(time.monotonic())
+        worker.service.intake.readable(context)
+        worker.service.deferring.tick(time.monotonic())
         while context.core.deferred and time.monotonic() < end:
-            driver._retry(time.monotonic())
+            worker.service.deferring.tick(time.monotonic())
         assert (context.core.counters.zeroed, context.core.watch.overdue) == (1, 0)
-        assert not driver._deferring
+        assert not worker.service.deferring
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
-def test_a_stopped_client_does_not_keep_its_pager_from_filling(driver: LiveDriver) -> None:
+def test_a_stopped_client_does_not_keep_its_pager_from_filling(worker: Worker) -> None:
     child, uffd, start = child_that_drops_a_page()
-    served = serve(driver, uffd, start)
+    served = serve(worker, uffd, start)
     try:
         os.kill(child, signal.SIGSTOP)
-        driver._readable(served.main)
+        worker.service.intake.readable(served.main)
         served.main.core.fault(start + 5 * PAGE, 0)
-        driver.perform(served.main)
+        worker.service.perform(served.main)
         end = time.monotonic() + 60
-        while driver._deferring and time.monotonic() < end:
-            driver._retry(time.monotonic())
+        while worker.service.deferring and time.monotonic() < end:
+            worker.service.deferring.tick(time.monotonic())
         assert served.main.core.counters.zeroed == 1
     finally:
         os.kill(child, signal.SIGKILL)

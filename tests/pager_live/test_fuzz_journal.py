@@ -31,7 +31,13 @@ from userfault.pager.core.recorded import ContextRecord
 from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.record.records import Descriptors, FamilyRecord, Kept, ServedRecord
+from userfault.pager.drivers.record.records import (
+    ClientRecord,
+    Descriptors,
+    FamilyRecord,
+    Kept,
+    ServedRecord,
+)
 from userfault.pager.drivers.wire import messages
 
 EXAMPLES = int(os.environ.get("USERFAULT_EXAMPLES", "0"))
@@ -83,7 +89,9 @@ mappings = st.builds(
 
 def committed(journal: Journal, served: list[ServedRecord]) -> FamilyRecord:
     raw = [msgspec.Raw(records.encode(each)) for each in served]
-    family = FamilyRecord(messages.Hello(), 5, 1, len(raw), raw)
+    clients = [ClientRecord(1, 7, 8, "one", 3, raw[:1]), ClientRecord(2, 9, 10, served=raw[1:])]
+    encoded = [msgspec.Raw(records.encode(each)) for each in clients]
+    family = FamilyRecord(messages.Hello(), 5, 1, len(raw), 2, [4, 5], encoded)
     journal.commit(records.encode(family))
     return family
 
@@ -92,9 +100,11 @@ def committed(journal: Journal, served: list[ServedRecord]) -> FamilyRecord:
 @given(served=st.lists(mappings, max_size=4))
 def test_what_was_committed_is_read(journal: Journal, served: list[ServedRecord]) -> None:
     family = committed(journal, served)
-    found, mappings_found = records.read(journal)
+    found, people = records.read(journal)
     assert (found.batch, found.applied, found.numbers) == (5, 1, family.numbers)
-    assert mappings_found == served
+    assert (found.people, found.kept) == (2, [4, 5])
+    assert [person.client.number for person in people] == [1, 2]
+    assert [each for person in people for each in person.mappings] == served
 
 
 @fuzzing
@@ -122,7 +132,7 @@ def test_any_bytes_are_a_record_or_an_error_that_says_so(journal: Journal, data:
 def judge(journal: Journal, data: bytes) -> None:
     journal.commit(data)
     try:
-        family, mappings_found = records.read(journal)
+        family, people = records.read(journal)
     except PagerError as error:
         why = str(error)
     else:
@@ -130,13 +140,15 @@ def judge(journal: Journal, data: bytes) -> None:
     if why:
         assert why.startswith("the pager's journal cannot be read: ")
         return
-    again = records.encode(
-        msgspec.structs.replace(
-            family, served=[msgspec.Raw(records.encode(each)) for each in mappings_found]
-        )
-    )
-    journal.commit(again)
-    assert records.read(journal)[1] == mappings_found
+    clients = []
+    for person in people:
+        served = [msgspec.Raw(records.encode(each)) for each in person.mappings]
+        client = msgspec.structs.replace(person.client, served=served)
+        clients.append(msgspec.Raw(records.encode(client)))
+    journal.commit(records.encode(msgspec.structs.replace(family, clients=clients)))
+    assert [person.mappings for person in records.read(journal)[1]] == [
+        person.mappings for person in people
+    ]
 
 
 @fuzzing

@@ -18,12 +18,12 @@ from userfault.linux import pidfd
 from userfault.linux.descriptors import allow_all
 from userfault.linux.refused import CallRefusedError, calling
 from userfault.pager.drivers.family import handover, supervisor
-from userfault.pager.drivers.family.coming_up import came_up, refuse, refuse_on
+from userfault.pager.drivers.family.coming_up import refuse, refuse_on
 from userfault.pager.drivers.processes.say import Errors
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.serving.live import LiveDriver
 from userfault.pager.drivers.wire import messages
+from userfault.pager.drivers.worker import serve
 from userfault.version import __version__
 
 _HELLO = 4096  # bytes of the first packet
@@ -58,12 +58,14 @@ def _introduced(channel: socket.socket) -> Journal | None:
             cure="install the same version there",
         )
     journal = Journal.create()
-    journal.commit(records.encode(records.FamilyRecord(hello)))
     words = journal.words
-    words[Word.CLIENT_FD], words[Word.STATUS_FD] = fds[:2]
+    process, words[Word.STATUS_FD] = fds[:2]
     words[Word.STDERR_FD] = fds[2] if len(fds) > 2 else os.open(os.devnull, os.O_WRONLY)
     with calling("fcntl(F_DUPFD_CLOEXEC)"):
         words[Word.CHANNEL_FD] = os.dup(channel.fileno())
+    client = records.ClientRecord(1, process, words[Word.CHANNEL_FD])
+    clients = [msgspec.Raw(records.encode(client))]
+    journal.commit(records.encode(records.FamilyRecord(hello, people=1, clients=clients)))
     _try_signals()
     return journal
 
@@ -83,18 +85,6 @@ def succeed(channel: socket.socket) -> None:
     """The main program of a pager that takes over from another; `channel`: to its worker."""
     _set_up()
     handover.succeed(channel, serve, _settle_in)
-
-
-def serve(journal: Journal) -> None:
-    """The worker's work."""
-    journal.take_up()
-    family_record, mappings = records.read(journal)
-    driver = LiveDriver(journal, family_record)
-    if family_record.numbers or journal.words[Word.TAKEOVERS]:
-        driver.resume(mappings)
-    came_up(journal)
-    driver.greet()
-    driver.run()
 
 
 def _set_up() -> None:

@@ -91,6 +91,22 @@ def check_load(request: Load, fds: list[int]) -> None:
     _hold(len(fds) == (request.source.stored > 0), "the arguments of its function")
 
 
+def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
+    """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
+    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
+    if len(fds) != expected:
+        raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
+    found = Descriptors(*fds[:5])
+    more = iter(fds[5:])
+    if attach.has_source:
+        found.source = next(more)
+    if attach.has_memory:
+        found.memory = next(more)
+    if attach.has_signals:
+        found.signals = next(more)
+    return found
+
+
 def check_descriptors(request: Attach, held: Descriptors) -> None:
     """Raise ValueError where a descriptor is not what it should be.
 
@@ -103,6 +119,8 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
     _hold(os.fstat(held.states).st_size == request.pages, "the size of the states")
     with_seals = fcntl.fcntl(held.states, _F_GET_SEALS)
     _hold(bool(with_seals & _F_SEAL_SHRINK), "states that may shrink")
+    if held.signals >= 0:  # read in the loop, so it must be memory; else this raises OSError
+        fcntl.fcntl(held.signals, _F_GET_SEALS)
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")

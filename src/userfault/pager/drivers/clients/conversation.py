@@ -20,72 +20,48 @@ from userfault.pager.drivers.clients.admission import (
     entitled,
     in_range,
     refused,
+    sorted_out,
 )
+from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.loading import Loading
-from userfault.pager.drivers.family.succession import Told
-from userfault.pager.drivers.mappings.served import Served, sorted_out
-from userfault.pager.drivers.processes.say import say
+from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.texts import clipped
-from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.serving.placement import Placement
+from userfault.pager.drivers.record.journal import Word
+from userfault.pager.drivers.serving.service import Service
 from userfault.pager.drivers.serving.watchdog import still_waiting
 from userfault.pager.drivers.wire import messages
 
+Told = Callable[[PagerError | None], None]
+
 
 class Host(Protocol):
-    """Whoever serves the mappings that the client asks for."""
+    """Whoever serves what clients ask for."""
 
-    served: dict[int, Served]
-    bell: int
-    placement: Placement
+    service: Service
 
-    @property
-    def most_in_flight(self) -> int:
-        """Reads under way at once, at the highest."""
+    def take(self, client: Client, served: Served) -> None:
+        """Serve a new mapping.  Raises PagerError when it cannot be recorded."""
 
-    def take(self, served: Served) -> None:
-        """Serve a new mapping."""
+    def replace(self, client: Client, serial: int, told: Told) -> None:
+        """Hand over to another family for a client's request; `told` hears how it ended."""
 
-    def number(self) -> int:
-        """A number for a new context."""
-
-    def commit(self, changed: Served | None = None) -> None:
-        """Record what is served, `changed` anew."""
-
-    def drop(self, served: Served) -> None:
-        """Forget a mapping."""
-
-    def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
-        """An error of ours within it costs this mapping and no other."""
-
-    def go_on(self, served: Served) -> None:
-        """Perform what a request made the core ask for."""
-
-    def replace(self, serial: int, told: Told) -> None:
-        """Hand over to another family for request `serial`; `told` hears how it ended."""
-
-    def hang_up(self, *, quit_now: bool) -> None:
-        """The client says no more."""
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-
-    def forget(self, fd: int) -> None:
-        """No more."""
+    def hang_up(self, client: Client, *, quit_now: bool) -> None:
+        """A client says no more."""
 
 
 class Conversation:
-    """Takes requests from `channel` and has `host` carry them out."""
+    """Takes the requests of one client and has `host` carry them out."""
 
-    def __init__(self, channel: socket.socket, host: Host, journal: Journal) -> None:
-        self._channel = channel
-        self._client = journal.words[Word.CLIENT_FD]
-        self._peer = pidfd.peer(channel)
+    def __init__(self, client: Client, host: Host) -> None:
+        self._client = client
+        self._channel = client.channel
+        self._peer = pidfd.peer(client.channel)
         self._host = host
-        self._journal = journal
+        self._service = host.service
+        self._words = host.service.journal.words
         self._replacing = 0  # serial of the request whose handover is under way
         self._serial = 0  # of the request being answered
-        self._loading = Loading(host)
+        self._loading = Loading(host.service.loop)
 
     def close(self) -> None:
         """No mapping will come any more."""
@@ -93,6 +69,11 @@ class Conversation:
 
     def request(self) -> None:
         """One request, one reply, whatever becomes of it."""
+        self._words[Word.ASKING] = self._client.number  # whose doing it is, should we die of it
+        self._answer_next()
+        self._words[Word.ASKING] = 0
+
+    def _answer_next(self) -> None:
         try:
             received = messages.receive_request(self._channel)
         except messages.BadRequestError as error:
@@ -102,7 +83,7 @@ class Conversation:
         except OSError:
             received = None
         if received is None or received.request is None:
-            self._host.hang_up(quit_now=False)
+            self._host.hang_up(self._client, quit_now=False)
             return
         self._serial = received.serial
         with contextlib.ExitStack() as undo:
@@ -112,13 +93,13 @@ class Conversation:
                 self._carry_out(received.request, received.fds)
             except Exception as error:  # an error of ours too costs this request and no other
                 if not isinstance(error, UserfaultError | OSError | ValueError):
-                    say(f"a request failed: {traceback.format_exc()}")
+                    self._client.owner.say(f"a request failed: {traceback.format_exc()}")
                 self._reply(refused(error))
 
     def _carry_out(self, request: messages.Request, fds: list[int]) -> None:
         """Do it and reply.  Descriptors that are kept are taken out of `fds`."""
         if isinstance(request, messages.Quit):
-            self._host.hang_up(quit_now=True)
+            self._host.hang_up(self._client, quit_now=True)
         elif isinstance(request, messages.Attach):
             self._attach(request, fds)
         elif isinstance(request, messages.Load):
@@ -129,19 +110,19 @@ class Conversation:
         else:
             if isinstance(request, messages.Detach):
                 self._loading.drop(request.number)
-            served = self._host.served.get(request.number)
+            served = self._client.mappings.get(request.number)
             if served is None:
                 self._reply(messages.Done())
                 return
             reply: messages.Reply = messages.Refused("the pager failed", "an error of its own", "")
             if isinstance(request, messages.Prefetch):
                 in_range(request, served.attach.pages)
-            with self._host.costs(served):
+            with self._service.costs(served):
                 reply = _REQUESTS[type(request)](self, served, request)
             self._reply(reply)
-            if request.number in self._host.served:
-                with self._host.costs(served):
-                    self._host.go_on(served)
+            if request.number in self._client.mappings:
+                with self._service.costs(served):
+                    self._service.perform(served.main)
 
     def resumed(self) -> None:
         """Another worker took over: a request whose reply is still to come may be lost."""
@@ -158,14 +139,16 @@ class Conversation:
                 messages.send(self._channel, self._serial, small, flags=socket.MSG_DONTWAIT)
 
     def _attach(self, request: messages.Attach, fds: list[int]) -> None:
-        if request.number not in self._host.served:  # else asked again after a takeover
+        if request.number not in self._client.mappings:  # else asked again after a takeover
             check(request)
             held = sorted_out(request, fds)
             check_descriptors(request, held)
-            served = Served.new(request, held, self._host.bell, self._host.number())
+            number = self._service.book.number()
+            owner = self._client.owner
+            served = Served.new(request, held, self._service.reads.bell, owner, number)
             fds.clear()
             try:
-                self._host.take(served)
+                self._host.take(self._client, served)
             except BaseException:
                 served.close()
                 raise
@@ -174,11 +157,11 @@ class Conversation:
 
     def _replace(self, serial: int) -> None:
         """Hand over, once for each request however often it was sent."""
-        if serial == self._journal.words[Word.REPLACED]:
+        if serial == self._client.replaced:
             self._reply(messages.Done())
         elif serial != self._replacing:
             self._replacing = serial
-            self._host.replace(serial, functools.partial(self._replaced, serial))
+            self._host.replace(self._client, serial, functools.partial(self._replaced, serial))
 
     def _replaced(self, serial: int, error: PagerError | None) -> None:
         self._serial, self._replacing = serial, 0
@@ -189,7 +172,7 @@ class Conversation:
 
     def _detach(self, served: Served, request: messages.Detach) -> messages.Reply:
         del request
-        self._host.drop(served)
+        self._service.drop(served)
         return messages.Done()
 
     def _prefetch(self, served: Served, request: messages.Prefetch) -> messages.Reply:
@@ -199,15 +182,15 @@ class Conversation:
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
         served.main.core.complete()
-        self._host.commit(served)
+        self._service.commit(served)
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
         served.main.core.give_up(clipped(request.cause), "")
-        self._host.commit(served)
+        self._service.commit(served)
         return messages.Done()
 
-    def _answer(self, served: Served, request: messages.Ask) -> messages.Reply:
+    def _tell(self, served: Served, request: messages.Ask) -> messages.Reply:
         del request
         return messages.Answer(
             counters=served.main.core.counters,
@@ -216,10 +199,10 @@ class Conversation:
             finished=served.main.core.finished,
             contexts=len(served.contexts),
             cpu_s=time.process_time(),
-            polled_s=self._host.placement.polled_s,
+            polled_s=self._service.loop.placement.polled_s,
             overdue=served.overdue,
             waiting=still_waiting(served),
-            most_in_flight=self._host.most_in_flight,
+            most_in_flight=self._service.reads.most,
             store=served.origin.store.counts if served.origin.store else None,
         )
 
@@ -229,5 +212,5 @@ _REQUESTS: dict[type, Callable[..., messages.Reply]] = {
     messages.Prefetch: Conversation._prefetch,
     messages.Complete: Conversation._complete,
     messages.GiveUp: Conversation._give_up,
-    messages.Ask: Conversation._answer,
+    messages.Ask: Conversation._tell,
 }

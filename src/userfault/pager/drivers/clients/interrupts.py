@@ -14,52 +14,70 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterable
 
+from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Context
-from userfault.pager.drivers.processes.say import say
+from userfault.pager.drivers.serving.service import Service
 
 _LOOK_S = 0.1
 _PAUSE_S = 1.0
 _SAY_S = 0.5  # a wait that ends sooner needs no advice
 _MOST = 1 << 16
 
-_clock = time.monotonic
-
 
 class Interrupts:
-    """Counts SIGINTs; `perform` does what a core asks for."""
+    """Looks at the logs of clients that wait, as long as `service` has contexts that are timed."""
 
-    def __init__(self, perform: Callable[[Context], None]) -> None:
-        self._perform = perform
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._contexts = service.timed.contexts
         self._looked = 0.0
+        self._counts: dict[Owner, _Count] = {}  # of clients that wait, or did a moment ago
+
+    def next_time(self) -> float | None:
+        """When to look again, as long as anybody may wait."""
+        return self._looked + _LOOK_S if self._contexts else None
+
+    def tick(self, now: float) -> None:
+        """Look, if it is time."""
+        if now < self._looked + _LOOK_S:
+            return
+        self._looked = now
+        waiting: dict[Owner, list[Context]] = {}
+        for each in self._contexts:
+            if each.core.watch.any and each.served.signals >= 0:
+                waiting.setdefault(each.served.owner, []).append(each)
+        for owner, count in list(self._counts.items()):
+            if now > count.waited + _PAUSE_S:  # what came when nobody waited does not count
+                del self._counts[owner]
+            elif owner not in waiting:
+                count.look([], now)
+        for owner, contexts in waiting.items():
+            count = self._counts.setdefault(owner, _Count(owner))
+            with self._service.costs(contexts[0].served):
+                for each in count.look(contexts, now):
+                    each.core.interrupted(now)
+                    self._service.perform(each)
+
+
+class _Count:
+    """SIGINTs of one client.  `waited`: when a fault of it did last."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self.waited = 0.0
         self._read = -1  # bytes of the log
-        self._waited = 0.0  # when somebody did last
         self._count = 0
         self._first = 0.0
         self._said = False  # that a second one ends the wait
         self._ended = False  # that it does
 
-    def next_time(self) -> float:
-        """When to look again, as long as anybody waits."""
-        return self._looked + _LOOK_S
-
-    def look(self, contexts: Iterable[Context]) -> None:
-        """`contexts`: those that somebody may wait in."""
-        now = _clock()
-        if now < self._looked + _LOOK_S:
-            return
-        self._looked = now
-        waiting = [each for each in contexts if each.core.watch.any and each.served.signals >= 0]
-        if now > self._waited + _PAUSE_S:
-            self._count, self._read = 0, -1  # what came when nobody waited does not count
+    def look(self, waiting: list[Context], now: float) -> list[Context]:
+        """Read on in the log: of those that wait, whose wait is to be ended."""
         if waiting:
-            self._waited = now
-        for each in waiting[:1]:
-            self._note(each.served.signals, now)
-        if self._count:
-            self._answer(waiting, now)
+            self.waited = now
+            self._note(waiting[0].served.signals, now)
+        return self._answer(waiting, now) if self._count else []
 
     def _note(self, log: int, now: float) -> None:
         """Read on in the log."""
@@ -75,15 +93,18 @@ class Interrupts:
             self._first, self._said, self._ended = now, False, False
         self._count += found
 
-    def _answer(self, waiting: list[Context], now: float) -> None:
+    def _answer(self, waiting: list[Context], now: float) -> list[Context]:
         mine = [each for each in waiting if each.served.attach.policy.on_interrupt != "wait"]
         if self._count > 1:
             if mine and not self._ended:  # before: a terminal may be gone with the client
                 self._ended = True
-                say("interrupted twice while a thread waits for a page: the wait is ended")
-            for each in mine:
-                each.core.interrupted(now)
-                self._perform(each)
-        elif mine and not self._said and now > self._first + _SAY_S:
+                self._owner.say(
+                    "interrupted twice while a thread waits for a page: the wait is ended"
+                )
+            return mine
+        if mine and not self._said and now > self._first + _SAY_S:
             self._said = True
-            say("interrupted while a thread waits for a page; once more ends the wait by SIGBUS")
+            self._owner.say(
+                "interrupted while a thread waits for a page; once more ends the wait by SIGBUS"
+            )
+        return []

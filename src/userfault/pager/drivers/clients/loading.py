@@ -10,6 +10,7 @@ asks its successor has another one started.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Protocol
@@ -18,14 +19,14 @@ import msgspec
 
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.mappings.workers import Worker, Workers
-from userfault.pager.drivers.serving.placement import Placement
 from userfault.pager.drivers.wire import messages
 
 
 class Loop(Protocol):
     """The worker's loop."""
 
-    placement: Placement
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is started inherits no place of ours."""
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -86,7 +87,7 @@ class Loading:
             self.drop(number)
 
     def _start(self, request: messages.Load, arguments: int) -> _Started:
-        with self._loop.placement.lifted():
+        with self._loop.lifted():
             spec = msgspec.msgpack.encode(request.source)
             options = request.source.options
             worker = Worker(spec, options, request.slot_bytes, arguments)

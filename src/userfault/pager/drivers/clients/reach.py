@@ -10,40 +10,48 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from userfault.linux import pidfd
 from userfault.linux.signals import reaches
-from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.clients.client import Client
 
-_BUSY_S = 0.1  # a look takes 30 µs
-_IDLE_S = 1.0
+_IDLE_S = 1.0  # a look takes 30 µs
 
 
 class Reach:
-    """Looks at the signals of the client whose pidfd is `client`.
+    """Looks at the signals of `clients`: of those that fault whenever it is called, else seldom."""
 
-    `due`: from when on, if anything happens.  `idle_s`: how long not to look at most, if nothing
-    does; infinite where no life line is needed any more.
-    """
+    def __init__(self, clients: Mapping[int, Client]) -> None:
+        self._clients = clients
+        self._all_at = 0.0  # when all of them are due
 
-    def __init__(self, client: int) -> None:
-        self._client = client
-        self.due = 0.0
-        self.idle_s = _IDLE_S
+    def look(self, now: float) -> float:
+        """Look at those that are due: how long to sleep at most if nothing happens.
 
-    def take(self) -> None:
-        """There is a new life line."""
-        self.idle_s = _IDLE_S
+        That is for ever where no life line is needed any more.
+        """
+        everybody = now >= self._all_at
+        if everybody:
+            self._all_at = now + _IDLE_S
+        at_most = math.inf
+        for client in self._clients.values():
+            if everybody or client.owner.heard:
+                client.owner.heard = False
+                if _look(client):
+                    at_most = _IDLE_S
+            elif any(not each.main.core.finished for each in client.mappings.values()):
+                at_most = _IDLE_S
+        return at_most
 
-    def look(self, now: float, served: Iterable[Served]) -> None:
-        """It is due: something has happened, or nothing for `idle_s`."""
-        self.due = now + _BUSY_S
-        lines = [each.lifeline for each in served if not each.main.core.finished]
-        self.idle_s = _IDLE_S if lines else math.inf
-        if lines:
-            pid = pidfd.pid_of(self._client)
-            told = reaches(pid, signal.SIGBUS) if pid > 0 else None
-            if told is not None:
-                for line in lines:
-                    line.ask_for(signal.SIGBUS if told else signal.SIGKILL)
+
+def _look(client: Client) -> bool:
+    """Whether it has life lines that are needed; they ask for the signal that reaches it."""
+    served = client.mappings.values()
+    lines = [each.lifeline for each in served if not each.main.core.finished]
+    if lines:
+        pid = client.owner.pid
+        told = reaches(pid, signal.SIGBUS) if pid > 0 else None
+        if told is not None:
+            for line in lines:
+                line.ask_for(signal.SIGBUS if told else signal.SIGKILL)
+    return bool(lines)

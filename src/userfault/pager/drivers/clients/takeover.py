@@ -7,76 +7,66 @@ woken, so that it faults again and is decided anew.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from userfault.kernel.events import PageFault
 from userfault.linux.uffd import decode
 from userfault.pager.core import recovery
 from userfault.pager.core.recorded import Snapshot
+from userfault.pager.drivers.clients.client import Client
+from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
 from userfault.pager.drivers.serving.losing import why_lost
+from userfault.pager.drivers.serving.service import Service
 from userfault.source.spec import ZeroSpec
 
-if TYPE_CHECKING:
-    from userfault.pager.drivers.serving.live import LiveDriver
+
+def take_over(clients: Clients, family: records.FamilyRecord, people: list[records.Person]) -> None:
+    """Serve what the journal's record names: `family`, with `people` in it."""
+    service = clients.service
+    contexts: dict[int, Context] = {}
+    for person in people:
+        client = clients.again(person.client)
+        for mapping in person.mappings:
+            served = _again(mapping, client, service.reads.bell)
+            clients.restore(client, served)
+            contexts.update((each.number, each) for each in served.contexts if not each.closed)
+    _settle(service, contexts)
+    _replay(service, contexts, family)
+    for client in list(clients.book.clients.values()):
+        for served in list(client.mappings.values()):
+            with service.costs(served):
+                mine = [each for each in contexts.values() if each.served is served]
+                recovery.resume([context.core for context in mine])
+                for context in mine:
+                    service.perform(context)
 
 
-def take_over(
-    driver: LiveDriver,
-    journal: Journal,
-    family: records.FamilyRecord,
-    mappings: list[records.ServedRecord],
-) -> None:
-    """Make `driver` serve what the journal's record names: `family`, with `mappings` in it."""
-    for mapping in mappings:
-        driver.restore(_again(mapping, driver.bell))
-    contexts = {
-        context.number: context
-        for served in driver.served.values()
-        for context in served.contexts
-        if not context.closed
-    }
-    _settle(driver, contexts, journal)
-    _replay(driver, contexts, journal, family)
-    for served in list(driver.served.values()):
-        with driver.costs(served):
-            mine = [each for each in contexts.values() if each.served is served]
-            recovery.resume([context.core for context in mine])
-            for context in mine:
-                driver.perform(context)
-
-
-def _again(mapping: records.ServedRecord, bell: int) -> Served:
+def _again(mapping: records.ServedRecord, client: Client, bell: int) -> Served:
     """Serve it again, or, where that fails, what is left of it."""
     try:
-        return Served.again(mapping, bell)
+        return Served.again(mapping, bell, client.owner)
     except Exception as error:
         nothing = ZeroSpec(mapping.attach.source.length)  # is what can be taken up for certain
         attach = msgspec.structs.replace(mapping.attach, source=nothing)
-        return Served.again(
-            msgspec.structs.replace(mapping, attach=attach, lost=why_lost(error), failed=0), bell
-        )
+        lost = why_lost(client.owner, error)
+        left = msgspec.structs.replace(mapping, attach=attach, lost=lost, failed=0)
+        return Served.again(left, bell, client.owner)
 
 
-def _settle(driver: LiveDriver, contexts: dict[int, Context], journal: Journal) -> None:
+def _settle(service: Service, contexts: dict[int, Context]) -> None:
     """The fill that was under way when the worker was killed: what the kernel did of it is done."""
-    fill = journal.last_fill()
+    fill = service.journal.last_fill()
     if fill.context in contexts:
-        with driver.costs(contexts[fill.context].served):
+        with service.costs(contexts[fill.context].served):
             recovery.settle(contexts[fill.context].core, fill)
 
 
-def _replay(
-    driver: LiveDriver,
-    contexts: dict[int, Context],
-    journal: Journal,
-    family: records.FamilyRecord,
-) -> None:
+def _replay(service: Service, contexts: dict[int, Context], family: records.FamilyRecord) -> None:
     """Events that were read and are in no record.  Faults need none: who waits is woken."""
+    journal: Journal = service.journal
     messages = journal.unfinished()
     context = contexts.get(journal.words[Word.CONTEXT])
     if context is not None:
@@ -84,7 +74,7 @@ def _replay(
         snapshot = Snapshot(family.batch, family.applied, ())
         left = recovery.unapplied(snapshot, journal.head, events)
         journal.applied = len(events) - len(left)
-        with driver.costs(context.served):
+        with service.costs(context.served):
             for before, event in left:
-                driver.event(context, event, before)
+                service.intake.event(context, event, before)
     journal.batch_done(sum(map(len, messages)))

@@ -21,7 +21,8 @@ _MEMORY = "raise the limit on memory: `ulimit -v`, or memory.max of the cgroup"
 
 def refuse(journal: Journal, error: BaseException) -> None:
     """Tell the client that no pager comes up, and have the whole family end."""
-    refuse_on(journal.words[Word.CHANNEL_FD], error)
+    if journal.words[Word.CHANNEL_FD]:
+        refuse_on(journal.words[Word.CHANNEL_FD], error)
     journal.words[Word.RETIRED] = 1
 
 
@@ -47,6 +48,7 @@ def came_up(journal: Journal) -> None:
     """A worker serves: what the family says goes to the client's standard error from now on."""
     words = journal.words
     words[Word.UP] = 1
+    words[Word.CHANNEL_FD] = 0  # it is the client's, whose record has it
     fd = words[Word.STDERR_FD]
     if fd:
         os.dup2(fd, 2, inheritable=True)  # one table: for the whole family

@@ -29,12 +29,14 @@ from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.record.records import ServedRecord
 
 READY_S = 30.0  # how long a new interpreter may take to come up
 TAKEN_S = 8.0  # and how long to take over once it is
 _PACKET = 200  # descriptors; SCM_MAX_FD is 253 (unix(7))
 _MAX_MESSAGE = 1 << 16
+
+
+Asked = tuple[int, int]  # a client and the serial of its request; zeros where nobody asked
 
 
 class Successor:
@@ -61,15 +63,15 @@ class Successor:
             return bool(self.channel.recv(_MAX_MESSAGE))
         return False
 
-    def hand_over(self, serial: int) -> bool:
+    def hand_over(self, asked: Asked) -> bool:
         """Send everything, wait: whether the new family serves.  The caller serves nothing.
 
-        `serial` is that of the client's request, which the new family must not carry out again.
+        `asked`: what the new family must not carry out again.
         """
         journal = self._journal
         journal.words[Word.SUCCESSOR_FD] = self.process  # see supervisor.still_serves
         with contextlib.suppress(OSError):
-            _send_descriptors(self.channel, journal, serial)
+            _send_descriptors(self.channel, journal, asked)
             poll = select.poll()
             poll.register(self.process, select.POLLIN)
             poll.register(self.channel, select.POLLIN)
@@ -82,15 +84,13 @@ class Successor:
         os.close(self.process)
 
 
-def _send_descriptors(channel: socket.socket, journal: Journal, serial: int) -> None:
+def _send_descriptors(channel: socket.socket, journal: Journal, asked: Asked) -> None:
     """All that the family holds, each with its number; an empty packet ends it."""
     words = journal.words
-    outside = [words[word] for word in (Word.CHANNEL_FD, Word.CLIENT_FD, Word.STATUS_FD)]
-    shared = {journal.fd, *outside}
+    outside = [journal.fd, words[Word.STATUS_FD]]
     elders = [journal.member(role)[1] for role in (Word.SPARE, Word.SUPERVISOR, Word.WORKER)]
-    shared |= records.descriptors_in(journal) | set(elders)
-    held = sorted(shared - {0, -1})
-    header = [serial, journal.fd, *outside, *elders]
+    held = sorted({*outside, *elders, *records.descriptors_in(journal)} - {0, -1})
+    header = [*asked, *outside, *elders]
     channel.send(msgspec.msgpack.encode(header))
     for at in range(0, len(held), _PACKET):
         part = held[at : at + _PACKET]
@@ -110,16 +110,13 @@ def succeed(
         header, numbers = _receive_descriptors(channel)
     except ConnectionError:  # the worker was killed: another one serves
         os._exit(1)
-    serial, *old = header
-    journal = Journal(numbers[old[0]], coming=True)
+    client, serial, its_journal, status, *elders = header
+    journal = Journal(numbers[its_journal], coming=True)
     journal.inherit()
-    journal.words[Word.REPLACED] = serial or journal.words[Word.REPLACED]
-    journal.words[Word.CHANNEL_FD] = numbers[old[1]]
-    journal.words[Word.CLIENT_FD] = numbers[old[2]]
-    journal.words[Word.STATUS_FD] = numbers.get(old[3], 0)
-    _renumber(journal, numbers)
+    journal.words[Word.STATUS_FD] = numbers.get(status, 0)
+    journal.commit(records.renumbered(journal, lambda fd: numbers.get(fd, -1), (client, serial)))
     settle_in()
-    elders = [numbers[fd] for fd in old[4:] if fd in numbers]  # pidfds, the worker's last
+    elders = [numbers[fd] for fd in elders if fd in numbers]  # pidfds, the worker's last
     supervisor.found(journal, serve, lambda: _take(journal, channel, elders), _not_taken)
 
 
@@ -161,28 +158,3 @@ def _receive_descriptors(channel: socket.socket) -> tuple[list[int], dict[int, i
                 cure="raise `ulimit -n`",
             )
         numbers.update(zip(part, fds, strict=True))
-
-
-def _renumber(journal: Journal, numbers: dict[int, int]) -> None:
-    """Write the record anew, with the numbers that descriptors have here."""
-    old, mappings = records.read(journal)
-
-    def here(fd: int) -> int:
-        return numbers.get(fd, -1)
-
-    def renumbered(each: ServedRecord) -> msgspec.Raw:
-        fds = records.Descriptors(*map(here, msgspec.structs.astuple(each.fds)))
-        contexts = [
-            records.Kept(
-                here(kept.fd),
-                msgspec.structs.replace(kept.core, states=here(kept.core.states)),
-                kept.counters,
-            )
-            for kept in each.contexts
-        ]
-        return msgspec.Raw(
-            records.encode(msgspec.structs.replace(each, fds=fds, contexts=contexts))
-        )
-
-    new = msgspec.structs.replace(old, served=[renumbered(each) for each in mappings])
-    journal.commit(records.encode(new))

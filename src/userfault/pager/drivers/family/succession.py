@@ -8,8 +8,9 @@ made from a new interpreter, as it does when the client asks for `Pager.replace(
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Protocol
 
 from userfault.kernel.errors import PagerError
@@ -17,20 +18,44 @@ from userfault.linux import pidfd
 from userfault.linux.descriptors import reserve_open
 from userfault.linux.refused import calling
 from userfault.pager.drivers.family import supervisor
-from userfault.pager.drivers.family.handover import READY_S, Successor
+from userfault.pager.drivers.family.handover import READY_S, Asked, Successor
 from userfault.pager.drivers.family.stall import WORKER_LOOK_S, Stall, tell_of_stall
 from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.serving.placement import Placement
 
 _LOOK_AGAIN_S = 0.05  # a spare that becomes the supervisor takes some milliseconds
 
 Told = Callable[[PagerError | None], None]
 
 
-class Loop(Protocol):
-    """The worker's loop."""
+class Timer(Protocol):
+    """Waits for a time."""
 
-    placement: Placement
+    def next_time(self) -> float | None:
+        """When; None for nothing."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+
+
+class Look(Protocol):
+    """Is looked at now and then."""
+
+    def look(self, now: float) -> float:
+        """Look, if it is due: how many seconds to sleep at most."""
+
+
+class Loop(Protocol):
+    """The worker's loop.  `timers`: those who wait for a time."""
+
+    @property
+    def timers(self) -> MutableMapping[Timer, None]:
+        """Who waits for a time is in here."""
+
+    def look_at(self, what: Look) -> None:
+        """Look at it now and then."""
+
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is started inherits no place of ours."""
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -51,10 +76,11 @@ class Succession:
         self._successor: Successor | None = None
         self._give_up_at = 0.0  # on the successor
         self._told: Told = _nobody
-        self._serial = 0  # of the request that asked for it
+        self._asked: Asked = (0, 0)
         self._stalls = {Word.SUPERVISOR: Stall(), Word.SPARE: Stall()}
         self._stalls_at = 0.0
         self._watch_supervisor()
+        loop.look_at(self)
 
     def next_time(self) -> float | None:
         """When `tick` is to be called."""
@@ -66,35 +92,37 @@ class Succession:
             if now >= self._give_up_at:
                 self._failed(f"it did not come up within {READY_S:.0f} s")
         elif self._look_at is not None and now >= self._look_at:
-            self._look(now)
+            self._look_for_supervisor(now)
 
-    def look_for_stalls(self, now: float) -> None:
+    def look(self, now: float) -> float:
         """Whether supervisor and spare both run no more, without being dead.
 
         Either is the other's to notice, and twice as fast.
         """
         if now < self._stalls_at:
-            return
+            return WORKER_LOOK_S
         self._stalls_at = now + WORKER_LOOK_S
         for role, stall in self._stalls.items():
             pid, process = self._journal.member(role)
             if pid and stall.seen(pid):
                 tell_of_stall(role.name.lower())
                 pidfd.kill(process)
+        return WORKER_LOOK_S
 
-    def replace(self, serial: int, told: Told, now: float) -> None:
-        """Begin a handover for the client's request `serial` (0: for ourselves)."""
+    def replace(self, asked: Asked, told: Told, now: float) -> None:
+        """Begin a handover for a client's request (or zeros: for ourselves)."""
         if self._successor is not None:
             told(_not_replaced("a handover is under way already"))
             return
         try:
-            with self._loop.placement.lifted(), reserve_open():
+            with self._loop.lifted(), reserve_open():
                 self._successor = Successor(self._journal)
         except (OSError, PagerError) as error:
             told(_not_replaced(str(error)))
             return
-        self._told, self._serial = told, serial
+        self._told, self._asked = told, asked
         self._give_up_at = now + READY_S
+        self._loop.timers[self] = None
         self._loop.watch(self._successor.channel.fileno(), self._came_up)
 
     def close(self) -> None:
@@ -109,7 +137,7 @@ class Succession:
     def _watch_supervisor(self) -> None:
         _, process = self._journal.member(Word.SUPERVISOR)
         if not process:  # nobody could be had who watches
-            self._look_at = 0.0
+            self._look_from(0.0)
             return
         # A duplicate: a new supervisor closes the old one's.
         with calling("dup"):
@@ -120,10 +148,14 @@ class Succession:
         self._loop.forget(self._supervisor)
         os.close(self._supervisor)
         self._supervisor = -1
-        self._look_at = 0.0
+        self._look_from(0.0)
         self._alone = None
 
-    def _look(self, now: float) -> None:
+    def _look_from(self, when: float) -> None:
+        self._look_at = when
+        self._loop.timers[self] = None
+
+    def _look_for_supervisor(self, now: float) -> None:
         """Whether the spare has become the supervisor, or still can."""
         supervisor, supervisor_fd = self._journal.member(Word.SUPERVISOR)
         spare, spare_fd = self._journal.member(Word.SPARE)
@@ -133,10 +165,10 @@ class Succession:
         if supervisor and not pidfd.ended(supervisor_fd):
             self._watch_supervisor()
         elif (spare and not pidfd.ended(spare_fd)) or alone != self._alone:
-            self._look_at = now + _LOOK_AGAIN_S
+            self._look_from(now + _LOOK_AGAIN_S)
         else:
-            self.replace(0, _nobody, now)
-            self._look_at = now + READY_S  # again, if it fails
+            self.replace((0, 0), _nobody, now)
+            self._look_from(now + READY_S)  # again, if it fails
 
     def _came_up(self) -> None:
         """The new process is ready, or has ended."""
@@ -145,7 +177,7 @@ class Succession:
         self._loop.forget(successor.channel.fileno())
         if not successor.ready():
             self._failed("the new process ended; its standard error may say more")
-        elif successor.hand_over(self._serial):
+        elif successor.hand_over(self._asked):
             self._told(None)
             supervisor.leave(self._journal)
         else:

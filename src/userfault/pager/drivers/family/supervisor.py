@@ -33,6 +33,7 @@ from userfault.linux.clone import fork_sharing_descriptors
 from userfault.linux.descriptors import open_descriptors
 from userfault.linux.pidfd import close_all
 from userfault.linux.refused import calling, cause_of, cure_of
+from userfault.pager.drivers.family.blame import CRASHES, Crashes
 from userfault.pager.drivers.family.coming_up import refuse
 from userfault.pager.drivers.family.stall import (
     IDLE,
@@ -46,8 +47,6 @@ from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.record.journal import Journal, Word
 from userfault.pager.drivers.record.records import descriptors_in
 
-CRASHES = 3  # a worker that fails so often ...
-CRASH_SPAN_S = 10.0  # ... within so many seconds will fail for ever
 # What ends a process by its own doing, and would end the next one too.
 _OWN_DOING = (
     signal.SIGSEGV,
@@ -131,8 +130,7 @@ class Supervisor:
         self._journal = journal
         self._words = journal.words
         self._serve = serve
-        self._crashes: list[float] = []
-        self._crashed = self._words[Word.CRASHES]
+        self._crashes = Crashes(journal)
         self._stall = Stall()
         self._spare_stall = Stall(IDLE)
         self._look_at = time.monotonic() + LOOK_S
@@ -268,8 +266,8 @@ class Supervisor:
         if number in _OWN_DOING:
             say(f"the pager's worker died of signal {number} ({signal.strsignal(number)})")
             words[Word.CRASHES] += 1
-        if self._fails_for_ever():
-            self._end_client()
+        if self._crashes.for_ever() and not self._crashes.end_clients():
+            words[Word.RETIRED] = 1
         elif not words[Word.UP] and self._never_comes_up():
             return
         else:
@@ -332,22 +330,6 @@ class Supervisor:
         journal.appoint(Word.SUPERVISOR, 0, 0)
         _close(before)
         raise _Become(functools.partial(work, journal, self._serve))
-
-    def _fails_for_ever(self) -> bool:
-        """Whether workers end by errors of their own, one after the other."""
-        crashes = self._words[Word.CRASHES]
-        if crashes == self._crashed:
-            return False
-        self._crashed = crashes
-        now = time.monotonic()
-        self._crashes = [when for when in self._crashes if now - when < CRASH_SPAN_S] + [now]
-        return len(self._crashes) >= CRASHES
-
-    def _end_client(self) -> None:
-        """The pager fails again and again: the client must not wait for ever, nor read zeros."""
-        say(f"the pager failed {CRASHES} times (see above); ending the client")
-        pidfd.kill(self._words[Word.CLIENT_FD])
-        self._words[Word.RETIRED] = 1
 
     def _left_behind(self) -> list[int]:
         """Descriptors that the dead worker had open for itself."""

@@ -20,7 +20,6 @@ from userfault.pager.core.actions import Fetch
 class Answered(msgspec.Struct):
     """A fetch with its bytes, or the reason why there are none."""
 
-    mapping: int
     fetch: Fetch
     data: memoryview | None
     cause: str = ""
@@ -42,19 +41,25 @@ class Source(Protocol):
 class Readers:
     """Reads of one source: a thread each.  `bell`: an eventfd rung for every answer."""
 
-    def __init__(self, mapping: int, source: Source, bell: int) -> None:
-        self._mapping = mapping
+    def __init__(self, source: Source, bell: int) -> None:
         self._source = source
         self._bell = bell
         self.answers: deque[Answered] = deque()  # append and popleft are atomic
+        self.under_way = 0  # reads whose answer was not taken
 
     def start(self, fetch: Fetch, offset: int, length: int) -> None:
         """Read [offset, offset + length) in a thread."""
+        self.under_way += 1
         try:
             _thread.start_new_thread(self._read, (fetch, offset, length))
         except RuntimeError as error:  # a limit on processes counts threads too
             cause = f"no thread to read with: {error}"
-            self.answers.append(Answered(self._mapping, fetch, None, cause))
+            self.answers.append(Answered(fetch, None, cause))
+
+    def take(self) -> Answered:
+        """The next answer; there is one."""
+        self.under_way -= 1
+        return self.answers.popleft()
 
     def close(self) -> None:
         """Nothing to end: threads end with their read."""
@@ -69,5 +74,5 @@ class Readers:
             cause = f"{error.what}: {error.cause}"
         except Exception as error:  # a bug here must not leave a thread of the client waiting
             cause = f"{type(error).__name__}: {error}"
-        self.answers.append(Answered(self._mapping, fetch, data, cause))
+        self.answers.append(Answered(fetch, data, cause))
         os.eventfd_write(self._bell, 1)

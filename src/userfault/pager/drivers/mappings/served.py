@@ -6,122 +6,41 @@ source (and, for shared memory, the page states).
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-from typing import TYPE_CHECKING
+import select
 
 import msgspec
 
-from userfault.kernel.memtypes import round_up
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
-from userfault.pager.core.layout import Layout
 from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
-from userfault.pager.drivers.mappings.readers import Readers
-from userfault.pager.drivers.mappings.residency import Residency
-from userfault.pager.drivers.mappings.workers import Workers
+from userfault.pager.drivers.mappings.origin import Origin
+from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
-from userfault.source.file import FileSource
-from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
-
-if TYPE_CHECKING:
-    from userfault.snapshot.serving.source import SnapshotSource
-
-
-def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
-    """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
-    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
-    if len(fds) != expected:
-        raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
-    found = Descriptors(*fds[:5])
-    more = iter(fds[5:])
-    if attach.has_source:
-        found.source = next(more)
-    if attach.has_memory:
-        found.memory = next(more)
-    if attach.has_signals:
-        found.signals = next(more)
-    return found
-
-
-class Origin:
-    """Where a mapping's pages come from: the source, and how to read it from here.
-
-    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
-    reads away from the fault path.  `fd`: the source's descriptor.
-    """
-
-    def __init__(self, attach: Attach, fd: int, bell: int) -> None:
-        spec = attach.source
-        self.file: FileSource | None = None
-        self.residency: Residency | None = None
-        self.store: SnapshotSource | None = None
-        self.layout: Layout | None = None
-        self.fetcher: Readers | Workers | None = None
-        self.fd = fd
-        if isinstance(spec, FileSpec):
-            self.file = FileSource(spec, fd)
-            # Prepared memory is not copied from: nothing to map.
-            self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
-            self.fetcher = Readers(attach.number, self.file, bell)
-        elif isinstance(spec, FunctionSpec):
-            slot = round_up(attach.policy.most_read, attach.page_size)
-            self.fetcher = Workers(attach.number, spec, slot, fd)
-        elif isinstance(spec, StoreSpec):
-            # It brings zstd and BLAKE3 along, which a pager of files has no use for.
-            from userfault.snapshot.serving import handover  # noqa: PLC0415
-
-            self.store, self.layout = handover.take_up(spec, fd, attach.page_size)
-            self.fetcher = Readers(attach.number, self.store, bell)
-
-    def address(self, offset: int, length: int) -> int:
-        """Where bytes of the source can be copied from at once, or 0."""
-        return self.residency.address(offset, length) if self.residency else 0
-
-    def forget(self, now: float) -> None:
-        """What is known of the page cache does not hold for ever."""
-        if self.residency:
-            self.residency.forget(now)
-
-    def rest(self) -> None:
-        """Everything is in: what was kept for reads to come is not needed any more."""
-        if self.store:
-            self.store.forget()
-
-    def changed(self) -> str:
-        """Why the source is not what it was; empty when all is well."""
-        return self.file.changed() if self.file else ""
-
-    def close(self) -> None:
-        """End workers, unmap, close."""
-        if self.fetcher:
-            self.fetcher.close()
-        if self.residency:
-            self.residency.close()
-        if self.file:
-            self.file.close()
-        if self.store:
-            self.store.close()
-        if self.fd >= 0 and self.file is None:
-            os.close(self.fd)
+from userfault.source.spec import FunctionSpec, ZeroSpec
 
 
 class Served:
     """One mapping: the contexts that serve it (more than one after a fork), and what they share.
 
-    `contexts[0]` is that of the process that asked.
+    `contexts[0]` is that of the process that asked, `owner`; its number is the mapping's `key`, by
+    which it is told from those of every client.  (`number` is what its client calls it.)
     """
 
-    def __init__(self, attach: Attach, fds: Descriptors, bell: int) -> None:
+    def __init__(self, attach: Attach, fds: Descriptors, bell: int, owner: Owner, key: int) -> None:
         self.attach = attach
+        self.owner = owner
         self.number = attach.number
+        self.key = key
         self.page_size = attach.page_size
         self.zeropage = attach.zeropage
         self._fds = fds
@@ -149,12 +68,12 @@ class Served:
         self._recorded: msgspec.Raw | None = None
 
     @classmethod
-    def new(cls, attach: Attach, fds: Descriptors, bell: int, number: int) -> Served:
-        """A mapping that a client hands over; its first context gets `number`.
+    def new(cls, attach: Attach, fds: Descriptors, bell: int, owner: Owner, number: int) -> Served:
+        """A mapping that `owner` hands over; its first context gets `number`.
 
         Where it raises, the descriptors are the caller's still.
         """
-        served = cls(attach, fds, bell)
+        served = cls(attach, fds, bell, owner, number)
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
         core = MappingCore(served.plan, served._pages(fds.states))
@@ -163,9 +82,9 @@ class Served:
         return served
 
     @classmethod
-    def again(cls, record: ServedRecord, bell: int) -> Served:
+    def again(cls, record: ServedRecord, bell: int, owner: Owner) -> Served:
         """A mapping that was served by another worker."""
-        served = cls(record.attach, record.fds, bell)
+        served = cls(record.attach, record.fds, bell, owner, record.contexts[0].core.number)
         served.failures, served.failed = record.failures, record.failed
         served.told = {failure.cause for failure in record.failures}
         if record.lost:
@@ -248,8 +167,20 @@ class Served:
         self.tell()
 
     def tell(self) -> None:
-        """Let whoever waits for the finish look how it stands."""
-        os.eventfd_write(self._fds.finished, 1)
+        """Let whoever waits for the finish look how it stands.
+
+        Without waiting: the client has the eventfd too, and may have filled it.
+        """
+        poll = select.poll()
+        poll.register(self._fds.finished, select.POLLOUT)
+        if any(event & select.POLLOUT for _, event in poll.poll(0)):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(self._fds.finished, 1)
+
+    @property
+    def deserted(self) -> bool:
+        """Its client has ended, and every child that a fork added."""
+        return not self.owner.alive and all(context.closed for context in self.contexts)
 
     def changed(self) -> None:
         """What the record says of this mapping is not true any more."""

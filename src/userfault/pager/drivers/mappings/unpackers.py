@@ -33,7 +33,6 @@ from userfault.linux.parent import end_with_parent
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.say import Errors
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
-from userfault.pager.drivers.serving.placement import Placement
 from userfault.snapshot.serving.source import SnapshotSource
 from userfault.source.spec import StoreSpec
 
@@ -76,7 +75,8 @@ class Done(msgspec.Struct):
 class Loop(Protocol):
     """The worker's loop."""
 
-    placement: Placement
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is started inherits no place of ours."""
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -185,13 +185,13 @@ class Unpackers:
         """Unpack for a mapping whose source is a snapshot."""
         spec, store = served.attach.source, served.origin.store
         if isinstance(spec, StoreSpec) and store is not None:
-            image = _Image(served.number, spec, served.origin.fd, store)
-            self._images[served.number] = image
+            image = _Image(served.key, spec, served.origin.fd, store)
+            self._images[served.key] = image
             store.reached = functools.partial(self._reached, image)
 
     def detach(self, served: Served) -> None:
         """It is served no more."""
-        image = self._images.pop(served.number, None)
+        image = self._images.pop(served.key, None)
         if image is None:
             return
         image.source.reached = None
@@ -233,7 +233,7 @@ class Unpackers:
                 os.ftruncate(self._fd, _SLOT * _SLOTS)
                 self._memory = mmap.mmap(self._fd, _SLOT * _SLOTS)
             while len(self._processes) < _PROCESSES:
-                with self._loop.placement.lifted():
+                with self._loop.lifted():
                     process = _Process(self._fd)
                 self._processes.append(process)
                 handler = functools.partial(self._answered, process)

@@ -115,8 +115,7 @@ class Worker:
 class Workers:
     """Fetches of one function source.  `arguments`: the descriptor of those that are large."""
 
-    def __init__(self, mapping: int, spec: FunctionSpec, slot_bytes: int, arguments: int) -> None:
-        self._mapping = mapping
+    def __init__(self, spec: FunctionSpec, slot_bytes: int, arguments: int) -> None:
         self._spec, self._options = msgspec.msgpack.encode(spec), spec.options
         self._slot_bytes = slot_bytes
         self._arguments = arguments
@@ -135,7 +134,7 @@ class Workers:
             worker.ask(fetch, offset, length)
         except (OSError, PagerError) as error:
             cause = f"no process for the function: {_why(error)}"
-            self.answers.append(Answered(self._mapping, fetch, None, cause))
+            self.answers.append(Answered(fetch, None, cause))
             if worker is not None:
                 self.drop(worker)
 
@@ -152,18 +151,22 @@ class Workers:
             self.drop(worker)
             if fetch is not None:
                 cause = "the worker process that ran the function has died"
-                self.answers.append(Answered(self._mapping, fetch, None, cause))
+                self.answers.append(Answered(fetch, None, cause))
             return False
         worker.fetch = None
         if fetch is None:
             return True
         _, worked = _REPLY.unpack_from(data)
         if worked:
-            answer = Answered(self._mapping, fetch, memoryview(worker.slot[: worker.length]))
+            answer = Answered(fetch, memoryview(worker.slot[: worker.length]))
         else:
-            answer = Answered(self._mapping, fetch, None, _text(data))
+            answer = Answered(fetch, None, _text(data))
         self.answers.append(answer)
         return True
+
+    def take(self) -> Answered:
+        """The next answer; there is one."""
+        return self.answers.popleft()
 
     def drop(self, worker: Worker) -> None:
         """End one worker."""

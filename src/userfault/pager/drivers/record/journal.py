@@ -64,20 +64,19 @@ class Word(enum.IntEnum):
     SPARE = 6
     CALL_FD = 7  # eventfd: the spare is called
     WATCH_FD = 8  # by which the spare watches its supervisor
-    CHANNEL_FD = 9  # socket to the client
-    CLIENT_FD = 10  # pidfd of the client
+    CHANNEL_FD = 9  # socket to whoever waits for the start, until a worker serves
+    ASKING = 10  # the client whose request is being answered
     RETIRED = 11  # the family has nobody left to serve
     TAKEOVERS = 12
     CRASHES = 13  # workers that ended by an error of their own
     SUCCESSOR_FD = 14  # pidfd of the process that a handover was begun with
-    REPLACED = 15  # serial of the client's request that a handover has carried out
-    STATUS_FD = 16  # what the client is shown (0: nothing)
+    STATUS_FD = 16  # what the client that made the family is shown (0: nothing)
     UP = 17  # a worker of this family, or of one before it, has served
     STDERR_FD = 18  # the client's standard error, until a worker serves
     EARLY = 19  # workers that were killed before they served
 
 
-_INHERITED = (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.REPLACED, Word.UP)
+_INHERITED = (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.UP)
 
 
 class Journal:

@@ -6,6 +6,8 @@ in shared memory of their own and are written in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from userfault.kernel.errors import PagerError
@@ -55,34 +57,61 @@ class ServedRecord(msgspec.Struct):
     lost: str = ""
 
 
+class ClientRecord(msgspec.Struct):
+    """One client: descriptors of its process and of the socket where it asks, and what it mapped.
+
+    `number`: its own, never given to another.  `name`: what lines about it begin with on standard
+    error.  `replaced`: the serial of its request that a handover has carried out.
+    """
+
+    number: int
+    process: int
+    channel: int
+    name: str = ""
+    replaced: int = 0
+    served: list[msgspec.Raw] = []
+
+
 class FamilyRecord(msgspec.Struct):
     """Everything, after `applied` events of the batch that begins with message `batch`.
 
-    `hello`: how the client wants the pager to work.  `numbers`: how many contexts were made so far.
+    `hello`: how the pager is to work.  `numbers`, `people`: how many contexts and clients there
+    have been so far.  `kept`: further descriptors that outlive a worker.
     """
 
     hello: Hello
     batch: int = 0
     applied: int = 0
     numbers: int = 0
-    served: list[msgspec.Raw] = []
+    people: int = 0
+    kept: list[int] = []
+    clients: list[msgspec.Raw] = []
+
+
+class Person(msgspec.Struct):
+    """A client as it was recorded, and its mappings."""
+
+    client: ClientRecord
+    mappings: list[ServedRecord]
 
 
 _encoder = msgspec.msgpack.Encoder()
 _families = msgspec.msgpack.Decoder(FamilyRecord)
+_clients = msgspec.msgpack.Decoder(ClientRecord)
 _mappings = msgspec.msgpack.Decoder(ServedRecord)
 
 
-def encode(record: FamilyRecord | ServedRecord) -> bytes:
+def encode(record: FamilyRecord | ClientRecord | ServedRecord) -> bytes:
     """As it is written to the journal."""
     return _encoder.encode(record)
 
 
-def read(journal: Journal) -> tuple[FamilyRecord, list[ServedRecord]]:
-    """The journal's record, and the mappings in it.  Raises PagerError for one that is none."""
+def read(journal: Journal) -> tuple[FamilyRecord, list[Person]]:
+    """The journal's record, and the clients in it.  Raises PagerError for one that is none."""
     try:
         family = _families.decode(journal.record())
-        return family, [_mappings.decode(each) for each in family.served]
+        clients = [_clients.decode(each) for each in family.clients]
+        return family, [Person(each, list(map(_mappings.decode, each.served))) for each in clients]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PagerError(
             "the pager's journal cannot be read",
@@ -93,13 +122,51 @@ def read(journal: Journal) -> tuple[FamilyRecord, list[ServedRecord]]:
 
 def descriptors_in(journal: Journal) -> set[int]:
     """Every descriptor that the record names, or a FORK message that is not in it yet."""
-    _, mappings = read(journal)
-    found: set[int] = set()
-    for served in mappings:
-        found.update(msgspec.structs.astuple(served.fds))
-        for context in served.contexts:
-            found |= {context.fd, context.core.states}
+    family, people = read(journal)
+    found = set(family.kept)
+    for person in people:
+        found |= {person.client.process, person.client.channel}
+        for served in person.mappings:
+            found.update(msgspec.structs.astuple(served.fds))
+            for context in served.contexts:
+                found |= {context.fd, context.core.states}
     for message in journal.unfinished():
         if message[0] == UFFD_EVENT_FORK:
             found.add(uffd_msg_fork.struct.unpack_from(message)[1])
     return found
+
+
+def renumbered(journal: Journal, here: Callable[[int], int], replaced: tuple[int, int]) -> bytes:
+    """The record with the number that `here` gives for each descriptor, encoded.
+
+    `replaced`: the client, and the serial of its request, that has just been carried out.
+    """
+    family, people = read(journal)
+    whose, serial = replaced
+    clients = []
+    for person in people:
+        served = [_renumbered(each, here) for each in person.mappings]
+        client = msgspec.structs.replace(
+            person.client,
+            process=here(person.client.process),
+            channel=here(person.client.channel),
+            served=[msgspec.Raw(encode(each)) for each in served],
+        )
+        if client.number == whose:
+            client.replaced = serial
+        clients.append(msgspec.Raw(encode(client)))
+    kept = list(map(here, family.kept))
+    return encode(msgspec.structs.replace(family, kept=kept, clients=clients))
+
+
+def _renumbered(served: ServedRecord, here: Callable[[int], int]) -> ServedRecord:
+    fds = Descriptors(*map(here, msgspec.structs.astuple(served.fds)))
+    contexts = [
+        Kept(
+            here(kept.fd),
+            msgspec.structs.replace(kept.core, states=here(kept.core.states)),
+            kept.counters,
+        )
+        for kept in served.contexts
+    ]
+    return msgspec.structs.replace(served, fds=fds, contexts=contexts)

@@ -11,6 +11,8 @@ already.  Nobody else waits meanwhile: other contexts are served, and filled in 
 from __future__ import annotations
 
 from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.serving.acting import Acting
+from userfault.pager.drivers.serving.loop import Timer
 
 _FIRST_PAUSE_S = 20e-6
 _LONG_PAUSE_S = 1e-3
@@ -32,7 +34,9 @@ class _Pause:
 class Deferring:
     """The contexts with fills put aside.  Times are those of one monotonic clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, timers: dict[Timer, None], acting: Acting) -> None:
+        self._timers = timers
+        self._acting = acting
         self._pauses: dict[Context, _Pause] = {}
 
     def __bool__(self) -> bool:
@@ -42,6 +46,7 @@ class Deferring:
         """A fill of `context` was put aside."""
         if context not in self._pauses:
             self._pauses[context] = _Pause(now)
+            self._timers[self] = None
 
     def discard(self, context: Context) -> None:
         """Nothing of `context` is put aside any more."""
@@ -53,17 +58,28 @@ class Deferring:
         if pause is not None:
             pause.until = pause.length = 0.0
 
-    def next_time(self) -> float:
+    def next_time(self) -> float | None:
         """When the first of them is to be tried."""
-        return min(pause.until for pause in self._pauses.values())
+        return min((pause.until for pause in self._pauses.values()), default=None)
 
-    def due(self, now: float) -> list[Context]:
-        """Those to be tried now."""
-        return [context for context, pause in self._pauses.items() if pause.until <= now]
+    def tick(self, now: float) -> None:
+        """Try again those whose pause is over."""
+        for context in [each for each, pause in self._pauses.items() if pause.until <= now]:
+            if context.closed:
+                continue
+            with self._acting.costs(context.served):
+                context.core.retry()
+                self._acting.perform(context)
+            if context.core.deferred:
+                self._failed_again(context, now)
+            else:
+                self.discard(context)
 
-    def failed_again(self, context: Context, now: float) -> None:
+    def _failed_again(self, context: Context, now: float) -> None:
         """It was tried, and met EAGAIN once more."""
-        pause = self._pauses[context]
+        pause = self._pauses.get(context)
+        if pause is None:  # its process has ended meanwhile
+            return
         longest = min(max((now - pause.since) * _SHARE, _LONG_PAUSE_S), _LONGEST_PAUSE_S)
         pause.length = min(max(pause.length * 2, _FIRST_PAUSE_S), longest)
         pause.until = now + pause.length

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError
-from userfault.linux import pidfd
 from userfault.linux.libc import Pinned, madvise, mmap
 from userfault.pager.core.actions import (
     CONTINUE,
@@ -24,10 +23,9 @@ from userfault.pager.core.actions import (
     WakeAll,
 )
 from userfault.pager.drivers.mappings.served import Context
-from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.journal import Journal
-from userfault.pager.drivers.serving.witness import Witness
+from userfault.pager.drivers.serving import witness
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
 from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
@@ -48,14 +46,12 @@ _ioctl = fcntl.ioctl
 
 
 class Performer:
-    """Fills pages, wakes, inspects and reports for one client (`client`: its pidfd)."""
+    """Fills pages, wakes, inspects and reports."""
 
-    def __init__(self, client: int, journal: Journal) -> None:
-        self._client = client
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
         self._zeros_length = 0
-        self._witness = Witness(client)
 
     def fill(self, context: Context, fill: Fill) -> None:
         """One ioctl; the core hears what became of it."""
@@ -177,7 +173,7 @@ class Performer:
 
     def inspect(self, context: Context, action: Inspect) -> None:
         """Look at what is there."""
-        context.core.inspected(action.page, self._witness.look(context, action), _clock())
+        context.core.inspected(action.page, witness.look(context, action), _clock())
 
     def report(self, context: Context, action: Report) -> None:
         """Tell the client's standard error, and remember for `check()`."""
@@ -192,21 +188,15 @@ class Performer:
         # One line for each cause: a source that fails as a whole fails for every page.
         served.told.add(cause)
         if len(served.told) <= MAX_FAILURES:
-            say(
+            served.owner.say(
                 f"page at offset {offset:#x} given up: {cause} (cure: {cure});"
                 " more pages with this cause are counted, not listed"
             )
         else:
-            say("more pages were given up, for other causes; they are counted, not listed")
+            served.owner.say(
+                "more pages were given up, for other causes; they are counted, not listed"
+            )
 
-    def end_client(self, message: str) -> None:
-        """Kill the client: it must not go on with memory that nobody can fill."""
-        say(f"{message}; ending process {pidfd.pid_of(self._client)}")
-        pidfd.kill(self._client)
-
-    def end(self, _context: Context, action: EndClient) -> None:
-        self.end_client(action.message)
-
-    def close(self) -> None:
-        """Close what the client was looked at with."""
-        self._witness.close()
+    def end(self, context: Context, action: EndClient) -> None:
+        """End the client."""
+        context.served.owner.end(action.message)

@@ -12,14 +12,14 @@ from typing import Protocol
 from userfault.kernel.events import Fork
 from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core.actions import WakeAll
+from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Context, Served
-from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.record.journal import Journal
 from userfault.source.functions import told
 
 
-class Loop(Protocol):
-    """The worker's loop."""
+class Losing(Protocol):
+    """Whoever serves."""
 
     def let_rest(self, served: Served) -> None:
         """Nothing is under way for a mapping any more: no reads, timers, background work."""
@@ -27,35 +27,35 @@ class Loop(Protocol):
     def forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
         """Serve a child."""
 
-    def commit(self, changed: Served | None = None) -> None:
+    def commit(self, changed: Served) -> bool:
         """Record what is served, `changed` anew."""
 
     def perform(self, context: Context) -> None:
         """Do what the core asks for."""
 
 
-def why_lost(error: Exception) -> str:
+def why_lost(owner: Owner, error: Exception) -> str:
     """What the client is told.  The traceback goes to standard error."""
     lines = traceback.format_exception(error)
-    say(f"an error in the pager; the mapping is given up: {''.join(lines)[-2500:]}")
+    owner.say(f"an error in the pager; the mapping is given up: {''.join(lines)[-2500:]}")
     return f"an error in the pager: {told(error)}"
 
 
-def lose(loop: Loop, journal: Journal, served: Served, error: Exception) -> None:
+def lose(service: Losing, journal: Journal, served: Served, error: Exception) -> None:
     """Give up a mapping in whose service `error` was raised.  (A second time is no mapping's.)"""
     if served.lost:
         raise error
-    loop.let_rest(served)
-    served.lose(why_lost(error))
+    service.let_rest(served)
+    served.lose(why_lost(served.owner, error))
     # Of the batch that was being applied a child may be left: its memory is lost too.
     unfinished = journal.unfinished()
     known = {context.fd for context in served.contexts}
     for event in map(decode, unfinished):
         if isinstance(event, Fork) and event.userfaultfd.fileno() not in known:
-            loop.forked(served.main, event)
-    loop.commit(served)
+            service.forked(served.main, event)
+    service.commit(served)
     journal.batch_done(sum(map(len, unfinished)))
     for context in served.contexts:
         context.core.out.append(WakeAll())
-        loop.perform(context)
+        service.perform(context)
     served.tell()

@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Iterator
 
-from userfault.linux import cpus, pidfd
+from userfault.linux import cpus
 from userfault.pager.core.placement import Chooser, kept_waiting
 from userfault.pager.core.placing import ANY, Look, Placing, Stand
 from userfault.pager.core.polling import Polling
@@ -28,16 +28,17 @@ _clock = time.monotonic
 class Placement:
     """Where one thread (the one that makes it) runs, and how it waits on `epoll`.
 
-    `client`: a pidfd of the process whose threads fault.  `thread`: set by the driver to the id
-    of a thread whose fault was served.
+    `thread`: set by the driver to the id of a thread whose fault was served, if it means anything
+    here.
     """
 
-    def __init__(self, epoll: select.epoll, placing: Placing, client: int) -> None:
+    def __init__(self, epoll: select.epoll, placing: Placing) -> None:
         self._wait = epoll.poll
         self._held = self._home = cpus.allowed()
         self._chooser = Chooser(placing, self._home)
         self._polling = Polling(placing.poll_budget)
-        self._looks = placing.cpu != ANY and cpus.shares_thread_ids(pidfd.pid_of(client))
+        self._may_look = placing.cpu != ANY
+        self._looks = False
         self.thread = 0
         self._last = 0  # the thread before
         self._working = False
@@ -51,6 +52,10 @@ class Placement:
         self._polls = False
         self._noted = 0.0, 0.0  # how long the last wait took, and how long it polled
         self._take(self._chooser.first())
+
+    def knows(self, *, threads: bool) -> None:
+        """Whether thread ids of any client mean something here: then it looks where they are."""
+        self._looks = self._may_look and threads
 
     @property
     def polled_s(self) -> float:

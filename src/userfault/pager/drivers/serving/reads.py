@@ -13,22 +13,20 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from userfault.linux.refused import calling
 from userfault.pager.core.actions import Abandon, Fetch, Hasten
 from userfault.pager.core.shares import Shares
-from userfault.pager.drivers.mappings.readers import Answered, Readers
+from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.mappings.workers import Worker, Workers
-from userfault.pager.drivers.serving.placement import Placement
+from userfault.pager.drivers.serving.acting import Acting
+from userfault.pager.drivers.serving.timed import Timed
 
 _clock = time.monotonic
 
 
-class Loop(Protocol):
+class Watching(Protocol):
     """The worker's loop."""
-
-    served: dict[int, Served]
-    bell: int
-    placement: Placement
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
@@ -36,23 +34,30 @@ class Loop(Protocol):
     def forget(self, fd: int) -> None:
         """No more."""
 
-    def perform(self, context: Context) -> None:
-        """Do what the core asks for."""
-
-    def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
-        """An error of ours within it costs this mapping and no other."""
-
-    def has_deadlines(self, context: Context) -> None:
-        """The core has deadlines from now on."""
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is started inherits no place of ours."""
 
 
 class Reads:
-    """The reads of all mappings, at most `most` under way at once."""
+    """The reads of all mappings, at most `most` under way at once.
 
-    def __init__(self, loop: Loop, most: int) -> None:
+    `bell`: the eventfd that reader threads ring.  `timed`: hears of contexts with deadlines.
+    """
+
+    def __init__(self, loop: Watching, acting: Acting, timed: Timed, most: int) -> None:
         self._loop = loop
+        self._acting = acting
+        self._timed = timed
         self._shares: Shares[Fetch] = Shares(most)
-        loop.watch(loop.bell, self._ring)
+        self._reading: dict[Readers, None] = {}  # whose threads are not all back
+        with calling("eventfd2"):
+            self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        loop.watch(self.bell, self._ring)
+
+    def close(self) -> None:
+        """Hear of no more answers."""
+        self._loop.forget(self.bell)
+        os.close(self.bell)
 
     @property
     def most(self) -> int:
@@ -62,17 +67,17 @@ class Reads:
     def ask(self, context: Context, fetch: Fetch) -> None:
         """Read for `context`, as soon as there is a place for it."""
         fetch.owner = context
-        self._shares.ask(context.served.number, fetch)
+        self._shares.ask(context.served.key, fetch)
         self._start()
 
     def abandon(self, context: Context, action: Abandon) -> None:
         """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
         served = context.served
         fetcher = served.origin.fetcher
-        for fetch in self._shares.reads_of(served.number):
+        for fetch in self._shares.reads_of(served.key):
             # Each context numbers its own fetches, and those of a fork share their workers.
             if fetch.owner is context and fetch.number == action.number:
-                self._shares.forget(served.number, [fetch])
+                self._shares.forget(served.key, [fetch])
                 if isinstance(fetcher, Workers):
                     self._end_worker(fetcher, fetch)
         self._start()
@@ -83,7 +88,7 @@ class Reads:
 
     def forget(self, context: Context) -> None:
         """`context` is served no more."""
-        number = context.served.number
+        number = context.served.key
         reads = [fetch for fetch in self._shares.reads_of(number) if fetch.owner is context]
         self._shares.forget(number, reads)
 
@@ -93,6 +98,8 @@ class Reads:
         if isinstance(fetcher, Workers):
             for worker in fetcher.workers:
                 self._forget(worker)
+        elif fetcher is not None:
+            self._reading.pop(fetcher, None)
 
     def _start(self) -> None:
         """Start the reads that have a place now."""
@@ -101,12 +108,14 @@ class Reads:
             fetcher = context.served.origin.fetcher
             assert fetcher is not None, "a source without a reader is never fetched from"
             context.core.started(fetch, _clock())
-            self._loop.has_deadlines(context)
+            self._timed.add(context)
             size = context.served.page_size
-            with self._loop.placement.lifted():
+            with self._loop.lifted():
                 fetcher.start(fetch, fetch.page * size, fetch.count * size)
             if isinstance(fetcher, Workers):
                 self._watch_workers(fetcher)
+            else:
+                self._reading[fetcher] = None
             self._take_answers(fetcher)
 
     def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
@@ -122,10 +131,11 @@ class Reads:
     def _ring(self) -> None:
         """Reader threads have answered."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._loop.bell)
-        for served in list(self._loop.served.values()):
-            if isinstance(served.origin.fetcher, Readers):
-                self._take_answers(served.origin.fetcher)
+            os.eventfd_read(self.bell)
+        for readers in list(self._reading):
+            self._take_answers(readers)
+            if not readers.under_way:
+                self._reading.pop(readers, None)
 
     def _watch_workers(self, workers: Workers) -> None:
         while workers.fresh:
@@ -148,15 +158,15 @@ class Reads:
 
     def _take_answers(self, fetcher: Readers | Workers) -> None:
         while fetcher.answers:
-            answer: Answered = fetcher.answers.popleft()
+            answer = fetcher.take()
             self._shares.end(answer.fetch)
             context = answer.fetch.owner
             if context.closed:
                 continue
-            with self._loop.costs(context.served):
+            with self._acting.costs(context.served):
                 if answer.data is not None:
                     context.core.fetched(answer.fetch, answer.data)
                 else:
                     context.core.fetch_failed(answer.fetch, answer.cause, _clock())
-                self._loop.perform(context)
+                self._acting.perform(context)
         self._start()

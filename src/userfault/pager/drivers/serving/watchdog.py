@@ -10,7 +10,6 @@ from userfault.kernel.memtypes import size_name
 from userfault.kernel.names import shown
 from userfault.pager.core.actions import Overdue
 from userfault.pager.drivers.mappings.served import Context, Served
-from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.wire.messages import MAX_OVERDUE, Waited
 from userfault.source.spec import FileSpec, FunctionSpec, Spec, StoreSpec
 
@@ -29,9 +28,11 @@ def tell(context: Context, action: Overdue) -> None:
     if said < MAX_OVERDUE:
         waited = _waited(context, action)
         served.overdue.append(waited)
-        say(_text(waited))
+        served.owner.say(_text(waited))
         if said + 1 == MAX_OVERDUE:
-            say("further faults of this mapping that wait for too long are counted, not listed")
+            served.owner.say(
+                "further faults of this mapping that wait for too long are counted, not listed"
+            )
 
 
 def still_waiting(served: Served) -> int:

@@ -1,4 +1,9 @@
-"""What lies where a fill met EEXIST: the client's page tables and memory, seen from outside."""
+"""What lies where a fill met EEXIST: the client's page tables and memory, seen from outside.
+
+As far as ptrace(2) access to it allows: reading page tables takes PTRACE_MODE_READ, reading memory
+PTRACE_MODE_ATTACH, which Yama may keep to a process's ancestors.  A page that cannot be read is
+UNSEEN.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +11,44 @@ import contextlib
 import os
 
 from userfault.kernel.errors import SourceError
-from userfault.linux import pidfd
-from userfault.linux.pagemap import Pagemap
 from userfault.pager.core.actions import ZERO, Found, Inspect
 from userfault.pager.drivers.mappings.served import Context
 
 _STEP = 1 << 20  # bytes compared at once: a page may have a gigabyte
 
 
-class Witness:
-    """Looks into one client (`client`: its pidfd), as far as ptrace(2) access to it allows.
+def look(context: Context, action: Inspect) -> Found:
+    """What is at the action's address.
 
-    Reading page tables takes PTRACE_MODE_READ, reading memory PTRACE_MODE_ATTACH, which Yama may
-    keep to a process's ancestors (ptrace(2)): a page that cannot be read is UNSEEN.
+    Which process a forked child is we do not know: there EEXIST that may be lack of memory is
+    taken for it, and tried again, since a page wrongly called present would read zero later.
     """
+    served = context.served
+    if context is not served.main:
+        return Found.NOTHING if served.plan.exists_is_ambiguous else Found.UNSEEN
+    with contextlib.suppress(OSError):
+        if not served.owner.pagemap().there(action.address):
+            return Found.NOTHING
+        if action.compare:
+            return _compared(context, action)
+    return Found.UNSEEN
 
-    def __init__(self, client: int) -> None:
-        self._client = client
-        self._pagemap: Pagemap | None = None
 
-    def look(self, context: Context, action: Inspect) -> Found:
-        """What is at the action's address.
-
-        Which process a forked child is we do not know: there EEXIST that may be lack of memory is
-        taken for it, and tried again, since a page wrongly called present would read zero later.
-        """
-        if context is not context.served.main:
-            return Found.NOTHING if context.served.plan.exists_is_ambiguous else Found.UNSEEN
-        with contextlib.suppress(OSError):
-            self._pagemap = self._pagemap or Pagemap(pidfd.pid_of(self._client))
-            if not self._pagemap.there(action.address):
-                return Found.NOTHING
-            if action.compare:
-                return self._compared(context, action)
-        return Found.UNSEEN
-
-    def _compared(self, context: Context, action: Inspect) -> Found:
-        """Whether the page has the bytes that were to be filled in."""
-        size = context.served.page_size
-        memory = os.open(f"/proc/{pidfd.pid_of(self._client)}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for at in range(0, size, _STEP):
-                length = min(_STEP, size - at)
-                expected = _expected(context, action, at, length)
-                if expected is None:
-                    return Found.UNSEEN
-                if os.pread(memory, length, action.address + at) != expected:
-                    return Found.OTHER
-        finally:
-            os.close(memory)
-        return Found.SAME
-
-    def close(self) -> None:
-        """Close the client's page tables, if they were looked at."""
-        if self._pagemap is not None:
-            self._pagemap.close()
+def _compared(context: Context, action: Inspect) -> Found:
+    """Whether the page has the bytes that were to be filled in."""
+    size = context.served.page_size
+    memory = os.open(f"/proc/{context.served.owner.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for at in range(0, size, _STEP):
+            length = min(_STEP, size - at)
+            expected = _expected(context, action, at, length)
+            if expected is None:
+                return Found.UNSEEN
+            if os.pread(memory, length, action.address + at) != expected:
+                return Found.OTHER
+    finally:
+        os.close(memory)
+    return Found.SAME
 
 
 def _expected(context: Context, action: Inspect, at: int, length: int) -> bytes | bytearray | None:

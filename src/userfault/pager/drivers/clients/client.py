@@ -1,0 +1,76 @@
+"""One client: its process, its socket, what it has mapped, and when it is no more."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Protocol
+
+import msgspec
+
+from userfault.pager.drivers.mappings.owner import Owner
+from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.record.records import ClientRecord, encode
+
+
+class Conversation(Protocol):
+    """What is said with a client."""
+
+    def resumed(self) -> None:
+        """Another worker took over."""
+
+    def close(self) -> None:
+        """Hear no more of it."""
+
+
+class Client:
+    """Whom the loop serves, from its first packet to its end, and to that of its last child.
+
+    `channel`: where it asks.  `open`: it may ask for more.  `mappings`: by the numbers that it gave
+    them.  `replaced`: the serial of its request that a handover has carried out.
+    """
+
+    def __init__(self, owner: Owner, channel: socket.socket, replaced: int = 0) -> None:
+        self.owner = owner
+        self.channel = channel
+        self.open = True
+        self.mappings: dict[int, Served] = {}
+        self.replaced = replaced
+        self.conversation: Conversation | None = None
+        self._recorded: msgspec.Raw | None = None
+
+    @property
+    def number(self) -> int:
+        """Its own, never given to another of this family."""
+        return self.owner.number
+
+    @property
+    def over(self) -> bool:
+        """Nothing of it is served, and nothing will be."""
+        return not self.open and not self.mappings
+
+    def changed(self) -> None:
+        """What the record says of this client is not true any more."""
+        self._recorded = None
+
+    def record(self) -> msgspec.Raw:
+        """For the journal, encoded."""
+        if self._recorded is None:
+            record = ClientRecord(
+                number=self.number,
+                process=self.owner.process,
+                channel=self.channel.fileno(),
+                name=self.owner.name,
+                replaced=self.replaced,
+                served=[served.record() for served in self.mappings.values()],
+            )
+            self._recorded = msgspec.Raw(encode(record))
+        return self._recorded
+
+    def close(self) -> None:
+        """Close its descriptors, once no record names them."""
+        if self.conversation is not None:
+            self.conversation.close()
+        self.channel.close()
+        self.owner.close()
+        os.close(self.owner.process)

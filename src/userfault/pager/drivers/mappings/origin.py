@@ -1,0 +1,80 @@
+"""Where the pages of a mapping come from, and how they are read from here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from userfault.kernel.memtypes import round_up
+from userfault.pager.core.layout import Layout
+from userfault.pager.drivers.mappings.readers import Readers
+from userfault.pager.drivers.mappings.residency import Residency
+from userfault.pager.drivers.mappings.workers import Workers
+from userfault.pager.drivers.wire.messages import Attach
+from userfault.source.file import FileSource
+from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec
+
+if TYPE_CHECKING:
+    from userfault.snapshot.serving.source import SnapshotSource
+
+
+class Origin:
+    """Where a mapping's pages come from: the source, and how to read it from here.
+
+    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
+    reads away from the fault path.  `fd`: the source's descriptor.
+    """
+
+    def __init__(self, attach: Attach, fd: int, bell: int) -> None:
+        spec = attach.source
+        self.file: FileSource | None = None
+        self.residency: Residency | None = None
+        self.store: SnapshotSource | None = None
+        self.layout: Layout | None = None
+        self.fetcher: Readers | Workers | None = None
+        self.fd = fd
+        if isinstance(spec, FileSpec):
+            self.file = FileSource(spec, fd)
+            # Prepared memory is not copied from: nothing to map.
+            self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
+            self.fetcher = Readers(self.file, bell)
+        elif isinstance(spec, FunctionSpec):
+            slot = round_up(attach.policy.most_read, attach.page_size)
+            self.fetcher = Workers(spec, slot, fd)
+        elif isinstance(spec, StoreSpec):
+            # It brings zstd and BLAKE3 along, which a pager of files has no use for.
+            from userfault.snapshot.serving import handover  # noqa: PLC0415
+
+            self.store, self.layout = handover.take_up(spec, fd, attach.page_size)
+            self.fetcher = Readers(self.store, bell)
+
+    def address(self, offset: int, length: int) -> int:
+        """Where bytes of the source can be copied from at once, or 0."""
+        return self.residency.address(offset, length) if self.residency else 0
+
+    def forget(self, now: float) -> None:
+        """What is known of the page cache does not hold for ever."""
+        if self.residency:
+            self.residency.forget(now)
+
+    def rest(self) -> None:
+        """Everything is in: what was kept for reads to come is not needed any more."""
+        if self.store:
+            self.store.forget()
+
+    def changed(self) -> str:
+        """Why the source is not what it was; empty when all is well."""
+        return self.file.changed() if self.file else ""
+
+    def close(self) -> None:
+        """End workers, unmap, close."""
+        if self.fetcher:
+            self.fetcher.close()
+        if self.residency:
+            self.residency.close()
+        if self.file:
+            self.file.close()
+        if self.store:
+            self.store.close()
+        if self.fd >= 0 and self.file is None:
+            os.close(self.fd)

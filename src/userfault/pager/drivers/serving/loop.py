@@ -1,0 +1,150 @@
+"""One loop that sleeps until something is to be done, and has it done.
+
+It knows nobody: whoever is served has watched a descriptor, or waits for a time, or has background
+work.  The way of one fault is: epoll_wait, the handler of its userfaultfd, epoll_wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from userfault.linux.refused import calling
+from userfault.pager.core.placing import Placing
+from userfault.pager.drivers.record.journal import BATCH
+from userfault.pager.drivers.serving.placement import Placement
+
+_FEW = 4  # messages a read while others wait for their turn
+_TICK_S = 1e-3  # what epoll can tell apart
+_LOOK_S = 0.1  # between two looks, while something happens
+_AT_MOST_S = 10.0  # without a look
+
+_clock = time.monotonic
+
+
+class Timer(Protocol):
+    """Something that waits for a time.  It is in `Loop.timers` while it does."""
+
+    def next_time(self) -> float | None:
+        """When `tick` is to be called; None while it waits for nothing: the loop forgets it."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due at `now`, if anything is."""
+
+
+class Look(Protocol):
+    """Something that is looked at now and then, because nobody tells."""
+
+    def look(self, now: float) -> float:
+        """Look, if it is due: how many seconds to sleep at most if nothing happens."""
+
+
+class Background(Protocol):
+    """What is done while nothing waits.  False while there is nothing to do."""
+
+    def __bool__(self) -> bool: ...
+
+    def disturbed(self) -> bool:
+        """A round of the loop had faults.  Whether a piece is due nevertheless."""
+
+    def work(self) -> None:
+        """One piece, of whoever is next."""
+
+
+class Loop:
+    """Watches descriptors and times.  `turn`: how many messages one userfaultfd may read now."""
+
+    def __init__(self, placing: Placing) -> None:
+        with calling("epoll_create1"):
+            self._epoll = select.epoll()
+        self.placement = Placement(self._epoll, placing)
+        self.turn = BATCH
+        self.timers: dict[Timer, None] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._looks: list[Look] = []
+        self._look_at = 0.0
+        self._at_most = _AT_MOST_S
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` is readable."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._handlers[fd] = handler
+
+    def forget(self, fd: int) -> None:
+        """No more."""
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):  # closed: it has left the epoll set by that
+                self._epoll.unregister(fd)
+
+    def look_at(self, what: Look) -> None:
+        """Look at it from now on."""
+        self._looks.append(what)
+
+    def look_soon(self) -> None:
+        """There is more to look at than there was: not after the next sleep, but before."""
+        self._look_at = 0.0
+
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is started (a thread, a process) inherits no place of ours."""
+        return self.placement.lifted()
+
+    def run(self, whom: object, background: Background) -> None:
+        """Go on as long as there is anybody in `whom` (a collection)."""
+        while whom:
+            ready = self.placement.wait(self._slept(background), working=bool(background))
+            self.turn = _FEW if len(ready) > 1 else BATCH
+            for fd, _ in ready:
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+            if self.timers:
+                self._tick(_clock())
+            now = _clock()
+            if now >= self._look_at:
+                self._look(now)
+            if not ready or (background and background.disturbed()):
+                background.work()
+            elif background:
+                # A client on this CPU goes first: it may fault again at once.
+                os.sched_yield()
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._epoll.close()
+
+    def _slept(self, background: Background) -> float:
+        """How long epoll may sleep, in seconds.
+
+        What is shorter than epoll can tell apart has passed already, unless something happened.
+        """
+        if background:
+            return 0
+        if not self.timers:  # without a look at the clock: so it is for nearly every fault
+            return self._at_most
+        timeout = self._timeout()
+        if 0 < timeout < _TICK_S:
+            select.select([self._epoll], [], [], timeout)
+            return 0
+        return timeout
+
+    def _timeout(self) -> float:
+        first = None
+        for timer in list(self.timers):
+            when = timer.next_time()
+            if when is None:
+                del self.timers[timer]
+            elif first is None or when < first:
+                first = when
+        return self._at_most if first is None else min(max(first - _clock(), 0), self._at_most)
+
+    def _tick(self, now: float) -> None:
+        for timer in list(self.timers):
+            timer.tick(now)
+
+    def _look(self, now: float) -> None:
+        self._look_at = now + _LOOK_S
+        self._at_most = min((each.look(now) for each in self._looks), default=_AT_MOST_S)
