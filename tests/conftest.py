@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.leaks import nothing_left
+from helpers.skips import absent
 from helpers.world import PoolLock, World
+from userfault.check.live.agent.build import NoAgent, agent_path
 
 # A shell starts what it runs in the background deaf to these, and the children of a test would be:
 # those that are to end by Ctrl-C would not.
@@ -46,3 +48,12 @@ def world(leaks_nothing: None) -> Iterator[World]:  # noqa: ARG001  # taken down
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def agent() -> None:
+    """The agent can be built here."""
+    try:
+        agent_path()
+    except NoAgent as error:
+        absent(str(error))

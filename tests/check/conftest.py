@@ -7,24 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.skips import absent
 from helpers.world import PoolLock
 from userfault.check.differential.pool import Pool
-from userfault.check.live.agent.build import NoAgent, agent_path
 from userfault.check.live.kernel import LiveKernel
 from userfault.check.words.thread import Thread, start
 from userfault.kernel.errors import MemoryUnavailable
 
 DEADLINE_S = 30.0
-
-
-@pytest.fixture
-def agent() -> None:
-    """The agent can be built here."""
-    try:
-        agent_path()
-    except NoAgent as error:
-        absent(str(error))
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from check.differential.fuzzing import fuzzing
-from check.test_command import _of_session
+from cli.check.fuzzing import fuzzing
 from helpers import child
+from helpers.sessions import of_session
 from helpers.skips import need_root
 from userfault.check import kernels
 from userfault.check.differential.batch import Runner
@@ -185,7 +185,7 @@ def test_a_batch_that_is_killed_ends_the_run_with_what_was_found_so_far() -> Non
     assert "its process ended with status -9" in errors
     assert "Traceback" not in errors
     deadline = time.monotonic() + 10
-    while (left := _of_session(process.pid)) and time.monotonic() < deadline:
+    while (left := of_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from helpers.skips import absent
+from userfault.check.live.agent.build import NoAgent, compiler
 
 
 def need_program(program: str, package: str) -> None:
@@ -26,3 +28,15 @@ def need_program(program: str, package: str) -> None:
         )
     if not shutil.which(program):
         absent(f"{program} is not here, and Debian's package {package} could not be installed")
+
+
+def need_static_libc(tmp_path: Path) -> None:
+    """Have a compiler that links statically."""
+    source = tmp_path / "empty.c"
+    source.write_text("int main(void) { return 0; }\n")
+    try:
+        command = [*compiler(), "-static", "-o", str(tmp_path / "empty"), str(source)]
+    except NoAgent as error:
+        absent(str(error))
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        absent("no static C library: on Debian, libc6-dev")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import userfault
-from helpers.skips import absent
-from userfault.check.live.agent.build import NoAgent, compiler
+from helpers.programs import need_static_libc
+from userfault.check.live.agent.build import compiler
 from userfault.check.statements import load
 from userfault.kernel.errors import UsageError
 from userfault.lab.collect import programs_in_guest
@@ -23,14 +22,7 @@ NUMBERS = {found.number for found in load()}
 @pytest.fixture(autouse=True)
 def static_libc(tmp_path: Path) -> None:
     """Programs are linked statically."""
-    source = tmp_path / "empty.c"
-    source.write_text("int main(void) { return 0; }\n")
-    try:
-        command = [*compiler(), "-static", "-o", str(tmp_path / "empty"), str(source)]
-    except NoAgent as error:
-        absent(str(error))
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        absent("no static C library: on Debian, libc6-dev")
+    need_static_libc(tmp_path)
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
@@ -81,27 +73,6 @@ def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(UsageError, match="no reproducer 'nothing'") as error:
         reproducer("nothing")
     assert "sysv-huge-segments" in error.value.cure
-
-
-def test_the_command_lists_them() -> None:
-    done = userfault("lab", "reproduce")
-
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == len(ALL)
-
-
-@pytest.mark.xdist_group("lab")
-@pytest.mark.timeout(300)
-def test_two_kernels_side_by_side(kernel: Kernel) -> None:
-    done = userfault(
-        "lab", "reproduce", "register-again-without-wp", "here", kernel.suite, timeout_s=200
-    )
-
-    assert done.returncode == 0, done.stderr
-    here, there = done.stdout.splitlines()[-2:]
-    assert here.startswith("here: registering for MISSING")
-    assert there.startswith(f"{kernel.suite}: ({kernel.version}) registering for MISSING")
-    assert there.endswith("EBUSY")  # since 7.3
 
 
 @pytest.mark.xdist_group("lab")

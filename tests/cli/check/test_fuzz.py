@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from check.differential.fuzzing import fuzzing
-from check.test_command import _of_session
+from cli.check.fuzzing import fuzzing
 from cli.commands import userfault
+from helpers.sessions import of_session
 from helpers.skips import need_root
 from userfault.check.differential.batch import Batch
 from userfault.cli.check import crew
@@ -86,6 +86,6 @@ def test_a_run_that_is_interrupted_tells_how_far_it_came_and_leaves_nothing(
     assert process.returncode == code
     assert "interrupted: " in told
     deadline = time.monotonic() + 10
-    while (left := _of_session(process.pid)) and time.monotonic() < deadline:
+    while (left := of_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left

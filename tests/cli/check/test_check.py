@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.commands import command, environment, userfault
+from helpers.sessions import of_session
 from userfault.check.statements import load
 from userfault.check.words.outcome import Failed, Lost
 from userfault.check.words.statement import REGISTRY, statement
@@ -276,18 +276,6 @@ def test_a_live_run_that_is_killed_leaves_no_process(agent: None) -> None:  # no
         process.wait()
 
     deadline = time.monotonic() + 10
-    while (left := _of_session(process.pid)) and time.monotonic() < deadline:
+    while (left := of_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
-
-
-def _of_session(number: int) -> list[str]:
-    """The processes of a session that still run."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            text = Path("/proc", name, "stat").read_text()
-            state, _, _, session = text.rpartition(")")[2].split()[:4]
-            if int(session) == number and state != "Z":
-                found.append(name)
-    return found
