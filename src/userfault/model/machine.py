@@ -23,6 +23,7 @@ from userfault.model.memtypes.others import (
 from userfault.model.memtypes.shmem import SHMEM
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.profiles import NEXT, Config, Profile
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import InOrder, Sched, Scheduler, Task, Wait
 
 
@@ -41,6 +42,7 @@ class Machine:
     ) -> None:
         self.profile = profile
         self.config = config or Config()
+        self.bugs = self.config.bugs  # asked where the kernel had them
         self.sched = Sched(scheduler or InOrder(), trace=trace)
         self.memory = Memory(self.config.limit_pages)
         self.spaces: dict[AddressSpace, None] = {}
@@ -83,6 +85,8 @@ class Machine:
         target.links -= 1
         if target.links:
             return
+        if RECORD.on:
+            RECORD.reads.add(("slots", target.number))
         for folio in list(target.cache.values()):
             self.drop_cached(target, folio)
         if target.promised:
@@ -101,17 +105,27 @@ class Machine:
         if self.sched.preemptive:
             self.sched.point("folio.lock")
         self.wait_folio(folio)
+        if RECORD.on:
+            RECORD.writes.add(("page", folio.number))
         folio.flags |= LOCKED
 
     def wait_folio(self, folio: Folio) -> None:
         """Sleep until nobody has it locked."""
+        if RECORD.on:
+            RECORD.reads.add(("page", folio.number))
         while folio.flags & LOCKED:
             task = self.sched.current
             if task is not None:
                 self.folio_queues.setdefault(folio, deque()).append(task)
+            if RECORD.on:
+                RECORD.writes.add(("page", folio.number))
             self.sched.block(Wait("lock", lambda: f"the lock of {folio.name}"))
+            if RECORD.on:
+                RECORD.reads.add(("page", folio.number))
 
     def unlock_folio(self, folio: Folio) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("page", folio.number))
         folio.flags &= ~LOCKED
         if self.folio_queues:
             for task in self.folio_queues.pop(folio, ()):

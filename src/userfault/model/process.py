@@ -14,6 +14,7 @@ from userfault.model.files.folio import Cgroup
 from userfault.model.files.open_files import O_CLOEXEC, OpenFile
 from userfault.model.mm import fork as forking
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task, Wait
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Processes:
         self._next = 100
 
     def number(self) -> int:
+        if RECORD.on:
+            RECORD.writes.add(("pids",))
         self._next += 1
         return self._next
 
@@ -88,6 +91,8 @@ class Process:
 
     def install(self, file: OpenFile, *, cloexec: bool = False) -> int:
         """The lowest free descriptor now refers to `file`."""
+        if RECORD.on:
+            RECORD.writes.add(("descriptors", self.pid))
         fd = 0
         while fd in self.fds:
             fd += 1
@@ -99,6 +104,8 @@ class Process:
         return self.install(file, cloexec=bool(flags & O_CLOEXEC))
 
     def file(self, fd: int) -> OpenFile:
+        if RECORD.on:
+            RECORD.reads.add(("descriptors", self.pid))
         found = self.fds.get(fd)
         if found is None:
             raise Errno(errno.EBADF)
@@ -107,6 +114,7 @@ class Process:
     @contextlib.contextmanager
     def using(self, file: OpenFile) -> Iterator[None]:
         """A call that sleeps keeps its file open, whoever closes the descriptor (fdget)."""
+        file.record(RECORD.adds)
         file.links += 1
         try:
             yield
@@ -114,12 +122,15 @@ class Process:
             self._drop(file)
 
     def close(self, fd: int) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("descriptors", self.pid))
         found = self.fds.pop(fd, None)
         if found is None:
             raise Errno(errno.EBADF)
         self._drop(found[0])
 
     def _drop(self, file: OpenFile) -> None:
+        file.record(RECORD.writes)
         file.links -= 1
         if not file.links:
             file.release(self.machine)
@@ -131,8 +142,11 @@ class Process:
         mm, contexts = forking.fork_space(self.mm, self.mm.cgroup)
         # The child has its descriptors before the event is read: closing the parent's copy of a
         # userfaultfd does not release it.
+        if RECORD.on:
+            RECORD.reads.add(("descriptors", self.pid))
         fds = dict(self.fds)
         for file, _ in fds.values():
+            file.record(RECORD.adds)
             file.links += 1
         child = Process(self.processes, mm, fds, self)
         child.rights[child.threads[0]] = self.rights[task]
@@ -145,6 +159,8 @@ class Process:
 
     def exit(self, status: int) -> None:
         """The end: tasks that sleep in the kernel leave it, memory and descriptors go."""
+        if RECORD.on:
+            RECORD.writes.add(("process", self.pid))
         if not self.alive:
             return
         self.alive = False
@@ -160,11 +176,15 @@ class Process:
             self.close(fd)
         if self.parent is not None:
             waiting = self.parent._waiting
+            if RECORD.on:
+                RECORD.writes.add(("children", self.parent.pid))
             while waiting:
                 self.machine.sched.wake(waiting.popleft())
 
     def wait(self, task: Task, pid: int) -> int:
         """wait4(2) for one child: its status word."""
+        if RECORD.on:
+            RECORD.writes.add(("children", self.pid))
         child = self.processes.by_pid.get(pid)
         if child is None or child.parent is not self or child.reaped:
             raise Errno(errno.ECHILD)

@@ -244,3 +244,4 @@ class Config(msgspec.Struct, frozen=True):
     unprivileged_userfaultfd: int = 0
     limit_pages: int | None = None  # physical memory in base pages
     fault_around: int = 16  # base pages mapped around a read fault of a file
+    bugs: frozenset[str] = frozenset()  # old ones put back, by name: `if NAME in machine.bugs`

@@ -68,7 +68,7 @@ class Guest:
 
     def convert(self, index: int, *, private: bool) -> None:
         """The guest makes a page private or shared again; the host's entries of it go."""
-        folio = self.object.cache.get(index)
+        folio = self.object.cached(index)
         if folio is not None:
             self._machine.lock_folio(folio)
         if private:
@@ -90,9 +90,9 @@ class Guest:
         hook = self.object.kind.guest_folio
         if hook is None:
             return self._through_host(task, address)
-        if index not in self.object.cache and self.exit_on_missing:
+        if self.object.cached(index) is None and self.exit_on_missing:
             raise MissingExit(address & -PAGE)
-        cached = self.object.cache.get(index)
+        cached = self.object.cached(index)
         if cached is not None:
             self._machine.wait_folio(cached)
         try:

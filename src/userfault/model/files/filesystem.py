@@ -12,6 +12,7 @@ from userfault.model.memtypes import boundary
 from userfault.model.memtypes.ops import Where
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.uapi import mman
 
 
@@ -42,6 +43,7 @@ _NO_END = 1 << 40  # a page that no mapping reaches
 def truncate(machine: Machine, target: Object, size: int) -> None:
     """Set the size; what lies beyond goes, private copies too."""
     old = target.pages()
+    target.changed()
     target.size = size
     keep = target.pages()
     if target.kind.truncate_drops_markers:
@@ -60,7 +62,7 @@ def _zero_part(target: Object, start: int, end: int) -> None:
     if start >= end:
         return
     step = 1 << target.shift
-    folio = target.cache.get(start // step)
+    folio = target.cached(start // step)
     if folio is not None:
         folio.write(start % step, bytes(end - start))
 
@@ -69,6 +71,8 @@ def _unmap(
     target: Object, first: int, last: int, *, private_too: bool, drop_markers: bool = False
 ) -> None:
     """Take pages [first, last) out of every mapping; uffd-wp stays as a marker."""
+    if RECORD.on:
+        RECORD.reads.add(("mappings", target.number))
     for vma in list(target.vmas):
         start = max(vma.start, vma.address_of(first))
         end = min(vma.end, vma.address_of(last))
@@ -89,15 +93,11 @@ def _unmap_present(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
 
 def _drop(machine: Machine, target: Object, first: int, last: int) -> None:
     """Out of the cache, each under its lock; then unmapped once more, for who came between."""
-    if last - first < len(target.cache):
-        indexes = [at for at in range(first, last) if at in target.cache]
-    else:
-        indexes = sorted(at for at in target.cache if first <= at < last)
-    for index in indexes:
-        folio = target.cache.get(index)
+    for index in target.indexes(first, last):
+        folio = target.cached(index)
         if folio is None:
             continue
-        folio.refs += 1
+        folio.get()
         machine.memory.hold(folio)
         machine.lock_folio(folio)
         machine.memory.release(folio)
@@ -123,6 +123,7 @@ def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: 
         punch(machine, target, offset, length)
         return
     end = offset + length
+    target.changed()
     old = target.size
     if end > old and not mode & mman.FALLOC_FL_KEEP_SIZE:
         if target.seals & mman.F_SEAL_GROW:
@@ -139,6 +140,7 @@ def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: 
         except Refused as refusal:
             target.size = old
             raise Errno(refusal.code) from None
+        target.cached(index)
         machine.unlock_folio(folio)
         machine.memory.put(folio)
 
@@ -163,13 +165,14 @@ def _check_fallocate(target: Object, mode: int, offset: int, length: int) -> Non
 
 def read(target: Object, offset: int, length: int) -> bytes:
     """Bytes of the file; holes and what nobody has written read as zeros."""
+    target.pages()
     length = max(min(length, target.size - offset), 0)
     step = 1 << target.shift
     parts = []
     while length:
         at = offset % step
         take = min(step - at, length)
-        folio = target.cache.get(offset // step)
+        folio = target.cached(offset // step)
         finished = folio is not None and folio.flags & folios.UPTODATE
         parts.append(folio.read(at, take) if folio is not None and finished else bytes(take))
         offset += take
@@ -197,6 +200,9 @@ def write_through(machine: Machine, target: Object, offset: int, data: bytes) ->
         at = (offset + done) % step
         take = min(step - at, len(data) - done)
         index = (offset + done) // step
+        if offset + done + take > target.size:
+            target.changed()
+        target.pages()
         before = target.size
         target.size = max(target.size, offset + done + take)
         try:
@@ -214,7 +220,7 @@ def write_through(machine: Machine, target: Object, offset: int, data: bytes) ->
 
 
 def _for_write(machine: Machine, target: Object, index: int) -> Folio:
-    cached = target.cache.get(index)
+    cached = target.cached(index)
     if cached is not None:
         machine.wait_folio(cached)
     return boundary.fault_folio(machine.sched, target.kind, where_of(machine, target, index))

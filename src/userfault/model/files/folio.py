@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import Errno, InvariantBroken
+from userfault.model.tasks.recorder import RECORD
 
 if TYPE_CHECKING:
     from userfault.model.memtypes.ops import MemoryOps
@@ -37,6 +38,7 @@ Content = bytes | dict[int, bytes]
 STALE = b"\xa5stale\xa5" * 512
 
 _INTERN_LIMIT = 1 << 16
+_LISTED = 16  # places of the cache that are recorded one by one, rather than the whole cache
 _interned: dict[bytes, bytes] = {}
 
 
@@ -73,6 +75,7 @@ class Folio:
         "index",
         "large",
         "mapcount",
+        "number",
         "object",
         "order",
         "pieces",
@@ -81,6 +84,7 @@ class Folio:
     )
 
     def __init__(self, order: int, flags: int, content: Content, cgroup: Cgroup | None) -> None:
+        self.number = RECORD.number()
         self.order = order
         self.flags = flags
         self.refs = 1
@@ -105,12 +109,37 @@ class Folio:
 
     def mappings(self, piece: int = 0) -> int:
         """How many entries map a small page of it."""
+        if RECORD.on:
+            RECORD.reads.add(("refs", self.number))
+            if self.whole is not None:
+                RECORD.reads.add(("refs", self.whole.number))
         if self.whole is not None:
             return self.mapcount + self.whole.mapcount
         part = self.pieces.get(piece)
         return self.mapcount + (part.mapcount if part is not None else 0)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one reference and no more."""
+        if RECORD.on:
+            RECORD.reads.add(("refs", self.number))
+        return self.refs == 1
+
+    def record_taken(self) -> None:
+        """A memory type gave it out locked and referenced (for the recorder)."""
+        if RECORD.on:
+            RECORD.writes.add(("page", self.number))
+            RECORD.adds.add(("refs", self.number))
+
+    def get(self) -> None:
+        """Take one reference."""
+        if RECORD.on:
+            RECORD.adds.add(("refs", self.number))
+        self.refs += 1
+
     def read(self, offset: int, length: int) -> bytes:
+        if RECORD.on:
+            RECORD.reads.add(("data", self.number))
         content = self.content
         if type(content) is bytes:
             return content[offset : offset + length].ljust(length, b"\0")
@@ -125,6 +154,8 @@ class Folio:
         return b"".join(parts)
 
     def write(self, offset: int, data: bytes) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("data", self.number))
         content = self.content
         if type(content) is bytes:
             self.content = _patched(content, offset, data)
@@ -140,9 +171,14 @@ class Folio:
 
     def clear(self) -> None:
         """Zero it."""
+        if RECORD.on:
+            RECORD.writes.add(("data", self.number))
         self.content = {} if self.order else b""
 
     def copy_from(self, other: Folio) -> None:
+        if RECORD.on:
+            RECORD.reads.add(("data", other.number))
+            RECORD.writes.add(("data", self.number))
         content = other.content
         self.content = content if type(content) is bytes else dict(content)  # type: ignore[arg-type]
 
@@ -161,11 +197,12 @@ def _patched(content: bytes, offset: int, data: bytes) -> bytes:
 class Cgroup:
     """A memory cgroup: pages charged, and the limit if there is one."""
 
-    __slots__ = ("charged", "limit")
+    __slots__ = ("charged", "limit", "number")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.charged = 0
+        self.number = RECORD.number()
 
 
 class Pool:
@@ -185,6 +222,8 @@ class Pool:
 
     def take(self, reserved: bool) -> bool:
         """One page out of the pool; False when none is left that was not promised."""
+        if RECORD.on:
+            RECORD.writes.add(("pool", self.shift))
         if reserved:
             self.reserved -= 1
         elif self.free <= self.reserved:
@@ -193,6 +232,8 @@ class Pool:
         return True
 
     def reserve(self, pages: int) -> bool:
+        if RECORD.on:
+            RECORD.writes.add(("pool", self.shift))
         if self.free - self.reserved < pages:
             return False
         self.reserved += pages
@@ -220,6 +261,8 @@ class Memory:
                 return None
             self.fail_after -= 1
         pages = 1 << order
+        if RECORD.on:
+            self._record(cgroup)
         if self.limit is not None and self.used + pages > self.limit:
             return None
         if cgroup is not None:
@@ -230,6 +273,13 @@ class Memory:
         self.folios += 1
         return Folio(order, flags, STALE if not order else {}, cgroup)
 
+    def _record(self, cgroup: Cgroup | None) -> None:
+        """An account is looked at only where it has a limit; else it is a sum that nobody sees."""
+        if self.limit is not None or self.fail_after is not None:
+            RECORD.writes.add(("memory",))
+        if cgroup is not None and cgroup.limit is not None:
+            RECORD.writes.add(("cgroup", cgroup.number))
+
     def allocate_huge(self, shift: int, reserved: bool) -> Folio | None:
         """A page of the pool, zeroed as the kernel does before use; None when it is empty."""
         if not self.pools[shift].take(reserved):
@@ -239,6 +289,8 @@ class Memory:
 
     def put(self, folio: Folio) -> None:
         """Drop one reference."""
+        if RECORD.on:
+            RECORD.adds.add(("refs", folio.number))
         folio.refs -= 1
         if folio.refs:
             if folio.refs < 0:
@@ -249,6 +301,10 @@ class Memory:
         if folio.mapcount or folio.object is not None:
             raise InvariantBroken(f"{folio.name} was freed while in use")
         self.folios -= 1
+        if RECORD.on:
+            self._record(folio.cgroup)
+            if folio.flags & LARGE_POOL:
+                RECORD.writes.add(("pool", folio.order + 12))
         if folio.whole is not None:
             del folio.whole.pieces[folio.index]
         for piece in folio.pieces.values():
@@ -282,6 +338,11 @@ class Mount:
         self.limit = limit
         self.used = 0
 
+    def record(self) -> None:
+        """Its blocks are counted (for the recorder): seen only where there is a limit."""
+        if self.limit is not None:
+            RECORD.writes.add(("blocks",))
+
 
 class Object:
     """What is behind file mappings: its pages by index, its size, who maps it.
@@ -297,6 +358,7 @@ class Object:
         "links",
         "mount",
         "name",
+        "number",
         "private_indexes",
         "promised",
         "seals",
@@ -316,6 +378,7 @@ class Object:
         traits: int = 0,
     ) -> None:
         self.name = name
+        self.number = RECORD.number()
         self.kind = kind
         self.size = size
         self.shift = shift
@@ -331,10 +394,45 @@ class Object:
 
     def pages(self) -> int:
         """Indexes that lie inside the size, a last partial page included."""
+        if RECORD.on:
+            RECORD.reads.add(("object", self.number))
         return (self.size + (1 << self.shift) - 1) >> self.shift
+
+    def changed(self) -> None:
+        """Its size, seals or traits are to be others (for the recorder)."""
+        if RECORD.on:
+            RECORD.writes.add(("object", self.number))
+
+    def cached(self, index: int) -> Folio | None:
+        """The page in the cache at `index`, if there is one, and whether it is locked."""
+        folio = self.cache.get(index)
+        if RECORD.on:
+            RECORD.reads.add(("slot", self.number, index))
+            if folio is not None:
+                RECORD.reads.add(("page", folio.number))
+        return folio
+
+    def indexes(self, first: int, last: int) -> list[int]:
+        """Where in [first, last) there are pages, in order."""
+        if RECORD.on:
+            if last - first > _LISTED:
+                RECORD.reads.add(("slots", self.number))
+            else:
+                RECORD.reads.update(("slot", self.number, at) for at in range(first, last))
+        if last - first < len(self.cache):
+            return [at for at in range(first, last) if at in self.cache]
+        return sorted(at for at in self.cache if first <= at < last)
+
+    def _moved(self, folio: Folio, index: int) -> None:
+        RECORD.writes.add(("slot", self.number, index))
+        RECORD.writes.add(("page", folio.number))
+        RECORD.adds.add(("slots", self.number))
+        RECORD.adds.add(("refs", folio.number))
 
     def insert(self, folio: Folio, index: int) -> None:
         """Into the page cache, which takes a reference; EEXIST if there is one."""
+        if RECORD.on:
+            self._moved(folio, index)
         if index in self.cache:
             raise Errno(errno.EEXIST)
         folio.refs += 1
@@ -344,11 +442,15 @@ class Object:
 
     def remove(self, folio: Folio) -> None:
         """Out of the page cache; the cache's reference passes to the caller."""
+        if RECORD.on:
+            self._moved(folio, folio.index)
         del self.cache[folio.index]
         folio.object = None
 
     def uncharge(self) -> None:
         """One block back to the mount."""
         if self.mount is not None:
+            if RECORD.on:
+                self.mount.record()
             self.mount.used -= 1
             self.blocks -= 1

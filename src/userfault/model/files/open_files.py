@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from userfault.kernel.calls import WAITS_PIPE
 from userfault.model.errors import Errno
 from userfault.model.files.folio import Object
+from userfault.model.tasks.recorder import RECORD, Place
 from userfault.model.tasks.sched import Sched, Task, Wait
 
 if TYPE_CHECKING:
@@ -28,8 +29,14 @@ class OpenFile:
 
     def __init__(self, flags: int) -> None:
         self.flags = flags & ~O_CLOEXEC
+        self.number = RECORD.number()
         self.links = 0
         self.position = 0
+
+    def record(self, kind: set[Place]) -> None:
+        """Who refers to it is counted (for the recorder); the last to let go closes it."""
+        if RECORD.on:
+            kind.add(("links", self.number))
 
     @property
     def readable(self) -> bool:

@@ -34,7 +34,7 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
     hook = ops.get_folio_noalloc
     if hook is None:
         raise Refused(errno.EINVAL)
-    there = target.cache.get(index)
+    there = target.cached(index)
     before = there.refs if there is not None else 0
     flags = there.flags if there is not None else 0
     pages = len(target.cache)
@@ -57,6 +57,7 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
         and folio.flags & (LOCKED | UPTODATE) == LOCKED | UPTODATE
         and index < target.pages()
     ):
+        folio.record_taken()
         return folio
     rule = _what_is_wrong(target, index, folio, there, before, pages)
     if folio.__class__ is Folio and folio is not there and folio.refs > 1:
@@ -89,6 +90,7 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
         raise Refused(errno.EINVAL)
     if sched.hook is not None:
         raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
+    where.look()
     folios = where.memory.folios
     blocks = where.object.blocks if where.object is not None else 0
     sched.hook = (ops.name, "alloc_folio")
@@ -138,7 +140,8 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
     target = where.object
     assert hook is not None
     assert target is not None
-    occupied = target.cache.get(where.index)
+    occupied = target.cached(where.index)
+    target.pages()
     blocks = target.blocks
     try:
         _called(sched, ops, "filemap_add", lambda: hook(folio, where))
@@ -186,7 +189,7 @@ def fault_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
     """What a plain fault maps, locked and referenced."""
     hook = ops.fault_folio
     assert hook is not None
-    there = where.object.cache.get(where.index) if where.object is not None else None
+    there = where.object.cached(where.index) if where.object is not None else None
     before = there.refs if there is not None else 0
     flags = there.flags if there is not None else 0
     try:
@@ -196,6 +199,8 @@ def fault_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
         raise
     good = folio.__class__ is Folio and folio.flags & LOCKED and folio.flags & UPTODATE
     if good and (there is None or folio is there) and folio.refs >= 1:
+        where.look()
+        folio.record_taken()
         return folio
     _restore(there, before, flags)
     raise ContractBreach(
@@ -261,6 +266,8 @@ def guest_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
     assert hook is not None
     folio = _called(sched, ops, "guest_folio", lambda: hook(where))
     if folio.flags & LOCKED and folio.flags & UPTODATE and folio.object is where.object:
+        where.look()
+        folio.record_taken()
         return folio
     raise ContractBreach(
         ops.name, "guest_folio", "it returned no folio of this page that is locked and up to date"

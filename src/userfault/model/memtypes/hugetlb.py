@@ -12,6 +12,7 @@ from userfault.model.errors import Refused
 from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Memory, Object
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import MemoryOps, Where
+from userfault.model.tasks.recorder import RECORD
 
 _FROM_PROMISE = 1 << 16  # a folio flag of this type: undo restores the promise
 
@@ -39,6 +40,8 @@ def _alloc(where: Where) -> Folio | None:
 def _undo_alloc(where: Where, folio: Folio) -> None:
     promised = _promised(where)
     if folio.flags & _FROM_PROMISE and promised is not None:
+        if RECORD.on:
+            RECORD.writes.add(("pool", where.shift))
         promised.add(where.index)
         where.memory.pools[where.shift].reserved += 1
 
@@ -113,6 +116,8 @@ def _unreserve(
 ) -> None:
     promised = own if own is not None else target.promised if target is not None else set()
     shift = target.shift if target is not None else 21
+    if RECORD.on:
+        RECORD.writes.add(("pool", shift))
     gone = [at for at in promised if index <= at < index + pages]
     promised.difference_update(gone)
     memory.pools[shift].reserved -= len(gone)

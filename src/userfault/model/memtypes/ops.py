@@ -47,6 +47,12 @@ class Where(msgspec.Struct, frozen=True, gc=False):
     cgroup: Cgroup | None
     promised: set[int] | None = None  # hugetlb: indexes that hold a reservation
 
+    def look(self) -> None:
+        """A hook is about to look at the place and the size of its object (for the recorder)."""
+        if self.object is not None:
+            self.object.cached(self.index)
+            self.object.pages()
+
 
 class MemoryOps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One memory type."""

@@ -7,6 +7,7 @@ import errno
 from userfault.model.errors import Errno, Refused
 from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, Where
+from userfault.model.tasks.recorder import RECORD
 
 
 def every_mode(facts: Facts) -> bool:
@@ -55,6 +56,8 @@ def add(folio: Folio, where: Where) -> None:
     if mount is not None:
         if mount.limit is not None and mount.used >= mount.limit:
             raise Refused(errno.ENOMEM)
+        if RECORD.on:
+            mount.record()
         mount.used += 1
         target.blocks += 1
     folio.flags |= LOCKED

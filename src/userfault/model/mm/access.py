@@ -13,6 +13,7 @@ from userfault.model.errors import Errno, Signalled
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.fault import fault, fault_held, is_being_copied
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 
 _GIB_MASK = ~((1 << 30) - 1)
@@ -20,6 +21,11 @@ _GIB_MASK = ~((1 << 30) - 1)
 
 def entry_at(mm: AddressSpace, address: int) -> tuple[pt.Entry | None, int]:
     """The entry that translates `address`, and the address of its page."""
+    if RECORD.on:
+        number = mm.table.number
+        RECORD.reads.add(("entry", number, address & -PAGE))
+        RECORD.reads.add(("huge", number, address & pt.PMD_MASK))
+        RECORD.reads.add(("huge", number, address & _GIB_MASK))
     table = mm.table.tables.get(address >> 21)
     if table is not None:
         entry = table[(address >> 12) & 511]

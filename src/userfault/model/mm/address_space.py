@@ -19,6 +19,7 @@ from userfault.model.files.folio import Cgroup, Folio
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm.vma import WP, Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import RWLock
 from userfault.uapi.mman import PROT_WRITE
 
@@ -67,6 +68,7 @@ class AddressSpace:
         self.flushing: set[int] = set()  # pages whose entry is being replaced by that of a copy
         self.lock = RWLock(machine.sched, "mmap")
         self.alive = True
+        self.number = self.table.number
         self.task_size = TASK_SIZE
         self.contexts: dict[Context, None] = {}
         self._last: Vma | None = None
@@ -76,6 +78,8 @@ class AddressSpace:
 
     def find(self, address: int) -> Vma | None:
         """The mapping that holds `address`."""
+        if RECORD.on:
+            RECORD.reads.add(("maps", self.number))
         last = self._last
         if last is not None and last.start <= address < last.end:
             return last
@@ -90,6 +94,8 @@ class AddressSpace:
 
     def overlapping(self, start: int, end: int) -> list[Vma]:
         """Mappings that meet [start, end), in address order."""
+        if RECORD.on:
+            RECORD.reads.add(("maps", self.number))
         vmas = self.vmas
         at = max(vmas.bisect_right(start) - 1, 0)
         found = []
@@ -108,13 +114,24 @@ class AddressSpace:
             at = found[0].end
             yield found[0]
 
+    def changed(self) -> None:
+        """A mapping comes, goes, or is to be another one (for the recorder)."""
+        if RECORD.on:
+            RECORD.writes.add(("maps", self.number))
+
     def insert(self, vma: Vma) -> None:
+        self.changed()
+        if RECORD.on and vma.object is not None:
+            RECORD.writes.add(("mappings", vma.object.number))
         self.vmas[vma.start] = vma
         if vma.object is not None:
             vma.object.vmas[vma] = None
             vma.object.links += 1
 
     def remove(self, vma: Vma) -> None:
+        self.changed()
+        if RECORD.on and vma.object is not None:
+            RECORD.writes.add(("mappings", vma.object.number))
         del self.vmas[vma.start]
         self._last = None
         if vma.object is not None:
@@ -128,6 +145,7 @@ class AddressSpace:
         if self.thp and at & ~pt.PMD_MASK:
             thp.split(self, at & pt.PMD_MASK)
         upper = vma.like(at, vma.end, vma.offset + at - vma.start)
+        self.changed()
         vma.end = at
         self._last = None
         self.insert(upper)
@@ -143,6 +161,9 @@ class AddressSpace:
 
     def merge(self, start: int, end: int) -> None:
         """What has changed in [start, end) joins its neighbours where they are one mapping."""
+        if RECORD.on:
+            RECORD.reads.add(("maps", self.number))
+            RECORD.reads.add(("families", self.number))
         at = max(self.vmas.bisect_right(start) - 2, 0)
         if at >= len(self.vmas):
             return
@@ -187,6 +208,8 @@ class AddressSpace:
 
     def prepare_private(self, vma: Vma) -> None:
         """Before the first private page: anon_vma_prepare, which takes a neighbour's if it may."""
+        if RECORD.on:  # whoever comes first does the same
+            RECORD.adds.add(("families", self.number))
         if vma.family:
             return
         for other in self.neighbours(vma):
@@ -221,24 +244,45 @@ class AddressSpace:
             raise Errno(errno.ENOMEM)
         return start
 
+    def set_flushing(self, vma: Vma, page: int, on: bool) -> None:
+        """The entry of this page is being replaced by that of a copy, or no more."""
+        if RECORD.on:
+            RECORD.writes.add(("entry", self.number, page & -(1 << vma.shift)))
+        if on:
+            self.flushing.add(page)
+        else:
+            self.flushing.discard(page)
+
     # --- entries ---------------------------------------------------------------------------------
 
     def entry(self, vma: Vma, address: int) -> pt.Entry | None:
         """What is at a page of `vma`; a page inside a THP reads as the huge entry."""
         found = self.table.get(address, vma.shift)
+        if RECORD.on and found is None:
+            RECORD.reads.add(("huge", self.number, address & pt.PMD_MASK))
         if found is None and self.thp:
             return self.table.huge.get(address & pt.PMD_MASK)
         return found
 
+    def is_huge(self, address: int) -> bool:
+        """Whether a transparent huge page is mapped there."""
+        if RECORD.on:
+            RECORD.reads.add(("huge", self.number, address & pt.PMD_MASK))
+        return address & pt.PMD_MASK in self.thp
+
     def map_folio(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
         """Install a page where there is none; the caller's reference becomes the entry's."""
         if not folio.flags & folios.ZERO:
+            if RECORD.on:
+                RECORD.adds.add(("refs", folio.number))
             folio.mapcount += 1
         self.table.set(address, vma.shift, (allowed(vma, flags | pt.PRESENT), folio))
 
     def map_thp(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
         """Install a transparent huge page; the caller's reference becomes the entry's."""
         if not folio.flags & folios.ZERO:
+            if RECORD.on:
+                RECORD.adds.add(("refs", folio.number))
             folio.mapcount += 1
         thp.put(self, address, (allowed(vma, flags | pt.PRESENT), folio))
 
@@ -289,6 +333,8 @@ class AddressSpace:
         File mappings keep uffd-wp as a marker unless `drop_markers`.  Without `private_too`
         (punching a hole) copies made by private writes stay, and poison with them.
         """
+        if RECORD.on and vma.shift == 12:
+            self.table.record_range(start & pt.PMD_MASK, end, pt.PMD_SHIFT)
         if self.thp:
             for address in thp.whole(self, start, end):
                 self._forget(thp.take(self, address))

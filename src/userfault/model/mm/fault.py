@@ -107,7 +107,7 @@ def is_being_copied(mm: AddressSpace, vma: Vma, page: int) -> bool:
 def _unlike(vma: Vma, page: int) -> int:
     """A page that another task is copying has no entry for a moment (seen on 6.18): a message."""
     target = vma.object
-    cached = target is not None and vma.index(page) in target.cache
+    cached = target is not None and target.cached(vma.index(page)) is not None
     if cached:
         return _MINOR if vma.modes & vmas.MINOR else _RESOLVED
     beyond = target is not None and vma.index(page) >= target.pages()
@@ -162,10 +162,10 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     around = not write and not vma.modes & ~vmas.MISSING and ops.fault_around
     if around and _served_around(mm, vma, page, wp):
         return _RESOLVED
-    beyond = index >= target.pages() and not (ops.pool and index in target.cache)
+    cached = target.cached(index)
+    beyond = index >= target.pages() and not (ops.pool and cached is not None)
     if beyond or (ops.touchable is not None and not ops.touchable(target)):
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
-    cached = target.cache.get(index)
     if cached is None:
         if vma.modes & vmas.MISSING:
             return _MISSING
@@ -260,12 +260,12 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
     low = max(page & -(pages << 12), vma.start, page & pt.PMD_MASK)
     high = min(low + (pages << 12), vma.end, (page & pt.PMD_MASK) + pt.PMD_SIZE)
     for address in range(low, high, 4096):
-        folio = target.cache.get(vma.index(address))
+        folio = target.cached(vma.index(address))
         if folio is None or mm.table.get(address) is not None:
             continue
         state = folio.flags & (folios.LOCKED | folios.UPTODATE | folios.HWPOISON)
         if state == folios.UPTODATE and folio.index < target.pages():
-            folio.refs += 1
+            folio.get()
             mm.map_folio(vma, address, 0, folio)
             mapped = True
     return mapped
@@ -325,7 +325,7 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
 
 
 def _async(context: Context | None, feature: int) -> bool:
-    return context is not None and bool(context.features & feature)
+    return context is not None and context.has(feature)
 
 
 def unshare(mm: AddressSpace, address: int) -> None:
@@ -340,7 +340,7 @@ def unshare(mm: AddressSpace, address: int) -> None:
     if not entry[1].flags & folios.ANON:
         return
     if page & pt.PMD_MASK in mm.thp:
-        if entry[1].refs == 1 and not entry[1].pieces:
+        if entry[1].is_alone and not entry[1].pieces:
             return
         thp.split(mm, page & pt.PMD_MASK)
         entry = mm.table.get(page, vma.shift)
@@ -360,7 +360,7 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
     if page & pt.PMD_MASK in mm.thp:
         _break_huge(mm, vma, page & pt.PMD_MASK, folio)
         return
-    if folio.flags & folios.ANON and folio.refs == 1 and _may_keep(mm, page, folio):
+    if folio.flags & folios.ANON and folio.is_alone and _may_keep(mm, page, folio):
         entry = mm.table.get(page, vma.shift)
         assert entry is not None
         folio.own(True)
@@ -368,9 +368,9 @@ def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio
         return
     if mm.sched.preemptive and not vma.ops.pool:
         entry = mm.table.get(page, vma.shift)
-        mm.flushing.add(page)
+        mm.set_flushing(vma, page, True)
         mm.sched.point("cow.flush")
-        mm.flushing.discard(page)
+        mm.set_flushing(vma, page, False)
         if mm.table.get(page, vma.shift) is not entry:
             return
     copy = _private_page(mm, vma, page, address)
@@ -399,7 +399,7 @@ def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
             thp.take(mm, start)
             mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, new)
             return
-    elif folio.refs == 1 and not folio.pieces:
+    elif folio.is_alone and not folio.pieces:
         mm.change(vma, start, (flags, folio), pt.EXCLUSIVE | pt.DIRTY, 0)
         return
     thp.split(mm, start)

@@ -10,6 +10,7 @@ from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.mmap import discard
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import events
 from userfault.model.uffd.context import Context
@@ -24,6 +25,9 @@ def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Cont
     contexts: Contexts = {}
     parent.lock.write()
     try:
+        if RECORD.on:
+            RECORD.reads.add(("maps", parent.number))
+            RECORD.reads.add(("families", parent.number))
         for vma in list(parent.vmas.values()):
             if not vma.flags & vmas.DONTFORK:
                 _copy(parent, child, vma, contexts)
@@ -96,7 +100,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
             parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
             folio.own(False)
         if not folio.flags & folios.ZERO:
-            folio.refs += 1
+            folio.get()
         child.map_folio(twin, address, kept & ~pt.EXCLUSIVE, folio)
 
 
@@ -111,12 +115,15 @@ def _copy_huge(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma, l
         if flags & pt.EXCLUSIVE:
             parent.change(vma, address, entry, 0, pt.EXCLUSIVE)
         if not folio.flags & folios.ZERO:
-            folio.refs += 1
+            folio.get()
         child.map_thp(twin, address, flags & ~(lost | pt.EXCLUSIVE), folio)
 
 
 def tear_down(mm: AddressSpace) -> None:
     """The last task is gone: every mapping goes, contexts learn that their owner is dead."""
+    if RECORD.on:
+        RECORD.writes.add(("alive", mm.number))
+    mm.changed()
     mm.alive = False
     for vma in list(mm.vmas.values()):
         vma.context = None

@@ -14,6 +14,7 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import events
 from userfault.uapi import mman
@@ -163,6 +164,8 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     mm.lock.read()
     try:
         if advice == mman.MADV_GUARD_INSTALL:
+            if RECORD.on:  # as the family of a mapping: seen where mappings join, and by fork
+                RECORD.adds.add(("families", mm.number))
             vma.guarded = True
             if vma.object is None or mm.machine.profile.guards_prepare_files:
                 mm.prepare_private(vma)
@@ -212,6 +215,7 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     mm.lock.write()
     try:
         part = mm.isolate(vma, start, end)
+        mm.changed()
         part.flags = (part.flags | add) & ~clear
         mm.merge(start, end)
     finally:

@@ -148,6 +148,7 @@ def _insert(
         vma.promised = own
     target = behind.object
     if behind.ops.mmap_grows and target is not None and prot & mman.PROT_WRITE:
+        target.changed()
         target.size = max(target.size, offset + length)
     mm.insert(vma)
     mm.merge(address, address + length)
@@ -266,6 +267,7 @@ def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
             vma.flags &= ~vmas.ACCOUNT
     elif not vma.shared and not vma.prot & mman.PROT_WRITE and _accountable(vma.ops, vma.flags):
         vma.flags |= vmas.ACCOUNT
+    mm.changed()
     vma.prot = prot
     pages = mm.table.addresses(vma.start, vma.end, vma.shift)
     for address in (*thp.within(mm, vma.start, vma.end), *pages):

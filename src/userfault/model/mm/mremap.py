@@ -184,6 +184,7 @@ def _grow(call: _Call, vma: Vma) -> bool:
         return False
     if mm.overlapping(vma.end, end):
         return False
+    call.mm.changed()
     vma.end = end
     mm.merge(vma.start, end)
     return True

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from userfault.model.files.folio import Folio
+from userfault.model.tasks.recorder import RECORD
 
 PRESENT = 1
 WRITE = 2  # the processor may store
@@ -30,6 +31,8 @@ READ = 512  # the processor may load: no PROT_NONE, no RWP
 WP_OPEN = 4096  # beside UFFD_WP: written where WP was not registered, so that stores go on
 SOFT_CLEAN = 1024  # not written since soft-dirty bits were cleared: the next store faults
 SOFT_DIRTY = 2048  # soft dirty without having been written: mremap moved it here
+
+_LISTED = 16  # entries of a range that are recorded one by one, rather than the whole table
 
 MARKS = MARK_WP | MARK_POISON | MARK_GUARD
 
@@ -51,17 +54,21 @@ COUNT = 512
 class PageTable:
     """The entries of one address space; knows nothing of what they count for."""
 
-    __slots__ = ("built", "huge", "tables")
+    __slots__ = ("built", "huge", "number", "tables")
 
     def __init__(self) -> None:
         self.tables: dict[int, list[Entry | None]] = {}
         self.huge: dict[int, Entry] = {}
+        self.number = RECORD.number()
         # Tables that the kernel would have: they stay when their last entry goes.  PAGEMAP_SCAN
         # tells a hole without a table from an empty entry.  (shift of the entries, number)
         self.built: set[tuple[int, int]] = set()
 
     def get(self, address: int, shift: int = 12) -> Entry | None:
         """The entry of the page of `1 << shift` bytes at `address` (aligned)."""
+        if RECORD.on:
+            kind = "entry" if shift == 12 else "huge"
+            RECORD.reads.add((kind, self.number, address))
         if shift != 12:
             return self.huge.get(address)
         table = self.tables.get(address >> PMD_SHIFT)
@@ -69,6 +76,9 @@ class PageTable:
 
     def set(self, address: int, shift: int, entry: Entry | None) -> None:
         """Replace it."""
+        if RECORD.on:
+            RECORD.writes.add(("entry" if shift == 12 else "huge", self.number, address))
+            RECORD.adds.add(("entries", self.number))
         if shift != 12:
             if entry is None:
                 self.huge.pop(address, None)
@@ -92,10 +102,14 @@ class PageTable:
 
     def has_table(self, address: int, shift: int) -> bool:
         """Whether the table that would hold this entry was ever needed."""
+        if RECORD.on:
+            RECORD.reads.add(("tables", self.number))
         return (shift, address >> (PMD_SHIFT if shift == 12 else 30)) in self.built
 
     def build(self, address: int, shift: int) -> None:
         """A fault needs the table of this entry, whatever becomes of the fault."""
+        if RECORD.on:
+            RECORD.adds.add(("tables", self.number))
         if shift == 12:
             self.built.add((12, address >> PMD_SHIFT))
             shift = PMD_SHIFT  # the table of tables, in which entries of 2 MiB pages lie
@@ -103,6 +117,8 @@ class PageTable:
 
     def inherit(self, parent: PageTable, start: int, end: int, shift: int) -> None:
         """fork copies tables, empty ones too."""
+        if RECORD.on:
+            RECORD.reads.add(("tables", parent.number))
         up = PMD_SHIFT if shift == 12 else 30
         for kind, key in parent.built:
             if kind == shift and key << up < end and (key + 1) << up > start:
@@ -110,12 +126,17 @@ class PageTable:
 
     def free_empty(self, start: int, end: int) -> None:
         """Free tables of small pages that lie in [start, end) whole and have no entry."""
+        if RECORD.on and -(-start >> PMD_SHIFT) < end >> PMD_SHIFT:
+            RECORD.reads.add(("entries", self.number))
+            RECORD.writes.add(("tables", self.number))
         for key in range(-(-start >> PMD_SHIFT), end >> PMD_SHIFT):
             if key not in self.tables:
                 self.built.discard((12, key))
 
     def forget_tables(self, start: int, end: int) -> None:
         """Nothing is mapped in [start, end): tables go that lie inside of it."""
+        if RECORD.on:
+            RECORD.writes.add(("tables", self.number))
         gone = [
             (kind, key)
             for kind, key in self.built
@@ -124,8 +145,19 @@ class PageTable:
         ]
         self.built.difference_update(gone)
 
+    def record_range(self, start: int, end: int, shift: int) -> None:
+        """The entries of a range are looked at (for the recorder)."""
+        if (end - start) >> shift > _LISTED:
+            RECORD.reads.add(("entries", self.number))
+            return
+        kind = "entry" if shift == 12 else "huge"
+        for address in range(start, end, 1 << shift):
+            RECORD.reads.add((kind, self.number, address))
+
     def addresses(self, start: int, end: int, shift: int = 12) -> Iterator[int]:
         """Addresses in [start, end) whose entry is not None, in order; safe against changes."""
+        if RECORD.on:
+            self.record_range(start, end, shift)
         if shift != 12:
             step = 1 << shift
             if (end - start) >> shift <= len(self.huge):

@@ -76,7 +76,7 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
         # Of huge pages an empty entry says no; without a table the page cache is asked.
         asked = vma.shift == 12 or not mm.table.has_table(at, vma.shift)
         if not present and vma.object is not None and asked:
-            folio = vma.object.cache.get(_cached_at(vma, at, address))
+            folio = vma.object.cached(_cached_at(vma, at, address))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))
     return bytes(found)
@@ -154,7 +154,7 @@ class Scan:
         address = max(vma.start, arg.start) & -step
         end = min(vma.end, arg.end)
         while address < end:
-            if self.mm.thp and address & pt.PMD_MASK in self.mm.thp:
+            if self.mm.is_huge(address):
                 stop = min((address & pt.PMD_MASK) + pt.PMD_SIZE, end)
                 told = self._walk_huge(vma, address, stop, base)
                 if told is not None:

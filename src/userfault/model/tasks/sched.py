@@ -12,15 +12,18 @@ Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_c
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from userfault.kernel.protocol import State
 from userfault.model.errors import ContractBreach, Deadlock, Killed
+from userfault.model.tasks.recorder import RECORD
 
 if TYPE_CHECKING:
     from userfault.model.process import Process
@@ -188,6 +191,8 @@ class Task:
         operation = Operation(self, call)
         self.queue.append(operation)
         if self.idle:
+            if RECORD.on:
+                RECORD.writes.add(("wake", self.tid))
             self.idle = False
             self.sched.runnable.append(self)
         return operation
@@ -200,6 +205,8 @@ class Task:
 
     def signal(self, number: int, *, restart: bool = False) -> None:
         """A signal with a handler arrives: an interruptible sleep ends."""
+        if RECORD.on:
+            RECORD.writes.add(("task", self.tid))
         self.signals.append(number)
         self.restarts = restart
         waits = self.waits
@@ -209,6 +216,8 @@ class Task:
 
     def kill(self) -> None:
         """SIGKILL: any sleep but that for a lock ends, work not begun is dropped."""
+        if RECORD.on:
+            RECORD.writes.add(("task", self.tid))
         self.killed = True
         for operation in self.queue:
             operation.error = Killed()
@@ -221,6 +230,23 @@ class Task:
         if waits.give_up is not None:
             waits.give_up()
         self.sched.wake(self)
+
+    def abandon(self) -> None:
+        """Drop it in the middle of what it does: its stack is unwound and its work forgotten.
+
+        A suspended fiber that nobody ends would keep the whole machine for ever.
+        """
+        self.queue.clear()
+        fiber, self._fiber = self._fiber, None
+        if fiber:
+            fiber.parent = getcurrent()
+            with contextlib.suppress(Exception):  # what its `finally` ran into on the way out
+                fiber.throw(GreenletExit)
+
+    @property
+    def stack(self) -> FrameType | None:
+        """Where it stands, when it is suspended."""
+        return None if self._fiber is None else self._fiber.gr_frame
 
     def resume(self) -> None:
         """Run it until it gives up the processor (called by the machine's loop)."""
@@ -242,8 +268,7 @@ class Sched:
     """The processor: one task runs at a time."""
 
     def __init__(self, scheduler: Scheduler, *, trace: bool = False) -> None:
-        self.scheduler = scheduler
-        self.preemptive = scheduler.preemptive
+        self.use(scheduler)
         self.runnable: list[Task] = []
         self.sleeping: dict[Task, None] = {}
         self.current: Task | None = None
@@ -254,13 +279,22 @@ class Sched:
         self._seen = 0  # ... when tasks that spin last looked
         self._chosen: Task | None = None
         self.hub: greenlet = getcurrent()
+
+    def use(self, scheduler: Scheduler, *, every_point: bool = False) -> None:
+        """From now on this one decides; it begins a run.
+
+        `every_point`: it is asked also where only one task can run.
+        """
+        self.scheduler = scheduler
+        self.preemptive = scheduler.preemptive
+        self._every_point = every_point
         scheduler.new_run()
 
     def point(self, name: str) -> None:
         """The current task may be preempted here."""
         if self.trace is not None and self.current is not None:
             self.trace.append((self.current.name, name))
-        if not self.preemptive or not self.runnable:
+        if not self.preemptive or not (self.runnable or self._every_point):
             return
         me = self.current
         if me is None or self.hook is not None:
@@ -313,6 +347,8 @@ class Sched:
             task.waits = None
             del self.sleeping[task]
             self.runnable.append(task)
+            if RECORD.on:
+                RECORD.writes.add(("wake", task.tid))
 
     def run(self, until: Operation | None = None) -> None:
         """Let tasks run until none can, or `until` is done.  Raises Deadlock (see `stuck`)."""
@@ -328,7 +364,7 @@ class Sched:
                 if self._spun():
                     continue
                 break
-            elif len(runnable) == 1:
+            elif len(runnable) == 1 and not self._every_point:
                 task = runnable.pop()
             else:
                 task = runnable.pop(self.scheduler.next_task(runnable, "pick"))
@@ -351,11 +387,12 @@ class Sched:
 class RWLock:
     """Many readers or one writer, first come first served; handed over, never stolen."""
 
-    __slots__ = ("_queue", "_sched", "name", "readers", "writer")
+    __slots__ = ("_queue", "_sched", "name", "number", "readers", "writer")
 
     def __init__(self, sched: Sched, name: str) -> None:
         self._sched = sched
         self.name = name
+        self.number = RECORD.number()
         self.readers = 0
         self.writer: Task | None = None
         self._queue: deque[tuple[bool, Task]] = deque()
@@ -363,6 +400,8 @@ class RWLock:
     def read(self) -> None:
         if self._sched.preemptive:
             self._sched.point(self.name + ".read")
+            if RECORD.on:
+                RECORD.adds.add(("lock", self.number))
         if self.writer is None and not self._queue:
             self.readers += 1
         else:
@@ -371,17 +410,23 @@ class RWLock:
     def write(self) -> None:
         if self._sched.preemptive:
             self._sched.point(self.name + ".write")
+            if RECORD.on:
+                RECORD.writes.add(("lock", self.number))
         if self.writer is None and not self.readers and not self._queue:
             self.writer = self._sched.current or _OUTSIDE
         else:
             self._wait(True)
 
     def read_done(self) -> None:
+        if RECORD.on:
+            RECORD.adds.add(("lock", self.number))
         self.readers -= 1
         if self._queue:
             self._hand_over()
 
     def write_done(self) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("lock", self.number))
         self.writer = None
         if self._queue:
             self._hand_over()
@@ -396,6 +441,8 @@ class RWLock:
             self._queue.append((write, task))
         kind = "write" if write else "read"
         self._sched.block(Wait("lock", lambda: f"the lock {self.name} for {kind}"))
+        if RECORD.on:  # it was handed over by whoever gave it up last, after all who had it
+            (RECORD.writes if write else RECORD.adds).add(("lock", self.number))
 
     def _hand_over(self) -> None:
         queue = self._queue

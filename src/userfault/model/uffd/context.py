@@ -18,6 +18,7 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task, Wait
 from userfault.uapi import userfaultfd as abi
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from userfault.model.uffd.events import Event
 
 BUS_ADRERR = 2
+_LISTED = 16  # pages of a range that are recorded one by one
 INITIALIZED = 1 << 31  # the kernel's own feature bit; fdinfo shows it
 
 _SIGBUS = abi.UFFD_FEATURE_SIGBUS
@@ -63,6 +65,7 @@ class Context:
         self.readers: deque[Task] = deque()
         self.changing = 0  # events whose sender has not run again since they were read
         self.released = False
+        self.number = RECORD.number()
         self.name = f"uffd#{len(mm.contexts)}"
         mm.contexts[self] = None
 
@@ -90,10 +93,27 @@ class Context:
             raise Errno(errno.EINVAL)
         if features & abi.UFFD_FEATURE_WP_ASYNC:
             features |= abi.UFFD_FEATURE_WP_UNPOPULATED
+        if RECORD.on:
+            RECORD.writes.add(("context", self.number))
         self.features = features | INITIALIZED
+
+    def has(self, feature: int) -> bool:
+        """Whether any of these features is on."""
+        if RECORD.on:
+            RECORD.reads.add(("context", self.number))
+        return bool(self.features & feature)
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether an event is announced whose sender has not gone on yet."""
+        if RECORD.on:
+            RECORD.reads.add(("changing", self.number))
+        return bool(self.changing)
 
     def space(self) -> AddressSpace:
         """The address space; ESRCH when its process has ended."""
+        if RECORD.on:
+            RECORD.reads.add(("alive", self.mm.number))
         if not self.mm.alive:
             raise Errno(errno.ESRCH)
         return self.mm
@@ -108,6 +128,8 @@ class Context:
         if enable and not self.features & abi.UFFD_FEATURE_RWP:
             raise Errno(errno.EINVAL)
         self.space()
+        if RECORD.on:
+            RECORD.writes.add(("context", self.number))
         self.features = (self.features | enable) & ~disable
         if enable:
             self.wake_all()
@@ -122,6 +144,8 @@ class Context:
         The mmap lock is no longer held, and nothing has run since the entry was looked at.
         Raises Signalled (or Errno EFAULT for an access by the kernel) where a wait is refused.
         """
+        if RECORD.on:
+            RECORD.reads.add(("context", self.number))
         features = self.features
         page = address & -(1 << vma.shift)
         if features & _SIGBUS or task.killed:
@@ -138,9 +162,11 @@ class Context:
             page,
             vma.shift,
         )
+        if RECORD.on:
+            RECORD.writes.add(("queue", self.number))
+            RECORD.writes.add(("waiters", self.number, page))
         self.pending.append(waiter)
-        if self.readers:
-            self.wake_readers()
+        self.wake_readers()
         task.sched.block(
             Wait(
                 WAITS_FAULT,
@@ -175,6 +201,9 @@ class Context:
         return bool(flags & pt.UFFD_RWP)
 
     def _forget(self, waiter: Waiter) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("queue", self.number))
+            RECORD.writes.add(("waiters", self.number, waiter.page))
         if waiter in self.pending:
             self.pending.remove(waiter)
         else:
@@ -183,6 +212,8 @@ class Context:
     def wake(self, start: int, length: int) -> None:
         """Every waiter whose message lies in the range faults again."""
         end = start + length
+        if RECORD.on:
+            self._record_wake(start, end)
         pending = self.pending
         if pending:
             woken = [waiter for waiter in pending if start <= waiter.address < end]
@@ -199,7 +230,39 @@ class Context:
                 ]
                 self._run(woken)
 
+    def _record_wake(self, start: int, end: int) -> None:
+        """Who finds nobody looks at these pages only; who finds somebody changes the queues."""
+        if (end - start) >> 12 > _LISTED:
+            RECORD.writes.add(("queue", self.number))
+            return
+        for page in range(start, end, 4096):
+            RECORD.reads.add(("waiters", self.number, page))
+        for waiter in (*self.pending, *self.delivered):
+            if start <= waiter.address < end:
+                RECORD.writes.add(("queue", self.number))
+                RECORD.writes.add(("waiters", self.number, waiter.page))
+
+    def next_fault(self) -> Waiter | None:
+        """Take the next message about a fault: its waiter is among the delivered now."""
+        if RECORD.on:
+            (RECORD.writes if self.pending else RECORD.reads).add(("queue", self.number))
+        if not self.pending:
+            return None
+        waiter = self.pending.popleft()
+        self.delivered.append(waiter)
+        return waiter
+
+    def next_event(self) -> Event | None:
+        """Take the next event."""
+        if RECORD.on:
+            (RECORD.writes if self.events else RECORD.reads).add(("events", self.number))
+        return self.events.popleft() if self.events else None
+
     def wake_all(self) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("queue", self.number))
+            for waiter in (*self.pending, *self.delivered):
+                RECORD.writes.add(("waiters", self.number, waiter.page))
         woken = [*self.pending, *self.delivered]
         self.pending.clear()
         self.delivered = []
@@ -213,16 +276,23 @@ class Context:
     # --- poll, readers ---------------------------------------------------------------------------
 
     def readable(self) -> bool:
+        if RECORD.on:
+            RECORD.reads.add(("queue", self.number))
+            RECORD.reads.add(("events", self.number))
         return bool(self.pending or self.events)
 
     def wake_readers(self) -> None:
         """Tasks asleep in read or poll look again."""
+        if RECORD.on:
+            (RECORD.writes if self.readers else RECORD.reads).add(("readers", self.number))
         sched = self.mm.sched
         while self.readers:
             sched.wake(self.readers.popleft())
 
     def wait_readable(self, task: Task) -> None:
         """Sleep until there may be something to read; EINTR on a signal."""
+        if RECORD.on:
+            RECORD.writes.add(("readers", self.number))
         self.readers.append(task)
         task.sched.block(
             Wait(
@@ -237,8 +307,12 @@ class Context:
 
     def release(self) -> None:
         """The last descriptor was closed: unregister everything, let everybody go."""
-        self.released = True
         mm = self.mm
+        if RECORD.on:
+            RECORD.writes.add(("context", self.number))
+            RECORD.writes.add(("events", self.number))
+            RECORD.reads.add(("alive", mm.number))
+        self.released = True
         if mm.alive:
             mm.lock.write()
             for vma in [vma for vma in mm.vmas.values() if vma.context is self]:
@@ -255,6 +329,7 @@ class Context:
 def withdraw(mm: AddressSpace, vma: Vma) -> None:
     """Take the registration off a mapping: protection and wp markers go, poison stays."""
     clear_protection(mm, vma, vma.start, vma.end)
+    mm.changed()
     vma.context = None
     vma.modes = 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import WAITS_EVENT
 from userfault.model.errors import Killed
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Sched, Task, Wait
 from userfault.uapi import userfaultfd as abi
 
@@ -54,12 +55,17 @@ class Event:
 
 def announce(context: Context) -> None:
     """A change is about to happen: fills fail from now on."""
+    if RECORD.on:
+        RECORD.adds.add(("changing", context.number))
     context.changing += 1
 
 
 def send(task: Task, context: Context, event: Event) -> None:
     """Queue an announced event and sleep until it was read; no lock is held."""
     try:
+        if RECORD.on:
+            RECORD.reads.add(("context", context.number))
+            RECORD.writes.add(("events", context.number))
         if context.released:
             return
         context.events.append(event)
@@ -78,6 +84,8 @@ def send(task: Task, context: Context, event: Event) -> None:
             event.child.release()
         raise
     finally:
+        if RECORD.on:
+            RECORD.adds.add(("changing", context.number))
         context.changing -= 1
     if event.child is not None and not event.read:
         # Nobody will ever hold a descriptor of the child's context.
@@ -85,10 +93,12 @@ def send(task: Task, context: Context, event: Event) -> None:
 
 
 def _drop(context: Context, event: Event) -> None:
+    if RECORD.on:
+        RECORD.writes.add(("events", context.number))
     if event in context.events:
         context.events.remove(event)
 
 
 def wants(context: Context | None, feature: int) -> bool:
     """Whether the mapping's context asked for this kind of event."""
-    return context is not None and bool(context.features & feature)
+    return context is not None and context.has(feature)

@@ -113,7 +113,7 @@ def _wake(task: Task, context: Context, argument: Argument) -> None:
 
 def _gate(context: Context, argument: Argument, at: int) -> None:
     """EAGAIN while an event is pending; the result field says so first."""
-    if context.changing and context.mm.machine.profile.field_on_event:
+    if context.is_changing and context.mm.machine.profile.field_on_event:
         argument.write(at, _S(-errno.EAGAIN))
     operations.check_quiet(context)
 

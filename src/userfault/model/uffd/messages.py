@@ -60,13 +60,12 @@ def _sleep(task: Task, file: UffdFile) -> None:
 
 def _next(task: Task, file: UffdFile) -> bytes | None:
     context = file.context
-    if context.pending:
-        waiter = context.pending.popleft()
-        context.delivered.append(waiter)
+    waiter = context.next_fault()
+    if waiter is not None:
         return _fault(abi.UFFD_EVENT_PAGEFAULT, waiter.flags, waiter.address, waiter.thread_id)
-    if not context.events:
+    event = context.next_event()
+    if event is None:
         return None
-    event = context.events.popleft()
     if event.child is not None:
         heir = UffdFile(event.child.flags, event.child)
         message = _fork(event.code, task.process.open(heir, event.child.flags))

@@ -23,6 +23,7 @@ from userfault.model.mm.access import copy_in, entry_at
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.fault import where
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context
 
@@ -78,7 +79,7 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
                 sched.point("fill.page")
             if job.task.killed:
                 raise Errno(errno.EINTR)
-            if mm.thp and job.dst + done & pt.PMD_MASK in mm.thp:
+            if mm.is_huge(job.dst + done):
                 raise Errno(errno.EEXIST)  # before anything else is looked at
             mm.table.build(job.dst + done, vma.shift)  # whatever becomes of the page
             try:
@@ -104,14 +105,14 @@ def _destination(job: Job, action: Action) -> Vma:
     """The mapping to fill, after every check that does not look at a page."""
     mm = job.mm
     prepares_first = mm.machine.profile.fill_prepares_first
-    if not prepares_first and job.context.changing:
+    if not prepares_first and job.context.is_changing:
         raise Errno(errno.EAGAIN)
     vma = mm.find(job.dst)
     if prepares_first and vma is not None and not vma.shared:
         mm.prepare_private(vma)
     if vma is None or job.dst + job.length > vma.end or vma.context is None:
         raise Errno(errno.ENOENT)
-    if job.context.changing:
+    if job.context.is_changing:
         raise Errno(errno.EAGAIN)
     if job.wp and not vma.modes & vmas.WP:
         raise Errno(errno.EINVAL)
@@ -202,7 +203,7 @@ def continue_(job: Job, vma: Vma, address: int) -> None:
     assert target is not None
     index = vma.index(address)
     beyond = index >= target.pages()
-    cached = target.cache.get(index)
+    cached = target.cached(index)
     if cached is not None:
         mm.machine.wait_folio(cached)
     try:
@@ -346,6 +347,8 @@ def _peek_page(mm: AddressSpace, address: int) -> bytes | None:
     folio = entry[1]
     assert folio is not None
     if not offset:
+        if RECORD.on:
+            RECORD.reads.add(("data", folio.number))
         content = folio.content
         if type(content) is bytes:
             return content

@@ -24,7 +24,7 @@ def move(
     done = 0
     mm.lock.read()
     try:
-        if context.changing:
+        if context.is_changing:
             return 0, errno.EAGAIN
         target, source = _mappings(context, dst, src, length)
         while done < length:
@@ -82,10 +82,10 @@ def _move_one(
     """
     if not allow_holes and not mm.table.has_table(src, pt.PMD_SHIFT):
         raise Errno(errno.ENOENT)
-    if dst & pt.PMD_MASK in mm.thp:
+    if mm.is_huge(dst):
         raise Errno(errno.EEXIST)
     huge = src & pt.PMD_MASK
-    is_part = huge in mm.thp
+    is_part = mm.is_huge(huge)
     if is_part:
         flags, folio = mm.table.huge[huge]
         assert folio is not None
@@ -145,6 +145,6 @@ def _move_page(
         thp.split_large(mm, source, src, large)
         _move_page(mm, target, source, dst, src, allow_holes)
         return
-    folio.refs += 1
+    folio.get()
     mm.unmap(source, src)
     mm.map_folio(target, dst, pt.EXCLUSIVE | pt.DIRTY | rwp, folio)

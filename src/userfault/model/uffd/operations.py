@@ -38,7 +38,7 @@ def check_known(context: Context, request: int) -> None:
 
 def check_quiet(context: Context) -> None:
     """EAGAIN while an event is pending."""
-    if context.changing:
+    if context.is_changing:
         raise Errno(errno.EAGAIN)
 
 

@@ -22,7 +22,7 @@ def _locked(context: Context) -> Iterator[AddressSpace]:
     mm = context.space()
     mm.lock.read()
     try:
-        if context.changing:
+        if context.is_changing:
             raise Errno(errno.EAGAIN)
         yield mm
     finally:
@@ -97,7 +97,7 @@ def marks_empty(vma: Vma) -> bool:
 def _pages(mm: AddressSpace, vma: Vma, start: int, end: int) -> list[int]:
     if marks_empty(vma):
         every = range(start, end, 1 << vma.shift)
-        return [at for at in every if at & pt.PMD_MASK not in mm.thp] if mm.thp else list(every)
+        return [at for at in every if not mm.is_huge(at)]
     return list(mm.table.addresses(start, end, vma.shift))
 
 

@@ -69,7 +69,7 @@ def _range(mm: AddressSpace, start: int, end: int) -> list[Vma]:
 def supported(context: Context, vma: Vma, modes: int) -> bool:
     """Whether the type of this mapping takes these modes (vma_can_userfault)."""
     mm = vma.mm
-    asynchronous = bool(context.features & abi.UFFD_FEATURE_WP_ASYNC)
+    asynchronous = context.has(abi.UFFD_FEATURE_WP_ASYNC)
     if vma.flags & vmas.DROPPABLE and not mm.machine.profile.droppable_registers:
         return False
     if vma.flags & vmas.SPECIAL:
@@ -105,6 +105,7 @@ def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, mod
         return
     cut = vma.start < start
     vma = mm.isolate(vma, start, end)
+    mm.changed()
     vma.context = context
     vma.modes = modes
     _join(mm, vma, cut=cut)  # mappings that do not change do not join either
@@ -162,6 +163,7 @@ def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     if missing and owner is not None:
         owner.wake(low, high - low)
     clear_protection(mm, part, low, high)
+    mm.changed()
     part.context = None
     part.modes = 0
     _join(mm, part, cut=cut)

@@ -1,0 +1,267 @@
+"""Runs one schedule of a scenario: builds its world, asks who goes next, notes what happened."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Sequence
+
+from userfault.check.explore.invariants import Invariant, Watch
+from userfault.check.explore.scenario import Scenario
+from userfault.check.explore.steps import NOBODY, Run, Step, Violation
+from userfault.check.explore.strategy import CUT, Strategy
+from userfault.check.explore.world import World
+from userfault.model.errors import Deadlock
+from userfault.model.profiles import Profile
+from userfault.model.tasks.recorder import RECORD
+from userfault.model.tasks.sched import Task
+
+POINTS = 400  # steps after which a schedule is taken to have no end
+_BASE = 32  # bits of a thing's number below those of the task that made it
+
+
+class _Stop(BaseException):
+    """Leaves the machine in the middle; not an Exception, which the model would catch."""
+
+
+class Runner:
+    """One scenario on one kernel, run again and again.
+
+    `invariants`: looked at after every step.  `points`: steps of a schedule, more than which are
+    called endless.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        profile: Profile,
+        *,
+        bugs: frozenset[str] = frozenset(),
+        invariants: Iterable[Invariant] = (),
+        points: int = POINTS,
+    ) -> None:
+        self.scenario = scenario
+        self.profile = profile
+        self.bugs = bugs
+        self.points = points
+        self._watch = Watch(invariants)
+        self._last = Run()
+        self.world: World | None = None  # of the last schedule, as it ended
+
+    def run(self, strategy: Strategy) -> Run | None:
+        """The strategy's next schedule; None when it has no more."""
+        repeated = strategy.begin()
+        if repeated is None:
+            return None
+        schedule = _Schedule(self, strategy, self._last.steps[:repeated], self._watch)
+        self._last = run = schedule.run()
+        strategy.end(run)
+        return run
+
+    def bare(self) -> Runner:
+        """The same without invariants: what is left is the machine's own time."""
+        return Runner(self.scenario, self.profile, bugs=self.bugs, points=self.points)
+
+    def build(self) -> World:
+        """A fresh world; what is made in it has numbers below those of every task."""
+        RECORD.numbers = 0
+        return self.scenario.world(self.profile, self.bugs)
+
+
+class _Schedule:
+    """One schedule; the scheduler of its machine (see `userfault.model.sched.Scheduler`)."""
+
+    preemptive = True
+
+    def __init__(
+        self, runner: Runner, strategy: Strategy, repeated: Sequence[Step], watch: Watch
+    ) -> None:
+        self.result = Run()
+        self.steps = self.result.steps
+        self.enabled: tuple[int, ...] = ()
+        self.current = NOBODY
+        self._runner = runner
+        self._repeated = repeated
+        self._length = len(repeated)
+        self.result.repeated = self._length
+        self._choose = strategy.choose
+        self._watch = watch
+        self._records = strategy.records or bool(watch)
+        self._world = runner.build()
+        self._numbers = self._world.numbers
+        self._machine = self._world.machine
+        self._given: dict[int, int] = {}  # how many numbers each task has given away
+        self._stands: dict[int, str] = {}  # at which point each task stands
+        self._ran: Task | None = None
+
+    def new_run(self) -> None:
+        """Nothing is kept."""
+
+    def next_random(self, limit: int) -> int:
+        del limit
+        return 0
+
+    # --- the machine asks ------------------------------------------------------------------------
+
+    def next_task(self, tasks: Sequence[Task], point: str) -> int:
+        """Who runs; the step that has just ended is finished first."""
+        steps = self.steps
+        depth = len(steps)
+        if self._ran is not None:
+            self._finish(point)
+        numbers = self._numbers
+        present = [numbers[task] for task in tasks]
+        self.enabled = tuple(sorted(present)) if len(present) > 1 else tuple(present)
+        if depth < self._length:
+            number = self._repeat(self._repeated[depth])
+        else:
+            number = self._choose(self)
+            if number == CUT:
+                self.result.cut = True
+                raise _Stop
+            if depth >= self._runner.points:
+                self._endless()
+        self._begin(number)
+        at = present.index(number)
+        self._ran = tasks[at]
+        return at
+
+    def _begin(self, number: int) -> None:
+        stands = self._stands.get(number, "start")
+        step = Step(number, stands, self.enabled, self.current, spun=stands == "woken.spins")
+        self.steps.append(step)
+        RECORD.numbers = self._given.get(number) or (number + 1) << _BASE
+        if self._records and len(self.steps) > self._length:
+            RECORD.on = True
+            tid = self._world.callers[number].task.tid
+            RECORD.reads = {("task", tid)}
+            if stands[0] in "ws":  # woken, started
+                RECORD.reads.add(("wake", tid))
+            RECORD.writes = set()
+            RECORD.adds = set()
+
+    def _finish(self, point: str) -> None:
+        """The step that ran is over: its task stands at `point`, sleeps, or has ended."""
+        task = self._ran
+        assert task is not None
+        self._ran = None
+        step = self.steps[-1]
+        number = step.task
+        self._given[number] = RECORD.numbers
+        if point != "pick":
+            self._stands[number] = point
+            self.current = number
+        else:
+            waits = task.waits
+            self._stands[number] = f"woken.{waits.kind}" if waits is not None else "woken"
+            self.current = NOBODY
+        if len(self.steps) > self._length:
+            self._look(step)
+
+    def _look(self, step: Step) -> None:
+        """At what a step has done that is made for the first time."""
+        mistake = self._world.callers[step.task].mistake
+        if mistake is not None:
+            self._raised(step.task, mistake)
+            raise _Stop
+        if not RECORD.on:
+            return
+        RECORD.on = False
+        step.reads = RECORD.reads
+        step.writes = RECORD.writes
+        step.adds = RECORD.adds
+        broken = self._watch.broken(self._machine, step)
+        if broken is not None:
+            invariant, why = broken
+            text = f"{invariant.sentence}: {why}"
+            self.result.violation = Violation("invariant", invariant.name, text)
+            raise _Stop
+
+    def _repeat(self, before: Step) -> int:
+        """The same choice as in the run before, which must have come to the same place."""
+        if before.enabled != self.enabled or (
+            before.point != self._stands.get(before.task, "start")
+        ):
+            self._two_traces(before)
+        return before.task
+
+    # --- a whole run -----------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        """From the beginning to the end, wherever that is."""
+        sched = self._machine.sched
+        sched.use(self, every_point=True)
+        deadlock: Deadlock | None = None
+        try:
+            sched.run()
+        except Deadlock as stuck:
+            deadlock = stuck
+        except _Stop:
+            self._ran = None
+        try:
+            if self._ran is not None:
+                self._finish("pick")
+            if self.result.violation is None and not self.result.cut:
+                self._conclude(deadlock)
+        except _Stop:
+            pass
+        finally:
+            RECORD.on = False
+            sched.preemptive = False
+            self._world.abandon()
+            self._runner.world = self._world
+        return self.result
+
+    def _conclude(self, deadlock: Deadlock | None) -> None:
+        result = self.result
+        world = self._world
+        if deadlock is not None:
+            result.violation = Violation("deadlock", self._sleepers(), str(deadlock))
+            return
+        stuck = [
+            caller
+            for caller in world.callers.values()
+            if caller.task.waits is not None and not caller.may_wait
+        ]
+        if stuck:
+            names = ", ".join(caller.name for caller in stuck)
+            told = "; ".join(
+                f"{caller.name} waits for {caller.task.waits.tell()}"
+                for caller in stuck
+                if caller.task.waits is not None
+            )
+            result.violation = Violation("stuck", names, told)
+            return
+        complaint = world.complaint()
+        if complaint is not None:
+            result.violation = Violation("check", self._runner.scenario.name, complaint)
+            return
+        result.outcome = world.outcome()
+
+    def _sleepers(self) -> str:
+        return ", ".join(
+            caller.name for caller in self._world.callers.values() if caller.task.waits is not None
+        )
+
+    def _raised(self, number: int, mistake: BaseException) -> None:
+        name = self._world.callers[number].name
+        text = "".join(traceback.format_exception(mistake)).rstrip()
+        self.result.violation = Violation("raised", type(mistake).__name__, f"{name}: {text}")
+
+    def _endless(self) -> None:
+        points = self._runner.points
+        self.result.violation = Violation(
+            "endless", str(points), f"the schedule has not ended after {points} steps"
+        )
+        raise _Stop
+
+    def _two_traces(self, before: Step) -> None:
+        depth = len(self.steps)
+        now = self._stands.get(before.task, "start")
+        self.result.violation = Violation(
+            "two traces",
+            f"step {depth}",
+            f"the same schedule gave two traces: at step {depth} task {before.task} stood at"
+            f" {before.point!r} with {before.enabled} ready, and now at {now!r} with"
+            f" {self.enabled}: something else than the schedule decides what happens",
+        )
+        raise _Stop

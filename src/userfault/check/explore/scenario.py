@@ -1,0 +1,87 @@
+"""A scenario: a name, a sentence, and a function that builds its world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from userfault.check.explore.world import World
+from userfault.kernel.errors import UsageError
+from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.profiles import NEXT, PROFILES, Config, Profile
+
+Build = Callable[[World], None]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """What is explored.
+
+    `build` makes memory, userfaultfds and tasks; it runs before every schedule, so it should be
+    quick.  What tasks share they share through the kernel: a Python variable that one sets and
+    another reads is out of the explorer's sight.
+    """
+
+    name: str
+    sentence: str
+    build: Build
+    kernel: str = NEXT.name  # the profile that it runs on unless told otherwise
+    kernels: tuple[str, ...] = ()  # where it makes sense; (): everywhere
+    config: Config = Config()
+    types: tuple[MemoryOps, ...] = ()  # memory types from outside
+    group: str = ""  # what it is listed under
+
+    def world(self, profile: Profile, bugs: frozenset[str] = frozenset()) -> World:
+        """A fresh world with its tasks ready to run.  `bugs`: old ones put back."""
+        config = self.config
+        if bugs:
+            config = msgspec.structs.replace(config, bugs=bugs)
+        world = World(profile, config, self.types)
+        self.build(world)
+        return world
+
+
+def profile_named(name: str) -> Profile:
+    """The kernel of a name; UsageError names those that there are."""
+    found = PROFILES.get(name)
+    if found is None:
+        raise UsageError(
+            f"no kernel is called {name!r}",
+            cause=f"the model knows {', '.join(PROFILES)}",
+        )
+    return found
+
+
+class Scenarios:
+    """Scenarios by name, in the order in which they were written."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Scenario] = {}
+
+    def __call__(
+        self,
+        *,
+        name: str = "",
+        kernel: str = NEXT.name,
+        kernels: tuple[str, ...] = (),
+        config: Config | None = None,
+        types: tuple[MemoryOps, ...] = (),
+        group: str = "",
+    ) -> Callable[[Build], Build]:
+        """Decorate the function that builds one: its name and docstring are the scenario's."""
+
+        def add(build: Build) -> Build:
+            called = name or build.__name__.strip("_").replace("_", "-")
+            if called in self.by_name:
+                raise UsageError(f"two scenarios are called {called!r}")
+            sentence = " ".join((build.__doc__ or "").split("\n\n")[0].split())
+            self.by_name[called] = Scenario(
+                called, sentence, build, kernel, kernels, config or Config(), types, group
+            )
+            return build
+
+        return add
+
+
+# Where `@scenario(...)` of this project's own files, and of a user's file, puts them.
+scenario = Scenarios()

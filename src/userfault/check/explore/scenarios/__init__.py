@@ -1,0 +1,8 @@
+"""The scenarios that come with the package: one file a subject, each loaded by its import here."""
+
+from userfault.check.explore.scenario import Scenario, scenario
+from userfault.check.explore.scenarios import fills
+
+SCENARIOS: list[Scenario] = list(scenario.by_name.values())
+
+__all__ = ["SCENARIOS", "fills"]

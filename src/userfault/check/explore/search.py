@@ -1,0 +1,89 @@
+"""A whole search: schedule after schedule until there are no more, something breaks, or a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from userfault.check.explore.depth_first import DepthFirst
+from userfault.check.explore.runner import Runner
+from userfault.check.explore.steps import Outcome, Run, Violation
+from userfault.check.explore.strategy import Strategy
+
+_EVERY = 64  # schedules between two looks at the clock
+
+
+class Found(msgspec.Struct):
+    """What a search has seen so far."""
+
+    schedules: int = 0  # that came to an end
+    cut: int = 0  # that were given up as equal to one seen before
+    depth: int = 0  # steps of the longest
+    seconds: float = 0.0
+    exhausted: bool = False  # nothing of what the strategy looks for is left
+    outcomes: dict[Outcome, int] = msgspec.field(default_factory=dict)
+    violation: Violation | None = None
+    run: Run | None = None  # the first that broke something
+
+    @property
+    def rate(self) -> float:
+        """Schedules a second."""
+        return self.schedules / self.seconds if self.seconds else 0.0
+
+
+def search(
+    runner: Runner,
+    strategy: Strategy,
+    *,
+    schedules: int | None = None,
+    onwards: bool = False,
+    told: Callable[[Found], None] | None = None,
+) -> Found:
+    """Run the strategy's schedules.
+
+    `schedules`: a bound; `onwards`: do not stop at the first violation; `told`: called now and
+    then with what was seen so far.
+    """
+    found = Found()
+    began = time.perf_counter()
+    while schedules is None or found.schedules < schedules:
+        run = runner.run(strategy)
+        if run is None:
+            found.exhausted = strategy.exhausts
+            break
+        _note(found, run)
+        if found.violation is not None and not onwards:
+            break
+        if told is not None and not (found.schedules + found.cut) % _EVERY:
+            found.seconds = time.perf_counter() - began
+            told(found)
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+def _note(found: Found, run: Run) -> None:
+    if run.cut:
+        found.cut += 1
+        return
+    found.schedules += 1
+    found.depth = max(found.depth, len(run.steps))
+    if run.outcome is not None:
+        found.outcomes[run.outcome] = found.outcomes.get(run.outcome, 0) + 1
+    if run.violation is not None and found.violation is None:
+        found.violation = run.violation
+        found.run = run
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """How many schedules plain depth-first search has, counted up to a bound."""
+
+    schedules: int
+    complete: bool
+
+
+def count_plain(runner: Runner, bound: int) -> Plain:
+    """Count them by running them: nothing is recorded and no invariant looked at."""
+    found = search(runner.bare(), DepthFirst(), schedules=bound, onwards=True)
+    return Plain(found.schedules, found.exhausted)

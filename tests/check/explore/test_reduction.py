@@ -1,0 +1,32 @@
+"""The reduced search sees every outcome that plain search sees, and makes far fewer schedules."""
+
+from __future__ import annotations
+
+import pytest
+
+from check.explore.small import SMALL
+from userfault.check.explore.depth_first import DepthFirst
+from userfault.check.explore.reduced import Reduced
+from userfault.check.explore.runner import Runner
+from userfault.check.explore.scenario import Scenario, profile_named
+from userfault.check.explore.scenarios import SCENARIOS
+from userfault.check.explore.search import search
+
+_PLAIN = 2_000  # schedules: what has more is compared with so many of them
+
+ALL = [*SMALL, *SCENARIOS]
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
+def test_reduced_search_loses_no_outcome(scenario: Scenario) -> None:
+    runner = Runner(scenario, profile_named("next")).bare()
+    plain = search(runner, DepthFirst(), schedules=_PLAIN, onwards=True)
+    reduced = search(runner, Reduced(), schedules=_PLAIN, onwards=True)
+    assert reduced.exhausted
+    assert reduced.schedules + reduced.cut < plain.schedules / 4
+    if plain.exhausted:
+        assert set(reduced.outcomes) == set(plain.outcomes)
+    else:
+        assert set(reduced.outcomes) >= set(plain.outcomes)
+    assert plain.violation is None
+    assert reduced.violation is None
