@@ -27,7 +27,8 @@ How to write one::
   `words/caller.py`); `t.thread()` is another one of it, `t.fork()` a child's.  Any call of
   `kernel/calls.py` can be made: `t.ok(call)` must succeed, `t.fails(call, EFAULT)` must fail so,
   `t.raises(touch, SIGBUS)` must end with that signal, `t.do(call)` gives whatever comes.  None of
-  them may sleep.  `t.read` and `t.write` are touches that must succeed.
+  them may sleep.  `t.read` and `t.write` are touches that must succeed.  The first three lines
+  of the body above are also `u, area = t.registered(memory, MISSING, pages=2)`.
 * What must sleep: `reader = t.thread().blocks(Read(area.address, 1))`; a thread that sleeps can
   make no other call, so give it one of its own.  Then `reader.still("a reason")`,
   `reader.ok()`, `reader.read(b"s")`.  Events: `blocks(call, WAITS_EVENT)`.

@@ -27,9 +27,7 @@ _MODE_WP = abi.UFFDIO_CONTINUE_MODE_WP
     memories=FILES,
 )
 def without_a_cached_page(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MINOR)
+    u, area = t.registered(memory, MINOR)
     u.continue_(area.address, area.page, fails=EFAULT)
     expect((t.page(area.address), t.blocks_of(area.fd)), (EMPTY, 0), "the page, and the file")
 

@@ -157,10 +157,7 @@ def a_guest_memfd_is_of_one_size_and_shared(t: Thread, memory: Memory) -> None:
 
 def _tracked(t: Thread, memory: Memory, pages: int, features: Feature = _NONE) -> tuple[Uffd, Area]:
     """A guest_memfd that is registered for WP under WP_ASYNC."""
-    u = t.uffd(Feature.WP_ASYNC | features)
-    area = t.map(memory, pages=pages)
-    u.register(area.address, area.length, WP)
-    return u, area
+    return t.registered(memory, WP, Feature.WP_ASYNC | features, pages=pages)
 
 
 def _guest_memfd(t: Thread, flags: int) -> int:

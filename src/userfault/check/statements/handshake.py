@@ -225,9 +225,7 @@ def unknown_ioctls_are_invalid(t: Thread) -> None:
     source=f"{_MAN}; {_MEASURED}",
 )
 def a_blocking_descriptor_cannot_be_polled(t: Thread) -> None:
-    u = t.uffd(flags=os.O_CLOEXEC)
-    area = t.map("anon")
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, flags=os.O_CLOEXEC)
     expect(u.revents(), POLLERR, "poll with nothing queued")
     reader = t.thread().blocks(Read(area.address, 1))
     expect(u.counts(), (1, 1), "faults that fdinfo counts")
@@ -288,9 +286,7 @@ def a_signal_interrupts_a_blocking_read(t: Thread) -> None:
     source=_MEASURED,
 )
 def messages_are_read_whole(t: Thread) -> None:
-    u = t.uffd()
-    area = t.map("anon", pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, pages=2)
     for page in range(2):
         t.thread().blocks(Read(area.at(page), 1))
     expect(t.ok(ReadFd(u.fd, 40)).value, abi.uffd_msg.size, "bytes read")

@@ -235,9 +235,7 @@ def holes_of_a_registered_range_stay(t: Thread) -> None:
     source=_MEASURED,
 )
 def a_protected_page_does_not_collapse(t: Thread) -> None:
-    u = t.uffd()
-    area = t.map("anon", pages=_PAGES)
-    u.register(area.address, area.length, WP)
+    u, area = t.registered("anon", WP, pages=_PAGES)
     t.ok(Madvise(area.address, area.length, mman.MADV_NOHUGEPAGE))
     t.write(area.address, b"s" * area.length)
     t.ok(Madvise(area.address, area.length, mman.MADV_HUGEPAGE))

@@ -32,9 +32,7 @@ _BUS_MCEERR_AR = 4
     memories=ALL,
 )
 def a_poisoned_page_cannot_be_touched(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     u.poison(area.at(0), area.page)
     t.raises(Read(area.at(0), 1), SIGBUS)
     t.raises(Write(area.at(0), b"w"), SIGBUS)
@@ -56,9 +54,7 @@ def a_poisoned_page_cannot_be_touched(t: Thread, memory: Memory) -> None:
 )
 def the_signal_says_why(t: Thread, memory: Memory) -> None:
     built_in = t.do(calls.Sysctl("vm/memory_failure_recovery")).ok
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     u.poison(area.address, area.page)
     info = t.raises(Read(area.address, 1), SIGBUS)
     shift = area.page.bit_length() - 1
@@ -122,9 +118,7 @@ def other_mappings_are_not_poisoned(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def what_a_poison_marker_survives(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP)
     u.poison(area.address, area.page)
     t.ok(calls.Mprotect(area.address, area.length, mman.PROT_NONE))
     t.ok(calls.Mprotect(area.address, area.length, READ_WRITE))
@@ -148,9 +142,7 @@ def what_a_poison_marker_survives(t: Thread, memory: Memory) -> None:
     memories=FILES,
 )
 def a_punched_hole_and_poison(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     u.poison(area.address, area.page)
     t.ok(Fallocate(area.fd, PUNCH_HOLE, 0, area.page))
     if memory.traits.zeropage:
@@ -168,9 +160,7 @@ def a_punched_hole_and_poison(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def children_inherit_poison(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     u.poison(area.address, area.page)
     child = t.fork()
     if memory.shared:
@@ -189,9 +179,7 @@ def children_inherit_poison(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def poison_wakes_the_waiter(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     reader = t.thread().blocks(Read(area.address, 1))
     u.fault(area.address, 0)
     u.poison(area.address, area.page)

@@ -154,9 +154,7 @@ def anonymous_memory_gets_markers_if_asked(t: Thread, memory: Memory) -> None:
     memories=FILES,
 )
 def file_mappings_get_markers(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, WP)
+    u, area = t.registered(memory, WP)
     u.writeprotect(area.address, area.length)
     expect(t.protected(area.address), True, "the empty entry is protected")
     expect("P" in t.page(area.address), False, "the empty entry is present")
@@ -176,9 +174,7 @@ def file_mappings_get_markers(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def a_marker_becomes_a_protected_page(t: Thread, memory: Memory) -> None:
-    u = t.uffd(marking(memory))
-    area = t.map(memory)
-    u.register(area.address, area.length, WP)
+    u, area = t.registered(memory, WP, marking(memory))
     u.writeprotect(area.address, area.length)
     expect(t.read(area.address, 8), bytes(8), "the page")
     u.silent("the read")

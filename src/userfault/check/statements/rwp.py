@@ -72,9 +72,7 @@ def empty_entries_are_not_protected(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def fills_are_not_protected(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.RWP)
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, RWP | MISSING)
+    u, area = t.registered(memory, RWP | MISSING, Feature.RWP, pages=3)
     u.copy(area.at(0), t.source(b"s", area.page), area.page)
     filled = [0]
     if memory.traits.zeropage:
@@ -98,9 +96,7 @@ def fills_are_not_protected(t: Thread, memory: Memory) -> None:
     memories=ANON,
 )
 def what_is_moved_is_protected(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.RWP)
-    area = t.map(memory)
-    u.register(area.address, area.length, RWP | MISSING)
+    u, area = t.registered(memory, RWP | MISSING, Feature.RWP)
     u.move(area.address, t.source(b"m"), area.page)
     expect(t.protected(area.address), True, "the page is protected")
     reader = t.thread().blocks(Read(area.address, 1))

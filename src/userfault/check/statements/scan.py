@@ -109,9 +109,7 @@ def written_outside_of_tracked_mappings(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def categories_say_what_a_page_is(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_ASYNC)
-    area = t.map(memory, pages=4)
-    u.register(area.address, area.length, WP)
+    u, area = t.registered(memory, WP, Feature.WP_ASYNC, pages=4)
     t.write(area.at(0), b"page")
     t.read(area.at(1))
     u.writeprotect(area.at(2), area.page)
@@ -206,9 +204,7 @@ def a_scan_can_be_done_in_parts(t: Thread, memory: Memory) -> None:
     },
 )
 def empty_entries_are_written(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_ASYNC)
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, WP)
+    _, area = t.registered(memory, WP, Feature.WP_ASYNC, pages=3)
     t.write(area.at(0), b"page")  # there is a table now
     expect(_written(t, area), [0, 1, 2], "the pages of a scan for WRITTEN")
     known = pm.PAGE_IS_WRITTEN | pm.PAGE_IS_PRESENT

@@ -71,9 +71,7 @@ def _is_mapped(t: Thread, address: int) -> bool:
     memories=("anon", "shmem", "shmem-private"),
 )
 def guards_are_no_missing_pages(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     t.ok(Madvise(area.at(0), area.page, mman.MADV_GUARD_INSTALL))
     t.raises(Read(area.at(0), 1), SIGSEGV)
     t.raises(Write(area.at(0), b"w"), SIGSEGV)
@@ -153,9 +151,7 @@ def guards_meet_userfaultfd(t: Thread, memory: Memory) -> None:
     },
 )
 def moving_beside_registered_memory(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    _, area = t.registered(memory, MISSING, pages=3)
     t.ok(Mremap(area.at(2), PAGE, PAGE, MOVE_TO, area.at(0)))
     copy, neighbour = ("um" in t.vma(area.at(page)).flags for page in range(2))
     expect(copy, False, "the copy is registered")

@@ -29,9 +29,7 @@ _PRIVATE = ("anon", "shmem-private")
     memories=_PRIVATE,
 )
 def the_page_of_zeroes_is_mapped(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     u.zeropage(area.at(0), PAGE)
     expect((t.page(area.at(0)), t.page(area.at(1))), (ZERO_PAGE, EMPTY), "the pages")
     expect(t.vma(area.address).rss, 0, "resident bytes")
@@ -70,9 +68,7 @@ def a_shared_page_of_zeroes_is_allocated(t: Thread, memory: Memory) -> None:
     memories=HUGETLB,
 )
 def hugetlb_has_no_page_of_zeroes(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     u.zeropage(area.address, area.length, fails=EINVAL)
     u.zeropage(area.address, area.length, 1 << 1, fails=EINVAL, field=UNTOUCHED)  # no such mode
     expect(t.page(area.address), EMPTY, "the page")
@@ -87,9 +83,7 @@ def hugetlb_has_no_page_of_zeroes(t: Thread, memory: Memory) -> None:
     memories=_PRIVATE,
 )
 def markers_count_as_occupied(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_UNPOPULATED)
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP, Feature.WP_UNPOPULATED, pages=3)
     wp_marker(t, u, area.at(0), PAGE)
     u.poison(area.at(1), PAGE)
     occupied = 2
@@ -110,9 +104,7 @@ def markers_count_as_occupied(t: Thread, memory: Memory) -> None:
     memories=_SMALL,
 )
 def the_page_of_zeroes_is_occupied(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     u.zeropage(area.at(1), PAGE)
     source = t.source(b"s", area.length)
     u.copy(area.at(1), source, PAGE, fails=EEXIST)
@@ -135,9 +127,7 @@ def the_page_of_zeroes_is_occupied(t: Thread, memory: Memory) -> None:
     },
 )
 def shared_zeroes_replace_markers(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_UNPOPULATED)
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP, Feature.WP_UNPOPULATED, pages=3)
     wp_marker(t, u, area.at(0), PAGE)
     u.poison(area.at(1), PAGE)
     u.zeropage(area.address, 2 * PAGE)

@@ -116,6 +116,22 @@ class Thread(Caller):
         self.must_succeed(uffd.api(features), result)
         return uffd
 
+    def registered(
+        self,
+        kind: str | Memory,
+        mode: int,
+        features: Feature = _NONE,
+        *,
+        pages: int = 1,
+        prot: int = READ_WRITE,
+        flags: int = os.O_CLOEXEC | os.O_NONBLOCK,
+    ) -> tuple[Uffd, Area]:
+        """A userfaultfd, and a fresh mapping all of which is registered with it."""
+        uffd = self.uffd(features, flags)
+        area = self.map(kind, pages, prot=prot)
+        uffd.register(area.address, area.length, mode)
+        return uffd, area
+
     def offered_features(self) -> Feature:
         """Every feature that this kernel has; anybody may ask."""
         flags = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY

@@ -41,9 +41,7 @@ _MEASURED = "measured on 6.1 to 7.3"
     outcomes={"up to 6.18": "success, a page in each file", "since 7.2": "EAGAIN after one page"},
 )
 def another_file_at_the_destination(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     asleep = sleeping_copy(t, u, area.address, area.length, hole=1)
     t.ok(Munmap(area.address, area.length))
     new = t.map(memory, pages=2, at=area.address)
@@ -69,9 +67,7 @@ def another_file_at_the_destination(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def the_destination_goes(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     asleep = sleeping_copy(t, u, area.address, area.length, hole=area.page // PAGE)
     t.ok(Munmap(area.address, area.length))
     ended = asleep.resolve()
@@ -86,9 +82,7 @@ def the_destination_goes(t: Thread, memory: Memory) -> None:
     source="measured on 6.18, where the call spins between the signal and the page",
 )
 def a_signal_does_not_end_a_copy(t: Thread) -> None:
-    u = t.uffd()
-    area = t.map("anon", pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, pages=2)
     asleep = sleeping_copy(t, u, area.address, area.length, hole=1)
     page = t.source(b"h")
     answer = asleep.source.copy_call(asleep.hole, page, PAGE)
@@ -108,9 +102,7 @@ def a_signal_does_not_end_a_copy(t: Thread) -> None:
     memories=ALL,
 )
 def a_page_that_appears_meanwhile_stays(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=3)
     first = sleeping_copy(t, u, area.at(0), area.page)
     second = sleeping_copy(t, u, area.at(1), 2 * area.page, hole=area.page // PAGE)
     winner = t.source(b"winner", area.page)

@@ -44,9 +44,7 @@ _MODE_WP = abi.UFFDIO_COPY_MODE_WP
     memories=ALL,
 )
 def a_page_is_copied(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=3)
     content = pattern(area.page)
     source = t.map("anon", pages=area.page // PAGE)
     t.write(source.address, content)
@@ -110,9 +108,7 @@ def progress_hides_the_error(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def the_source_may_be_unaligned(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     content = pattern(area.page + PAGE)
     source = t.map("anon", pages=area.page // PAGE + 1)
     t.write(source.address, content)
@@ -135,9 +131,7 @@ def the_source_may_be_unaligned(t: Thread, memory: Memory) -> None:
     },
 )
 def a_bad_range_leaves_the_field(t: Thread) -> None:
-    u = t.uffd()
-    area = t.map("anon", pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, pages=2)
     source, end = t.source(), t.task_size()
     for dst, src, length in (
         (area.address, source, 0),
@@ -204,9 +198,7 @@ def the_destination_must_be_registered(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def one_call_is_for_one_mapping(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     t.ok(calls.Mprotect(area.at(1), area.page, mman.PROT_READ))
     source = t.source(b"s", area.length)
     u.copy(area.address, source, area.length, fails=ENOENT)
@@ -281,9 +273,7 @@ def a_null_argument_is_efault(t: Thread) -> None:
     memories=ALL,
 )
 def the_source_must_be_readable(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     source = t.source(b"s", area.length)
     t.ok(Munmap(source + area.page, area.page))
     u.copy(area.address, source + area.page, area.page, fails=EFAULT)
@@ -306,9 +296,7 @@ def the_source_must_be_readable(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def the_source_may_be_missing_itself(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     asleep = sleeping_copy(t, u, area.address, area.page)
     expect(t.page(area.address), EMPTY, "the destination meanwhile")
     expect(copied(asleep.resolve()), area.page, "`copy`")

@@ -89,9 +89,7 @@ def a_private_mapping_does_not_ask_the_file(t: Thread, memory: Memory) -> None:
     outcomes={"up to 6.18": "EFAULT", "since 7.2": "ENOMEM"},
 )
 def beyond_the_end_of_shared_shmem(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=3)
     t.ok(Ftruncate(area.fd, PAGE))
     code = ENOMEM if t.since("7.2") else EFAULT
     source = t.source(b"s", area.length)
@@ -108,9 +106,7 @@ def beyond_the_end_of_shared_shmem(t: Thread, memory: Memory) -> None:
     memories=("shmem-private",),
 )
 def beyond_the_end_of_private_shmem(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=3)
     t.ok(Ftruncate(area.fd, PAGE))
     source = t.source(b"s", area.length)
     u.copy(area.at(1), source, PAGE, fails=EFAULT)
@@ -172,9 +168,7 @@ def other_mappings_see_the_page(t: Thread, memory: Memory) -> None:
     memories=HUGETLB,
 )
 def hugetlb_pages_are_copied_whole(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     source = t.source(b"s", area.length)
     u.copy(area.address, source, PAGE, fails=EINVAL)
     u.copy(area.address, source, area.page + PAGE, fails=EINVAL)
@@ -191,9 +185,7 @@ def hugetlb_pages_are_copied_whole(t: Thread, memory: Memory) -> None:
     memories=HUGETLB,
 )
 def beyond_the_end_of_hugetlb(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     t.ok(Ftruncate(area.fd, area.page))
     source = t.source(b"s", area.page)
     u.copy(area.at(1), source, area.page, fails=EFAULT if memory.shared else 0)
@@ -244,9 +236,7 @@ def _reserve_every_huge_page(t: Thread) -> None:
     memories=ALL,
 )
 def markers_are_replaced(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_UNPOPULATED)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP, Feature.WP_UNPOPULATED, pages=2)
     wp_marker(t, u, area.at(0), area.page)
     u.poison(area.at(1), area.page)
     u.copy(area.address, t.source(b"s", area.length), area.length)
@@ -266,9 +256,7 @@ def markers_are_replaced(t: Thread, memory: Memory) -> None:
     outcomes={"up to 6.18": "success, and the guard is gone", "since 7.2": "EEXIST"},
 )
 def guards_are_replaced_or_kept(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     guard(t, area.address, area.length)
     if t.since("7.2"):
         u.copy(area.address, t.source(), PAGE, fails=EEXIST)
@@ -335,9 +323,7 @@ def a_page_in_swap_is_occupied(t: Thread) -> None:
     memories=ALL,
 )
 def the_page_obeys_the_mapping(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, prot=mman.PROT_READ)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, prot=mman.PROT_READ)
     u.copy(area.address, t.source(b"s", area.page), area.page)
     t.raises(Write(area.address, b"w"), SIGSEGV)
     t.ok(calls.Mprotect(area.address, area.length, READ_WRITE))

@@ -110,9 +110,7 @@ def a_child_is_not_registered(t: Thread, memory: Memory) -> None:
     source=_MEASURED,
 )
 def closing_does_not_release_a_fork(t: Thread) -> None:
-    u = t.uffd(Feature.EVENT_FORK)
-    area = t.map("anon")
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, Feature.EVENT_FORK)
     parent = t.thread().blocks(calls.Fork(), WAITS_EVENT)
     u.close()
     parent.still("the close")
@@ -127,9 +125,7 @@ def closing_does_not_release_a_fork(t: Thread) -> None:
     memories=ALL,
 )
 def the_descriptor_of_a_fork_outlives_the_child(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_FORK)
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_FORK)
     child, w = _forked(t, u)
     child.do(calls.Exit())
     source = t.source(b"s", area.page)
@@ -182,9 +178,7 @@ def each_context_hears_of_a_fork(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def a_descriptor_outlives_its_process(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP)
     t.thread().blocks(Read(area.address, 1))  # nobody reads its message
     child = t.fork()
     t.do(calls.Exit())

@@ -34,9 +34,7 @@ _MEASURED = "measured on 6.1 to 7.3"
     memories=ALL,
 )
 def moving_tells_the_new_address(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_REMAP | Feature.EVENT_UNMAP)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_REMAP | Feature.EVENT_UNMAP, pages=2)
     u.copy(area.at(0), t.source(b"s", area.page), area.page)
     new = t.program.free_place()
     mover = t.thread().blocks(_move(area, new), WAITS_EVENT)
@@ -64,9 +62,7 @@ def _move(area: Area, new: int, flags: int = MOVE_TO) -> Mremap:
 )
 def moving_needs_the_event_to_stay_registered(t: Thread, memory: Memory) -> None:
     for feature in (Feature(0), Feature.EVENT_REMAP):
-        u = t.uffd(feature | marking(memory))
-        area = t.map(memory, pages=2)
-        u.register(area.address, area.length, MISSING | WP)
+        u, area = t.registered(memory, MISSING | WP, feature | marking(memory), pages=2)
         u.copy(area.at(0), t.source(b"s", area.page), area.page)
         u.writeprotect(area.address, area.length)
         new = t.program.free_place()
@@ -94,9 +90,7 @@ def moving_needs_the_event_to_stay_registered(t: Thread, memory: Memory) -> None
 )
 def dontunmap_leaves_the_old_range_registered(t: Thread, memory: Memory) -> None:
     for feature in (Feature(0), Feature.EVENT_REMAP):
-        u = t.uffd(feature)
-        area = t.map(memory)
-        u.register(area.address, area.length, MISSING | WP)
+        u, area = t.registered(memory, MISSING | WP, feature)
         u.copy(area.at(0), t.source(b"s", area.page), area.page)
         u.writeprotect(area.address, area.length)
         new = t.program.free_place()
@@ -153,9 +147,7 @@ def moving_onto_registered_memory_unmaps_it(t: Thread, memory: Memory) -> None:
     outcomes={"up to 6.12": "the length before", "since 6.17": "the length that moved"},
 )
 def a_move_that_shrinks_tells_a_length(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_REMAP | Feature.EVENT_UNMAP)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_REMAP | Feature.EVENT_UNMAP, pages=2)
     u.copy(area.address, t.source(b"s", area.page), area.page)
     new = t.program.free_place()
     mover = t.thread().blocks(

@@ -42,9 +42,7 @@ _REMOVAL = Feature.EVENT_REMOVE | Feature.EVENT_UNMAP | Feature.EVENT_REMAP
     memories=ALL,
 )
 def madvise_tells_before_pages_go(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_REMOVAL)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, _REMOVAL, pages=2)
     source = t.source(b"s", area.page)
     for advice in _removals(memory):
         u.copy(area.at(1), source, area.page)
@@ -84,9 +82,7 @@ def _truncate(t: Thread, area: Area) -> None:
     memories=ALL,
 )
 def unmapping_tells_after_the_fact(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_REMOVAL)
-    area = t.map(memory, pages=4)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, _REMOVAL, pages=4)
     u.copy(area.address, t.source(b"s", area.length), area.length)
     unmapper = t.thread().blocks(Munmap(area.at(3), area.page), WAITS_EVENT)
     expect(t.ok(calls.Smaps(area.at(3), area.end)).vmas, (), "the mapping while the event waits")
@@ -119,9 +115,7 @@ def _replace(address: int, length: int) -> Mmap:
     memories=ALL,
 )
 def a_refused_mmap_has_unmapped(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_UNMAP)
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_UNMAP)
     u.copy(area.address, t.source(b"s", area.page), area.page)
     no_type = mman.MAP_ANONYMOUS | mman.MAP_FIXED
     t.fails(Mmap(area.address, HUGE, flags=no_type), EINVAL)
@@ -202,9 +196,7 @@ def madvise_tells_of_each_mapping(t: Thread, memory: Memory) -> None:
     outcomes={"up to 6.12": "pages stay", "since 6.17": "another event, and they go"},
 )
 def a_removal_of_what_was_cut_meanwhile(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_REMOVE)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_REMOVE, pages=2)
     u.copy(area.address, t.source(b"s", area.length), area.length)
     drop = Madvise(area.address, area.length, mman.MADV_DONTNEED)
     dropper = t.thread().blocks(drop, WAITS_EVENT)

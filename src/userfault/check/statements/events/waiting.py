@@ -76,9 +76,7 @@ def fills_wait_for_the_event(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def the_last_close_releases_senders(t: Thread, memory: Memory) -> None:
-    u = t.uffd(_REMOVAL)
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, _REMOVAL, pages=3)
     u.copy(area.at(0), t.source(b"s", area.page), area.page)
     drop = Madvise(area.at(0), area.page, mman.MADV_DONTNEED)
     dropper = t.thread().blocks(drop, WAITS_EVENT)

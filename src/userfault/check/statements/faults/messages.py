@@ -98,9 +98,7 @@ def addresses_are_exact_if_asked(t: Thread, memory: Memory) -> None:
 )
 def messages_name_the_thread_if_asked(t: Thread, memory: Memory) -> None:
     for features in (Feature(0), Feature.THREAD_ID):
-        u = t.uffd(features)
-        area = t.map(memory)
-        u.register(area.address, area.length, MISSING)
+        u, area = t.registered(memory, MISSING, features)
         other = t.thread()
         other.blocks(Read(area.address, 1))
         told = u.fault(area.address, 0).thread_id
@@ -119,9 +117,7 @@ def messages_name_the_thread_if_asked(t: Thread, memory: Memory) -> None:
     memories=FILES,
 )
 def minor_alone_does_not_see_missing_pages(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MINOR)
+    u, area = t.registered(memory, MINOR, pages=2)
     expect(t.read(area.at(0), 8), bytes(8), "the page that was read")
     t.write(area.at(1), b"written")
     u.silent("the touches")
@@ -155,9 +151,7 @@ def missing_alone_does_not_see_cached_pages(t: Thread, memory: Memory) -> None:
     memories=FILES,
 )
 def beyond_the_end_of_file_is_sigbus(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING | MINOR | WP)
+    u, area = t.registered(memory, MISSING | MINOR | WP, pages=2)
     t.ok(calls.Ftruncate(area.fd, area.page))
     t.raises(Read(area.at(1), 1), SIGBUS)
     t.raises(Write(area.at(1), b"w"), SIGBUS)
@@ -177,9 +171,7 @@ def beyond_the_end_of_file_is_sigbus(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def a_resolved_fault_leaves_no_message(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     reader = t.thread().blocks(Read(area.address, 1))
     expect(u.revents(), POLLIN, "poll while it waits")
     u.copy(area.address, t.source(b"s", area.page), area.page)
@@ -197,9 +189,7 @@ def a_resolved_fault_leaves_no_message(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def faults_are_read_before_events(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.EVENT_REMOVE)
-    area = t.map(memory, pages=4)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, Feature.EVENT_REMOVE, pages=4)
     drop = Madvise(area.at(3), area.page, mman.MADV_DONTNEED)
     dropper = t.thread().blocks(drop, calls.WAITS_EVENT)
     order = (2, 0, 1)
@@ -218,9 +208,7 @@ def faults_are_read_before_events(t: Thread, memory: Memory) -> None:
     source=f"{_MAN}; {_MEASURED}",
 )
 def poll_is_about_unread_messages(t: Thread) -> None:
-    u = t.uffd(Feature.EVENT_REMOVE, flags=os.O_CLOEXEC)
-    area = t.map("anon", pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, Feature.EVENT_REMOVE, pages=2, flags=os.O_CLOEXEC)
     reader = t.thread().blocks(Read(area.at(0), 1))
     expect(u.revents(), POLLERR, "poll of a blocking descriptor")
     t.ok(calls.Fcntl(u.fd, fcntl.F_SETFL, os.O_NONBLOCK))
@@ -246,9 +234,7 @@ def poll_is_about_unread_messages(t: Thread) -> None:
     source=f"{_MAN}; {_MEASURED}",
 )
 def reads_take_what_fits(t: Thread) -> None:
-    u = t.uffd(flags=os.O_CLOEXEC)
-    area = t.map("anon", pages=6)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered("anon", MISSING, pages=6, flags=os.O_CLOEXEC)
     order = (4, 1, 3, 0, 2)
     for page in order:
         t.thread().blocks(Read(area.at(page), 1))

@@ -107,9 +107,7 @@ _KERNEL_TOUCHES: dict[Callable[[Thread, Area], calls.Call], int] = {
     memories=ALL,
 )
 def sigbus_instead_of_a_message(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.SIGBUS)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING | WP)
+    u, area = t.registered(memory, MISSING | WP, Feature.SIGBUS, pages=2)
     for touch in (Read(area.address + 8, 8), Write(area.address + 8, b"w")):
         info = t.raises(touch, SIGBUS)
         expect((info.code, info.address), (BUS_ADRERR, area.address + 8), "code and address")
@@ -136,9 +134,7 @@ def _system_calls_are_refused(t: Thread, address: int) -> None:
     memories=ALL,
 )
 def user_mode_only_refuses_system_calls(t: Thread, memory: Memory) -> None:
-    u = t.uffd(flags=_USER_MODE)
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, flags=_USER_MODE)
     _system_calls_are_refused(t, area.address)
     u.silent("the system calls")
     t.thread().blocks(Read(area.address, 1))
@@ -205,9 +201,7 @@ def _written_page(t: Thread, u: Uffd, memory: Memory) -> Area:
     memories=ALL,
 )
 def a_descriptor_stays_with_its_maker(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     source = t.source(b"p", area.page)
     child = t.fork()
     child.write(source, b"child")

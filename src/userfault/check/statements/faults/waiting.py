@@ -32,9 +32,7 @@ _DONTWAKE = abi.UFFDIO_COPY_MODE_DONTWAKE
     memories=ALL,
 )
 def waking_alone_repeats_the_message(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     reader = t.thread().blocks(Read(area.address, 1))
     for _ in range(3):
         u.fault(area.address, 0)
@@ -54,9 +52,7 @@ def waking_alone_repeats_the_message(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def dontwake_leaves_the_thread_asleep(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     reader = t.thread().blocks(Read(area.address, 1))
     u.fault(area.address, 0)
     u.copy(area.address, t.source(b"s", area.page), area.page, _DONTWAKE)
@@ -74,9 +70,7 @@ def dontwake_leaves_the_thread_asleep(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def one_copy_wakes_all(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     first = t.thread().blocks(Read(area.address, 1))
     second = t.thread().blocks(Write(area.address, b"w"))
     expect(u.read(), [PageFault(area.address, 0), PageFault(area.address, _WRITE)], "messages")
@@ -96,9 +90,7 @@ def one_copy_wakes_all(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def registering_again_wakes_nobody(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     reader = t.thread().blocks(Read(area.address, 1))
     u.fault(area.address, 0)
     u.register(area.address, area.length, MISSING | WP)
@@ -118,9 +110,7 @@ def registering_again_wakes_nobody(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def waking_is_by_range(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=4)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=4)
     source = t.source(b"s", area.length)
     readers = [t.thread().blocks(Read(area.at(page), 1)) for page in range(4)]
     expect(len(u.read()), 4, "messages")
@@ -172,9 +162,7 @@ def contexts_do_not_meet(t: Thread, memory: Memory) -> None:
 def waking_goes_by_the_address_of_the_message(t: Thread, memory: Memory) -> None:
     touched = 5 * PAGE
     for features in (Feature(0), Feature.EXACT_ADDRESS):
-        u = t.uffd(features)
-        area = t.map(memory)
-        u.register(area.address, area.length, MISSING)
+        u, area = t.registered(memory, MISSING, features)
         place = area.address + touched + 8
         reader = t.thread().blocks(Read(place, 8))
         told = place if features else area.address
@@ -198,9 +186,7 @@ def waking_goes_by_the_address_of_the_message(t: Thread, memory: Memory) -> None
     memories=ALL,
 )
 def a_signal_repeats_the_fault(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING)
     other = t.thread()
     reader = other.blocks(Read(area.address, 1))
     for restart in (False, True):

@@ -285,9 +285,7 @@ def no_release_has_userfaultfd_for_guest_memfd(t: Thread, memory: Memory) -> Non
     memories=("guest_memfd",),
 )
 def wp_async_tracks_guest_memfd(t: Thread, memory: Memory) -> None:
-    u = t.uffd(Feature.WP_ASYNC)
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, WP)
+    u, area = t.registered(memory, WP, Feature.WP_ASYNC, pages=2)
     t.write(area.address, b"1")
     t.write(area.at(1), b"2")
     u.writeprotect(area.address, area.length)

@@ -62,9 +62,7 @@ def another_descriptor_cannot_unregister(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def unregistering_wakes_waiters_of_missing_pages(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=2)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=2)
     first = t.thread().blocks(Read(area.at(0), 8))
     u.fault(area.at(0), 0)
     second = t.thread().blocks(Write(area.at(1), b"w"))  # nobody reads its message
@@ -140,9 +138,7 @@ def unregistering_lifts_protection(t: Thread, memory: Memory) -> None:
     memories=ALL,
 )
 def a_part_can_be_unregistered(t: Thread, memory: Memory) -> None:
-    u = t.uffd()
-    area = t.map(memory, pages=3)
-    u.register(area.address, area.length, MISSING)
+    u, area = t.registered(memory, MISSING, pages=3)
     u.unregister(area.at(1), area.page)
     expect(t.read(area.at(1), 8), bytes(8), "the page in the middle")
     u.silent("a touch of the page in the middle")
