@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import child
 from helpers.pages import PAGE, numbers
 from pager_live.conftest import PAGES
 from userfault import Policy, lazy
@@ -126,6 +127,15 @@ def test_memory_moved_by_mremap_is_filled_at_its_new_place(image: Path) -> None:
         mapped.complete()
         assert numbers(libc.read_memory(new, 64 * PAGE)) == list(range(101, 165))
         libc.munmap(new, 64 * PAGE)
+
+
+@pytest.mark.parametrize("memory", ["anon", "shmem"])
+def test_memory_that_moves_all_the_time_it_is_filled_shows_the_source(
+    image: Path, memory: str
+) -> None:
+    """A fill that mremap overtakes met ENOENT, which was taken for memory that is no more."""
+    for _ in range(4):
+        assert child.run("pager_live.moving_scenes:moved_to_and_fro", str(image), memory) == 0
 
 
 def test_memory_that_mremap_grew_reads_zero_beyond_the_source(image: Path) -> None:
