@@ -60,9 +60,10 @@ class UffdCalls(Calls):
         wake: bool = True,
         wp: bool = False,
     ) -> Any:
-        """UFFDIO_COPY: bytes done.  `src`: an address of the caller, or bytes (no faults)."""
-        if isinstance(src, bytes):
-            src = src.ljust(length, b"\0")
+        """UFFDIO_COPY: bytes done.
+
+        `src`: an address of the caller, or bytes, which never fault (zeros follow them).
+        """
         mode = _mode(wake=wake, wp=wp)
 
         def run(context: Context) -> operations.Done:

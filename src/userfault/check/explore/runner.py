@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from userfault.check.explore.invariants import Invariant, Watch
 from userfault.check.explore.scenario import Scenario
@@ -44,6 +45,7 @@ class Runner:
         self.bugs = bugs
         self.points = points
         self._watch = Watch(invariants)
+        self.look: Callable[[World], object] | None = None  # at each end, before all is dropped
         self._last = Run()
         self.world: World | None = None  # of the last schedule, as it ended
 
@@ -92,6 +94,7 @@ class _Schedule:
         self._given: dict[int, int] = {}  # how many numbers each task has given away
         self._stands: dict[int, str] = {}  # at which point each task stands
         self._ran: Task | None = None
+        self._stopped = False
 
     def new_run(self) -> None:
         """Nothing is kept."""
@@ -104,8 +107,9 @@ class _Schedule:
 
     def next_task(self, tasks: Sequence[Task], point: str) -> int:
         """Who runs; the step that has just ended is finished first."""
-        steps = self.steps
-        depth = len(steps)
+        if self._stopped:  # who was on its way out came to a lock that it would have to wait for
+            raise _Stop
+        depth = len(self.steps)
         if self._ran is not None:
             self._finish(point)
         numbers = self._numbers
@@ -116,8 +120,7 @@ class _Schedule:
         else:
             number = self._choose(self)
             if number == CUT:
-                self.result.cut = True
-                raise _Stop
+                self._cut()
             if depth >= self._runner.points:
                 self._endless()
         self._begin(number)
@@ -125,12 +128,31 @@ class _Schedule:
         self._ran = tasks[at]
         return at
 
+    def _cut(self) -> None:
+        self.result.cut = True
+        self._look_round()
+        self._stop()
+
+    def _stop(self) -> NoReturn:
+        """Leave the machine: on the way out nobody is asked any more."""
+        self._stopped = True
+        self._machine.sched.preemptive = False
+        raise _Stop
+
+    def _look_round(self) -> None:
+        if self._runner.look is not None:
+            self.result.looked = self._runner.look(self._world)
+
     def _begin(self, number: int) -> None:
+        RECORD.numbers = self._given.get(number) or (number + 1) << _BASE
+        depth = len(self.steps)
+        if depth < self._length:
+            self.steps.append(self._repeated[depth])
+            return
         stands = self._stands.get(number, "start")
         step = Step(number, stands, self.enabled, self.current, spun=stands == "woken.spins")
         self.steps.append(step)
-        RECORD.numbers = self._given.get(number) or (number + 1) << _BASE
-        if self._records and len(self.steps) > self._length:
+        if self._records:
             RECORD.on = True
             tid = self._world.callers[number].task.tid
             RECORD.reads = {("task", tid)}
@@ -162,7 +184,7 @@ class _Schedule:
         mistake = self._world.callers[step.task].mistake
         if mistake is not None:
             self._raised(step.task, mistake)
-            raise _Stop
+            self._stop()
         if not RECORD.on:
             return
         RECORD.on = False
@@ -174,7 +196,7 @@ class _Schedule:
             invariant, why = broken
             text = f"{invariant.sentence}: {why}"
             self.result.violation = Violation("invariant", invariant.name, text)
-            raise _Stop
+            self._stop()
 
     def _repeat(self, before: Step) -> int:
         """The same choice as in the run before, which must have come to the same place."""
@@ -202,6 +224,7 @@ class _Schedule:
                 self._finish("pick")
             if self.result.violation is None and not self.result.cut:
                 self._conclude(deadlock)
+                self._look_round()
         except _Stop:
             pass
         finally:
@@ -252,7 +275,7 @@ class _Schedule:
         self.result.violation = Violation(
             "endless", str(points), f"the schedule has not ended after {points} steps"
         )
-        raise _Stop
+        self._stop()
 
     def _two_traces(self, before: Step) -> None:
         depth = len(self.steps)
@@ -264,4 +287,4 @@ class _Schedule:
             f" {before.point!r} with {before.enabled} ready, and now at {now!r} with"
             f" {self.enabled}: something else than the schedule decides what happens",
         )
-        raise _Stop
+        self._stop()

@@ -80,7 +80,7 @@ class Run:
     strategy gave it up (`cut`).
     """
 
-    __slots__ = ("cut", "outcome", "repeated", "steps", "violation")
+    __slots__ = ("cut", "looked", "outcome", "repeated", "steps", "violation")
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -88,6 +88,7 @@ class Run:
         self.outcome: Outcome | None = None
         self.violation: Violation | None = None
         self.cut = False
+        self.looked: object = None  # what the runner's `look` saw in the end
 
     @property
     def schedule(self) -> list[int]:

@@ -381,7 +381,7 @@ def _content(data: bytes, size: int) -> Content:
     if size == PAGE:
         return intern(data)
     pieces = {}
-    for piece in range(size // PAGE):
+    for piece in range(-(-len(data) // PAGE)):
         content = intern(data[piece * PAGE : (piece + 1) * PAGE])
         if content:
             pieces[piece] = content
