@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.pages import PAGE
+from helpers.skips import absent
 from userfault import Policy, zero
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux import libc
@@ -154,6 +156,38 @@ def test_a_fault_whose_fill_meets_eagain_for_long_is_told_of_and_served_in_the_e
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_client_that_makes_its_userfaultfd_block_does_not_stop_the_loop(worker: Worker) -> None:
+    """It may also have read the message of which epoll has told."""
+
+    def late(*_: object) -> None:
+        raise RuntimeError("the loop waits for one client")
+
+    with LiveUserfaultfd.open() as uffd:
+        flags = fcntl.fcntl(uffd.fileno(), fcntl.F_GETFL)
+        fcntl.fcntl(uffd.fileno(), fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+        if not reads_without_waiting(uffd.fileno()):
+            absent("needs RWF_NOWAIT for userfaultfd (6.10)")
+        served = serve(worker, os.dup(uffd.fileno()))
+        before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(60)
+        try:
+            worker.service.intake.readable(served.main)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        assert not served.lost
+
+
+def reads_without_waiting(fd: int) -> bool:
+    try:
+        os.preadv(fd, [bytearray(32)], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def test_a_stopped_client_does_not_keep_its_pager_from_filling(worker: Worker) -> None:

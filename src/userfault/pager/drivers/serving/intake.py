@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
@@ -26,6 +27,12 @@ from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
+
+
+def _read_now(fd: int, into: list[memoryview]) -> int:
+    """A read that does not wait, whatever the client has made of the flags of the open file, which
+    it has too, and whoever else has read the message."""
+    return os.preadv(fd, into, -1, os.RWF_NOWAIT)
 
 
 class Service(Protocol):
@@ -55,6 +62,7 @@ class Intake:
         self._journal = journal
         self._service = service
         self._short_of_descriptors: Context | None = None  # to read a FORK event with
+        self._read: Callable[[int, list[memoryview]], int] = _read_now
 
     def readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
@@ -62,10 +70,13 @@ class Intake:
         try:
             at, view = journal.batch(context.number, self._loop.turn)
             try:
-                count = os.readv(context.fd, [view])
+                count = self._read(context.fd, [view])
             except BlockingIOError:
                 return  # the page was resolved before its message was read
             except OSError as error:
+                if error.errno == errno.EOPNOTSUPP and self._read is not os.readv:
+                    self._read = os.readv  # before 6.10, where O_NONBLOCK is all there is
+                    return
                 self._unreadable(context, error)
                 return
             if context is self._short_of_descriptors:
