@@ -33,6 +33,8 @@ from userfault.pager.drivers.wire import messages
 
 Told = Callable[[PagerError | None], None]
 
+_AGAIN_S = 0.01  # between two tries to send into a full socket
+
 
 class Host(Protocol):
     """Whoever serves what clients ask for."""
@@ -60,12 +62,17 @@ class Conversation:
         self._service = host.service
         self._words = host.service.journal.words
         self._replacing = 0  # serial of the request whose handover is under way
+        self._asked = 0  # serial of the last request
         self._serial = 0  # of the request being answered
         self._loading = Loading(host.service.loop)
+        self._resumed = False  # the client has yet to be told that another worker took over
+        self._unsent: tuple[int, messages.Reply] | None = None
+        self._try_at = 0.0
 
     def close(self) -> None:
         """No mapping will come any more."""
         self._loading.close()
+        self._resumed, self._unsent = False, None
 
     def request(self) -> None:
         """One request, one reply, whatever becomes of it."""
@@ -77,7 +84,7 @@ class Conversation:
         try:
             received = messages.receive_request(self._channel)
         except messages.BadRequestError as error:
-            self._serial = error.serial
+            self._asked = self._serial = error.serial
             self._reply(refused(error))
             return
         except OSError:
@@ -85,7 +92,7 @@ class Conversation:
         if received is None or received.request is None:
             self._host.hang_up(self._client, quit_now=False)
             return
-        self._serial = received.serial
+        self._asked = self._serial = received.serial
         with contextlib.ExitStack() as undo:
             undo.callback(close_all, received.fds)
             try:
@@ -126,17 +133,48 @@ class Conversation:
 
     def resumed(self) -> None:
         """Another worker took over: a request whose reply is still to come may be lost."""
-        with contextlib.suppress(OSError):  # a full socket holds such a message already
-            messages.send(self._channel, 0, messages.Resumed(), flags=socket.MSG_DONTWAIT)
+        self._resumed = True
+        self._send()
 
     def _reply(self, reply: messages.Reply) -> None:
-        """Without waiting: a client makes room before it asks, unless it does not want a reply."""
-        with contextlib.suppress(OSError):  # the client has gone: its pidfd will tell
-            try:
-                messages.send(self._channel, self._serial, reply, flags=socket.MSG_DONTWAIT)
-            except PagerError as error:  # no memory for a large one
-                small = refused(error)
-                messages.send(self._channel, self._serial, small, flags=socket.MSG_DONTWAIT)
+        """Without waiting.  A client waits for the last thing it asked and for nothing else."""
+        if self._unsent is None or self._serial == self._asked:
+            self._unsent = (self._serial, reply)
+            self._send()
+
+    def _send(self) -> None:
+        """What is to be told; later where the socket is full of replies that nobody has taken.
+
+        A client throws those away before it asks.  But the answers to what it had asked before,
+        and waits for no more, may fill the socket again between that and the reply it waits for.
+        """
+        try:
+            if self._resumed:
+                messages.send(self._channel, 0, messages.Resumed(), flags=socket.MSG_DONTWAIT)
+                self._resumed = False
+            if self._unsent is not None:
+                serial, reply = self._unsent
+                try:
+                    messages.send(self._channel, serial, reply, flags=socket.MSG_DONTWAIT)
+                except PagerError as error:  # no memory for a large one
+                    small = refused(error)
+                    messages.send(self._channel, serial, small, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._try_at = time.monotonic() + _AGAIN_S
+            self._service.loop.timers[self] = None
+            return
+        except OSError:  # the client has gone: its pidfd will tell
+            self._resumed = False
+        self._unsent = None
+
+    def next_time(self) -> float | None:
+        """When to try again to send; None while everything is told (`loop.Timer`)."""
+        return self._try_at if self._resumed or self._unsent is not None else None
+
+    def tick(self, now: float) -> None:
+        """Try again, when it is time."""
+        if now >= self._try_at and self.next_time() is not None:
+            self._send()
 
     def _attach(self, request: messages.Attach, fds: list[int]) -> None:
         if request.number not in self._client.mappings:  # else asked again after a takeover
