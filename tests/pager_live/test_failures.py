@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import userfault
 from helpers import child
 from helpers.pages import PAGE, numbers, pages
 from helpers.skips import need_features, need_root
+from helpers.waiting import wait_for_text, wait_until
 from pager_live import functions, scenes
 from userfault import Policy, SourceError, SourceTypeError, UsageError, lazy
 from userfault.kernel.modes import Feature
@@ -27,22 +25,6 @@ SCENES = "pager_live.scenes:"
 
 def numbered(**options: object) -> userfault.LazyMemory:
     return lazy(functions.numbered, length=64 * PAGE, **options)  # type: ignore[arg-type]
-
-
-def wait_for_text(path: Path, timeout_s: float = 30) -> str:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_text():
-            return path.read_text()
-        time.sleep(0.01)
-    raise TimeoutError(f"nothing in {path}")
-
-
-def wait_until(happened: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -379,98 +361,3 @@ def test_memory_that_this_system_lacks_is_told(image: Path) -> None:
         lazy(image, memory="tape")
     with pytest.raises(UsageError, match="page sizes"):
         lazy(image, page_size=8192)
-
-
-# --- leaving --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("on_exit", "where"), [("complete", "right"), ("poison", "Bad address")])
-def test_views_that_outlive_the_block_show_the_source_or_poison(
-    image: Path, on_exit: str, where: str
-) -> None:
-    found = child.run(SCENES + "keeps_views", str(image), on_exit)
-    expected = {"right": True, "where": where, "still_mapped": True, "gone": True}
-    assert found == {**expected, "pager_gone": True}
-
-
-def test_an_exception_in_the_block_leaves_no_process(image: Path) -> None:
-    mapped = lazy(image, policy=DEMAND)
-    pager = os.pidfd_open(mapped.statistics().pager_pid)
-
-    def fails() -> None:
-        with mapped:
-            raise RuntimeError("on purpose")
-
-    with pytest.raises(RuntimeError, match="on purpose"):
-        fails()
-    assert pidfd.wait(pager, 0)
-    os.close(pager)
-
-
-def test_ctrl_c_leaves_no_process(image: Path, tmp_path: Path) -> None:
-    report = tmp_path / "pid"
-    client = child.start(SCENES + "interrupted", str(image), str(report))
-    pager = os.pidfd_open(int(wait_for_text(report)))
-    try:
-        client.send_signal(signal.SIGINT)
-        out, err = client.communicate(timeout=30)
-        assert "KeyboardInterrupt" in err
-        assert out.split() == [str(64 * PAGE)]
-        assert pidfd.wait(pager, 30)
-    finally:
-        os.close(pager)
-
-
-def test_dropping_the_object_without_closing_it_leaves_no_process(image: Path) -> None:
-    mapped = lazy(image, policy=DEMAND)
-    pager = os.pidfd_open(mapped.statistics().pager_pid)
-    del mapped
-    assert pidfd.wait(pager, 30)
-    os.close(pager)
-
-
-def test_close_twice_is_harmless(image: Path) -> None:
-    mapped = lazy(image)
-    mapped.close()
-    mapped.close()
-
-
-def test_a_program_that_just_ends_leaves_no_process(image: Path) -> None:
-    text = (
-        f"import userfault; m = userfault.lazy({str(image)!r})\n"
-        "print(*m._parts.pager.processes().values(), m[0])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", text],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(userfault.__file__).parents[1])},
-    )
-    members = done.stdout.split()[:3]
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members))
-    assert not done.stderr
-
-
-# --- misuse ---------------------------------------------------------------------------------------
-
-
-def test_prefetch_outside_of_the_memory_is_refused(image: Path) -> None:
-    with lazy(image) as mapped:
-        for start, stop in ((-1, 5), (5, 5), (0, len(mapped) + 1)):
-            with pytest.raises(UsageError, match="prefetch"):
-                mapped.prefetch(start, stop)
-
-
-def test_a_closed_pager_refuses(image: Path) -> None:
-    pager = userfault.Pager()
-    pager.close()
-    with pytest.raises(userfault.PagerError, match="closed"):
-        lazy(image, pager=pager)
-
-
-def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(UsageError, match="on_failure"):
-        Policy(on_failure="shrug")
-    with pytest.raises(UsageError, match="retries"):
-        Policy(retries=-1)

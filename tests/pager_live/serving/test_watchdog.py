@@ -14,11 +14,11 @@ from helpers import child
 from helpers.pages import PAGE, numbers
 from helpers.skips import need_features
 from pager_live import functions
-from pager_live.scenes_watchdog import DEADLINE_S
+from pager_live.serving.scenes_watchdog import DEADLINE_S
 from userfault import Policy, lazy
 from userfault.kernel.modes import Feature
 
-SCENES = "pager_live.scenes_watchdog:"
+SCENES = "pager_live.serving.scenes_watchdog:"
 
 
 def test_a_fault_that_waits_is_told_of_and_served_all_the_same(tmp_path: Path) -> None:

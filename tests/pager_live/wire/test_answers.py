@@ -171,7 +171,7 @@ def without_interpreter(folder: str) -> list[str]:
 
 
 def test_no_process_for_a_function_costs_its_pages_and_no_more(tmp_path: Path) -> None:
-    cause, takeovers = child.run("pager_live.test_answers:without_interpreter", str(tmp_path))
+    cause, takeovers = child.run("pager_live.wire.test_answers:without_interpreter", str(tmp_path))
     assert "no process for the function" in cause
     assert os.strerror(2) in cause
     assert takeovers == "0"
@@ -190,4 +190,4 @@ def interrupted_often() -> int:
 
 
 def test_replies_that_nobody_takes_do_not_stop_the_pager() -> None:
-    assert child.run("pager_live.test_answers:interrupted_often") == 4
+    assert child.run("pager_live.wire.test_answers:interrupted_often") == 4

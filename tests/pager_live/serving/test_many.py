@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers import child
 
-SCENES = "pager_live.scenes_many:"
+SCENES = "pager_live.serving.scenes_many:"
 
 
 def run(scene: str, *arguments: object) -> dict[str, object]:

@@ -17,7 +17,7 @@ from helpers.world import PoolLock
 from userfault.kernel.memtypes import MIB
 from userfault.linux.hugepool import PoolShare
 
-SCENES = "pager_live.empty_scenes:"
+SCENES = "pager_live.mappings.empty_scenes:"
 SMALL = ["anon", "shmem", "shmem-private"]
 HUGE = ["hugetlb", "hugetlb-private"]
 PRIVATE = ["anon", "shmem-private", "hugetlb-private"]

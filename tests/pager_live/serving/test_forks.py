@@ -11,7 +11,7 @@ from helpers import child
 from helpers.skips import need_root
 from helpers.world import PoolLock
 
-SCENES = "pager_live.fork_scenes:"
+SCENES = "pager_live.serving.fork_scenes:"
 
 
 @pytest.mark.parametrize("fork", [False, True], ids=["not-inherited", "inherited"])

@@ -12,7 +12,7 @@ from typing import Any
 import userfault
 from helpers import cgroup, child
 from helpers.family import member
-from pager_live.takeover_scenes import DEMAND, at, complete_again
+from pager_live.family.takeover_scenes import DEMAND, at, complete_again
 from userfault.api import starting
 from userfault.linux.descriptors import RESERVE
 from userfault.linux.pidfd import wait

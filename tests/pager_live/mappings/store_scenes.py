@@ -17,7 +17,7 @@ from helpers.family import member
 from helpers.pages import PAGE
 from helpers.skips import need_root
 from helpers.stores import memory, store
-from pager_live.takeover_scenes import complete_again
+from pager_live.family.takeover_scenes import complete_again
 from userfault import Policy, lazy
 from userfault.linux import libc
 from userfault.pager.drivers.wire.messages import Complete

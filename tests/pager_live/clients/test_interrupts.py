@@ -19,7 +19,7 @@ from helpers import child
 from helpers.skips import need_features
 from userfault.kernel.modes import Feature
 
-SCENES = "pager_live.interrupt_scenes:"
+SCENES = "pager_live.clients.interrupt_scenes:"
 
 
 def _take_terminal() -> None:

@@ -12,7 +12,7 @@ from helpers.family import member
 from helpers.pages import PAGE, numbers, pages
 from pager_live import functions
 from pager_live.scenes import worker_of
-from pager_live.test_answers import fails
+from pager_live.wire.test_answers import fails
 from userfault import Policy, SourceError, lazy
 
 DEMAND = Policy(background=False, retries=0)

@@ -15,7 +15,7 @@ from stress.narrow import Went
 from stress.tracer import CAN_REFUSE
 from userfault.linux.descriptors import RESERVE
 
-SCENES = "pager_live.narrow_scenes:"
+SCENES = "pager_live.family.narrow_scenes:"
 X86_64 = {
     "pidfd_open": 434,
     "memfd_create": 319,

@@ -13,9 +13,9 @@ from helpers import child
 from helpers.pages import pages
 from helpers.skips import need_root
 from helpers.stores import store
-from pager_live import rights_scenes
+from pager_live.clients import rights_scenes
 
-SCENES = "pager_live.rights_scenes:"
+SCENES = "pager_live.clients.rights_scenes:"
 SAYS = {
     "user": "runs as user 65534, the pager as user 0",
     "group": "runs as group 65534, the pager as group 0",

@@ -6,7 +6,7 @@ from helpers import child
 from helpers.skips import need_features
 from userfault.kernel.modes import Feature
 
-SCENES = "pager_live.losing_scenes:"
+SCENES = "pager_live.serving.losing_scenes:"
 
 
 def test_an_error_costs_one_mapping_whatever_process_serves_it() -> None:

@@ -135,7 +135,9 @@ def test_memory_that_moves_all_the_time_it_is_filled_shows_the_source(
 ) -> None:
     """A fill that mremap overtakes met ENOENT, which was taken for memory that is no more."""
     for _ in range(4):
-        assert child.run("pager_live.moving_scenes:moved_to_and_fro", str(image), memory) == 0
+        assert (
+            child.run("pager_live.serving.moving_scenes:moved_to_and_fro", str(image), memory) == 0
+        )
 
 
 def test_memory_that_mremap_grew_reads_zero_beyond_the_source(image: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from helpers import child
 
-SCENES = "pager_live.spawn_scenes:"
-TESTS = Path(__file__).parents[1]
+SCENES = "pager_live.processes.spawn_scenes:"
+TESTS = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
 
 
@@ -41,7 +41,7 @@ def test_no_process_of_a_pager_inherits_what_its_client_has_open(
 def test_a_functions_interpreter_has_the_options_of_its_clients(options: list[str]) -> None:
     code = (
         f"import sys; sys.path[:0] = {PATH.split(os.pathsep)!r}\n"
-        "from pager_live.spawn_scenes import options_of_processes; options_of_processes()"
+        "from pager_live.processes.spawn_scenes import options_of_processes; options_of_processes()"
     )
     done = subprocess.run(
         [sys.executable, *options, "-c", code], capture_output=True, text=True, check=True
@@ -57,7 +57,7 @@ def test_what_the_client_keeps_out_its_functions_interpreter_keeps_out(tmp_path:
     (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     code = (
         f"import sys; sys.path[:0] = {PATH.split(os.pathsep)!r}\n"
-        "from pager_live.spawn_scenes import options_of_processes; options_of_processes()"
+        "from pager_live.processes.spawn_scenes import options_of_processes; options_of_processes()"
     )
     for options, ran in ((["-I"], False), ([], True)):
         (tmp_path / "ran").unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def test_a_standard_error_that_nobody_reads_stops_nothing(kind: str, tmp_path: P
 
 
 _SILENT = (
-    "import sys, json; from pager_live.spawn_scenes import silent;"
+    "import sys, json; from pager_live.processes.spawn_scenes import silent;"
     " print(json.dumps(silent(sys.argv[1])))"
 )
 

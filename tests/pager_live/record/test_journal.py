@@ -117,7 +117,7 @@ def without_room() -> list[str]:
 
 
 def test_a_journal_without_room_says_so_and_keeps_the_last_record() -> None:
-    cause, cure = child.run("pager_live.test_journal:without_room")
+    cause, cure = child.run("pager_live.record.test_journal:without_room")
     assert cause == os.strerror(errno.EFBIG)
     assert "ulimit -f" in cure
 

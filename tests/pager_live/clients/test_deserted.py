@@ -5,22 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from helpers import child
 from helpers.skips import need_root
+from helpers.waiting import wait_until
 from userfault.linux import pidfd
 
 SCENE = "pager_live.scenes:forked_before_it_was_killed"
-
-
-def wait_until(happened: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def served_by(pid: int) -> int:
@@ -62,12 +54,12 @@ def test_a_family_ends_whose_last_child_died_while_a_page_was_read_for_it(tmp_pa
 def test_a_fork_beside_the_end_of_the_memory_does_not_sleep(image: Path) -> None:
     """Nobody reads its event any more: it has to be called off."""
     need_root()  # fork events
-    scene = "pager_live.scenes_close:fork_after_the_pager_has_let_go"
+    scene = "pager_live.clients.scenes_close:fork_after_the_pager_has_let_go"
     assert child.run(scene, str(image)) == {"forked": True}
 
 
 def test_a_fork_beside_the_making_of_the_memory_does_not_sleep(image: Path) -> None:
     """Nobody reads its event yet: there must be none."""
     need_root()  # fork events
-    scene = "pager_live.scenes_close:fork_before_the_pager_has_the_memory"
+    scene = "pager_live.clients.scenes_close:fork_before_the_pager_has_the_memory"
     assert child.run(scene, str(image)) == {"forked": True, "inherited": True}

@@ -14,7 +14,7 @@ from helpers.skips import absent, need_root
 from stress import every_call
 from userfault.linux import pidfd
 
-SCENES = "pager_live.takeover_scenes:"
+SCENES = "pager_live.family.takeover_scenes:"
 
 
 def told(path: Path) -> list[int]:
@@ -87,7 +87,7 @@ def test_a_client_that_was_stopped_while_its_worker_died_reads_on(
 
 
 def test_workers_that_crash_one_after_the_other_end_the_client_and_say_so(image: Path) -> None:
-    process = child.start("pager_live.takeover_scenes:workers_that_crash", str(image))
+    process = child.start("pager_live.family.takeover_scenes:workers_that_crash", str(image))
     _, said = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert said.count("the pager's worker died of signal 11") == 3

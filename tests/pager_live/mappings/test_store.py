@@ -16,7 +16,7 @@ from helpers.stores import chunk_files, memory, pages_of_chunk, store
 from pager_live.test_restore import DEMAND, MEMORIES, restored
 from userfault import Policy, lazy
 
-SCENES = "pager_live.store_scenes:"
+SCENES = "pager_live.mappings.store_scenes:"
 PAGES = 1500  # 5.9 MiB: the third huge page is not full
 
 
