@@ -12,10 +12,13 @@ import os
 import signal
 from collections.abc import Sequence
 
+from userfault.pager.core.states import NAMES
+
 OPS = ("read", "write", "alias", "drop", "remove", "punch", "move", "unmap", "fork", "child")
 PLANTS = ("none", "stale", "zeroed", "half", "lost", "sigbus")  # mistakes: see toucher.c
 ZERO, BAD = 0, (1 << 64) - 1
 _THREADS, _SLOW, _WRONG = 8, 4096, 64
+_ENTRY = {63: "a page", 62: "a swapped page", 61: "(of a file)", 57: "(protected)"}
 
 
 class Slow(ctypes.Structure):
@@ -35,7 +38,7 @@ class Wrong(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             "when", "slot", "page", "op", "found", "shown", "coming", "before", "last_op", "child",
-            "planted", "seen", "before_seq", "seq",
+            "planted", "seen", "before_seq", "seq", "address", "entry", "state",
         )
     ]  # fmt: skip
     when: int
@@ -52,6 +55,9 @@ class Wrong(ctypes.Structure):
     seen: int
     before_seq: int
     seq: int
+    address: int
+    entry: int
+    state: int
 
     def __str__(self) -> str:
         who = " in a forked child" if self.child else ""
@@ -61,7 +67,17 @@ class Wrong(ctypes.Structure):
             f" {word(self.coming)}; changed last by {OPS[self.last_op]}"
             f"; changes {self.before_seq} to {self.seq}"
             f"{'' if self.seen else ', not known to be filled'}"
-            f"{' (planted)' if self.planted else ''}"
+            f"{' (planted)' if self.planted else ''}; {self._evidence}"
+        )
+
+    @property
+    def _evidence(self) -> str:
+        """What kernel and pager said of the page then (the record is the parent's)."""
+        entry = [name for bit, name in _ENTRY.items() if self.entry >> bit & 1]
+        state = NAMES[self.state] if self.state < len(NAMES) else "not known"
+        return (
+            f"at {self.address:#x} the page table has {' '.join(entry) or 'nothing'},"
+            f" in the pager's record it is {state}"
         )
 
 
@@ -102,6 +118,7 @@ class Layout(ctypes.Structure):
 
     _fields_ = [
         ("stop", ctypes.c_uint64),
+        ("wrong_begun", ctypes.c_uint64),
         ("wrong_count", ctypes.c_uint64),
         ("wrong", Wrong * _WRONG),
         ("thread", Thread * (2 * _THREADS)),  # behind the threads: the child of each
@@ -139,8 +156,7 @@ class Board:
     def wrong(self, kills: Sequence[int] = ()) -> list[str]:
         """What was wrong, in words (the first 64), and how long after the last of `kills`."""
         found = []
-        for at in range(min(self.layout.wrong_count, _WRONG)):
-            wrong = self.layout.wrong[at]
+        for wrong in self._whole():
             ago = [
                 f", {(wrong.when - kill) / 1e6:.1f} ms after a kill"
                 for kill in kills
@@ -151,8 +167,11 @@ class Board:
 
     def elsewhere(self) -> int:
         """How much of what was wrong (of the first 64) lies where no mistake was planted."""
-        count = min(self.layout.wrong_count, _WRONG)
-        return sum(not self.layout.wrong[at].planted for at in range(count))
+        return sum(not wrong.planted for wrong in self._whole())
+
+    def _whole(self) -> list[Wrong]:
+        """What was recorded before the client was ended."""
+        return [wrong for wrong in self.layout.wrong if wrong.when]
 
     def total(self, name: str) -> int:
         """The sum of a counter over all threads."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import random
-import select
 import signal
 import socket
 import sys
@@ -27,6 +27,7 @@ from stress.board import PLANTS, Board
 from userfault import Policy, lazy
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.memtypes import memory as named_memory
+from userfault.linux.libc import Pinned
 from userfault.linux.parent import end_with_parent
 from userfault.pager.core.states import NAMES
 
@@ -93,11 +94,8 @@ class Client:
             PLANTS.index(self._job.plant),
         )
         while True:
-            self._library.stress_settle_space(0)
             left = max(min(self._ends.values()) - time.monotonic(), 0)
-            ready, _, _ = select.select([channel], [], [], left)
-            self._library.stress_settle_space(1)
-            if ready:
+            if self._library.stress_wait(channel.fileno(), int(left * 1000) + 1):
                 asked = channel.recv(100).decode().split()
                 if asked in ([], ["stop"]):
                     break
@@ -107,7 +105,6 @@ class Client:
                 if time.monotonic() >= self._ends[slot.index]:
                     self._close(slot)
                     self._open(slot)
-        self._library.stress_settle_space(0)
         self._library.stress_join()
         for slot in self._job.slots:
             self._close(slot)
@@ -154,6 +151,7 @@ class Client:
             slot.index,
             ctypes.c_void_p(mapped.address),
             mapped._parts.recipe.fd,
+            ctypes.c_void_p(_address_of(mapped.page_states)),
             ctypes.c_uint64(slot.page_size),
             ctypes.c_uint64(slot.pages),
             ctypes.c_uint64(slot.kind),
@@ -168,12 +166,14 @@ class Client:
             return
         if not slot.function and self._random.random() < 0.3:
             mapped.complete()
-        self._library.stress_settle_space(0)
-        while self._library.stress_shut(slot.index):
-            time.sleep(0.001)
-        self._library.stress_settle_space(1)
+        self._library.stress_shut(slot.index)
         self._library.stress_clear(slot.index)
         mapped.close()
+
+
+def _address_of(states: mmap.mmap) -> int:
+    with Pinned(states) as pinned:
+        return pinned.address
 
 
 def main() -> None:

@@ -40,8 +40,8 @@ def move_of_two_mappings(pages: int, registered_from: int) -> list[str]:
             ctypes.c_void_p(ctypes.addressof(board.layout)), 0, ctypes.c_uint64(1), 0
         )
         library.stress_open(
-            0, ctypes.c_void_p(home), -1, ctypes.c_uint64(source.PAGE), ctypes.c_uint64(pages),
-            ctypes.c_uint64(KIND), ctypes.c_uint64(0), ctypes.c_uint64(1), 0,
+            0, ctypes.c_void_p(home), -1, None, ctypes.c_uint64(source.PAGE),
+            ctypes.c_uint64(pages), ctypes.c_uint64(KIND), ctypes.c_uint64(0), ctypes.c_uint64(1), 0,
         )  # fmt: skip
         library.stress_move(0, 0, ctypes.c_uint64(pages))
         for page in range(pages):
@@ -49,6 +49,15 @@ def move_of_two_mappings(pages: int, registered_from: int) -> list[str]:
         if board.total("accesses") != pages or board.total("undecided"):
             raise AssertionError("not every page was judged")
         return board.wrong()
+
+
+def touch_nothing() -> None:
+    """A crash outside of what the judge looks at."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = ctypes.CDLL(str(build(Path(folder))))
+    board = Board()
+    library.stress_start(ctypes.c_void_p(ctypes.addressof(board.layout)), 0, ctypes.c_uint64(1), 0)
+    ctypes.string_at(libc.mmap(0, source.PAGE, 0, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS, -1, 0))
 
 
 def take_free_huge_pages(_: object) -> None:

@@ -228,6 +228,19 @@ def test_a_planted_mistake_is_found(mistake: str, memory: str) -> None:
     except NoAgent as error:
         absent(str(error))
     assert plants.is_found(result), "\n".join(result.details)
+    assert "the page table has" in result.details[0]  # one alarm has to be enough to explain it
+    assert any(line.startswith("mapped around 0x") for line in result.details)
+
+
+def test_a_client_that_crashes_says_where() -> None:
+    crashing = child.start(SCENES + "touch_nothing")
+    _, said = crashing.communicate(timeout=60)
+    assert crashing.returncode == -signal.SIGSEGV
+    where, around, *maps = said.splitlines()
+    assert where.startswith("signal 11 at 0x")
+    assert around.startswith("mapped around 0x")
+    assert around.endswith("(there):")
+    assert any("---p" in line for line in maps)
 
 
 def test_every_mistake_is_planted_somewhere() -> None:

@@ -11,12 +11,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,6 +42,7 @@ enum plant { NONE, STALE, ZEROED, HALF, LOST, SIGBUSED }; /* PLANTS of board.py 
 #define SLOW_NS 500000ull
 #define FORK_PAUSE_NS 30000000ull
 #define CHILD_ACCESSES 40
+#define NO_STATE 255
 
 /* --- what the referee sees (tests/stress/board.py has the same layout) ------------------------ */
 
@@ -49,7 +52,7 @@ struct slow {
 
 struct wrong {
     uint64_t when, slot, page, op, found, shown, coming, before, last_op, child, planted,
-        seen, before_seq, seq;
+        seen, before_seq, seq, address, entry, state;
 };
 
 struct thread {
@@ -60,7 +63,7 @@ struct thread {
 };
 
 struct board {
-    shared64 stop, wrong_count;
+    shared64 stop, wrong_begun, wrong_count;
     struct wrong wrong[WRONGS];
     struct thread thread[2 * THREADS]; /* behind the threads: the child that each has forked */
 };
@@ -69,6 +72,7 @@ struct board {
 
 struct slot {
     uint8_t *home, *attic, *alias;
+    const uint8_t *states; /* what the pager's record says of each page */
     uint64_t page_size, pages, step, words, kind, begun, lasts, length;
     int fd, shared, huge, forks;
     struct page *page;      /* shared with forked children where the memory is */
@@ -79,7 +83,8 @@ struct slot {
 
 static struct board *board;
 static struct slot slots[SLOTS];
-static _Atomic int moving, dropping, settled_space, forking; /* see `enter_space` */
+static _Atomic int moving, dropping, forking; /* see `enter_space` */
+static _Atomic int settled_space = 1, up;
 static shared64 last_fork;
 static shared64 next_version = 1;
 static pthread_t threads[THREADS];
@@ -90,6 +95,7 @@ static __thread sigjmp_buf jump;
 static __thread volatile sig_atomic_t touching;
 static __thread uint64_t words[WORDS];
 static __thread uint64_t random_state, began;
+static __thread struct thread *self;
 
 static uint64_t now_ns(void)
 {
@@ -106,11 +112,53 @@ static uint64_t draw(uint64_t below)
     return below ? random_state % below : 0;
 }
 
+/* --- evidence ------------------------------------------------------------------------------------ */
+
+/* What is mapped at `address`, and right before and behind it, to standard error. */
+static void tell_maps(uintptr_t address)
+{
+    char text[1 << 18];
+    size_t length = 0;
+    ssize_t got;
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    while (fd >= 0 && (got = read(fd, text + length, sizeof text - 1 - length)) > 0)
+        length += (size_t)got;
+    close(fd);
+    text[length] = 0;
+    char *before = text, *at = text;
+    for (char *line = text, *end; (end = strchr(line, '\n')); before = at, at = line = end + 1) {
+        uintptr_t start = strtoul(line, &line, 16), stop = strtoul(line + 1, NULL, 16);
+        if (address < stop) {
+            for (int more = 0; more < 2 && end; more++, end = strchr(end + 1, '\n'))
+                length = (size_t)(end - before);
+            dprintf(2, "mapped around %#lx (%s):\n%.*s\n", address,
+                    address < start ? "nothing there" : "there", (int)length, before);
+            return;
+        }
+    }
+}
+
+/* Its entry in the page table, proc_pid_pagemap(5). */
+static uint64_t entry_at(const uint8_t *address)
+{
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)address / 4096 * 8)) != sizeof entry)
+        entry = 0;
+    close(fd);
+    return entry;
+}
+
 /* A signal of the life line (no address: si_code <= 0) ends the process as it should. */
 static void on_signal(int number, siginfo_t *info, void *context)
 {
     (void)context;
     if (!touching || info->si_code <= 0) {
+        if (info->si_code > 0) {
+            dprintf(2, "signal %d at %p in thread %ld, last operation %d in slot %d, page %d\n", number, info->si_addr, syscall(SYS_gettid), self ? (int)self->op : -1,
+                    self ? (int)self->slot : -1, self ? (int)self->page : -1);
+            tell_maps((uintptr_t)info->si_addr);
+        }
         signal(number, SIG_DFL);
         syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
         return;
@@ -118,16 +166,24 @@ static void on_signal(int number, siginfo_t *info, void *context)
     siglongjmp(jump, number);
 }
 
-static void report(int slot, uint64_t page, int op, uint64_t found, const struct look *before)
+/* `at`: where the page was looked for. */
+static void report(int slot, uint64_t page, const uint8_t *at, int op, uint64_t found,
+                   const struct look *before)
 {
     struct page *held = &slots[slot].page[page];
     struct look now = snapshot(held);
-    uint64_t at = atomic_fetch_add(&board->wrong_count, 1);
-    if (at < WRONGS)
-        board->wrong[at] = (struct wrong){
-            now_ns(), slot, page, op, found, now.shown, now.coming, (before ? before : &now)->shown,
+    const uint8_t *states = slots[slot].states;
+    uint64_t index = atomic_fetch_add(&board->wrong_begun, 1);
+    if (index < WRONGS) {
+        board->wrong[index] = (struct wrong){
+            0, slot, page, op, found, now.shown, now.coming, (before ? before : &now)->shown,
             held->last_op, is_child, held->planted, held->seen, (before ? before : &now)->seq,
-            now.seq};
+            now.seq, (uintptr_t)at, entry_at(at), states ? states[page] : NO_STATE};
+        tell_maps((uintptr_t)at);
+        atomic_thread_fence(memory_order_seq_cst);
+        board->wrong[index].when = now_ns(); /* it is whole */
+    }
+    board->wrong_count++; /* last: the referee ends us */
 }
 
 static void begin_op(struct thread *mine, int op, int slot, uint64_t page)
@@ -194,14 +250,15 @@ static void look_at(struct slot *slot, uint64_t number, int op, struct thread *m
     struct page *page = &slot->page[number];
     struct look before = snapshot(page);
     begin_op(mine, op, (int)(slot - slots), number);
-    int met = fetch_words(slot, address(slot, number, place));
+    const uint8_t *at = address(slot, number, place);
+    int met = fetch_words(slot, at);
     mine->accesses++;
     struct look after = snapshot(page);
     uint64_t found;
     enum verdict verdict =
         judge(met, words, slot->words, &before, &after, slot->place[number] == place, &found);
     if (verdict == WRONG)
-        report((int)(slot - slots), number, op, found, &before);
+        report((int)(slot - slots), number, at, op, found, &before);
     mine->undecided += verdict == UNDECIDED;
     mine->faulted += met == SIGBUS && verdict == RIGHT;
     if (verdict == RIGHT && !met && after.seq == before.seq && before.seq % 2 == 0)
@@ -257,9 +314,9 @@ static void write_page(struct slot *slot, uint64_t number, int op, struct thread
     int met = store_words(slot, at, word, slot->words);
     mine->accesses++;
     if (met && !(met == SIGBUS && old == BAD))
-        report((int)(slot - slots), number, op, met == SIGBUS ? BAD : SIGSEGV, NULL);
+        report((int)(slot - slots), number, at, op, met == SIGBUS ? BAD : SIGSEGV, NULL);
     if (!met && old == BAD)
-        report((int)(slot - slots), number, op, word, NULL);
+        report((int)(slot - slots), number, at, op, word, NULL);
     end_change(page, met ? old : word);
     if (!met && op == WRITE)
         page->seen = 1;
@@ -271,19 +328,21 @@ static void write_page(struct slot *slot, uint64_t number, int op, struct thread
 static void settle(struct slot *slot, uint64_t number)
 {
     struct page *page = &slot->page[number];
-    int met = fetch_words(slot, address(slot, number, slot->place[number]));
+    const uint8_t *at = address(slot, number, slot->place[number]);
+    int met = fetch_words(slot, at);
     uint64_t found = met ? (met == SIGBUS ? BAD : SIGSEGV) : words[0];
     for (uint64_t n = 0; !met && n * slot->step < slot->page_size; n++)
         if (words[n] != found)
             found = SIGSEGV; /* torn: no word is that */
     if (found != page->shown && found != page->coming)
-        report((int)(slot - slots), number, DROP, found, NULL);
+        report((int)(slot - slots), number, at, DROP, found, NULL);
     end_change(page, found);
     page->seen = 1;
 }
 
-/* The address space belongs to Python's thread while it works (it maps and unmaps as it likes):
- * nobody may leave a hole in it then, for it would map something there.  And it belongs to fork: the
+/* The address space belongs to Python's thread unless it waits here (`stress_wait`, `stress_shut`,
+ * `stress_join`): it maps and unmaps as it likes, and nobody may leave a hole in it then, for it
+ * would map something there, which `plug` would cut out again.  And it belongs to fork: the
  * kernel may queue the event of a concurrent munmap or madvise before that of the fork whose child
  * has still got the page (docs/pager.md, "What is not promised"). */
 static int enter_space(void)
@@ -347,7 +406,7 @@ static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, stru
     else
         failed = madvise(at, length, op == DROP ? MADV_DONTNEED : MADV_REMOVE);
     if (failed)
-        report((int)(slot - slots), first, op, (uint64_t)errno, NULL);
+        report((int)(slot - slots), first, at, op, (uint64_t)errno, NULL);
     if (hole && !reserve(slot, first, count))
         for (uint64_t n = first; n < first + count; n++)
             slot->page[n].poor = 1;
@@ -407,7 +466,7 @@ static void unmap(struct slot *slot, uint64_t first, uint64_t count, struct thre
         begin_change(&slot->page[n], slot->page[n].shown, 0, UNMAP);
     }
     if (munmap(address(slot, first, from), length))
-        report((int)(slot - slots), first, UNMAP, (uint64_t)errno, NULL);
+        report((int)(slot - slots), first, address(slot, first, from), UNMAP, (uint64_t)errno, NULL);
     plug(address(slot, first, from), length);
     for (uint64_t n = first; n < first + count; n++) {
         slot->place[n] = GONE;
@@ -535,7 +594,7 @@ static void fork_child(struct thread *mine)
         if (child < 0)
             mine->refused++;
         else if (waitpid(child, &status, 0) == child && status)
-            report((int)(held[0] - slots), 0, FORK, (uint64_t)status, NULL);
+            report((int)(held[0] - slots), 0, held[0]->home, FORK, (uint64_t)status, NULL);
     }
     while (count--)
         held[count]->users--;
@@ -576,7 +635,9 @@ static void change(struct slot *slot, uint64_t page, uint64_t dice, struct threa
 static void *thread_main(void *argument)
 {
     struct thread *mine = &board->thread[(uintptr_t)argument & 0xff];
+    self = mine; /* what a thread has of its own is mapped when it is first used: before anybody moves */
     random_state = (uint64_t)(uintptr_t)argument * 0x9e3779b97f4a7c15ull | 1;
+    up++;
     mine->tid = (uint64_t)syscall(SYS_gettid);
     while (!board->stop) {
         struct slot *slot = &slots[draw(SLOTS)];
@@ -609,21 +670,35 @@ void stress_start(void *shared_board, int count, uint64_t seed, int planted)
     for (running = 0; running < count; running++)
         pthread_create(&threads[running], NULL, thread_main,
                        (void *)(uintptr_t)(seed << 8 | (unsigned)running));
+    while (up < count)
+        usleep(100);
+}
+
+/* Nobody has a hole in the address space any more, until it is left to the threads again. */
+static void settle_space(void)
+{
+    settled_space = 1;
+    while (moving)
+        usleep(100);
 }
 
 void stress_join(void)
 {
     board->stop = 1;
+    settled_space = 0;
     while (running)
         pthread_join(threads[--running], NULL);
+    settle_space();
 }
 
-/* Python's thread is about to work: wait until nobody has a hole in the address space. */
-void stress_settle_space(int settle)
+/* Leave the address space to the threads until there is something to read, or time is up. */
+int stress_wait(int fd, int timeout_ms)
 {
-    settled_space = settle;
-    while (settle && moving)
-        usleep(100);
+    struct pollfd asked = {.fd = fd, .events = POLLIN};
+    settled_space = 0;
+    int ready = poll(&asked, 1, timeout_ms);
+    settle_space();
+    return ready > 0;
 }
 
 static void *table(uint64_t length, int shared)
@@ -635,10 +710,11 @@ static void *table(uint64_t length, int shared)
     return at;
 }
 
-/* Hand a mapping over.  `fd`: the file behind shared memory, or -1.  `bad_every`: of so many pages
+/* Hand a mapping over.  `fd`: the file behind shared memory, or -1.  `states`: the pager's of its
+ * pages, or NULL.  `bad_every`: of so many pages
  * of the source one cannot be read (0: none).  `lasts`: ns until the front has passed all pages. */
-void stress_open(int index, uint8_t *home, int fd, uint64_t page_size, uint64_t pages,
-                 uint64_t kind, uint64_t bad_every, uint64_t lasts, int forks)
+void stress_open(int index, uint8_t *home, int fd, const uint8_t *states, uint64_t page_size,
+                 uint64_t pages, uint64_t kind, uint64_t bad_every, uint64_t lasts, int forks)
 {
     struct slot *slot = &slots[index];
     uint64_t length = page_size * pages;
@@ -649,6 +725,7 @@ void stress_open(int index, uint8_t *home, int fd, uint64_t page_size, uint64_t 
     if (room == MAP_FAILED || alias == MAP_FAILED)
         abort();
     slot->home = home;
+    slot->states = states;
     slot->attic = room + (page_size - (uintptr_t)room % page_size) % page_size;
     munmap(room, (size_t)(slot->attic - room));
     munmap(slot->attic + length, (size_t)(room + page_size - slot->attic));
@@ -674,11 +751,14 @@ void stress_open(int index, uint8_t *home, int fd, uint64_t page_size, uint64_t 
     slot->open = 1;
 }
 
-/* No more operations begin; how many are under way. */
-int stress_shut(int index)
+/* No more operations begin; wait for those under way. */
+void stress_shut(int index)
 {
     slots[index].open = 0;
-    return slots[index].users;
+    settled_space = 0;
+    while (slots[index].users)
+        usleep(1000);
+    settle_space();
 }
 
 /* Let go of what lies in the attic; the home is the caller's. */
@@ -701,7 +781,9 @@ uint64_t stress_board_size(void)
 
 void stress_move(int index, int first, uint64_t count)
 {
+    settled_space = 0;
     move(&slots[index], (uint64_t)first, count, &board->thread[0]);
+    settle_space();
 }
 
 void stress_read(int index, uint64_t page)
