@@ -25,7 +25,7 @@ from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.reading import ChunkReader, open_reader
 from userfault.snapshot.stores import health
 from userfault.snapshot.stores.health import Health
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_stays", "no_credentials"),

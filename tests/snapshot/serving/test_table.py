@@ -15,7 +15,7 @@ from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.serving import handover
 from userfault.snapshot.serving.image import Image, open_image
 from userfault.snapshot.serving.table import Coarse, Table, build, sealed
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.place import place_of
 
 PAGES = 900

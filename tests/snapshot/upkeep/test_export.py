@@ -20,7 +20,7 @@ from userfault.snapshot.errors import FormatError, StoreError, StoreFull
 from userfault.snapshot.serving.image import Image, open_image
 from userfault.snapshot.serving.reading import open_reader
 from userfault.snapshot.stores.newfile import NewFile
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.export import export_raw
 
 PAGE = 4096
