@@ -13,7 +13,7 @@ import msgspec
 
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 
 class Took(msgspec.Struct):

@@ -42,7 +42,7 @@ from bench.sides import DEMAND, Rival
 from userfault.kernel.memtypes import MIB, size_name
 from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.serving.image import open_image
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 _FULL, _TOUCH, _PACK, _SIZE = (
     Target(">=", 0.8),

@@ -9,7 +9,7 @@ from typing import Any
 import userfault
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 
 def main() -> None:

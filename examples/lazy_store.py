@@ -8,7 +8,7 @@ from pathlib import Path
 import userfault
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import Packed, pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.serving.reading import open_reader
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.diff import diff
 from userfault.snapshot.upkeep.export import export_raw
 

@@ -18,7 +18,7 @@ from helpers.stores import memory
 from userfault.cli.shared.terminal import Screen, printable
 from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.serving.image import open_image
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 PAGE = 4096
 RAW = b"caf\xe9.mem"

@@ -10,7 +10,7 @@ from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.stores.keys import chunk_key
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 
 def memory(pages: int, seed: int = 1) -> bytes:

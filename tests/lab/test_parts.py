@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from helpers.skips import absent
 from userfault.check.differential.batch import Batch, each, slices
@@ -119,6 +121,19 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
 
     assert [name for name, _ in order] == ["virtio_ring", "virtio", "virtio_pci"]
     assert dict(order)["virtio"].startswith(b"ELF")
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_modules_that_are_compressed_need_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sized: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    data = b"ELF\0depends=\0" + bytes(1 << 16)
+    squeezed = zstandard.ZstdCompressor(write_content_size=sized).compress(data)
+    (tmp_path / "small.ko.zst").write_bytes(squeezed)
+    (tmp_path / "other.ko.gz").write_bytes(gzip.compress(data))
+
+    assert Modules(tmp_path).load_order(["small", "other"]) == [("small", data), ("other", data)]
 
 
 def test_an_archive_is_one_that_others_unpack(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from snapshot.servers.ports import started
 from snapshot.servers.s3 import S3
 from snapshot.watched import SHM, Watched
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 # No test may ask a metadata service, or use what the user of this machine has set up.
 _NOWHERE = "http://127.0.0.1:9"

@@ -12,7 +12,7 @@ from helpers.stores import store as packed
 from userfault import lazy
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import NoSuchStore
-from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.opening import open_existing
 from userfault.snapshot.stores.place import place_of
 from userfault.snapshot.stores.urls import folder_of
 

@@ -19,6 +19,7 @@ from userfault.snapshot.errors import FormatError
 from userfault.snapshot.format import chunk, envelope, index, manifest
 from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.stores import digests
 
 MIB = 1 << 20
 
@@ -161,4 +162,4 @@ def test_a_chunk_that_is_none_is_refused(data: bytes) -> None:
     assert caught.value.cause
     assert caught.value.cure
     with pytest.raises(FormatError):
-        chunk.verify(bytes(32), data)
+        digests.verify(bytes(32), data)

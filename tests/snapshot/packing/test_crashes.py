@@ -19,7 +19,7 @@ from snapshot.watched import Watched, keys, no_garbage
 from userfault.snapshot.errors import SnapshotInUse, StoreFull
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.packing.sweep import names
+from userfault.snapshot.serving.layers import snapshot_names
 from userfault.snapshot.stores.keys import SNAPSHOTS
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.upkeep.gc import gc
@@ -58,7 +58,7 @@ def test_a_pack_killed_at_any_moment_leaves_a_sound_store(store: Watched) -> Non
         name = f"killed-{seed}"
         assert verify(store).sound
         assert read_image(store, "first") == whole(image(0))
-        if name in names(store):
+        if name in snapshot_names(store):
             assert read_image(store, name) == whole(image(seed, 1000))
             continue
         killed += 1
@@ -196,7 +196,7 @@ def test_everything_at_once_keeps_every_snapshot(store: Watched) -> None:
         thread.join()
     assert not failures
     assert verify(store).sound
-    assert set(names(store)) == set(wanted)
+    assert set(snapshot_names(store)) == set(wanted)
     for name, expected in wanted.items():
         assert read_image(store, name) == expected
     gc(store, grace_s=0)

@@ -20,8 +20,8 @@ from snapshot.images import SMALL, Pages, image, read_image, whole
 from snapshot.watched import SHM, no_garbage
 from userfault.snapshot.errors import SnapshotInUse, StoreFull
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.packing.sweep import names
 from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.layers import snapshot_names
 from userfault.snapshot.serving.reading import open_reader
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.upkeep.export import export_raw
@@ -53,7 +53,7 @@ def _work(folder: str, number: int, go: int) -> None:
     for turn in range(1 << 30):
         seed = chance.randrange(4)
         name = f"s-{seed}-{number}-{turn}"
-        there = [each for each in names(store) if each.startswith("s")]
+        there = [each for each in snapshot_names(store) if each.startswith("s")]
         job = chance.choice(["pack", "pack", "layer", "squash", "remove", "gc", "export", "verify"])
         with contextlib.suppress(SnapshotInUse):
             if job == "pack" or not there:
@@ -98,8 +98,8 @@ def test_commands_killed_at_any_moment_leave_a_sound_store(folder: Path) -> None
         assert child.exitcode == -signal.SIGKILL, "it failed before it was killed"
         child.close()
         assert verify(store).sound
-        assert "kept-9" in names(store)
-        for name in names(store):
+        assert "kept-9" in snapshot_names(store)
+        for name in snapshot_names(store):
             assert read_image(store, name) == whole(image(_seed(name), PAGES))
         for made in (folder / "out").iterdir():  # whole, or not there
             assert made.read_bytes() == whole(image(_seed(made.name), PAGES))
@@ -124,7 +124,7 @@ def test_a_disk_of_any_size_has_a_whole_snapshot_or_none(tmp_path: Path, kib: in
                 break
         else:
             assert kib >= 640  # four images of 160 KiB, of which a third is the same
-        for name in names(store):
+        for name in snapshot_names(store):
             assert read_image(store, name) == whole(image(_seed(name), PAGES))
         assert verify(store).sound
         parts = place / "store" / "tmp"

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import FormatError, NoSuchSnapshot, SnapshotInUse, StoreError
+from userfault.snapshot.format.index import PAGE_DIGEST
 from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.packing.dedupe import DIGEST, PageTable
+from userfault.snapshot.packing.dedupe import PageTable
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.stores.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS
@@ -287,7 +288,7 @@ def test_a_working_set_comes_first_in_the_chunks(store: LocalObjects) -> None:
 def test_the_bound_on_memory_holds() -> None:
     table = PageTable(1 << 20, 100_000)
     for number in range(20_000):
-        table.find_or_add(random.Random(number).randbytes(DIGEST), number)
+        table.find_or_add(random.Random(number).randbytes(PAGE_DIGEST), number)
         assert table.memory <= 100_000
     assert table.forgets
     assert len(table) > 2000

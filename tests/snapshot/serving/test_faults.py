@@ -19,7 +19,8 @@ from snapshot.servers.nginx import Web
 from snapshot.servers.s3 import S3
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.reading import ChunkReader
-from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.remote import Patience, RemoteObjects
 
 pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]

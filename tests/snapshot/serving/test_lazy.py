@@ -20,7 +20,7 @@ from userfault import LazyMemory, Policy, lazy
 from userfault.linux.libc import read_memory
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
 

@@ -14,7 +14,7 @@ from snapshot.servers.nginx import Web
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.reading import ChunkReader, open_reader
 from userfault.snapshot.stores.fetching import Loop
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = [pytest.mark.usefixtures("nothing_stays"), pytest.mark.xdist_group("stores")]
 

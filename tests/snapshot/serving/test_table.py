@@ -15,8 +15,7 @@ from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.serving import handover
 from userfault.snapshot.serving.image import Image, open_image
 from userfault.snapshot.serving.table import Coarse, Table, build, sealed
-from userfault.snapshot.stores.objects import open_objects
-from userfault.snapshot.stores.place import place_of
+from userfault.snapshot.stores.opening import open_objects
 
 PAGES = 900
 
@@ -157,20 +156,3 @@ def test_a_range_that_is_not_in_the_image_is_refused(tmp_path: Path) -> None:
     for offset, length in ((PAGE, None), (0, PAGE + 1), (0, 0), (-PAGE, None), (10, 10)):
         with pytest.raises(UsageError):
             handover.resolve(str(tmp_path / "store"), "one", offset=offset, length=length)
-
-
-def test_what_a_path_or_a_url_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = str(tmp_path)
-    (tmp_path / "snapshots").mkdir()
-    (tmp_path / "file").touch()
-    monkeypatch.chdir(tmp_path)
-    assert place_of(f"{folder}/one") == (folder, "one")
-    assert place_of("one") == (".", "one")
-    assert place_of(f"{folder}/file") is None  # there is something at that path
-    assert place_of(f"{folder}/snapshots/one") is None  # no store
-    assert place_of(f"{folder}/a b") is None  # no name
-    assert place_of("s3://bucket/prefix/one") == ("s3://bucket/prefix", "one")
-    assert place_of(f"file://{folder}/one") == (f"file://{folder}", "one")
-    for text in ("s3://bucket/prefix/", "https://host/a/..", "gs://bucket/x?y"):
-        with pytest.raises(UsageError):
-            place_of(text)

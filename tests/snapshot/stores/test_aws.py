@@ -21,7 +21,7 @@ from userfault import lazy
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.redact import redact
 
 pytestmark = [pytest.mark.usefixtures("no_credentials"), pytest.mark.xdist_group("stores")]

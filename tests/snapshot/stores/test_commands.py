@@ -12,7 +12,7 @@ from cli.commands import userfault
 from helpers.stores import memory
 from snapshot.servers.nginx import Web
 from snapshot.servers.s3 import S3
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = pytest.mark.xdist_group("stores")
 

@@ -25,7 +25,7 @@ from userfault.snapshot.errors import (
 )
 from userfault.snapshot.stores import atomic, folders, marks
 from userfault.snapshot.stores.local import LocalObjects
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = pytest.mark.usefixtures("leaks_nothing")
 

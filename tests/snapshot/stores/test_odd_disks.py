@@ -20,7 +20,7 @@ from snapshot.claims import claimed_at_once
 from snapshot.servers.packages import need_packages
 from userfault import lazy
 from userfault.linux.limits import growing
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 
 pytestmark = pytest.mark.xdist_group("stores")
 

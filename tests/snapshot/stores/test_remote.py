@@ -18,7 +18,8 @@ from snapshot.servers.s3 import S3
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
 from userfault.snapshot.serving.reading import open_reader
-from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.redact import readable, redact
 
 pytestmark = pytest.mark.xdist_group("stores")
@@ -259,7 +260,7 @@ def test_without_obstore_the_error_says_what_to_install() -> None:
 _FORK = """
 import os, sys
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 store = open_objects(sys.argv[1])
 if sys.argv[2] == "used": store.exists("a/b")
 child = os.fork()

@@ -17,7 +17,8 @@ from userfault.snapshot.errors import SnapshotInUse
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.stores.keys import CHUNKS, LEASES
-from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.gc import gc
 from userfault.snapshot.upkeep.remove import remove
 from userfault.snapshot.upkeep.squash import squash
@@ -95,7 +96,7 @@ def test_a_pack_that_was_killed_leaves_nothing_to_the_next(store: Objects) -> No
         "import os, signal, sys\n"
         "from snapshot.images import Pages\n"
         "from snapshot.stores.test_snapshots import SMALL, image\n"
-        "from userfault.snapshot.stores.objects import open_objects\n"
+        "from userfault.snapshot.stores.opening import open_objects\n"
         "from userfault.snapshot.packing.pack import pack\n"
         "pages = Pages(image(1))\n"
         "pages.finish = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -13,7 +13,7 @@ from snapshot.images import SMALL, Pages, image, read_image, whole
 from userfault.snapshot.errors import FormatError, SnapshotInUse
 from userfault.snapshot.format import manifest
 from userfault.snapshot.packing.pack import pack
-from userfault.snapshot.packing.sweep import names
+from userfault.snapshot.serving.layers import snapshot_names
 from userfault.snapshot.stores.keys import SNAPSHOTS
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.upkeep.describe import Summary, Unreadable, summaries
@@ -72,7 +72,7 @@ def test_it_can_be_removed_also_where_others_are_damaged_too(store: LocalObjects
         remove(store, "c")
     for name in "ab":
         remove(store, name)
-    assert names(store) == ["c"]
+    assert snapshot_names(store) == ["c"]
     assert read_image(store, "c") == whole(image(2, 12))
 
 

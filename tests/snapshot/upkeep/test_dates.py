@@ -11,7 +11,8 @@ import pytest
 from helpers.stores import memory
 from helpers.stores import store as packed
 from userfault.snapshot.stores.keys import CHUNKS
-from userfault.snapshot.stores.objects import Objects, open_objects
+from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.gc import gc
 from userfault.snapshot.upkeep.remove import remove
 from userfault.snapshot.upkeep.verify import verify

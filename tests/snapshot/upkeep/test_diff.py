@@ -17,7 +17,7 @@ from userfault.snapshot.inputs.protocol import PAGE, PageInput, Region
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.serving.reading import open_reader
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.diff import Change, Difference, diff
 
 CHANGED, ADDED, REMOVED = Change.CHANGED, Change.ADDED, Change.REMOVED

@@ -22,7 +22,7 @@ from userfault.snapshot.inputs.protocol import PAGE, PageInput, Region
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.serving.reading import open_reader
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.elf import export_elf
 
 HEAP, LIBRARY, STACK = 0x10000, 0x7F0000000000, 0x7FF000000000

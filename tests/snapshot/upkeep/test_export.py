@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -15,12 +16,15 @@ import pytest
 from cli.commands import environment
 from helpers.skips import absent, need_root
 from helpers.stores import chunk_files, memory, store
+from snapshot.forging import honest, sealed, u32, u64
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import FormatError, StoreError, StoreFull
+from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.serving.image import Image, open_image
 from userfault.snapshot.serving.reading import open_reader
 from userfault.snapshot.stores.newfile import NewFile
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_objects
+from userfault.snapshot.upkeep.diff import diff
 from userfault.snapshot.upkeep.export import export_raw
 
 PAGE = 4096
@@ -92,6 +96,30 @@ def test_a_damaged_chunk_leaves_what_was_there(tmp_path: Path, leaks_nothing: No
         exported(place, folder / "image")
     assert (folder / "image").read_bytes() == b"before"
     assert os.listdir(folder) == ["image"]
+
+
+def test_a_chunk_of_fewer_pages_than_the_manifest_says_is_an_error(tmp_path: Path) -> None:
+    """Not a file with holes where pages were promised, nor pages that differ from nothing."""
+    place = store(tmp_path / "store", "one", os.urandom(3 * PAGE))
+    made = image_of(place).chunks
+    body = honest(
+        length=4 * PAGE,
+        counts=u32(4),
+        kinds=bytes([Kind.CHUNK]),
+        values=u64(0),
+        digests=made.digest(0),
+        stored=u32(made.stored_length(0)),
+        pages=struct.pack("<H", 4),
+    )
+    open_objects(place.parent).put("snapshots/more", sealed(body))
+    with pytest.raises(FormatError, match="the manifest says"):
+        exported(place.with_name("more"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    place = store(tmp_path / "store", "zeros", bytes(4 * PAGE))
+    with contextlib.closing(open_reader(str(place.parent))) as reader:
+        sides = (image_of(place.with_name("more")), reader, image_of(place), reader)
+        with pytest.raises(FormatError, match="the manifest says"):
+            list(diff(*sides))
 
 
 def test_a_file_of_its_name_is_replaced(tmp_path: Path) -> None:

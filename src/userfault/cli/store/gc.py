@@ -6,7 +6,7 @@ import click
 
 from userfault.cli.shared import json_output, progress, terminal
 from userfault.cli.store.places import human, store
-from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.opening import open_existing
 from userfault.snapshot.upkeep.gc import GRACE_S
 from userfault.snapshot.upkeep.gc import gc as collect
 

@@ -12,7 +12,7 @@ from userfault.cli.shared.terminal import Screen
 from userfault.cli.store.places import human, store
 from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
-from userfault.snapshot.stores.existing import open_existing
+from userfault.snapshot.stores.opening import open_existing
 from userfault.snapshot.upkeep import describe
 from userfault.snapshot.upkeep.describe import Summary, Unreadable
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import click
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.stores.existing import open_existing
 from userfault.snapshot.stores.keys import check_name
-from userfault.snapshot.stores.objects import Objects, open_objects, scheme_of
-from userfault.snapshot.stores.urls import folder_of, last_part
+from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.stores.opening import open_existing, open_objects
+from userfault.snapshot.stores.urls import folder_of, last_part, scheme_of
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 

@@ -6,8 +6,7 @@ import click
 
 from userfault.cli.shared import errors, json_output, progress, terminal
 from userfault.cli.store.places import snapshot, store
-from userfault.snapshot.stores.existing import open_existing
-from userfault.snapshot.stores.objects import open_objects
+from userfault.snapshot.stores.opening import open_existing, open_objects
 from userfault.snapshot.upkeep.verify import Verified
 from userfault.snapshot.upkeep.verify import verify as verify_store
 

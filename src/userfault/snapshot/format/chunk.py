@@ -1,7 +1,7 @@
 """A chunk: up to 256 pages, compressed where that pays, named by the digest of what is stored.
 
-The name is checked before anything is decompressed, and the header's raw length, held against a
-bound, before anything is allocated.  `docs/format.md` gives the header byte by byte.
+The name is checked (`digests`) before anything is decompressed, and the header's raw length, held
+against a bound, before anything is allocated.  `docs/format.md` gives the header byte by byte.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import threading
 
 import msgspec
 import zstandard
-from blake3 import blake3
 
 from userfault.snapshot.errors import FormatError
 from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.stores.digests import damaged, digest_of
+from userfault.snapshot.stores.keys import CHUNK_MAGIC
 
-MAGIC = b"UFCH"
+MAGIC = CHUNK_MAGIC
 VERSION = 1
 HEADER = struct.Struct("<4sBBHI")  # magic, version, codec, reserved, raw length
 MOST_RAW = 1 << 20
@@ -36,7 +37,6 @@ _FASTEST = zstandard.ZstdCompressionParameters(
     write_content_size=True,
     write_checksum=False,
 )
-_CURE = "the store is damaged: `userfault verify` lists what is; restore it from a copy"
 _of_thread = threading.local()
 
 
@@ -54,26 +54,20 @@ def encode(raw: bytes | bytearray | memoryview, level: int) -> Stored:
     if len(payload) >= len(raw):
         payload, codec = bytes(raw), _RAW
     data = HEADER.pack(MAGIC, VERSION, codec, 0, len(raw)) + payload
-    return Stored(blake3(data).digest(), data)
-
-
-def verify(digest: bytes, data: bytes) -> None:
-    """FormatError unless these are the stored bytes that `digest` names."""
-    if blake3(data).digest() != digest:
-        raise _bad("its bytes do not have the digest that names it", digest)
+    return Stored(digest_of(data), data)
 
 
 def decode(data: bytes, most_raw: int = MOST_RAW) -> bytes:
     """The pages of a chunk, of `most_raw` bytes at the most.
 
     Safe on any bytes, from any number of threads; the GIL is free while zstd works.  Raises
-    FormatError.  Whether these are the bytes that were asked for, `verify` tells.
+    FormatError.  Whether these are the bytes that were asked for, `digests.verify` tells.
     """
     if len(data) < HEADER.size:
-        raise _bad(f"it ends after {len(data)} bytes, within its header")
+        raise damaged(f"it ends after {len(data)} bytes, within its header")
     magic, version, codec, reserved, raw_length = HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise _bad(f"it starts with {magic!r}, not {MAGIC!r}")
+        raise damaged(f"it starts with {magic!r}, not {MAGIC!r}")
     if version != VERSION or codec > _ZSTD or reserved:
         raise FormatError(
             "cannot read a chunk",
@@ -82,14 +76,22 @@ def decode(data: bytes, most_raw: int = MOST_RAW) -> bytes:
             cure="use the userfault that wrote it, or a newer one",
         )
     if not 0 < raw_length <= min(most_raw, MOST_RAW) or raw_length % PAGE:
-        raise _bad(f"it says that it holds {raw_length} bytes, of {most_raw} at the most")
+        raise damaged(f"it says that it holds {raw_length} bytes, of {most_raw} at the most")
     payload = memoryview(data)[HEADER.size :]
     return bytes(_stored_raw(payload, raw_length) if codec == _RAW else _zstd(payload, raw_length))
 
 
+def decode_exactly(digest: bytes, data: bytes, raw_length: int) -> bytes:
+    """The pages of the chunk that `digest` names, as many as a manifest says.  FormatError."""
+    raw = decode(data, raw_length)
+    if len(raw) != raw_length:
+        raise damaged(f"it holds {len(raw)} bytes, and the manifest says {raw_length}", digest)
+    return raw
+
+
 def _stored_raw(payload: memoryview, raw_length: int) -> memoryview:
     if len(payload) != raw_length:
-        raise _bad(f"it has {len(payload)} bytes where its header says {raw_length}")
+        raise damaged(f"it has {len(payload)} bytes where its header says {raw_length}")
     return payload
 
 
@@ -98,20 +100,15 @@ def _zstd(payload: memoryview, raw_length: int) -> bytes:
     try:
         # The frame's own length decides what the decompressor allocates: compare it first.
         if zstandard.frame_content_size(payload) != raw_length:
-            raise _bad("the lengths of its header and of its zstd frame differ")
+            raise damaged("the lengths of its header and of its zstd frame differ")
         raw = _decompressor().decompress(
             payload, max_output_size=raw_length, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise _bad(f"zstd: {error}") from None
+        raise damaged(f"zstd: {error}") from None
     if len(raw) != raw_length:
-        raise _bad(f"{len(raw)} bytes came out where its header says {raw_length}")
+        raise damaged(f"{len(raw)} bytes came out where its header says {raw_length}")
     return raw
-
-
-def wrong_length(digest: bytes, length: int, expected: int) -> FormatError:
-    """The error of a chunk that holds more or less than the manifest says."""
-    return _bad(f"it holds {length} bytes, and the manifest says {expected}", digest)
 
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:
@@ -131,8 +128,3 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     if found is None:
         found = _of_thread.decompressor = zstandard.ZstdDecompressor()
     return found
-
-
-def _bad(cause: str, digest: bytes | None = None) -> FormatError:
-    what = f"chunk {digest.hex()}" if digest else "a chunk"
-    return FormatError(f"{what} is damaged", cause=cause, cure=_CURE)

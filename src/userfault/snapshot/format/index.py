@@ -17,14 +17,14 @@ from userfault.snapshot.format.chunk import HEADER as CHUNK_HEADER
 from userfault.snapshot.format.chunk import MOST_RAW as CHUNK_MOST
 from userfault.snapshot.format.envelope import damaged
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.packing.dedupe import DIGEST as PAGE_DIGEST
-from userfault.snapshot.stores.keys import DIGEST_BYTES, INDEX
+from userfault.snapshot.stores.keys import DIGEST_BYTES, INDEX, INDEX_MAGIC
 
-MAGIC = b"\x89UFI\r\n\x1a\n"
+MAGIC = INDEX_MAGIC
 VERSION = 1
 # A piece is written whenever this many pages were stored: 4 MiB of digests.
 PIECE_PAGES = 1 << 18
 MOST_PIECE = 64 << 20
+PAGE_DIGEST = 16  # bytes of the BLAKE3 of a page, by which its content is known
 MOST_STORED = MOST_PIECE + envelope.HEADER_BYTES
 
 _COUNT = struct.Struct("<I")

@@ -31,9 +31,9 @@ from userfault.snapshot.format.runs import (
     to_bytes,
 )
 from userfault.snapshot.inputs.protocol import PAGE, Region
-from userfault.snapshot.stores.keys import DIGEST_BYTES, is_name
+from userfault.snapshot.stores.keys import DIGEST_BYTES, MANIFEST_MAGIC, is_name
 
-MAGIC = b"\x89UFS\r\n\x1a\n"  # broken by whatever takes it for a text
+MAGIC = MANIFEST_MAGIC
 VERSION = 1
 MOST_STORED = 256 << 20
 MOST_BODY = 1 << 30

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from userfault.kernel.errors import SourceError, UsageError
 from userfault.snapshot.errors import FormatError
 from userfault.snapshot.inputs import criu_images
+from userfault.snapshot.inputs.buffer import Buffer
 from userfault.snapshot.inputs.criu_images import ANON_SHARED, HEAP, MEMFD, SYSVIPC, VDSO, Area
 from userfault.snapshot.inputs.criu_pages import Found, Layers
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run, registers_about
@@ -54,7 +55,7 @@ class CriuInput:
         self._pid = pid
         self._maps: dict[str, Layers] = {}
         self._warnings: list[str] = []
-        self._buffer = bytearray()
+        self._buffer = Buffer()
         # What is present: page of the image, pages, and where they are
         self._first, self._count, self._position = array("Q"), array("Q"), array("Q")
         self._fd = array("i")
@@ -90,10 +91,7 @@ class CriuInput:
 
     def read(self, page: int, count: int) -> memoryview:
         """The pages, zeros where the dump has none."""
-        size = count * PAGE
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
+        view = self._buffer.pages(count)
         at = page
         number = max(0, bisect.bisect_right(self._first, page) - 1)
         while at < page + count and number < len(self._first):

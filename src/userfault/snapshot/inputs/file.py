@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
 from userfault.kernel.names import shown
+from userfault.snapshot.inputs.buffer import Buffer
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
 from userfault.source.opening import NoFileError, open_file
 
@@ -41,7 +42,7 @@ class FileInput:
         self._about = {"file": os.path.basename(self._path), **(about or {})}
         self._holes = holes
         self._fd = _opened(self._path)
-        self._buffer = bytearray()
+        self._buffer = Buffer()
         try:
             self._mode = os.fstat(self._fd).st_mode
             self.length = os.lseek(self._fd, 0, os.SEEK_END)
@@ -77,9 +78,7 @@ class FileInput:
     def read(self, page: int, count: int) -> memoryview:
         """The bytes, zeros behind the end of the file."""
         size = count * PAGE
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
+        view = self._buffer.pages(count)
         wanted = min(size, self.length - page * PAGE)
         done = 0
         while done < wanted:

@@ -27,6 +27,7 @@ from userfault.linux.present import present
 from userfault.linux.registers import registers as registers_of
 from userfault.linux.stopping import Stopped
 from userfault.snapshot.inputs import process_access as access
+from userfault.snapshot.inputs.buffer import Buffer
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run, registers_about
 
 # The kernel's own, not the process's.  Of its code debuggers want all, mapped in or not.
@@ -64,7 +65,7 @@ class ProcessInput:
         self._files: dict[tuple[str, int], int] = {}
         self._warnings: list[str] = []
         self._unreadable = 0
-        self._buffer = bytearray()
+        self._buffer = Buffer()
         try:
             self._open()
         except BaseException as error:
@@ -115,9 +116,7 @@ class ProcessInput:
     def read(self, page: int, count: int) -> memoryview:
         """The pages; what cannot be read is zeros, and counted."""
         size = count * PAGE
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
+        view = self._buffer.pages(count)
         at, end = page * PAGE, page * PAGE + size
         while at < end:
             part = self._parts[bisect.bisect_right(self._offsets, at) - 1]

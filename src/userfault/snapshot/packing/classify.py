@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
+from userfault.snapshot.format.index import PAGE_DIGEST
 from userfault.snapshot.format.manifest import ChunkTable
 from userfault.snapshot.format.runs import CHUNK, WORD, WORD_BYTES, ZERO, Runs
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.packing.dedupe import DIGEST, PageTable
+from userfault.snapshot.packing.dedupe import PageTable
 from userfault.snapshot.stores.keys import DIGEST_BYTES
 
 _ZEROS = bytes(PAGE)
@@ -112,7 +113,7 @@ class Classifier:
 
     def _slot(self, page: int, data: memoryview) -> int:
         """Where this page is, or from now on will be."""
-        digest = blake3(data).digest(DIGEST)
+        digest = blake3(data).digest(PAGE_DIGEST)
         new = self._chunks.slots + len(self._buffer) // PAGE
         if self._in_base is not None:
             found = self._table.find(digest)

@@ -9,9 +9,10 @@ forgetting costs sharing, never correctness.
 
 from __future__ import annotations
 
-DIGEST = 16
+from userfault.snapshot.format.index import PAGE_DIGEST
+
 _SLOT = 4
-RECORD = DIGEST + _SLOT
+RECORD = PAGE_DIGEST + _SLOT
 
 # What an array costs empty, and a record with what arrays over-allocate and the heap wastes:
 # above what was measured, 27.3 bytes a record in all at 61 records an array.
@@ -59,7 +60,7 @@ class PageTable:
         found = array.find(digest)
         if found >= 0:
             if not found % RECORD:
-                return int.from_bytes(array[found + DIGEST : found + RECORD], "little")
+                return int.from_bytes(array[found + PAGE_DIGEST : found + RECORD], "little")
             known = _search(array, digest)
             if known >= 0:
                 return known
@@ -82,6 +83,6 @@ def _search(array: bytearray, digest: bytes) -> int:
     found = array.find(digest)
     while found >= 0:
         if not found % RECORD:
-            return int.from_bytes(array[found + DIGEST : found + RECORD], "little")
+            return int.from_bytes(array[found + PAGE_DIGEST : found + RECORD], "little")
         found = array.find(digest, found + 1)  # the end of one record and the start of another
     return -1

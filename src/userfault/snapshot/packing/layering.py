@@ -13,6 +13,7 @@ from userfault.snapshot.format.runs import CHUNK, PARENT, WORD_BYTES, Runs
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.packing.dedupe import PageTable
 from userfault.snapshot.serving.image import Image, slices
+from userfault.snapshot.stores.digests import verify
 from userfault.snapshot.stores.keys import chunk_key
 from userfault.snapshot.stores.objects import Objects
 
@@ -79,11 +80,8 @@ def read_chunk(objects: Objects, table: ChunkTable, number: int) -> bytes:
     """The pages of a chunk, straight from the store.  Raises StoreError, FormatError."""
     digest = table.digest(number)
     stored = objects.get(chunk_key(digest), most=table.stored_length(number))
-    chunk.verify(digest, stored)
-    raw = chunk.decode(stored, table.raw_length(number))
-    if len(raw) != table.raw_length(number):
-        raise chunk.wrong_length(digest, len(raw), table.raw_length(number))
-    return raw
+    verify(digest, stored)
+    return chunk.decode_exactly(digest, stored, table.raw_length(number))
 
 
 def unchanged_to_parent(runs: Runs, base: Runs) -> Runs:

@@ -9,19 +9,17 @@ that promises a chunk which is gone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot, StoreError
+from userfault.snapshot.errors import FormatError, NoSuchObject, StoreError
 from userfault.snapshot.format import index
-from userfault.snapshot.serving.image import Layer, read_layer
+from userfault.snapshot.serving.layers import all_layers
 from userfault.snapshot.stores.keys import (
     DIGEST_BYTES,
     INDEX,
-    SNAPSHOTS,
     chunk_digest,
-    is_name,
     piece_writer,
 )
 from userfault.snapshot.stores.objects import Listed, Objects
@@ -37,29 +35,10 @@ class Swept(msgspec.Struct):
     index_pieces: int = 0
 
 
-def names(objects: Objects) -> list[str]:
-    """The snapshots of a store, sorted."""
-    found = (listed.key.removeprefix(SNAPSHOTS) for listed in objects.list(SNAPSHOTS))
-    return sorted(name for name in found if is_name(name))
-
-
-def layers(objects: Objects, *, but: str = "", damaged: bool = True) -> Iterator[Layer]:
-    """The manifest of each snapshot `but` one; what is removed meanwhile is left out.
-
-    Raises FormatError at one that is damaged; without `damaged` these are left out too.
-    """
-    passed = (NoSuchSnapshot,) if damaged else (NoSuchSnapshot, FormatError)
-    for name in names(objects):
-        if name == but:
-            continue
-        with contextlib.suppress(*passed):
-            yield read_layer(objects, name)
-
-
 def referred(objects: Objects) -> set[bytes]:
     """The digests of all chunks that manifests refer to.  Raises FormatError, StoreError."""
     marked: set[bytes] = set()
-    for layer in layers(objects):
+    for layer in all_layers(objects):
         digests = bytes(layer.manifest.chunks.digests)
         marked.update(
             digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)

@@ -12,7 +12,8 @@ from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.image import Image, open_image
-from userfault.snapshot.stores.objects import REMOTE_SCHEMES, open_objects, scheme_of
+from userfault.snapshot.stores.opening import open_objects
+from userfault.snapshot.stores.urls import is_remote_url
 
 _log = logging.getLogger("userfault")
 
@@ -22,7 +23,7 @@ def open_either(url: str, second: str | None, name: str) -> Image:
 
     Raises as `open_image` does, of the first store.
     """
-    if second is None or scheme_of(url) not in REMOTE_SCHEMES:
+    if second is None or not is_remote_url(url):
         return open_image(open_objects(url), name)
     from userfault.snapshot.stores.remote import HASTY, RemoteObjects  # noqa: PLC0415  # see open_objects
 

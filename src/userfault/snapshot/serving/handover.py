@@ -22,8 +22,8 @@ from userfault.snapshot.serving.reading import ChunkReader, open_reader
 from userfault.snapshot.serving.source import SnapshotSource
 from userfault.snapshot.serving.table import Coarse, Table, build, sealed
 from userfault.snapshot.serving.unpacked import Chunks
-from userfault.snapshot.stores.objects import REMOTE_SCHEMES, open_objects, scheme_of
-from userfault.snapshot.stores.urls import folder_of
+from userfault.snapshot.stores.opening import open_objects
+from userfault.snapshot.stores.urls import folder_of, is_remote_url
 from userfault.source.spec import Resolved, StoreSpec
 
 
@@ -73,7 +73,7 @@ def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, T
     Raises OSError where the descriptor cannot be mapped; it may be closed afterwards.
     """
     table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
-    remote = any(scheme_of(url or "") in REMOTE_SCHEMES for url in (spec.url, spec.second))
+    remote = any(is_remote_url(url or "") for url in (spec.url, spec.second))
     store: Chunks = _LateReader(spec) if remote else _reader(spec)
     source = SnapshotSource(table, store, length=spec.length, name=f"{spec.url}/{spec.name}")
     return source, table if page_size == PAGE else Coarse(table, page_size)

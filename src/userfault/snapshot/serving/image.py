@@ -16,13 +16,13 @@ from typing import NamedTuple
 import msgspec
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.errors import FormatError, NoSuchObject, NoSuchSnapshot
-from userfault.snapshot.format import envelope, manifest
+from userfault.snapshot.errors import FormatError, NoSuchSnapshot
+from userfault.snapshot.format import manifest
 from userfault.snapshot.format.manifest import ChunkTable, Manifest
 from userfault.snapshot.format.runs import CHUNK, WORD, Kind, Runs
 from userfault.snapshot.inputs.protocol import Region
 from userfault.snapshot.serving.flatten import flatten, too_many
-from userfault.snapshot.stores.keys import snapshot_key
+from userfault.snapshot.serving.layers import Layer, read_layer
 from userfault.snapshot.stores.objects import Objects
 
 
@@ -55,14 +55,6 @@ class Extent(msgspec.Struct, frozen=True, gc=False):
     chunk: int = 0
     slot: int = 0
     word: int = 0
-
-
-class Layer(NamedTuple):
-    """One manifest of a chain."""
-
-    name: str
-    digest: bytes
-    manifest: Manifest
 
 
 class Image:
@@ -192,20 +184,6 @@ class _Count:
             raise too_many(self._name, f"they have more than {most.runs} runs of pages")
         if self._layers > 1 and self._chunks > most.chunks:
             raise too_many(self._name, f"they have more than {most.chunks} chunks")
-
-
-def read_layer(objects: Objects, name: str) -> Layer:
-    """One manifest, not resolved.  Raises NoSuchSnapshot, FormatError, StoreError."""
-    try:
-        data = objects.get(snapshot_key(name), most=manifest.MOST_STORED)
-    except NoSuchObject as error:
-        raise NoSuchSnapshot(
-            f"there is no snapshot {name!r} in {objects.url}",
-            cause=error.cause,
-            cure="`userfault ls` lists those that are there",
-        ) from None
-    found = manifest.decode(data, f"the manifest of snapshot {name!r}")
-    return Layer(name, envelope.digest_of(data), found)
 
 
 def _chain(objects: Objects, name: str, limits: Limits) -> Iterator[Layer]:

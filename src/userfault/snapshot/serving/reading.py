@@ -14,20 +14,20 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
-from userfault.snapshot.errors import FormatError, StoreError
-from userfault.snapshot.format import chunk as chunks
+from userfault.snapshot.errors import FormatError, StoreError, told
+from userfault.snapshot.stores.digests import verify
 from userfault.snapshot.stores.health import SILENT_S, Health
 from userfault.snapshot.stores.keys import chunk_key
 from userfault.snapshot.stores.local import LocalObjects
-from userfault.snapshot.stores.objects import Fetchable, Objects, open_objects
+from userfault.snapshot.stores.objects import Fetchable, Objects, is_remote
+from userfault.snapshot.stores.opening import open_objects
 
 if TYPE_CHECKING:
     from userfault.snapshot.stores.cache import ChunkCache
-    from userfault.snapshot.stores.fetching import Asked, Counts, Fetcher
-
-Wanted = tuple[bytes, int]  # digest, stored length
+    from userfault.snapshot.stores.fetching import Asked, Fetcher
+    from userfault.snapshot.stores.tries import Counts, Wanted
 
 DEADLINE_S = 20.0
 # What a chunk has where others before it have used all that up: one try.
@@ -135,7 +135,7 @@ class ChunkReader:
             if found is None and isinstance(store, LocalObjects):
                 found = store.at_hand(chunk_key(digest), stored_length)
                 if found is not None:
-                    chunks.verify(digest, found)
+                    verify(digest, found)
         except (StoreError, FormatError):
             return None  # `chunk` will say it, or find it elsewhere
         return found
@@ -256,7 +256,7 @@ class ChunkReader:
         for number in range(_LOCAL_TRIES):
             data = store.get(chunk_key(digest), most=stored_length)
             try:
-                chunks.verify(digest, data)
+                verify(digest, data)
             except FormatError:
                 if number == _LOCAL_TRIES - 1:
                     raise
@@ -290,9 +290,4 @@ class _Race:
 
 
 def _told(store: Objects, error: StoreError | FormatError) -> str:
-    return f"{store.url}: {error.what}: {error.cause}".rstrip(": ")
-
-
-def is_remote(store: object) -> TypeGuard[Fetchable]:
-    """Whether a store answers over a network, and is read in an event loop."""
-    return hasattr(store, "fetch")
+    return f"{store.url}: {told(error)}"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from userfault.kernel.errors import SourceError, UserfaultError
+from userfault.snapshot.errors import told
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.serving.counts import Counts
 from userfault.snapshot.serving.table import Table
@@ -60,7 +61,7 @@ class SnapshotSource:
             raise SourceError(
                 f"cannot read {self._name} at offset {offset}",
                 offset=offset,
-                cause=f"{error.what}: {error.cause}" if error.cause else error.what,
+                cause=told(error),
                 cure=error.cure,
             ) from None
 

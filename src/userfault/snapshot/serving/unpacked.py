@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import StoreError
-from userfault.snapshot.format import chunk as chunks
+from userfault.snapshot.format.chunk import decode_exactly
 from userfault.snapshot.serving.counts import Counts
 from userfault.snapshot.serving.table import Table
 
@@ -125,10 +125,11 @@ class Unpacked:
             return kept
         table = self._table
         try:
-            stored = self._store.now(table.digest(chunk), table.stored_length(chunk))
+            digest = table.digest(chunk)
+            stored = self._store.now(digest, table.stored_length(chunk))
             if stored is None:
                 return None
-            raw = self._unpack(chunk, stored)
+            raw = self._unpack(chunk, digest, stored)
         except Exception:  # `get` finds another copy, or tells what is wrong: here faults wait
             return None
         self.counts.at_once += 1
@@ -150,7 +151,7 @@ class Unpacked:
                         self._store.ahead(listed[number:])
                         asked = True
                     stored = self._store.chunk(*listed[number], urgent=False)
-                raw = self._unpack(chunk, stored)
+                raw = self._unpack(chunk, listed[number][0], stored)
             except Exception:  # whoever wants it reads it, and tells what is wrong
                 return number
             target[at : at + len(raw)] = raw
@@ -235,7 +236,7 @@ class Unpacked:
         digest, length = table.digest(chunk), table.stored_length(chunk)
         try:
             stored = self._store.chunk(digest, length, urgent=urgent, waited=waited)
-            raw = self._unpack(chunk, stored)
+            raw = self._unpack(chunk, digest, stored)
         except UserfaultError as error:
             with self._lock:
                 self._failed[chunk] = _Failure(_clock(), error.what, error.cause, error.cure)
@@ -254,17 +255,11 @@ class Unpacked:
             raise StoreError(failed.what, cause=failed.cause, cure=failed.cure)
         del self._failed[chunk]
 
-    def _unpack(self, chunk: int, stored: bytes) -> memoryview:
-        raw = memoryview(chunks.decode(stored, self._table.raw_length(chunk)))
-        self._check(chunk, stored, raw)
-        return raw
-
-    def _check(self, chunk: int, stored: bytes, raw: memoryview) -> None:
-        """A chunk that was unpacked is as long as the table says; it is counted."""
+    def _unpack(self, chunk: int, digest: bytes, stored: bytes) -> memoryview:
         length = self._table.raw_length(chunk)
-        if len(raw) != length:
-            raise chunks.wrong_length(self._table.digest(chunk), len(raw), length)
+        raw = memoryview(decode_exactly(digest, stored, length))
         self._count(len(stored), length)
+        return raw
 
     def _count(self, stored: int, raw: int) -> None:
         counts = self.counts  # close enough where two threads count at once

@@ -19,7 +19,6 @@ import fcntl
 import logging
 import os
 import re
-import stat
 import threading
 import time
 from array import array
@@ -30,8 +29,9 @@ from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.kernel.names import shown
 from userfault.linux import homes
 from userfault.snapshot.errors import FormatError, NoSuchObject, NotAStore, StoreError
-from userfault.snapshot.format.chunk import verify
-from userfault.snapshot.stores import folders, marks
+from userfault.snapshot.stores import marks
+from userfault.snapshot.stores.cache_folder import CacheFolder
+from userfault.snapshot.stores.digests import verify
 from userfault.snapshot.stores.keys import CHUNKS, chunk_digest, chunk_key
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.stores.urls import folder_of
@@ -43,7 +43,6 @@ _QUEUE_BYTES = 16 << 20
 _PAUSE_S = 60.0  # after a write failed
 _EVICT_WAIT_S = 0.5  # for those who write at the moment
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 _log = logging.getLogger("userfault")
@@ -88,6 +87,7 @@ class ChunkCache:
 
     def __init__(self, folder: str, size: int) -> None:
         self._objects = _objects(folder)
+        self._folder = CacheFolder(self._objects.url)
         self._mine = False  # nobody else's folder, as far as we have looked
         self._size = size
         self._said = False
@@ -156,21 +156,21 @@ class ChunkCache:
 
     def usage(self) -> int:
         """Bytes that are held, or were about to be written when a process was killed."""
-        with self._counting() as fd:
-            return _number(fd) or 0
+        with self._folder.counting() as usage:
+            return usage.get() or 0
 
     def evict(self, wanted: int) -> bool:
         """Remove the files unused for the longest time until `wanted` more bytes fit.
 
         False where others are at work here and did not end within a moment.
         """
-        with self._locked(fcntl.LOCK_EX, _EVICT_WAIT_S) as alone:
+        with self._folder.locked(fcntl.LOCK_EX, _EVICT_WAIT_S) as alone:
             if not alone:
                 return False
             held, cutoff = self._survey(max(self._size - wanted, 0), int(self._size * _FREED))
             freed = self._remove(cutoff) if cutoff is not None else 0
-            with self._counting() as fd:
-                _set(fd, held - freed)
+            with self._folder.counting() as usage:
+                usage.set(held - freed)
             return held - freed + wanted <= self._size
 
     def _path(self, digest: bytes) -> str:
@@ -181,27 +181,13 @@ class ChunkCache:
         if self._mine:
             return True
         try:
-            with self._opened():
+            with self._folder.opened():
                 self._mine = True
         except FileNotFoundError:
             pass
         except (NotAStore, OSError) as error:
             self._pause(error)
         return self._mine
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The folder.  NotAStore where others may have put something there."""
-        with folders.named(self.folder) as fd:
-            held = os.fstat(fd)
-            if held.st_uid != os.geteuid() or held.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                others = f"user {held.st_uid}, whose it is," if held.st_uid else "others than you"
-                raise NotAStore(
-                    f"{self.folder} is not used as a cache",
-                    cause=f"{others} may write there",
-                    cure="name a folder of your own (USERFAULT_CACHE), or chmod go-w this one",
-                )
-            yield fd
 
     def _read(self, digest: bytes, length: int) -> bytes | None:
         if not self._is_mine():
@@ -232,67 +218,26 @@ class ChunkCache:
         """Remove a file that is corrupt."""
         with (
             contextlib.suppress(OSError, UserfaultError),
-            self._locked(fcntl.LOCK_SH) as may,
+            self._folder.locked(fcntl.LOCK_SH) as may,
         ):
             if may:  # else the next reader removes it
                 size = os.lstat(self._path(digest)).st_size
                 self._objects.delete([chunk_key(digest)])
-                with self._counting() as fd:
-                    _set(fd, max((_number(fd) or 0) - size, 0))
+                with self._folder.counting() as usage:
+                    usage.set(max((usage.get() or 0) - size, 0))
 
     def _put(self, digest: bytes, data: bytes) -> bool:
         """Count a file and write it; False where there is no room, or an eviction goes on."""
-        with self._locked(fcntl.LOCK_SH) as may:
+        with self._folder.locked(fcntl.LOCK_SH) as may:
             if not may:
                 return False
-            with self._counting() as fd:
-                held = _number(fd)
+            with self._folder.counting() as usage:
+                held = usage.get()
                 if held is None or held + len(data) > self._size:
                     return False
-                _set(fd, held + len(data))
+                usage.set(held + len(data))
             self._objects.put(chunk_key(digest), data)
             return True
-
-    @contextlib.contextmanager
-    def _counting(self) -> Iterator[int]:
-        """`usage`, locked.  Opened each time: a lock belongs to an opening, and forks share it."""
-        fd = self._file("usage")
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextlib.contextmanager
-    def _locked(self, kind: int, seconds: float = 0) -> Iterator[bool]:
-        """Writers share a lock, an eviction has it alone: files and count do not differ then.
-
-        Yields whether it was had within `seconds`.
-        """
-        end = time.monotonic() + seconds
-        fd = self._file("evicting")
-        try:
-            had = _try_lock(fd, kind)
-            while not had and time.monotonic() < end:
-                time.sleep(0.002)
-                had = _try_lock(fd, kind)
-            yield had
-        finally:
-            os.close(fd)
-
-    def _file(self, name: str) -> int:
-        """A file of the cache's own, open; made if there is none."""
-        with self._opened() as folder:
-            fd = os.open(name, _FILE, 0o600, dir_fd=folder)
-            held = os.fstat(fd)
-            if stat.S_ISREG(held.st_mode) and held.st_uid == os.geteuid() and held.st_nlink == 1:
-                return fd
-            os.close(fd)
-            raise NotAStore(
-                f"{self.folder} is not used as a cache",
-                cause=f"its file {name!r} has other names too, or is not yours",
-                cure=f"remove {self.folder}/{name}",
-            )
 
     def _survey(self, goal: int, more: int) -> tuple[int, int | None]:
         """Bytes held, and the time of use up to which files must go to leave `goal` - `more`.
@@ -356,21 +301,3 @@ def _objects(folder: str) -> LocalObjects:
     usual = user_cache()
     existing = usual is not None and os.path.abspath(folder) == usual
     return LocalObjects(folder, into_existing=existing, mark=marks.CACHE)
-
-
-def _try_lock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _number(fd: int) -> int | None:
-    """The number in the file; None for a new one, and for one that was torn: then files count."""
-    text = os.pread(fd, 32, 0)
-    return int(text) if text.strip().isdigit() else None
-
-
-def _set(fd: int, number: int) -> None:
-    os.pwrite(fd, b"%-31d\n" % number, 0)

@@ -1,10 +1,7 @@
 """Chunks of one remote store: many requests at once, each bounded, none asked for twice.
 
 One thread runs an event loop, so that a request that nobody wants any more ends at once.  A flight
-is the work of getting one chunk: up to three tries, each verified.  Whoever wants that chunk
-meanwhile joins it.  For urgent ones (a thread stands in a page fault) a second request is sent when
-the first takes longer than 95 of the last 100 did; the first right answer counts.  Such hedges are
-a tenth of all requests at most: an overloaded service is not loaded twice.
+is the work of getting one chunk (`tries`).  Whoever wants that chunk meanwhile joins it.
 """
 
 from __future__ import annotations
@@ -12,46 +9,20 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import random
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVarTuple, Unpack
 
-import msgspec
-
-from userfault.snapshot.errors import FormatError, NoSuchObject, StoreError
-from userfault.snapshot.format.chunk import verify
-from userfault.snapshot.stores.keys import chunk_key
+from userfault.snapshot.errors import FormatError, StoreError
 from userfault.snapshot.stores.objects import Fetchable
+from userfault.snapshot.stores.tries import Counts, Tries, Wanted
 
-Wanted = tuple[bytes, int]  # digest, stored length
 _Arguments = TypeVarTuple("_Arguments")
 Asked: TypeAlias = "concurrent.futures.Future[bytes]"
 
-_TRIES = 3
-_FIRST_PAUSE_S = 0.05
 _WAITING_MOST = 1 << 16
-_RECENT = 100
-_FEW = 10  # too few to know how long a request takes
-_HEDGE_UNKNOWN_S = 0.1
-_HEDGE_LEAST_S = 0.005
-_HEDGE_MOST_S = 1.0
-_HEDGE_SHARE = 0.1
-_HEDGE_SAVED = 5.0
-
-
-class Counts(msgspec.Struct):
-    """What was done: verified `chunks`, their `bytes`, `tries` again after a failure, `wrong`
-    answers among them, `hedges` sent and `hedges_won`."""
-
-    chunks: int = 0
-    bytes: int = 0
-    tries: int = 0
-    wrong: int = 0
-    hedges: int = 0
-    hedges_won: int = 0
 
 
 class _Flight:
@@ -108,9 +79,7 @@ class Fetcher:
         arrived: Callable[[bytes, bytes], None],
         needless: Callable[[bytes], bool],
     ) -> None:
-        self.counts = Counts()
-        self._store = store
-        self._deadline = deadline
+        self._tries = Tries(store, deadline)
         self._parallel = parallel
         self._ahead_bytes = ahead_bytes
         self._arrived = arrived
@@ -125,9 +94,6 @@ class Fetcher:
         self._generation = 0
         self._in_advance: set[bytes] = set()
         self._reserved = 0
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._may_hedge = _HEDGE_SAVED
-        self._late_s = _HEDGE_UNKNOWN_S
         self._ready_lock = threading.Lock()
         self._ready: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._ready_bytes = 0
@@ -135,7 +101,12 @@ class Fetcher:
     @property
     def late_s(self) -> float:
         """Seconds after which an answer is late: 95 of the last 100 came sooner."""
-        return self._late_s
+        return self._tries.late_s
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._tries.counts
 
     def take(self, digest: bytes) -> bytes | None:
         """A chunk that was read in advance and is here; it is given once."""
@@ -258,7 +229,8 @@ class Fetcher:
     def _start(self, wanted: Wanted, generation: int) -> _Flight:
         flight = _Flight(wanted, generation)
         self._flights[wanted[0]] = flight
-        flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
+        work = self._tries.chunk(wanted, flight.urgent)
+        flight.task = asyncio.get_running_loop().create_task(work)
         flight.task.add_done_callback(lambda _: self._landed(flight))
         return flight
 
@@ -277,87 +249,6 @@ class Fetcher:
                     self._ready[digest] = (data, flight.generation)
                     self._ready_bytes += len(data)
         self._advance()
-
-    async def _fly(self, flight: _Flight) -> bytes:
-        """Up to three tries, with growing pauses between them."""
-        failures: list[str] = []
-        answered = False
-        pause = _FIRST_PAUSE_S
-        for number in range(_TRIES):
-            if number:
-                self.counts.tries += 1
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-                pause *= 4
-            try:
-                async with asyncio.timeout(self._deadline):
-                    data = await self._hedged(flight)
-            except TimeoutError:
-                failures.append(f"no answer within {self._deadline:g} s")
-            except FormatError as error:
-                answered = True
-                self.counts.wrong += 1
-                failures.append(f"{error.what}: {error.cause}")
-            except StoreError as error:
-                answered = answered or isinstance(error, NoSuchObject)
-                failures.append(error.cause or error.what)
-            else:
-                self.counts.chunks += 1
-                self.counts.bytes += len(data)
-                return data
-        kind = FormatError if answered else StoreError
-        raise kind(f"{_TRIES} tries", cause="; then ".join(dict.fromkeys(failures)))
-
-    async def _hedged(self, flight: _Flight) -> bytes:
-        """One try: a request, and a second one where it is urgent and the first is late."""
-        began = time.monotonic()
-        first = self._request(flight.wanted)
-        requests = [first]
-        try:
-            if await self._is_late(first, flight, began):
-                self.counts.hedges += 1
-                self._may_hedge -= 1
-                requests.append(self._request(flight.wanted))
-            data, winner = await _first_right(requests)
-            self.counts.hedges_won += winner is not first
-            self._recent.append(time.monotonic() - began)
-            self._late_s = self._hedge_after()
-            self._may_hedge = min(self._may_hedge + _HEDGE_SHARE, _HEDGE_SAVED)
-            return data
-        finally:
-            for request in requests:
-                request.cancel()
-
-    async def _is_late(self, first: asyncio.Task[bytes], flight: _Flight, began: float) -> bool:
-        """Wait for the moment to hedge; False where there is no reason to."""
-        if not flight.urgent.is_set():
-            becomes_urgent = asyncio.ensure_future(flight.urgent.wait())
-            try:
-                await asyncio.wait((first, becomes_urgent), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                becomes_urgent.cancel()
-        left = began + self._late_s - time.monotonic()
-        if not first.done() and left > 0:
-            await asyncio.wait((first,), timeout=left)
-        return not first.done() and self._may_hedge >= 1
-
-    def _hedge_after(self) -> float:
-        """Seconds after which a request is late: the 95th percentile of the recent ones."""
-        if len(self._recent) < _FEW:
-            return _HEDGE_UNKNOWN_S
-        ordered = sorted(self._recent)
-        return min(max(ordered[len(ordered) * 95 // 100], _HEDGE_LEAST_S), _HEDGE_MOST_S)
-
-    def _request(self, wanted: Wanted) -> asyncio.Task[bytes]:
-        request = asyncio.get_running_loop().create_task(self._once(wanted))
-        # The failure of one that lost is nobody's; unread, it would be logged.
-        request.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return request
-
-    async def _once(self, wanted: Wanted) -> bytes:
-        digest, length = wanted
-        data = await self._store.fetch(chunk_key(digest), most=length)
-        verify(digest, data)
-        return data
 
     def _add_ahead(self, wanted: list[Wanted]) -> None:
         self._generation += 1
@@ -394,20 +285,6 @@ class Fetcher:
                 data, _ = self._ready.pop(oldest)
                 self._ready_bytes -= len(data)
             return True
-
-
-async def _first_right(
-    requests: Sequence[asyncio.Task[bytes]],
-) -> tuple[bytes, asyncio.Task[bytes]]:
-    """The first answer that is right; the last failure where none is."""
-    left = set(requests)
-    while True:
-        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-        for request in done:
-            if request.exception() is None:
-                return request.result(), request
-        if not left:
-            return done.pop().result(), requests[0]  # raises
 
 
 def _late(timeout: float = 0.0) -> StoreError:

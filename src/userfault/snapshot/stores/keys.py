@@ -1,4 +1,4 @@
-"""Where in a store what lies: the keys of manifests, chunks, index pieces and leases.
+"""Where in a store what lies, and how it begins: manifests, chunks, index pieces and leases.
 
 `docs/format.md` gives the layout.  A name of a snapshot is one part of a key and nothing more: no
 `/`, no `..`, nothing that a shell or a URL reads in another way.
@@ -14,6 +14,11 @@ CHUNKS = "chunks/"
 SNAPSHOTS = "snapshots/"
 INDEX = "index/"
 LEASES = "leases/"
+
+# How what lies there begins: by it a store is known that is older than the file which says so.
+CHUNK_MAGIC = b"UFCH"
+MANIFEST_MAGIC = b"\x89UFS\r\n\x1a\n"  # broken by whatever takes it for a text
+INDEX_MAGIC = b"\x89UFI\r\n\x1a\n"
 
 DIGEST_BYTES = 32
 

@@ -44,6 +44,7 @@ EXPIRY = 900.0
 RENEW = 60.0
 _MOST_BODY = 4096
 _POLL = (0.02, 1.0)  # seconds: from, to
+_SWEEPER_WAIT_S = 600.0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -84,7 +85,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """Ours.  Taken by the constructor; `release` gives it back."""
+    """Ours.  Taken by the constructor; the end of a `with` block gives it back, come what may."""
 
     def __init__(
         self, objects: Objects, doing: str, *, name: str = "", base: str = "", shares: bool = True
@@ -106,6 +107,13 @@ class Lease:
             with contextlib.suppress(UserfaultError):
                 self.release()
             raise
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(UserfaultError):  # what was done under it is done
+            self.release()
 
     def renew(self) -> None:
         """To be called often; puts the lease again when RENEW seconds have passed."""
@@ -172,6 +180,10 @@ class Lease:
             time.sleep(pause)
             pause = min(2 * pause, most)
             self.renew()
+
+    def wait_for_sweepers(self) -> None:
+        """Return when nobody sweeps: what is in the store now stays while we share it."""
+        self.wait_for(lambda other: not other.shares, _SWEEPER_WAIT_S)
 
     def bury(self, dead: Seen) -> None:
         """Remove the lease of somebody who died, when nothing is left of its work."""

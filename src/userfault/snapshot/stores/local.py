@@ -12,11 +12,10 @@ import errno
 import os
 import re
 import stat
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from userfault.kernel.errors import UsageError
-from userfault.linux.libc import syncfs
 from userfault.linux.limits import growing
 from userfault.snapshot.errors import (
     AlreadyThere,
@@ -26,13 +25,20 @@ from userfault.snapshot.errors import (
     StoreFull,
 )
 from userfault.snapshot.stores import atomic, folders, marks
-from userfault.snapshot.stores.objects import Listed, check_key, check_prefix
+from userfault.snapshot.stores.objects import (
+    Listed,
+    check_key,
+    check_prefix,
+    check_size,
+    checked_keys,
+)
+from userfault.snapshot.stores.unsynced import Unsynced
+
+_T = TypeVar("_T")
 
 _TMP = "tmp"
 _PART = re.compile(r"[A-Za-z0-9._-]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# From here on one syncfs is cheaper than an fsync for each file.
-_FSYNC_MOST = 16
 
 
 class LocalObjects:
@@ -54,11 +60,9 @@ class LocalObjects:
         self._root = os.path.abspath(folder)  # a later chdir moves nothing
         self._mark = mark
         self._into_existing = into_existing
-        self._lock = threading.Lock()
         self._ready = False
         self._modes = (0o600, 0o700)  # of files, of folders
-        self._unsynced: set[str] = set()
-        self._many = False  # more than were worth remembering
+        self._unsynced = Unsynced(self._root)
 
     @property
     def url(self) -> str:
@@ -67,13 +71,7 @@ class LocalObjects:
 
     def get(self, key: str, *, most: int | None = None) -> bytes:
         """See `Objects`."""
-        with self._reading(key):
-            fd, size = self._open(key)
-            try:
-                _within(key, size, most)
-                return _read(fd, size)
-            finally:
-                os.close(fd)
+        return self._read_by(_read, key, most)
 
     def at_hand(self, key: str, most: int) -> bytes | None:
         """The object if it is wholly in the page cache; None where a disk would be waited for.
@@ -81,13 +79,7 @@ class LocalObjects:
         preadv2(2) with RWF_NOWAIT; the inode may still have to be read, once a file.  Raises as
         `get` does.
         """
-        with self._reading(key):
-            fd, size = self._open(key)
-            try:
-                _within(key, size, most)
-                return _read_nowait(fd, size)
-            finally:
-                os.close(fd)
+        return self._read_by(_read_nowait, key, most)
 
     def will_need(self, key: str) -> None:
         """Start reading the object into the page cache (posix_fadvise(2)); `get` tells errors."""
@@ -115,9 +107,9 @@ class LocalObjects:
                 sync = new or folders.has(folder, name)
                 atomic.write(temporary, folder, name, data, mode=of_file, new=new, sync=sync)
             if new:
-                self._sync_folders([self._path(key)])
+                self._unsynced.sync_names([self._path(key)])
             else:
-                self._remember(self._path(key))
+                self._unsynced.add(self._path(key))
         except FileExistsError:
             raise AlreadyThere(key, url=self.url) from None
         except OSError as error:
@@ -165,8 +157,10 @@ class LocalObjects:
     def size(self, key: str) -> int:
         """See `Objects`."""
         check_key(key)
-        with self._reading(key):
+        try:
             return os.stat(self._path(key)).st_size
+        except OSError as error:
+            raise self._read_failed(key, error) from None
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """See `Objects`; what is in `tmp/` is no object."""
@@ -182,9 +176,7 @@ class LocalObjects:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
-        wanted = list(keys)
-        for key in wanted:
-            check_key(key)
+        wanted = checked_keys(keys)
         try:
             with folders.named(self._root) as root:
                 if self._ready or marks.is_one(root, self._mark):
@@ -206,21 +198,10 @@ class LocalObjects:
             raise self._delete_failed(repr(key), error) from None
 
     def flush(self) -> None:
-        """See `Objects`: fsync of a few files and their folders, or one syncfs for many."""
-        with self._lock:
-            paths, self._unsynced = self._unsynced, set()
-            many, self._many = self._many, False
+        """See `Objects`."""
         try:
-            if many:
-                self._sync_everything()
-            else:
-                for path in paths:
-                    with contextlib.suppress(FileNotFoundError):  # deleted since
-                        _sync(path)
-                self._sync_folders(paths)
+            self._unsynced.flush()
         except OSError as error:
-            with self._lock:
-                self._many = True
             raise self._put_failed("what was written", error) from None
 
     def _path(self, key: str) -> str:
@@ -240,53 +221,27 @@ class LocalObjects:
             cure="remove it and store the object again",
         )
 
-    @contextlib.contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        """Turn the system's errors into the store's."""
+    def _read_by(self, read: Callable[[int, int], _T], key: str, most: int | None) -> _T:
+        """What `read` makes of an object's descriptor and length.  In the path of a fault."""
         try:
-            yield
-        except (FileNotFoundError, NotADirectoryError):
-            cause = "" if os.path.isdir(self._root) else "there is no such folder"
-            raise NoSuchObject(key, url=self.url, cause=cause) from None
+            fd, size = self._open(key)
+            try:
+                check_size(key, size, most)
+                return read(fd, size)
+            finally:
+                os.close(fd)
         except OSError as error:
-            raise StoreError(
-                f"cannot read {key!r} in {self.url}",
-                cause=os.strerror(error.errno or 0),
-                cure="check the folder, its permissions and its disk",
-            ) from None
+            raise self._read_failed(key, error) from None
 
-    def _remember(self, path: str) -> None:
-        """`path` was written and not synced."""
-        with self._lock:
-            if self._many:
-                return
-            self._unsynced.add(path)
-            if len(self._unsynced) > _FSYNC_MOST:
-                self._many = True
-                self._unsynced.clear()
-
-    def _sync_everything(self) -> None:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syncfs(fd)
-        finally:
-            os.close(fd)
-        _sync_if_allowed(os.path.dirname(self._root))
-
-    def _sync_folders(self, paths: Iterable[str]) -> None:
-        """Make names durable: the folders of `paths`, up to the one that holds the store."""
-        synced = set()
-        for path in paths:
-            folder = os.path.dirname(path)
-            while folder not in synced and len(folder) >= len(os.path.dirname(self._root)):
-                synced.add(folder)
-                if folder == os.path.dirname(folder):
-                    break
-                folder = os.path.dirname(folder)
-        above = os.path.dirname(self._root)
-        for folder in synced - {above}:
-            _sync(folder)
-        _sync_if_allowed(above)
+    def _read_failed(self, key: str, error: OSError) -> StoreError:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            cause = "" if os.path.isdir(self._root) else "there is no such folder"
+            return NoSuchObject(key, url=self.url, cause=cause)
+        return StoreError(
+            f"cannot read {key!r} in {self.url}",
+            cause=os.strerror(error.errno or 0),
+            cure="check the folder, its permissions and its disk",
+        )
 
     def _walk(self, prefix: str) -> Iterator[Listed]:
         try:
@@ -339,15 +294,6 @@ def _why(error: OSError) -> str:
     return growing(error).cause
 
 
-def _within(key: str, size: int, most: int | None) -> None:
-    if most is not None and size > most:
-        raise FormatError(
-            f"{key!r} is {size} bytes long",
-            cause=f"there it can have {most} at most",
-            cure="the store is damaged: verify it",
-        )
-
-
 def _read(fd: int, size: int) -> bytes:
     data = os.read(fd, size)
     if len(data) == size:
@@ -367,17 +313,3 @@ def _read_nowait(fd: int, size: int) -> bytes | None:
             return None
         raise
     return bytes(answer) if count == size else None
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_if_allowed(path: str) -> None:
-    """The folder above a store: it may be one that we may pass through and not read."""
-    with contextlib.suppress(PermissionError):
-        _sync(path)

@@ -14,9 +14,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from userfault.snapshot.errors import NotAStore
-from userfault.snapshot.format import chunk, index, manifest
 from userfault.snapshot.stores import atomic, folders
-from userfault.snapshot.stores.keys import CHUNKS, INDEX, LEASES, SNAPSHOTS, lease_of
+from userfault.snapshot.stores.keys import (
+    CHUNK_MAGIC,
+    CHUNKS,
+    INDEX,
+    INDEX_MAGIC,
+    LEASES,
+    MANIFEST_MAGIC,
+    SNAPSHOTS,
+    lease_of,
+)
 
 _MARK_MODE = 0o644
 _LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -113,9 +121,9 @@ def _begins(folder: int, name: str, length: int) -> bytes:
 
 def _earlier_store(root: int, names: set[str]) -> bool:
     """A manifest, an index piece, a chunk; or nothing but the folders of a store without any."""
-    if _has(root, SNAPSHOTS, manifest.MAGIC) or _has(root, INDEX, index.MAGIC):
+    if _has(root, SNAPSHOTS, MANIFEST_MAGIC) or _has(root, INDEX, INDEX_MAGIC):
         return True
-    if any(_has(root, CHUNKS + pair, chunk.MAGIC) for pair in _names(root, CHUNKS, _PAIR)):
+    if any(_has(root, CHUNKS + pair, CHUNK_MAGIC) for pair in _names(root, CHUNKS, _PAIR)):
         return True
     # Leases were the first that any writer made.
     leases = _names(root, LEASES)

@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 import stat
-from types import TracebackType
 
 from userfault.kernel.errors import UsageError
 from userfault.linux.limits import growing
@@ -44,12 +43,7 @@ class NewFile:
     def __enter__(self) -> NewFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._named:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)

@@ -1,25 +1,20 @@
 """What a store is to the rest of this room: named, immutable blobs of bytes.
 
 A key is a path of plain names (`chunks/ab/…`).  An object appears whole or not at all, whoever is
-killed while writing it.  Folders are `local.py`; S3, GCS, Azure and HTTP are `remote.py`, which is
-imported only for them.
+killed while writing it.  Folders are `local.py`; S3, GCS, Azure and HTTP are `remote.py`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import msgspec
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.stores.urls import folder_of
+from userfault.snapshot.errors import FormatError
 
-REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _KEY_MOST = 1024  # the limit of S3, the smallest of the stores
 
@@ -86,37 +81,9 @@ class Fetchable(Protocol):
         ...
 
 
-def open_objects(url: str | os.PathLike[str], *, into_existing: bool = False) -> Objects:
-    """The store at a path or URL.  A folder need not exist: the first `put` makes it.
-
-    `into_existing`: also in a folder that has other things in it (else NotAStore, by the `put`).
-
-    Raises UsageError for a scheme that is not known, Unavailable where the `remote` extra is not
-    installed, StoreError for a URL or an environment that cannot be used.
-    """
-    text = os.fspath(url)
-    scheme = scheme_of(text)
-    if scheme in REMOTE_SCHEMES:
-        # Costs 0.1 s and starts threads: local stores never pay for it.
-        from userfault.snapshot.stores.remote import RemoteObjects  # noqa: PLC0415
-
-        return RemoteObjects.open(text)
-    if scheme not in ("", "file"):
-        raise UsageError(
-            f"there are no stores of the kind {scheme}://",
-            cause="a store is a folder, or a URL of "
-            + ", ".join(f"{s}://" for s in REMOTE_SCHEMES),
-            cure="correct the scheme; put ./ before a folder of that name",
-        )
-    from userfault.snapshot.stores.local import LocalObjects  # noqa: PLC0415  # it needs this module
-
-    return LocalObjects(folder_of(text), into_existing=into_existing)
-
-
-def scheme_of(url: str) -> str:
-    """The scheme of a URL in lower case; empty for a path."""
-    found = _SCHEME.match(url)
-    return found[1].lower() if found else ""
+def is_remote(store: object) -> TypeGuard[Fetchable]:
+    """Whether a store answers over a network, and is read in an event loop."""
+    return hasattr(store, "fetch")
 
 
 def check_key(key: str) -> None:
@@ -130,6 +97,14 @@ def check_key(key: str) -> None:
         )
 
 
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """The keys, each of which is one; else UsageError."""
+    wanted = list(keys)
+    for key in wanted:
+        check_key(key)
+    return wanted
+
+
 def check_prefix(prefix: str) -> None:
     """UsageError where a prefix is neither empty nor a folder."""
     if prefix:
@@ -140,3 +115,14 @@ def check_prefix(prefix: str) -> None:
                 cause="listings are by folder",
                 cure="end it in /",
             )
+
+
+def check_size(key: str, size: int, most: int | None, url: str = "") -> None:
+    """FormatError where an object is longer than it can be."""
+    if most is not None and size > most:
+        where = f" in {url}" if url else ""
+        raise FormatError(
+            f"{key!r}{where} is {size} bytes long",
+            cause=f"there it can have {most} at most",
+            cure="the store is damaged: verify it",
+        )

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 
 from userfault.snapshot.stores.keys import SNAPSHOTS, check_name, is_name
-from userfault.snapshot.stores.objects import REMOTE_SCHEMES, scheme_of
-from userfault.snapshot.stores.urls import last_part
+from userfault.snapshot.stores.urls import is_file_url, is_remote_url, last_part
 
 
 def place_of(source: str) -> tuple[str, str] | None:
@@ -19,7 +18,7 @@ def place_of(source: str) -> tuple[str, str] | None:
     is at that path, and the folder above it is a store that has a snapshot of that name (or where
     the folder is a store, and there is nothing else that the path could mean).
     """
-    if scheme_of(source) in (*REMOTE_SCHEMES, "file"):
+    if is_remote_url(source) or is_file_url(source):
         url, name = last_part(source)
         return url, check_name(name)
     path, name = os.path.split(source)

@@ -22,10 +22,17 @@ import msgspec
 
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
 from userfault.kernel.names import shown
-from userfault.snapshot.errors import AlreadyThere, FormatError, NoSuchObject, StoreError
+from userfault.snapshot.errors import AlreadyThere, NoSuchObject, StoreError
 from userfault.snapshot.stores import aws, credentials
-from userfault.snapshot.stores.objects import Listed, check_key, check_prefix, scheme_of
+from userfault.snapshot.stores.objects import (
+    Listed,
+    check_key,
+    check_prefix,
+    check_size,
+    checked_keys,
+)
 from userfault.snapshot.stores.redact import readable
+from userfault.snapshot.stores.urls import scheme_of
 
 try:
     import obstore
@@ -130,7 +137,7 @@ class RemoteObjects:
         with self._failing_on("read", key):
             for attempt in itertools.count(1):
                 answer = obstore.get(self._store, key)
-                self._within(key, answer.meta["size"], most)
+                check_size(key, answer.meta["size"], most, self.url)
                 try:
                     return bytes(answer.bytes())
                 except BaseError:  # obstore retries a request, not all answers cut short
@@ -146,7 +153,7 @@ class RemoteObjects:
         check_key(key)
         with self._failing_on("read", key):
             answer = await obstore.get_async(self._store, key)
-            self._within(key, answer.meta["size"], most)
+            check_size(key, answer.meta["size"], most, self.url)
             return bytes(await answer.bytes_async())
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, new: bool = False) -> None:
@@ -193,9 +200,7 @@ class RemoteObjects:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
-        wanted = list(keys)
-        for key in wanted:
-            check_key(key)
+        wanted = checked_keys(keys)
         self._check_writable("delete objects")
         with _failing("delete objects of", self.url):
             for start in range(0, len(wanted), _DELETE_AT_ONCE):
@@ -254,14 +259,6 @@ class RemoteObjects:
                 f"cannot {what} in {self.url}",
                 cause="a store behind HTTP is read-only",
                 cure="write to the folder or bucket that the server serves",
-            )
-
-    def _within(self, key: str, size: int, most: int | None) -> None:
-        if most is not None and size > most:
-            raise FormatError(
-                f"{key!r} in {self.url} is {size} bytes long",
-                cause=f"there it can have {most} at most",
-                cure="the store is damaged: verify it",
             )
 
     @contextlib.contextmanager

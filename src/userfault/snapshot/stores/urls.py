@@ -1,13 +1,31 @@
-"""Folders named by URL (RFC 8089): `file:///path`, `file://localhost/path`, with escapes."""
+"""What users write for a store: a path, a URL of a service, a URL of a folder.
+
+Folders by URL are as RFC 8089 has them: `file:///path`, `file://localhost/path`, with escapes.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
 
 from userfault.kernel.errors import UsageError
 
-_SCHEME = "file://"
+REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_FILE = "file://"
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL in lower case; empty for a path."""
+    found = _SCHEME.match(url)
+    return found[1].lower() if found else ""
+
+
+def is_remote_url(url: str) -> bool:
+    """Whether it is a store behind a network that this names."""
+    return scheme_of(url) in REMOTE_SCHEMES
 
 
 def folder_of(url: str) -> str:
@@ -17,7 +35,7 @@ def folder_of(url: str) -> str:
     """
     if not is_file_url(url):
         return url
-    host, _, path = url[len(_SCHEME) :].partition("/")
+    host, _, path = url[len(_FILE) :].partition("/")
     path = "/" + path
     if host.lower() not in ("", "localhost"):
         raise UsageError(
@@ -41,7 +59,7 @@ def folder_of(url: str) -> str:
 
 def is_file_url(url: str) -> bool:
     """Whether this is a URL of a folder, in whatever case."""
-    return url[: len(_SCHEME)].lower() == _SCHEME
+    return url[: len(_FILE)].lower() == _FILE
 
 
 def last_part(url: str) -> tuple[str, str]:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from userfault.snapshot.errors import FormatError, NoSuchSnapshot, StoreError
+from userfault.snapshot.errors import FormatError, NoSuchSnapshot, StoreError, told
 from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import Region
-from userfault.snapshot.packing import sweep
-from userfault.snapshot.serving.image import Image, Layer, read_layer
-from userfault.snapshot.serving.reading import is_remote
-from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.serving.image import Image
+from userfault.snapshot.serving.layers import Layer, read_layer, snapshot_names
+from userfault.snapshot.stores.objects import Objects, is_remote
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -63,7 +62,7 @@ def summaries(objects: Objects) -> Iterator[Summary | Unreadable]:
 
     Raises StoreError where the store cannot be listed, or a remote one does not answer.
     """
-    for name in sweep.names(objects):
+    for name in snapshot_names(objects):
         try:
             yield summary(read_layer(objects, name))
         except NoSuchSnapshot:
@@ -71,8 +70,7 @@ def summaries(objects: Objects) -> Iterator[Summary | Unreadable]:
         except (FormatError, StoreError) as error:
             if isinstance(error, StoreError) and is_remote(objects):
                 raise  # each of the others would wait as long
-            told = f"{error.what}: {error.cause}" if error.cause else error.what
-            yield Unreadable(name, told, error.cure)
+            yield Unreadable(name, told(error), error.cure)
 
 
 def summary(layer: Layer) -> Summary:

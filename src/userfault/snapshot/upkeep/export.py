@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from userfault.snapshot.format import chunk as chunks
+from userfault.snapshot.format.chunk import decode_exactly
 from userfault.snapshot.format.runs import Kind
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.serving.image import Image
@@ -97,9 +97,10 @@ def by_chunk(image: Image) -> list[tuple[int, list[Piece]]]:
 
 
 def raw_chunk(image: Image, reader: Chunks, number: int) -> bytes:
-    """The pages of a chunk of the image."""
-    stored = reader.chunk(*_named(image, number), urgent=False)
-    return chunks.decode(stored, image.chunks.raw_length(number))
+    """The pages of a chunk of the image.  Raises StoreError, FormatError."""
+    digest, stored_length = _named(image, number)
+    stored = reader.chunk(digest, stored_length, urgent=False)
+    return decode_exactly(digest, stored, image.chunks.raw_length(number))
 
 
 def _named(image: Image, number: int) -> tuple[bytes, int]:

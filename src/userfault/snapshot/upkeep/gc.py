@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import NoSuchObject, SnapshotInUse
 from userfault.snapshot.format.chunk import MOST_STORED
 from userfault.snapshot.packing.sweep import referred, sweep
@@ -84,17 +83,14 @@ def gc(
     """
     end = time.monotonic() + wait_s
     while True:
-        lease = Lease(objects, "gc", shares=False)
         try:
-            # Nobody goes first: of two sweepers that start at once, both may have to stop.
-            lease.wait_for(lambda _: True, 0)
-            return _collect(objects, lease, dry_run, grace_s, progress)
+            with Lease(objects, "gc", shares=False) as lease:
+                # Nobody goes first: of two sweepers that start at once, both may have to stop.
+                lease.wait_for(lambda _: True, 0)
+                return _collect(objects, lease, dry_run, grace_s, progress)
         except SnapshotInUse:
             if time.monotonic() >= end:
                 raise
-        finally:
-            with contextlib.suppress(UserfaultError):
-                lease.release()
         time.sleep(random.uniform(*_PAUSE_S))
 
 

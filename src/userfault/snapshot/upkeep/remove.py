@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-
-from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import FormatError, SnapshotInUse
 from userfault.snapshot.format import manifest
-from userfault.snapshot.packing import sweep
-from userfault.snapshot.serving.image import read_layer
+from userfault.snapshot.serving.layers import all_layers, read_layer
 from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.leases import Lease
 from userfault.snapshot.stores.objects import Objects
@@ -23,14 +19,10 @@ def remove(objects: Objects, name: str) -> None:
     the name is no manifest at all: somebody else put it there.
     """
     key = snapshot_key(name)
-    lease = Lease(objects, "removal", name=name)
-    try:
+    with Lease(objects, "removal", name=name) as lease:
         damaged = _is_damaged(objects, name)
         alone_with(objects, lease, name, damaged=damaged)
         objects.delete([key])
-    finally:
-        with contextlib.suppress(UserfaultError):
-            lease.release()
 
 
 def _is_damaged(objects: Objects, name: str) -> bool:
@@ -72,7 +64,7 @@ def alone_with(objects: Objects, lease: Lease, name: str, *, damaged: bool = Fal
                 cause=f"{other} is running",
                 cure="wait until that has ended",
             )
-    for above in sweep.layers(objects, but=name, damaged=not damaged):
+    for above in all_layers(objects, but=name, damaged=not damaged):
         base = above.manifest.base
         if base is not None and base.name == name:
             raise SnapshotInUse(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 
-from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.errors import AlreadyThere, SnapshotInUse
 from userfault.snapshot.format import envelope, manifest
 from userfault.snapshot.format.manifest import Manifest
@@ -16,8 +13,6 @@ from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.leases import Lease
 from userfault.snapshot.stores.objects import Objects
 from userfault.snapshot.upkeep.remove import alone_with
-
-_SWEEPER_WAIT_S = 600.0
 
 
 class Squashed(msgspec.Struct, frozen=True):
@@ -43,9 +38,8 @@ def squash(objects: Objects, name: str, to: str | None = None) -> Squashed:
     target = snapshot_key(to or name)
     in_place = to is None or to == name
     # A lease as of a pack on that base: nobody removes what the new manifest will refer to.
-    lease = Lease(objects, "squash", name=to or name, base=name)
-    try:
-        lease.wait_for(lambda other: not other.shares, _SWEEPER_WAIT_S)
+    with Lease(objects, "squash", name=to or name, base=name) as lease:
+        lease.wait_for_sweepers()
         if in_place:
             alone_with(objects, lease, name)
         image = open_image(objects, name, SQUASHING)
@@ -61,17 +55,14 @@ def squash(objects: Objects, name: str, to: str | None = None) -> Squashed:
                 f"there is a snapshot {to!r} in {objects.url} already",
                 cure="choose another name, or remove that one first",
             ) from None
-        return Squashed(
-            name=to or name,
-            digest=envelope.digest_of(data).hex(),
-            layers=len(image.layers),
-            pages=image.pages,
-            chunks=len(flat.chunks),
-            manifest_bytes=len(data),
-        )
-    finally:
-        with contextlib.suppress(UserfaultError):
-            lease.release()
+    return Squashed(
+        name=to or name,
+        digest=envelope.digest_of(data).hex(),
+        layers=len(image.layers),
+        pages=image.pages,
+        chunks=len(flat.chunks),
+        manifest_bytes=len(data),
+    )
 
 
 def _flat(image: Image) -> Manifest:

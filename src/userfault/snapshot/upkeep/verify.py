@@ -13,12 +13,12 @@ from typing import NamedTuple
 import msgspec
 
 from userfault.kernel.errors import UserfaultError
-from userfault.snapshot.errors import NoSuchObject
+from userfault.snapshot.errors import NoSuchObject, told
 from userfault.snapshot.format import index
 from userfault.snapshot.format.manifest import ChunkTable
-from userfault.snapshot.packing import sweep
 from userfault.snapshot.packing.layering import read_chunk
-from userfault.snapshot.serving.image import Layer, open_image, read_layer
+from userfault.snapshot.serving.image import open_image
+from userfault.snapshot.serving.layers import Layer, read_layer, snapshot_names
 from userfault.snapshot.stores.keys import INDEX, piece_writer
 from userfault.snapshot.stores.objects import Objects
 
@@ -62,7 +62,7 @@ def verify(
     store cannot be listed, NoSuchSnapshot where there is no `name`; the rest is told as damage.
     """
     damage: list[Damage] = []
-    names = sweep.names(objects) if name is None else [read_layer(objects, name).name]
+    names = snapshot_names(objects) if name is None else [read_layer(objects, name).name]
     layers: dict[bytes, Layer] = {}
     users: dict[bytes, list[str]] = {}
     for one in names:
@@ -146,13 +146,9 @@ def _check_index(objects: Objects, damage: list[Damage]) -> int:
             continue  # removed while we looked
         except UserfaultError as error:
             cure = "`userfault gc` removes it; later packs share less"
-            damage.append(Damage(listed.key, _told(error), cure, []))
+            damage.append(Damage(listed.key, told(error), cure, []))
     return pieces
 
 
 def _damage(what: str, error: UserfaultError, snapshots: list[str]) -> Damage:
-    return Damage(what, _told(error), error.cure, snapshots)
-
-
-def _told(error: UserfaultError) -> str:
-    return f"{error.what}: {error.cause}" if error.cause else error.what
+    return Damage(what, told(error), error.cure, snapshots)
