@@ -2,6 +2,6 @@
 
 `live/`: the running Linux behind the protocols of `kernel/calls.py`.  `words/`: what statements are
 written in.  `statements/`: the statements.  `differential/`: random programs on a kernel and on its
-model.  Here: which statements (`selection.py`), on which kernels (`kernels.py`), one by one
-(`run.py`).
+model.  `explore/`: every schedule of a few tasks on the model.  Here: which statements
+(`selection.py`), on which kernels (`kernels.py`), one by one (`run.py`).
 """

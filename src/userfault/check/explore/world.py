@@ -164,7 +164,7 @@ class World:
     def _start(
         self, number: int, name: str, body: Body, process: Process, may_wait: bool
     ) -> Caller:
-        caller = Caller(self, process.thread(), number, name, body, may_wait=may_wait)
+        caller = Caller(self.adopt, process.thread(), number, name, body, may_wait=may_wait)
         self.callers[number] = caller
         self.numbers[caller.task] = number
         caller.begin()
