@@ -210,14 +210,14 @@ def _giving_up_leaves_fetches(patch: pytest.MonkeyPatch) -> None:
 
 def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
     """The rest of a fill takes its bytes from the beginning of what was fetched."""
-    rest = Ledger.rest
+    rest = Fill.rest
 
-    def planted(self: Ledger, fill: Fill, done: int) -> Fill:
-        left = rest(self, fill, done)
-        left.data_page += done if fill.data is not None else 0
+    def planted(self: Fill, done: int, shift: int) -> Fill:
+        left = rest(self, done, shift)
+        left.data_page += done if self.data is not None else 0
         return left
 
-    patch.setattr(Ledger, "rest", planted)
+    patch.setattr(Fill, "rest", planted)
 
 
 def _grown_memory_unserved(patch: pytest.MonkeyPatch) -> None:

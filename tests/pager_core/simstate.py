@@ -14,8 +14,8 @@ from userfault.pager.core.actions import Fetch, Overdue
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.poverty import MEMORY_RETRIES
 from userfault.pager.core.recorded import Snapshot
-from userfault.pager.core.refusals import MEMORY_RETRIES
 from userfault.pager.core.states import CACHED, MISSING, Pages
 
 PAGE = 1 << SHIFT

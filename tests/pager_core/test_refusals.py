@@ -22,7 +22,7 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
-from userfault.pager.core.refusals import MEMORY_RETRIES
+from userfault.pager.core.poverty import MEMORY_RETRIES
 from userfault.pager.core.states import FILLING, PRESENT, REMOVED
 
 
