@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from pager_core.simkernel import KINDS
-from pager_core.simworld import Config, World
+from pager_core.simjudge import check, finale
+from pager_core.simparts import KINDS
+from pager_core.simstate import Config
+from pager_core.simworld import World
 
 
 class Step(NamedTuple):
@@ -53,45 +55,45 @@ def _signal(world: World, a: int, _b: int) -> None:
 def _resume(world: World, a: int, _b: int) -> None:
     ready = world.ready()
     if ready:
-        world.kernel.resume(ready[a % len(ready)])
+        world.kernel.calls.resume(ready[a % len(ready)])
 
 
 def _dontneed(world: World, a: int, b: int) -> None:
     if found := world.place(a, b):
         mm, vpn, extra = found
-        world.kernel.dontneed(mm, vpn, 1 + extra % 4)
+        world.kernel.calls.dontneed(mm, vpn, 1 + extra % 4)
 
 
 def _remove(world: World, a: int, b: int) -> None:
     if world.config.kind.shared and (found := world.place(a, b)):
         mm, vpn, extra = found
-        world.kernel.remove(mm, vpn, 1 + extra % 4)
+        world.kernel.calls.remove(mm, vpn, 1 + extra % 4)
 
 
 def _punch(world: World, a: int, _b: int) -> None:
     if world.config.kind.shared:
-        world.kernel.punch(a % world.config.pages)
+        world.kernel.calls.punch(a % world.config.pages)
 
 
 def _alias(world: World, a: int, _b: int) -> None:
     if world.config.kind.shared:
-        world.kernel.alias(a % (world.config.pages + 1))
+        world.kernel.calls.alias(a % (world.config.pages + 1))
 
 
 def _truncate(world: World, a: int, _b: int) -> None:
     if world.config.kind.shared and not world.config.kind.ambiguous:
-        world.kernel.resize(a % (world.config.pages + 4))
+        world.kernel.calls.resize(a % (world.config.pages + 4))
 
 
 def _extend(world: World, _a: int, _b: int) -> None:
     if world.config.kind.shared:
-        world.kernel.resize(max(world.kernel.file.size, world.config.pages + 4))
+        world.kernel.calls.resize(max(world.kernel.file.size, world.config.pages + 4))
 
 
 def _munmap(world: World, a: int, b: int) -> None:
     if found := world.place(a, b):
         mm, vpn, extra = found
-        world.kernel.munmap(mm, vpn, 1 + extra % 3)
+        world.kernel.calls.munmap(mm, vpn, 1 + extra % 3)
 
 
 def _mremap(world: World, a: int, b: int) -> None:
@@ -101,31 +103,31 @@ def _mremap(world: World, a: int, b: int) -> None:
     how, count, kernel = b // 16, 1 + extra % 4, world.kernel
     private = not kernel.kind.shared
     if how == 0:
-        kernel.mremap(mm, vpn, count)
+        kernel.calls.mremap(mm, vpn, count)
     elif how == 1:
-        kernel.mremap(mm, vpn, count, change=-1 if not private or extra % 2 else 2)
+        kernel.calls.mremap(mm, vpn, count, change=-1 if not private or extra % 2 else 2)
     elif how == 2 and private:
-        kernel.mremap(mm, vpn, count, keep=True)
+        kernel.calls.mremap(mm, vpn, count, keep=True)
     else:  # onto pages of its own
-        kernel.mremap(mm, vpn, count, new=sorted(mm.slots)[extra % len(mm.slots)])
+        kernel.calls.mremap(mm, vpn, count, new=sorted(mm.slots)[extra % len(mm.slots)])
 
 
 def _grow(world: World, a: int, b: int) -> None:
     if found := world.place(a, b, alone=True):
         mm = found[0]
         if not world.kernel.kind.shared or mm.slots[max(mm.slots)].index >= world.config.pages - 1:
-            world.kernel.grow(mm, 1 + b % 2)
+            world.kernel.calls.grow(mm, 1 + b % 2)
 
 
 def _split(world: World, a: int, b: int) -> None:
     if found := world.place(a, b):
-        world.kernel.split(found[0], found[1])
+        world.kernel.memory.split(found[0], found[1])
 
 
 def _fork(world: World, a: int, b: int) -> None:
     found = world.place(a, b)
     if found and len(world.kernel.mms) < 3:
-        world.kernel.fork(found[0])
+        world.kernel.calls.fork(found[0])
 
 
 def _exit(world: World, a: int, _b: int) -> None:
@@ -133,7 +135,7 @@ def _exit(world: World, a: int, _b: int) -> None:
     if len(alive) > 1:
         mm = alive[a % len(alive)]
         if not any(call.name == "fork" for call in mm.calls):
-            world.kernel.exit(mm)
+            world.kernel.calls.exit(mm)
 
 
 def _drive(world: World, a: int, _b: int) -> None:
@@ -150,18 +152,18 @@ def _limit(world: World, a: int, _b: int) -> None:
 
 
 def _tick(world: World, a: int, _b: int) -> None:
-    world.now += (0.02, 0.2, 1.5, 3.0)[a % 4]
+    world.state.now += (0.02, 0.2, 1.5, 3.0)[a % 4]
     world.tick()
 
 
 def _poor(world: World, a: int, _b: int) -> None:
-    world.kernel.poor = (0, 2, 30, 200, 200)[a % 5]
+    world.kernel.uffd.poor = (0, 2, 30, 200, 200)[a % 5]
 
 
 def _want(world: World, a: int, b: int) -> None:
     page = a % world.config.pages
-    if world.main:
-        world.main.core.want(page, min(1 + b % 5, world.config.pages - page))
+    if world.state.main:
+        world.state.main.core.want(page, min(1 + b % 5, world.config.pages - page))
 
 
 def _give_up(world: World, _a: int, b: int) -> None:
@@ -340,11 +342,11 @@ def random_case(seed: int, theme: str | None = None) -> tuple[Config, list[Step]
 def run(world: World, program: Sequence[Step]) -> None:
     """Perform the steps, then the finale; raises Violation."""
     for step in program:
-        if world.over:
+        if world.state.over:
             return
         STEPS[step.name](world, step.a, step.b)
-        world.check()
-    world.finale()
+        check(world)
+    finale(world)
 
 
 def minimal(config: Config, program: Sequence[Step], world: type[World] = World) -> list[Step]:

@@ -12,7 +12,7 @@ from typing import overload
 
 import msgspec
 
-from pager_core.simkernel import Event, Fault, Mm
+from pager_core.simparts import Event, Fault, Mm
 from userfault.pager.core.actions import COPY
 from userfault.pager.core.recorded import FillRecord, Snapshot
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pager_core.simkernel import source
-from pager_core.simworld import PAGE, Config, World
+from pager_core.simjudge import calm, finale
+from pager_core.simparts import source
+from pager_core.simstate import PAGE, Config
+from pager_core.simworld import World
 from userfault.pager.core.actions import COPY, Fill
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
@@ -121,15 +123,15 @@ def test_whatever_a_planner_chooses_every_byte_is_right_and_everything_ends(seed
     config = Config(background=True, pages=12)
     order = [chance.randrange(config.pages) for _ in range(30)]
     world = World(config)
-    assert world.main is not None
-    core = world.main.core
+    assert world.state.main is not None
+    core = world.state.main.core
     core.planner = Recorded(core.ledger, order)
     mm = world.kernel.mms[0]
     for page in [chance.randrange(config.pages) for _ in range(10)]:
         if mm.threads[0].state == "idle":
             world.kernel.touch(mm.threads[0], world.kernel.start + page)
-        world.calm()
+        calm(world)
         assert mm.threads[0].last == source(page)
     core.planner = WindowPlanner(core.ledger)  # what the recording has not: the rest
-    world.calm()
-    world.finale()
+    calm(world)
+    finale(world)

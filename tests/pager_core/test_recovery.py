@@ -6,8 +6,10 @@ import errno
 
 import pytest
 
-from pager_core.simkernel import ANON, HUGETLB, SHMEM, SHMEM_PRIVATE, ZEROS, Kind, source
-from pager_core.simworld import PAGE, Config, World
+from pager_core.simjudge import calm, finale
+from pager_core.simparts import ANON, HUGETLB, SHMEM, SHMEM_PRIVATE, ZEROS, Kind, source
+from pager_core.simstate import PAGE, Config
+from pager_core.simworld import World
 from userfault.pager.core import recovery
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, Fill, Finish, Wake, WakeAll
 from userfault.pager.core.core import MappingCore
@@ -204,7 +206,7 @@ def killed_after_the_fill(kind: Kind) -> World:
 def test_a_fill_that_nobody_recorded_is_not_made_again(kind: Kind) -> None:
     world = killed_after_the_fill(kind)
 
-    world.finale()
+    finale(world)
 
     assert world.store.states[0][0] == PRESENT
 
@@ -215,25 +217,25 @@ def test_a_hole_punched_after_the_worker_was_killed_reads_zero() -> None:
     world.kernel.run(thread)
     assert thread.last == source(0)
 
-    world.kernel.punch(0)
+    world.kernel.calls.punch(0)
     world.kernel.touch(thread, world.kernel.start)
-    world.calm()
+    calm(world)
 
     assert thread.last == ZEROS
 
 
 def test_pages_dropped_by_an_event_that_died_with_its_reader_read_zero() -> None:
     world = World(LAZY)
-    call = world.kernel.dontneed(world.kernel.mms[0], world.kernel.start, 1)
+    call = world.kernel.calls.dontneed(world.kernel.mms[0], world.kernel.start, 1)
     assert call
     assert world.step()  # read, not applied
     world.die()
-    world.kernel.resume(call)
-    world.kernel.resume(call)  # the pages have gone
+    world.kernel.calls.resume(call)
+    world.kernel.calls.resume(call)  # the pages have gone
     thread = world.threads("idle")[0]
 
     world.kernel.touch(thread, world.kernel.start)
-    world.calm()
+    calm(world)
 
     assert thread.last == ZEROS
 
@@ -241,12 +243,12 @@ def test_pages_dropped_by_an_event_that_died_with_its_reader_read_zero() -> None
 def test_a_thread_that_waits_in_memory_that_grew_is_woken_too() -> None:
     world = World(LAZY)
     main = world.kernel.mms[0]
-    world.kernel.grow(main, 1)
+    world.kernel.calls.grow(main, 1)
     thread = world.threads("idle")[0]
     world.kernel.touch(thread, max(main.slots))
     assert world.step()  # the fault is read
     world.die()
 
-    world.calm()
+    calm(world)
 
     assert thread.last == ZEROS

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pager_core.planted import BUGS, Bug
+from pager_core.planted_takeovers import TAKEOVERS
 from pager_core.programs import THEMES, Step, drawn, failure, minimal, random_case
-from pager_core.simkernel import KINDS, Kind
-from pager_core.simworld import Config
+from pager_core.simparts import KINDS, Kind
+from pager_core.simstate import Config
 
 EXAMPLES = int(os.environ.get("USERFAULT_EXAMPLES", "0"))
 SEEDED = 2000  # programs a theme that are run from seeds
@@ -80,7 +81,7 @@ def test_no_wrong_byte_and_no_thread_lost_in_seeded_programs(theme: str) -> None
         examined(*random_case(seed, theme))
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", [*BUGS, *TAKEOVERS], ids=lambda bug: bug.name)
 def test_a_planted_bug_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.plant(monkeypatch)
     assert any(failure(*random_case(seed, bug.theme)) for seed in range(bug.examples))

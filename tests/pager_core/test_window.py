@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from pager_core.simworld import PAGE, Config, World
+from pager_core.simjudge import calm
+from pager_core.simstate import PAGE, Config
+from pager_core.simworld import World
 from userfault.pager.core.actions import Fill
 from userfault.pager.core.states import PRESENT
 from userfault.pager.core.window import STREAMS, Window
@@ -144,7 +146,7 @@ def faulted(world: World, page: int) -> tuple[int, int]:
     world.step()
     fill = core.out[0]
     assert isinstance(fill, Fill)
-    world.calm()
+    calm(world)
     assert thread.state == "idle"
     return fill.page, fill.count
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from userfault import __version__
 from userfault.check.explore.steps import Run, Step
 from userfault.check.explore.strategy import CUT, Here
 from userfault.kernel.errors import UsageError
+from userfault.version import __version__
 
 _FORMAT = "explore1"
 _FIELDS = 7

@@ -36,6 +36,24 @@ class Fill(msgspec.Struct, gc=False):
     data_page: int = 0
     missed: bool = False
 
+    def rest(self, done: int, shift: int) -> Fill:
+        """What is left after the first `done` pages, of 1 << `shift` bytes each."""
+        return Fill(
+            self.kind,
+            self.page + done if self.page >= 0 else -1,
+            self.count - done,
+            self.address + (done << shift),
+            self.demand,
+            self.data,
+            self.data_page,
+        )
+
+    def single(self, index: int, shift: int) -> Fill:
+        """That of its page `index` alone."""
+        one = self.rest(index, shift)
+        one.count = 1
+        return one
+
 
 class Fetch(msgspec.Struct):
     """Read pages [page, page + count) of the source, away from the fault path."""

@@ -293,7 +293,7 @@ class MappingCore:
         self.watch.clear()
         if self.siblings:  # what we had under way for them will not come: they ask again
             for page, count in self.under_way():
-                self.ledger.revert(page, count)
+                self.pages.revert(page, count)
                 self.ledger.wake(page, count)
 
     def release(self) -> None:

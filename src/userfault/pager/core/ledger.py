@@ -22,7 +22,6 @@ from userfault.pager.core.actions import (
     Wake,
 )
 from userfault.pager.core.plan import Counters, Plan
-from userfault.pager.core.segment import Segment
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
 from userfault.pager.core.watch import Watch
@@ -58,7 +57,7 @@ class Ledger:
         self.asked = -1  # the page of the last fault
         self.base = plan.start
         # 0 once the mapping is not one segment any more
-        self.straight = pages.count if self._is_whole() else 0
+        self.straight = pages.count if self.segments.are_one(plan.start, pages.count) else 0
         # To be told: a page that the watchdog gave up is poisoned; pages are in.
         self.gave_up: Callable[[int], None] = _nothing
         self.told: Callable[[int, int, bool], None] | None = None
@@ -130,18 +129,6 @@ class Ledger:
             self.pages.move(first, length, FILLING)
         for first, length in self.pages.runs(page, count, FILLING):
             self.act(POISON, first, length)
-
-    def rest(self, fill: Fill, done: int) -> Fill:
-        """What is left of `fill` after its first `done` pages."""
-        return Fill(
-            fill.kind,
-            fill.page + done if fill.page >= 0 else -1,
-            fill.count - done,
-            fill.address + (done << self.shift),
-            fill.demand,
-            fill.data,
-            fill.data_page,
-        )
 
     def wake(self, page: int, count: int) -> None:
         """Make whoever waits for these pages fault again, in every mapping that shares them."""
@@ -233,11 +220,6 @@ class Ledger:
         for first, length in left:
             self.drop(first, length)
 
-    def revert(self, page: int, count: int) -> None:
-        """What is FILLING there is the source's again."""
-        for first, length in self.pages.runs(page, count, FILLING):
-            self.pages.move(first, length, MISSING)
-
     # --- the end ---------------------------------------------------------------------------------
 
     def finish_if_settled(self) -> None:
@@ -275,8 +257,7 @@ class Ledger:
         if pages is None:
             child.join(self.peers)
         else:
-            for page, count in pages.runs(0, pages.count, FILLING):
-                pages.move(page, count, MISSING)  # our fetch will not reach the child
+            pages.revert(0, pages.count)  # our fetch will not reach the child
             child.failures = dict.fromkeys(self.failures, 0)
         return child
 
@@ -284,10 +265,6 @@ class Ledger:
         """Share pages with these."""
         self.peers = peers
         peers.append(self)
-
-    def _is_whole(self) -> bool:
-        whole = Segment(self.plan.start, self.plan.start + (self.pages.count << self.shift), 0)
-        return list(self.segments) == [whole]
 
     def _other_with(self, page: int) -> Ledger | None:
         """Another mapping that shares the pages and shows `page`."""

@@ -96,7 +96,7 @@ class Reads:
 
     def unreadable(self, page: int, count: int, cause: str, now: float, *, demand: bool) -> None:
         """Pages that are FILLING could not be read."""
-        self._ledger.revert(page, count)
+        self._ledger.pages.revert(page, count)
         if count == 1:
             self.read_failed(page, cause, now, demand=demand)
         else:

@@ -103,7 +103,7 @@ def resume(cores: Collection[MappingCore]) -> None:
     What was decided and not carried out is decided again: the finish, giving up.
     """
     for core in cores:
-        core.ledger.revert(0, core.pages.count)
+        core.pages.revert(0, core.pages.count)
     for core in cores:
         core.out.append(WakeAll())
     for core in cores:

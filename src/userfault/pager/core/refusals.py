@@ -23,11 +23,9 @@ from userfault.pager.core.actions import (
     Wake,
 )
 from userfault.pager.core.ledger import Ledger
-from userfault.pager.core.pauses import FIRST_PAUSE_S, Pauses
+from userfault.pager.core.pauses import Pauses
+from userfault.pager.core.poverty import Poverty
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED
-
-# Refusals for want of memory are repeated this often, with growing pauses, before giving up.
-MEMORY_RETRIES = 8
 
 
 class Refusals:
@@ -44,7 +42,7 @@ class Refusals:
     ) -> None:
         self.deferred: deque[Fill] = deque()
         self._ledger = ledger
-        self._pauses = pauses
+        self._poverty = Poverty(ledger, pauses)
         self._leave = leave
 
     def release_owner(self) -> None:
@@ -58,7 +56,7 @@ class Refusals:
         if done:
             ledger.counters.partial += 1
             ledger.done(Fill(fill.kind, fill.page, done, fill.address, fill.demand))
-            fill = ledger.rest(fill, done)
+            fill = fill.rest(done, ledger.shift)
             if not fill.count:
                 return
             if code == errno.EAGAIN:  # it hides the real error, which the rest will show
@@ -78,7 +76,7 @@ class Refusals:
         if ledger.pages.states[page] != FILLING:
             return
         if found is Found.NOTHING and ledger.plan.exists_is_ambiguous:
-            self._none_allocated(page, now)
+            self._poverty.hidden(page, now)
         elif ledger.plan.shared or found in (Found.SAME, Found.NOTHING):
             # Nothing, and yet no room: a guard region (7.2).  Once that is lifted it reads zero.
             ledger.settle(page, 1, PRESENT)
@@ -91,11 +89,11 @@ class Refusals:
         """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
         inside = max(min(held - fill.page, fill.count), 0)
         if inside:
-            first = self._ledger.rest(fill, 0)
+            first = fill.rest(0, self._ledger.shift)
             first.count = inside
             self._ledger.out.appendleft(first)
         for index in range(inside, fill.count):
-            self._gone(self._single(fill, index), errno.EFAULT, 0.0)
+            self._gone(fill.single(index, self._ledger.shift), errno.EFAULT, 0.0)
 
     def not_cached(self, fill: Fill) -> None:
         """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
@@ -106,9 +104,8 @@ class Refusals:
             for page, count in ledger.pages.runs(fill.page, fill.count, state):
                 ledger.pages.move(page, count, REMOVED)
         inspecting = not fill.demand and ledger.pages.states[fill.page] == FILLING
-        if inspecting and self._refused_memory(fill.page) > MEMORY_RETRIES:  # `_none_allocated`
-            self._pauses.end(fill.page)
-            self._no_memory_left(fill.page)
+        if inspecting:
+            self._poverty.not_cached(fill.page)
         self._wake_range(fill)
         ledger.finish_if_settled()
 
@@ -117,7 +114,7 @@ class Refusals:
         ledger = self._ledger
         for fill in self.deferred:
             if fill.page >= 0:
-                ledger.revert(fill.page, fill.count)
+                ledger.pages.revert(fill.page, fill.count)
                 ledger.wake(fill.page, fill.count)
             self._wake_range(fill)
         self.deferred.clear()
@@ -166,21 +163,10 @@ class Refusals:
             else:
                 ledger.watch.served(page if page >= 0 else -fill.address, 1)
             ledger.out.append(Wake(fill.address, 1 << ledger.shift))
-        rest = ledger.rest(fill, 1)
+        rest = fill.rest(1, ledger.shift)
         if rest.count:
             ledger.out.append(rest)
         ledger.finish_if_settled()
-
-    def _none_allocated(self, page: int, now: float) -> None:
-        """EEXIST hid that there was no memory; or shared memory has the page, not mapped yet."""
-        ledger = self._ledger
-        if ledger.plan.shared:  # perhaps cached: the client wrote it through another mapping
-            refused = ledger.refusals.get(page, 0)
-            self._pauses.add(now + FIRST_PAUSE_S * 2 ** (refused + 1), page)
-            ledger.act(CONTINUE, page, 1, demand=False)
-        else:
-            address = ledger.segments.address_of(page)
-            self._no_memory(Fill(COPY, page, 1, address), errno.ENOMEM, now)
 
     def _not_ours(self, page: int, found: Found) -> None:
         """Private memory holds a page that we did not fill, and its owner cannot have written."""
@@ -202,7 +188,7 @@ class Refusals:
         ledger = self._ledger
         if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
             half = fill.count // 2
-            rest = ledger.rest(fill, half)
+            rest = fill.rest(half, ledger.shift)
             fill.count = half
             ledger.out.appendleft(rest)
             ledger.out.appendleft(fill)
@@ -216,7 +202,7 @@ class Refusals:
         if fill.page >= 0 and ledger.pages.states[fill.page] in (FILLING, CACHED):
             ledger.forsake(fill.page, 1)
             if ledger.pages.states[fill.page] == FILLING:  # another mapping shows it, asks again
-                ledger.revert(fill.page, 1)
+                ledger.pages.revert(fill.page, 1)
                 ledger.wake(fill.page, 1)
 
     def _gone(self, fill: Fill, _code: int, _now: float) -> None:
@@ -243,17 +229,13 @@ class Refusals:
         if self._is_watchdogs(fill):
             return
         if fill.count > 1:
-            ledger.out.appendleft(ledger.rest(fill, 1))
-            self._no_memory(self._single(fill, 0), code, now)
+            ledger.out.appendleft(fill.rest(1, ledger.shift))
+            self._no_memory(fill.single(0, self._ledger.shift), code, now)
             return
         if fill.page < 0 or ledger.pages.states[fill.page] != FILLING:
             self.deferred.append(fill)
             return
-        tries = self._refused_memory(fill.page)
-        if tries > MEMORY_RETRIES:
-            self._no_memory_left(fill.page)
-        else:
-            self._pauses.add(now + FIRST_PAUSE_S * 2**tries, fill.page)
+        self._poverty.refused(fill.page, now)
 
     def _is_watchdogs(self, fill: Fill) -> bool:
         """Poison that the watchdog tried: what is under way for the page goes on without it."""
@@ -262,20 +244,6 @@ class Refusals:
         self._ledger.watch.again(fill.page)
         self._ledger.timed = True
         return True
-
-    def _refused_memory(self, page: int) -> int:
-        """Count one more refusal for want of memory; how many there were."""
-        refusals = self._ledger.refusals
-        tries = refusals[page] = refusals.get(page, 0) + 1
-        return tries
-
-    def _no_memory_left(self, page: int) -> None:
-        self._ledger.poison(
-            page,
-            1,
-            "the kernel has no memory for the page",
-            "raise the limit that is hit: memory cgroup, tmpfs size or hugetlb pool",
-        )
 
     def _refused(self, fill: Fill, code: int, _now: float) -> None:
         """Any other errno: nothing we know of helps, so give the pages up with that cause."""
@@ -308,11 +276,6 @@ class Refusals:
 
     def _wake_range(self, fill: Fill) -> None:
         self._ledger.out.append(Wake(fill.address, fill.count << self._ledger.shift))
-
-    def _single(self, fill: Fill, index: int) -> Fill:
-        rest = self._ledger.rest(fill, index)
-        rest.count = 1
-        return rest
 
 
 # Which pages of a fill that met EAGAIN still want it, by kind and demand.  (A CONTINUE that nobody

@@ -33,6 +33,10 @@ class Segments:
     def __len__(self) -> int:
         return len(self._held)
 
+    def are_one(self, start: int, pages: int) -> bool:
+        """All pages are shown, in order, from `start` on."""
+        return self._held == [Segment(start, start + (pages << self.shift), 0)]
+
     def copy(self) -> Segments:
         """An independent copy (for the child of a fork)."""
         return Segments.of(self._held, self.shift)

@@ -121,6 +121,11 @@ class Pages:
             at = self.states.find(_ONE[state], at + length, end)
         return found
 
+    def revert(self, page: int, count: int) -> None:
+        """What is FILLING there is the source's again."""
+        for first, length in self.runs(page, count, FILLING):
+            self.move(first, length, MISSING)
+
     def find(self, state: int, start: int = 0, end: int | None = None) -> int:
         """The first page in `state` from `start` on (before `end`), or -1."""
         return self.states.find(_ONE[state], start, self.count if end is None else end)
