@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from check.explore.small import SMALL
+from userfault.check.explore.building.scenario import Scenario, profile_named
 from userfault.check.explore.dividing import divide
-from userfault.check.explore.reduced import Reduced, Root, SavedNode
 from userfault.check.explore.runner import Runner
-from userfault.check.explore.scenario import Scenario, profile_named
 from userfault.check.explore.search import search
 from userfault.check.explore.steps import Outcome
+from userfault.check.explore.strategies.reduced import Reduced, Root, SavedNode
 
 _NEXT = profile_named("next")
 

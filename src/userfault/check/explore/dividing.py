@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from userfault.check.explore.reduced import Root, SavedStep
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategy import CUT, Here
+from userfault.check.explore.strategies.reduced import Root, SavedStep
+from userfault.check.explore.strategies.strategy import CUT, Here
 
 
 class Probe:

@@ -25,7 +25,7 @@ from userfault.model.tasks.sched import RWLock, Sched, Task
 from userfault.model.uffd.context import Context
 
 if TYPE_CHECKING:
-    from userfault.check.explore.world import World
+    from userfault.check.explore.building.world import World
 
 # What says nothing of the state: caches, the processor, what no step changes.
 _SKIPPED = {

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.check.explore import loading
-from userfault.check.explore.chance import Priorities, Random
-from userfault.check.explore.depth_first import DepthFirst
+from userfault.check.explore.building import loading
+from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.switches import bugs_named
 from userfault.check.explore.invariants import INVARIANTS
-from userfault.check.explore.reduced import Reduced, Root, SavedNode
-from userfault.check.explore.replay import line_of
 from userfault.check.explore.runner import Runner
-from userfault.check.explore.scenario import Scenario, profile_named
 from userfault.check.explore.search import Found, Plain, count_plain, search
 from userfault.check.explore.shorten import shortest
 from userfault.check.explore.steps import Outcome, Violation
-from userfault.check.explore.strategy import Strategy
-from userfault.check.explore.switches import bugs_named
+from userfault.check.explore.strategies.chance import Priorities, Random
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.reduced import Reduced, Root, SavedNode
+from userfault.check.explore.strategies.replay import line_of
+from userfault.check.explore.strategies.strategy import Strategy
 from userfault.kernel.errors import UsageError
 
 STRATEGIES = ("reduced", "plain", "random", "pct")

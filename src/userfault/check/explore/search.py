@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.check.explore.depth_first import DepthFirst
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Outcome, Run, Violation
-from userfault.check.explore.strategy import Strategy
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.strategy import Strategy
 
 _EVERY = 64  # schedules between two looks at the clock
 

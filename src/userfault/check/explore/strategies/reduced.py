@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from userfault.check.explore.order import Order, numbers
 from userfault.check.explore.steps import NOBODY, Run, Step
-from userfault.check.explore.strategy import CUT, Here
+from userfault.check.explore.strategies.order import Order, numbers
+from userfault.check.explore.strategies.strategy import CUT, Here
 from userfault.model.tasks.recorder import Place
 
 

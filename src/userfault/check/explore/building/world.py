@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from userfault.check.explore.caller import Body, Caller, shown
-from userfault.check.explore.calls import Descriptor
+from userfault.check.explore.building.caller import Body, Caller, shown
+from userfault.check.explore.building.calls import Descriptor
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode

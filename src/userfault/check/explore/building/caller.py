@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from userfault.check.explore.calls import Descriptor, named
-from userfault.check.explore.calls_memory import MemoryCalls
-from userfault.check.explore.calls_uffd import UffdCalls
+from userfault.check.explore.building.calls import Descriptor, named
+from userfault.check.explore.building.calls_memory import MemoryCalls
+from userfault.check.explore.building.calls_uffd import UffdCalls
 from userfault.model.errors import Errno, Killed, Signalled
 from userfault.model.process import Process
 from userfault.model.tasks.sched import Task
 
 if TYPE_CHECKING:
-    from userfault.check.explore.world import World
+    from userfault.check.explore.building.world import World
 
 Body = Callable[["Caller"], object]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from userfault.check.explore import scenarios
-from userfault.check.explore.scenario import Scenario, scenario
+from userfault.check.explore.building.scenario import Scenario, scenario
 from userfault.kernel.errors import UsageError
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from userfault import __version__
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategy import CUT, Here
+from userfault.check.explore.strategies.strategy import CUT, Here
 from userfault.kernel.errors import UsageError
 
 _FORMAT = "explore1"
