@@ -112,6 +112,12 @@ def run(job: Job, told: Callable[[Progress], None], stop: Callable[[], bool]) ->
         told=lambda so_far: told(_progress(so_far)),
         stop=stop,
     )
+    if isinstance(strategy, Reduced) and strategy.departed:
+        raise UsageError(
+            f"{job.scenario} cannot be continued",
+            cause="the model or the scenario has changed since it was left",
+            cure="explore it anew, without --continue",
+        )
     result = _progress(found)
     result.ended = True
     result.outcomes = list(found.outcomes.items())

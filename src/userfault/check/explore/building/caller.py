@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from userfault.check.explore.building.calls import Descriptor, named
 from userfault.check.explore.building.calls_memory import MemoryCalls
@@ -12,10 +12,8 @@ from userfault.model.errors import Errno, Killed, Signalled
 from userfault.model.process import Process
 from userfault.model.tasks.sched import Task
 
-if TYPE_CHECKING:
-    from userfault.check.explore.building.world import World
-
 Body = Callable[["Caller"], object]
+Adopt = Callable[["Caller", Process, Body], "Caller"]  # makes the task of a child
 
 
 def shown(value: object) -> str:
@@ -32,9 +30,9 @@ class Caller(UffdCalls, MemoryCalls):
     """A task: `body` runs in it and calls these methods."""
 
     def __init__(
-        self, world: World, task: Task, number: int, name: str, body: Body, *, may_wait: bool
+        self, adopt: Adopt, task: Task, number: int, name: str, body: Body, *, may_wait: bool
     ) -> None:
-        self.world = world
+        self._adopt = adopt
         super().__init__(task)
         self.number = number
         self.name = name
@@ -75,7 +73,7 @@ class Caller(UffdCalls, MemoryCalls):
 
         def call() -> int:
             child = self.task.process.fork(self.task)
-            self.world.adopt(self, child, body)
+            self._adopt(self, child, body)
             return child.pid
 
         return self._call(call)

@@ -125,6 +125,7 @@ class Reduced:
         self._given = list(root.schedule)  # choices that are made without being asked for
         self._branch = 0  # the depth at which the next choice is another one than last time
         self._began = False
+        self.departed = False  # `saved` is of another state of the model or of the scenario
         self.cuts = 0  # runs given up, since only what sleeps was left
         if saved:
             self.nodes = [node.node() for node in saved]
@@ -155,9 +156,12 @@ class Reduced:
         depth = len(here.steps)
         if depth < len(self.nodes):
             node = self.nodes[depth]
+            if node.enabled != here.enabled:
+                self.departed = True
+                return CUT
             if depth == self._branch:
                 node.chosen = node.next()
-            return node.chosen if node.chosen in here.enabled else CUT
+            return node.chosen
         node = Node(here.enabled, self._asleep(here))
         awake = [task for task in here.enabled if task not in node.sleep]
         if depth < self._root:
