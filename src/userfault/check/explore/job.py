@@ -22,6 +22,7 @@ from userfault.check.explore.strategies.strategy import Strategy
 from userfault.kernel.errors import UsageError
 
 STRATEGIES = ("reduced", "plain", "random", "pct")
+COUNT = "count"  # no strategy: plain schedules are counted, and nothing is checked
 SCHEDULES = 100_000  # of strategies that have no end of their own
 
 
@@ -103,6 +104,8 @@ class Progress(msgspec.Struct):
 def run(job: Job, told: Callable[[Progress], None], stop: Callable[[], bool]) -> Progress:
     """Do it; `told` hears now and then how far it is, `stop` says whether to leave it."""
     runner = job.runner()
+    if job.strategy == COUNT:
+        return Progress(exhausted=True, ended=True, plain=count_plain(runner, job.plain, stop))
     strategy = job.make()
     found = search(
         runner,
@@ -129,7 +132,7 @@ def run(job: Job, told: Callable[[Progress], None], stop: Callable[[], bool]) ->
             short.violation, str(line), len(short.steps), short.preemptions, found.after
         )
     elif job.plain and found.exhausted and not stop():
-        result.plain = count_plain(runner, job.plain)
+        result.plain = count_plain(runner, job.plain, stop)
     if isinstance(strategy, Reduced) and not found.exhausted and result.failure is None:
         result.saved = tuple(strategy.saved())
     return result

@@ -88,7 +88,7 @@ class Plain(msgspec.Struct, frozen=True):
     complete: bool
 
 
-def count_plain(runner: Runner, bound: int) -> Plain:
+def count_plain(runner: Runner, bound: int, stop: Callable[[], bool] | None = None) -> Plain:
     """Count them by running them: nothing is recorded and no invariant looked at."""
-    found = search(runner.bare(), DepthFirst(), schedules=bound, onwards=True)
+    found = search(runner.bare(), DepthFirst(), schedules=bound, onwards=True, stop=stop)
     return Plain(found.schedules, found.exhausted)

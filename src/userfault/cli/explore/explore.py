@@ -16,9 +16,9 @@ from userfault.check.explore.job import STRATEGIES, Job
 from userfault.check.explore.strategies import replay as replaying
 from userfault.check.explore.telling.page import page
 from userfault.check.explore.telling.timeline import Timeline, tell
-from userfault.cli.explore import pieces, states
+from userfault.cli.explore import states
 from userfault.cli.explore.crew import Crew
-from userfault.cli.explore.pieces import Piece, Result
+from userfault.cli.explore.pieces import Part, Piece, Result, plan
 from userfault.cli.explore.table import (
     print_failure,
     print_list,
@@ -114,9 +114,9 @@ def _plan(
         job = msgspec.structs.replace(wanted, scenario=scenario.name, kernel=version, file=file)
         plain = wanted.strategy != "reduced" or wanted.preemptions is not None
         if plain or len(chosen) >= processes:
-            found.append(pieces.whole(job, scenario))
+            found.append(Piece(scenario, [Part(job)]))
         else:
-            found.append(pieces.divided(job, scenario, processes))
+            found.append(plan(job, scenario, processes))
     return found
 
 

@@ -8,10 +8,12 @@ import msgspec
 
 from userfault.check.explore import dividing
 from userfault.check.explore.building.scenario import Scenario
-from userfault.check.explore.job import SCHEDULES, Failure, Job, Progress
-from userfault.check.explore.search import Plain
+from userfault.check.explore.job import COUNT, SCHEDULES, Failure, Job, Progress
+from userfault.check.explore.search import Plain, search
 from userfault.check.explore.steps import Outcome
+from userfault.check.explore.strategies.reduced import Reduced
 
+_SMALL = 300  # schedules: what has no more is not worth being divided
 _PARTS = 4  # for each process: parts are not alike, so that there have to be some to spare
 
 
@@ -132,16 +134,17 @@ def _untried(progress: Progress) -> int:
     return max(known, 1)
 
 
-def whole(job: Job, scenario: Scenario) -> Piece:
-    """A piece in one part."""
-    return Piece(scenario, [Part(job)])
-
-
-def divided(job: Job, scenario: Scenario, processes: int) -> Piece:
-    """A piece in parts enough for so many processes."""
-    roots = dividing.divide(job.runner(), _PARTS * processes)
+def plan(job: Job, scenario: Scenario, processes: int) -> Piece:
+    """A piece in one part, or in parts enough for so many processes if it is large."""
+    runner = job.runner()
+    small = search(runner, Reduced(), schedules=_SMALL)
+    if processes == 1 or small.exhausted or small.violation is not None:
+        return Piece(scenario, [Part(job)])
+    roots = dividing.divide(runner, _PARTS * processes)
     bound = -(-(job.schedules or SCHEDULES) // len(roots))
-    return Piece(
-        scenario,
-        [Part(msgspec.structs.replace(job, root=root, schedules=bound, plain=0)) for root in roots],
-    )
+    parts = [
+        Part(msgspec.structs.replace(job, root=root, schedules=bound, plain=0)) for root in roots
+    ]
+    if job.plain:
+        parts.append(Part(msgspec.structs.replace(job, strategy=COUNT)))
+    return Piece(scenario, parts)

@@ -59,6 +59,8 @@ def _cut(result: Result) -> str:
 def _reduction(result: Result) -> str:
     if result.plain is None or result.strategy != "reduced":
         return ""
+    if not result.plain.complete and result.reduction < 1:
+        return ""  # too few were counted to say anything
     more = "" if result.plain.complete else "more than "
     return f" of {more}{result.plain.schedules} (1 in {more}{result.reduction:.0f})"
 
