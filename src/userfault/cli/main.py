@@ -11,6 +11,7 @@ import click
 from userfault.cli.check.check import check
 from userfault.cli.check.probe import probe
 from userfault.cli.demo.demo import demo
+from userfault.cli.explore.explore import explore
 from userfault.cli.lab.lab import lab
 from userfault.cli.shared import errors, interrupts, terminal
 from userfault.cli.store.diff import diff
@@ -40,6 +41,7 @@ def userfault() -> None:
 userfault.add_command(probe)
 userfault.add_command(check)
 userfault.add_command(demo)
+userfault.add_command(explore)
 userfault.add_command(lab)
 for command in (pack, ls, info, verify, diff, export, squash, rm, gc):
     userfault.add_command(command)

@@ -5,9 +5,9 @@ Together they touch every kind of place that a step records.
 
 from __future__ import annotations
 
-from userfault.check.explore.caller import Caller
-from userfault.check.explore.scenario import Scenario, Scenarios
-from userfault.check.explore.world import World
+from userfault.check.explore.building.caller import Caller
+from userfault.check.explore.building.scenario import Scenario, Scenarios
+from userfault.check.explore.building.world import World
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
 from userfault.uapi import mman

@@ -6,12 +6,12 @@ import pytest
 
 from check.explore.small import SMALL
 from userfault.check.explore.audit import Audit, Claim
-from userfault.check.explore.chance import Random
-from userfault.check.explore.reduced import Reduced
+from userfault.check.explore.building.scenario import Scenario, profile_named
 from userfault.check.explore.runner import Runner
-from userfault.check.explore.scenario import Scenario, profile_named
 from userfault.check.explore.scenarios import SCENARIOS
-from userfault.check.explore.strategy import Strategy
+from userfault.check.explore.strategies.chance import Random
+from userfault.check.explore.strategies.reduced import Reduced
+from userfault.check.explore.strategies.strategy import Strategy
 from userfault.model.mm.pgtable import Entry, PageTable
 from userfault.model.tasks.recorder import RECORD
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from check.explore.small import SMALL
-from userfault.check.explore.depth_first import DepthFirst
-from userfault.check.explore.reduced import Reduced
+from userfault.check.explore.building.scenario import Scenario, profile_named
 from userfault.check.explore.runner import Runner
-from userfault.check.explore.scenario import Scenario, profile_named
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.reduced import Reduced
 
 _PLAIN = 2_000  # schedules: what has more is compared with so many of them
 

@@ -1,12 +1,12 @@
 """Every interleaving of a few tasks on the model: come here to ask what can go wrong, and when.
 
-A *scenario* builds a small world (`scenario.py`, `world.py`, `caller.py`); a *strategy*
-(`strategy.py`) leads the *runner* (`runner.py`) through its schedules; a *search* (`search.py`)
+A *scenario* builds a small world (`building/`); a *strategy*
+(`strategies/`) leads the *runner* (`runner.py`) through its schedules; a *search* (`search.py`)
 does so until there are no more.  Scenarios of the package are in `scenarios/`.
 """
 
-from userfault.check.explore.caller import Caller
-from userfault.check.explore.scenario import scenario
-from userfault.check.explore.world import World
+from userfault.check.explore.building.caller import Caller
+from userfault.check.explore.building.scenario import scenario
+from userfault.check.explore.building.world import World
 
 __all__ = ["Caller", "World", "scenario"]

@@ -14,7 +14,7 @@ import msgspec
 from userfault.check.explore.fingerprint import fingerprint
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategy import CUT, Here
+from userfault.check.explore.strategies.strategy import CUT, Here
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -25,12 +25,12 @@ from userfault.model.tasks.sched import RWLock, Sched, Task
 from userfault.model.uffd.context import Context
 
 if TYPE_CHECKING:
-    from userfault.check.explore.world import World
+    from userfault.check.explore.building.world import World
 
 # What says nothing of the state: caches, the processor, what no step changes.
 _SKIPPED = {
     *("_last", "sched", "_sched", "machine", "_machine", "profile", "config", "processes"),
-    *("next_family", "_fiber", "world", "progress", "_body", "mistake"),
+    *("next_family", "_fiber", "progress", "_body", "mistake"),
 }
 _ATOMS = (int, str, bytes, bool, float, type(None))
 _NAMED = (Folio, Object, OpenFile, AddressSpace, Process, Task, RWLock, Context)

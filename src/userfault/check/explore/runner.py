@@ -6,11 +6,11 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
+from userfault.check.explore.building.scenario import Scenario
+from userfault.check.explore.building.world import World
 from userfault.check.explore.invariants import Invariant, Watch
-from userfault.check.explore.scenario import Scenario
 from userfault.check.explore.steps import NOBODY, Run, Step, Violation
-from userfault.check.explore.strategy import CUT, Strategy
-from userfault.check.explore.world import World
+from userfault.check.explore.strategies.strategy import CUT, Strategy
 from userfault.model.errors import Deadlock
 from userfault.model.profiles import Profile
 from userfault.model.tasks.recorder import RECORD
@@ -46,6 +46,7 @@ class Runner:
         self.points = points
         self._watch = Watch(invariants)
         self.look: Callable[[World], object] | None = None  # at each end, before all is dropped
+        self.built: Callable[[World], None] | None = None  # told of each world before it runs
         self._last = Run()
         self.world: World | None = None  # of the last schedule, as it ended
 
@@ -93,6 +94,8 @@ class _Schedule:
         self._machine = self._world.machine
         self._given: dict[int, int] = {}  # how many numbers each task has given away
         self._stands: dict[int, str] = {}  # at which point each task stands
+        if runner.built is not None:
+            runner.built(self._world)
         self._ran: Task | None = None
         self._stopped = False
 

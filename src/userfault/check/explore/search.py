@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.check.explore.depth_first import DepthFirst
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Outcome, Run, Violation
-from userfault.check.explore.strategy import Strategy
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.strategy import Strategy
 
 _EVERY = 64  # schedules between two looks at the clock
 
@@ -26,6 +26,7 @@ class Found(msgspec.Struct):
     outcomes: dict[Outcome, int] = msgspec.field(default_factory=dict)
     violation: Violation | None = None
     run: Run | None = None  # the first that broke something
+    after: int = 0  # schedules until then
 
     @property
     def rate(self) -> float:
@@ -40,11 +41,12 @@ def search(
     schedules: int | None = None,
     onwards: bool = False,
     told: Callable[[Found], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Found:
     """Run the strategy's schedules.
 
     `schedules`: a bound; `onwards`: do not stop at the first violation; `told`: called now and
-    then with what was seen so far.
+    then with what was seen so far; `stop`: asked after each schedule.
     """
     found = Found()
     began = time.perf_counter()
@@ -55,6 +57,8 @@ def search(
             break
         _note(found, run)
         if found.violation is not None and not onwards:
+            break
+        if stop is not None and stop():
             break
         if told is not None and not (found.schedules + found.cut) % _EVERY:
             found.seconds = time.perf_counter() - began
@@ -74,6 +78,7 @@ def _note(found: Found, run: Run) -> None:
     if run.violation is not None and found.violation is None:
         found.violation = run.violation
         found.run = run
+        found.after = found.schedules
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -83,7 +88,7 @@ class Plain(msgspec.Struct, frozen=True):
     complete: bool
 
 
-def count_plain(runner: Runner, bound: int) -> Plain:
+def count_plain(runner: Runner, bound: int, stop: Callable[[], bool] | None = None) -> Plain:
     """Count them by running them: nothing is recorded and no invariant looked at."""
-    found = search(runner.bare(), DepthFirst(), schedules=bound, onwards=True)
+    found = search(runner.bare(), DepthFirst(), schedules=bound, onwards=True, stop=stop)
     return Plain(found.schedules, found.exhausted)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from userfault.check.explore.depth_first import DepthFirst
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import NOBODY, Run, Violation
-from userfault.check.explore.strategy import Here
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.strategy import Here
 
 _TRIES = 4_000  # schedules for each number of preemptions
 

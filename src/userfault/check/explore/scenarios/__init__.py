@@ -1,6 +1,6 @@
 """The scenarios that come with the package: one file a subject, each loaded by its import here."""
 
-from userfault.check.explore.scenario import Scenario, scenario
+from userfault.check.explore.building.scenario import Scenario, scenario
 from userfault.check.explore.scenarios import fills
 
 SCENARIOS: list[Scenario] = list(scenario.by_name.values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from userfault.check.explore.scenario import scenario
-from userfault.check.explore.world import World
+from userfault.check.explore.building.scenario import scenario
+from userfault.check.explore.building.world import World
 from userfault.uapi import mman
 
 

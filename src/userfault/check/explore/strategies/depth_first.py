@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from userfault.check.explore.steps import NOBODY, Run
-from userfault.check.explore.strategy import Here
+from userfault.check.explore.strategies.strategy import Here
 
 
 class DepthFirst:

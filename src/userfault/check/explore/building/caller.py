@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from userfault.check.explore.calls import Descriptor, named
-from userfault.check.explore.calls_memory import MemoryCalls
-from userfault.check.explore.calls_uffd import UffdCalls
+from userfault.check.explore.building.calls import Descriptor, named
+from userfault.check.explore.building.calls_memory import MemoryCalls
+from userfault.check.explore.building.calls_uffd import UffdCalls
 from userfault.model.errors import Errno, Killed, Signalled
 from userfault.model.process import Process
 from userfault.model.tasks.sched import Task
 
 Body = Callable[["Caller"], object]
-# What becomes of a child: its parent, its process, what it does.
-Adopt = Callable[["Caller", Process, Body], object]
+Adopt = Callable[["Caller", Process, Body], "Caller"]  # makes the task of a child
 
 
 def shown(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.check.explore.world import World
+from userfault.check.explore.building.world import World
 from userfault.kernel.errors import UsageError
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.profiles import NEXT, PROFILES, Config, Profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from userfault.check.explore.steps import NOBODY, Run
-from userfault.check.explore.strategy import Here
+from userfault.check.explore.strategies.strategy import Here
 
 
 class Random:

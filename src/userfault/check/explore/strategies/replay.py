@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategy import CUT, Here
+from userfault.check.explore.strategies.strategy import CUT, Here
 from userfault.kernel.errors import UsageError
 from userfault.version import __version__
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from userfault.check.explore.caller import Body, Caller, shown
-from userfault.check.explore.calls import Descriptor
+from userfault.check.explore.building.caller import Body, Caller, shown
+from userfault.check.explore.building.calls import Descriptor
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
@@ -164,13 +164,13 @@ class World:
     def _start(
         self, number: int, name: str, body: Body, process: Process, may_wait: bool
     ) -> Caller:
-        caller = Caller(self.adopt, process.thread(), number, name, body, may_wait=may_wait)
+        caller = Caller(self._child, process.thread(), number, name, body, may_wait=may_wait)
         self.callers[number] = caller
         self.numbers[caller.task] = number
         caller.begin()
         return caller
 
-    def adopt(self, parent: Caller, process: Process, body: Body) -> Caller:
+    def _child(self, parent: Caller, process: Process, body: Body) -> Caller:
         """The task of a process that fork(2) made."""
         parent.children += 1
         number = (parent.number + 1) * CHILDREN + parent.children

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from userfault.check.explore.calls import Calls, Descriptor
+from userfault.check.explore.building.calls import Calls, Descriptor
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.files import filesystem
 from userfault.model.files.folio import Object

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from userfault.check.explore.calls import Calls, Descriptor
+from userfault.check.explore.building.calls import Calls, Descriptor
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import Errno
 from userfault.model.files.open_files import UffdFile

@@ -1,0 +1,1 @@
+"""`userfault explore`: every interleaving of small scenarios on the model kernel."""
