@@ -9,8 +9,7 @@ from userfault.check.explore.calls import Descriptor, named
 from userfault.check.explore.calls_memory import MemoryCalls
 from userfault.check.explore.calls_uffd import UffdCalls
 from userfault.model.errors import Errno, Killed, Signalled
-from userfault.model.process import Process
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Process, Thread
 
 if TYPE_CHECKING:
     from userfault.check.explore.world import World
@@ -32,7 +31,7 @@ class Caller(UffdCalls, MemoryCalls):
     """A task: `body` runs in it and calls these methods."""
 
     def __init__(
-        self, world: World, task: Task, number: int, name: str, body: Body, *, may_wait: bool
+        self, world: World, task: Thread, number: int, name: str, body: Body, *, may_wait: bool
     ) -> None:
         self.world = world
         super().__init__(task)
