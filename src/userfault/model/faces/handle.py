@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from userfault.kernel.errors import FeatureMissing, KernelError, RegistrationRefused, UsageError
+from userfault.kernel.errors import (
+    FeatureMissing,
+    KernelError,
+    OpenRefused,
+    RegistrationRefused,
+    UsageError,
+)
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.modes import Feature, Ioctls, Mode, names
 from userfault.kernel.protocol import CopySource
@@ -41,7 +48,13 @@ class ModelUserfaultfd:
 
     @classmethod
     def open(cls, process: Process, features: Feature, *, user_mode_only: bool) -> ModelUserfaultfd:
-        """A new context of this process with exactly these features; FeatureMissing names each."""
+        """A new context of this process with exactly these features; FeatureMissing names each.
+
+        OpenRefused of a kernel without userfaultfd.
+        """
+        if not process.machine.config.userfaultfd:
+            attempts = [("userfaultfd(2)", errno.ENOSYS)]
+            raise OpenRefused(attempts, "give the model a Config with userfaultfd=True")
         profile = process.machine.profile
         lacking = features & ~Feature(profile.features)
         if lacking:
