@@ -11,7 +11,7 @@ from userfault.kernel.calls import HUGE, CallPending, CallTask, Result
 from userfault.kernel.protocol import State
 from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import PROFILES
-from userfault.model.tasks.sched import Seeded
+from userfault.model.tasks.strategies import Seeded
 
 SEEDS = range(30)
 

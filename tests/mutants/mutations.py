@@ -14,18 +14,16 @@ class Mutation(msgspec.Struct, frozen=True):
     after: str
 
 
-_TELL = """        tell_unmaps(task, call.early)
-        for context, before, after, length in call.moved:
-            payload = (before, after, length)
-            events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
-        tell_unmaps(task, call.unmaps)
+_TELL = """        mm.userfaultfd.unmap_complete(task, call.early)
+        mm.userfaultfd.mremap_complete(task, call.moved)
+        mm.userfaultfd.unmap_complete(task, call.unmaps)
 """
 
 MUTATIONS = (
     Mutation(
         "guards of a file keep its mappings apart",
         "mm/madvise.py",
-        "if vma.object is None or mm.machine.profile.guards_prepare_files:",
+        "if vma.object is None or mm.profile.guards_prepare_files:",
         "if True:",
     ),
     Mutation(
@@ -73,8 +71,8 @@ MUTATIONS = (
     ),
     Mutation(
         "markers are left under a huge page",
-        "uffd/protect.py",
-        "return [at for at in every if at & pt.PMD_MASK not in mm.thp] if mm.thp else list(every)",
+        "mm/change_protection.py",
+        "return [at for at in every if not mm.is_huge(at)]",
         "return list(every)",
     ),
     Mutation(
@@ -108,7 +106,7 @@ MUTATIONS = (
     Mutation(
         "a write to the huge zero page splits it",
         "mm/fault.py",
-        "new = thp.of_zeroes(mm) if mm.machine.profile.zero_page_becomes_huge else None",
+        "new = thp.of_zeroes(mm) if mm.profile.zero_page_becomes_huge else None",
         "new = None",
     ),
     Mutation(
@@ -125,7 +123,7 @@ MUTATIONS = (
     ),
     Mutation(
         "UNREGISTER takes the uffd-wp bit of poison",
-        "uffd/context.py",
+        "mm/change_protection.py",
         "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
         "                mm.mark(vma, address, 0)\n",
         "            if flags & pt.MARK_WP:\n"
@@ -152,13 +150,13 @@ MUTATIONS = (
     Mutation(
         "MADV_COLLAPSE of a small range succeeds",
         "mm/collapse.py",
-        "code = mm.machine.profile.collapse_of_nothing if first > behind else 0",
+        "code = mm.profile.collapse_of_nothing if first > behind else 0",
         "code = 0",
     ),
     Mutation(
         "COPY touches its source before it sees a huge page",
         "uffd/mfill.py",
-        "            if mm.thp and job.dst + done & pt.PMD_MASK in mm.thp:\n"
+        "            if mm.is_huge(job.dst + done):\n"
         "                raise Errno(errno.EEXIST)  # before anything else is looked at\n",
         "",
     ),
@@ -185,14 +183,14 @@ MUTATIONS = (
     Mutation(
         "a removal ends where its mapping was cut meanwhile",
         "mm/madvise.py",
-        "        if mm.machine.profile.removal_goes_on:\n            stop = min(stop, vma.end)\n",
+        "        if mm.profile.removal_goes_on:\n            stop = min(stop, vma.end)\n",
         "",
     ),
     Mutation(
         "memory that came with a fork joins what never was touched",
         "mm/address_space.py",
-        "return self.machine.profile.joins_untouched and not changed.inherited",
-        "return self.machine.profile.joins_untouched",
+        "return self.profile.joins_untouched and not changed.inherited",
+        "return self.profile.joins_untouched",
     ),
     Mutation(
         "wrong errno for unregistered memory",
@@ -241,7 +239,7 @@ MUTATIONS = (
     Mutation(
         "missing EAGAIN gate",
         "uffd/operations.py",
-        "    if context.changing:\n",
+        "    if context.is_changing:\n",
         "    if False:\n",
     ),
     Mutation(
@@ -270,26 +268,26 @@ MUTATIONS = (
     ),
     Mutation(
         "lost THREAD_ID",
-        "uffd/context.py",
+        "uffd/hooks.py",
         "task.tid if features & _THREAD_ID else 0,",
         "0,",
     ),
     Mutation(
         "EXACT_ADDRESS is rounded",
-        "uffd/context.py",
+        "uffd/hooks.py",
         "address if features & _EXACT else page,",
         "page,",
     ),
     Mutation(
         "SIGBUS is not raised",
-        "uffd/context.py",
+        "uffd/hooks.py",
         "if features & _SIGBUS or task.killed:",
         "if task.killed:",
     ),
     Mutation(
         "USER_MODE_ONLY serves the kernel",
-        "uffd/context.py",
-        "if self.user_mode_only and not user:",
+        "uffd/hooks.py",
+        "if context.user_mode_only and not user:",
         "if False:",
     ),
     Mutation(
@@ -300,22 +298,22 @@ MUTATIONS = (
     ),
     Mutation(
         "poison goes with the registration",
-        "uffd/context.py",
+        "mm/change_protection.py",
         "            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays\n"
         "                mm.mark(vma, address, 0)\n",
         "            mm.mark(vma, address, 0)\n",
     ),
     Mutation(
         "messages come last first",
-        "uffd/messages.py",
-        "waiter = context.pending.popleft()",
-        "waiter = context.pending.pop()",
+        "uffd/context.py",
+        "waiter = self.pending.popleft()",
+        "waiter = self.pending.pop()",
     ),
     Mutation(
         "events before faults",
         "uffd/messages.py",
-        "    if context.pending:\n        waiter",
-        "    if context.pending and not context.events:\n        waiter",
+        "    waiter = context.next_fault()\n",
+        "    waiter = None if context.events else context.next_fault()\n",
     ),
     Mutation(
         "an event's sender goes on before it is read",
@@ -335,11 +333,10 @@ MUTATIONS = (
         "mm/mmap.py",
         "    try:\n        unmap_locked(mm, address, address + length, unmaps)\n    finally:\n",
         "    mm.lock.write_done()\n"
-        "    told = [(v.context, address, address + length) for v in"
-        " mm.overlapping(address, address + length)"
-        " if v.context and events.wants(v.context, abi.UFFD_FEATURE_EVENT_UNMAP)][:1]\n"
-        "    [events.announce(context) for context, _, _ in told]\n"
-        "    tell_unmaps(task, told)\n"
+        "    told: Unmaps = []\n"
+        "    for vma in mm.overlapping(address, address + length):\n"
+        "        mm.userfaultfd.unmap_prep(vma, address, address + length, told)\n"
+        "    mm.userfaultfd.unmap_complete(task, told)\n"
         "    mm.lock.write()\n"
         "    try:\n        unmap_locked(mm, address, address + length, unmaps)\n"
         "        for context, _, _ in unmaps:\n            context.changing -= 1\n"
@@ -347,9 +344,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the REMOVE event says one page too much",
-        "mm/madvise.py",
-        "events.Event(abi.UFFD_EVENT_REMOVE, (start, end), task)",
-        "events.Event(abi.UFFD_EVENT_REMOVE, (start, end + 4096), task)",
+        "uffd/hooks.py",
+        "_send(task, context, abi.UFFD_EVENT_REMOVE, start, end)",
+        "_send(task, context, abi.UFFD_EVENT_REMOVE, start, end + 4096)",
     ),
     Mutation(
         "mremap drops the wp bit",
@@ -360,7 +357,7 @@ MUTATIONS = (
     Mutation(
         "mremap keeps the registration without its event",
         "mm/mremap.py",
-        "        joined.context = None\n        joined.modes = 0\n",
+        "        joined.reset_ctx()\n",
         "",
     ),
     Mutation(
@@ -403,7 +400,7 @@ MUTATIONS = (
     Mutation(
         "a protected page is written",
         "mm/fault.py",
-        "            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):",
+        "            if not mm.userfaultfd.wp_async(vma):",
         "            if False:",
     ),
     Mutation(
@@ -414,9 +411,9 @@ MUTATIONS = (
     ),
     Mutation(
         "protecting marks nothing empty",
-        "uffd/protect.py",
-        "    if vma.ops.fault_folio is not None:\n        return True\n",
-        "",
+        "mm/change_protection.py",
+        "return vma.ops.fault_folio is not None or mm.userfaultfd.wp_unpopulated(vma)",
+        "return mm.userfaultfd.wp_unpopulated(vma)",
     ),
     Mutation(
         "MOVE over a page succeeds",
@@ -511,7 +508,7 @@ MUTATIONS = (
     Mutation(
         "MOVE by who is not the owner",
         "uffd/operations.py",
-        "    if task.process.mm is not context.mm:\n        raise Errno(errno.EINVAL)\n",
+        "    if caller is not context.mm:\n        raise Errno(errno.EINVAL)\n",
         "",
     ),
 )

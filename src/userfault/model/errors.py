@@ -24,6 +24,13 @@ class Errno(Exception):  # noqa: N818  # an outcome, not a mistake
         return f"{errno.errorcode.get(self.code, self.code)}: {os.strerror(self.code)}"
 
 
+# Values of `si_code`.
+SEGV_MAPERR = 1
+SEGV_ACCERR = 2
+BUS_ADRERR = 2
+BUS_MCEERR_AR = 4
+
+
 class Signalled(Exception):  # noqa: N818  # an outcome
     """A touch of memory ends with a signal: number, `si_code`, `si_addr`, `si_addr_lsb`."""
 

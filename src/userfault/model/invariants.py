@@ -1,4 +1,4 @@
-"""Every invariant of the model, walked: `check(machine)` raises InvariantBroken, or returns.
+"""Every invariant of the model, walked: `check(spaces)` raises InvariantBroken, or returns.
 
 It may be called whenever no task runs: between steps, also while tasks sleep half-way through a
 call.  It trusts nothing that the model keeps as a sum: it counts again.
@@ -10,28 +10,30 @@ from collections import Counter
 
 from userfault.model.errors import InvariantBroken
 from userfault.model.files import folio as folios
-from userfault.model.files.folio import Folio, Object
-from userfault.model.machine import Machine
+from userfault.model.files.folio import Folio
+from userfault.model.files.inode import Inode, Mapping
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
-from userfault.model.mm.address_space import AddressSpace, allowed
+from userfault.model.mm.address_space import AddressSpace, Spaces
+from userfault.model.mm.entries import allowed
 from userfault.model.mm.vma import Vma
 from userfault.model.uffd.context import Context
 
 
-def check(machine: Machine) -> None:
+def check(spaces: Spaces) -> None:
     """Walk everything; raises InvariantBroken with what is wrong."""
     refs: Counter[Folio] = Counter()
     maps: Counter[Folio] = Counter()
-    for mm in machine.spaces:
+    for mm in spaces.all:
         _check_mappings(mm)
         _check_entries(mm, refs, maps)
-        for context in list(mm.contexts):
+        for context in mm.contexts:
+            assert isinstance(context, Context)
             _check_context(mm, context)
-    for target in machine.objects:
-        _check_object(machine, target, refs)
-    _check_counts(machine, refs, maps)
-    _check_pools(machine, refs)
+    for target in spaces.files.inodes:
+        _check_object(spaces, target, refs)
+    _check_counts(spaces, refs, maps)
+    _check_pools(spaces, refs)
 
 
 def _fail(what: str) -> None:
@@ -55,7 +57,7 @@ def _check_mappings(mm: AddressSpace) -> None:
             _fail(f"{where} is registered with a context of another process, or a closed one")
         if vma.modes & vmas.WP and vma.modes & vmas.RWP:
             _fail(f"{where} is registered for WP and RWP")
-        if vma.object is not None and vma not in vma.object.vmas:
+        if vma.object is not None and vma not in vma.object.mappings:
             _fail(f"{where} is not known to its object")
         before = vma
 
@@ -63,15 +65,15 @@ def _check_mappings(mm: AddressSpace) -> None:
 def _check_entries(mm: AddressSpace, refs: Counter[Folio], maps: Counter[Folio]) -> None:
     for key, table in mm.table.tables.items():
         used = 0
-        count: object = table[pt.COUNT]
-        for slot in range(512):
-            entry = table[slot]
+        for slot, entry in enumerate(table):
             if entry is not None:
                 used += 1
                 address = (key << pt.PMD_SHIFT) + (slot << 12)
                 _check_entry(mm, address, entry, 12, refs, maps)
-        if used != count or not used:
+        if used != mm.table.used[key] or not used:
             _fail(f"the table at {key << pt.PMD_SHIFT:#x} counts its entries wrongly")
+    if len(mm.table.used) != len(mm.table.tables):
+        _fail("entries are counted of a table that is gone")
     for address, entry in mm.table.huge.items():
         vma = mm.find(address)
         thp = address in mm.thp
@@ -131,7 +133,7 @@ def _check_page(vma: Vma, address: int, flags: int, folio: Folio, where: str) ->
         _fail(f"{where}: stale mapping of {folio.name}")
 
 
-def _check_object(machine: Machine, target: Object, refs: Counter[Folio]) -> None:
+def _check_object(spaces: Spaces, target: Inode, refs: Counter[Folio]) -> None:
     for index, folio in target.cache.items():
         refs[folio] += 1
         if folio.object is not target or folio.index != index:
@@ -139,19 +141,27 @@ def _check_object(machine: Machine, target: Object, refs: Counter[Folio]) -> Non
         if folio.order + 12 != target.shift:
             _fail(f"{folio.name} has the wrong size")
         busy = folio.flags & folios.LOCKED
-        if index >= target.pages() and not busy and folio not in machine.memory.in_hand:
+        if index >= target.pages() and not busy and folio not in spaces.files.memory.in_hand:
             _fail(f"{folio.name} lies beyond the end of the file")
     if target.links <= 0:
         _fail(f"{target.name} outlived its last link")
     if target.mount is not None and target.blocks != len(target.cache):
         _fail(f"{target.name} is charged {target.blocks} blocks for {len(target.cache)} pages")
-    for vma in target.vmas:
-        if vma.object is not target or vma.mm.vmas.get(vma.start) is not vma:
+    for vma in target.mappings:
+        if not _is_mapped(vma, target):
             _fail(f"{target.name} believes in a mapping that is gone")
 
 
-def _check_counts(machine: Machine, refs: Counter[Folio], maps: Counter[Folio]) -> None:
-    memory = machine.memory
+def _is_mapped(vma: Mapping, target: Inode) -> bool:
+    """Whether it is a mapping of this file, and filed where it says."""
+    if not isinstance(vma, Vma) or vma.object is not target:
+        return False
+    mm = vma.mm
+    return isinstance(mm, AddressSpace) and mm.vmas.get(vma.start) is vma
+
+
+def _check_counts(spaces: Spaces, refs: Counter[Folio], maps: Counter[Folio]) -> None:
+    memory = spaces.files.memory
     refs.update(memory.in_hand)
     if len(refs) != memory.folios:
         _fail(f"{memory.folios} folios exist and {len(refs)} are in use: the rest leaked")
@@ -169,23 +179,23 @@ def _check_counts(machine: Machine, refs: Counter[Folio], maps: Counter[Folio]) 
             charged[folio.cgroup] += 1 << folio.order
     if pages != memory.used:
         _fail(f"{memory.used} base pages are counted and {pages} are in use")
-    for group in {mm.cgroup for mm in machine.spaces}:
+    for group in {mm.cgroup for mm in spaces.all}:
         if group.charged != charged[group]:
             _fail(f"a cgroup is charged {group.charged} pages and has {charged[group]}")
 
 
-def _check_pools(machine: Machine, refs: Counter[Folio]) -> None:
+def _check_pools(spaces: Spaces, refs: Counter[Folio]) -> None:
     used = Counter(folio.order + 12 for folio in refs if folio.flags & folios.LARGE_POOL)
     promised: Counter[int] = Counter()
     seen: set[int] = set()
-    for target in machine.objects:
+    for target in spaces.files.inodes:
         promised[target.shift] += len(target.promised)
-    for mm in machine.spaces:
+    for mm in spaces.all:
         for vma in mm.vmas.values():
             if vma.promised is not None and id(vma.promised) not in seen:
                 seen.add(id(vma.promised))
                 promised[vma.shift] += len(vma.promised)
-    for shift, pool in machine.memory.pools.items():
+    for shift, pool in spaces.files.memory.pools.items():
         if pool.free + used[shift] != pool.total:
             _fail(f"the pool of {1 << shift} has {pool.total} pages, {pool.free} free")
         if pool.reserved != promised[shift] or pool.reserved > pool.free:

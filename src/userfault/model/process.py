@@ -6,19 +6,16 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, WAITS_CHILD
 from userfault.model.errors import Errno, Killed
 from userfault.model.files.folio import Cgroup
 from userfault.model.files.open_files import O_CLOEXEC, OpenFile
+from userfault.model.machine import Machine
 from userfault.model.mm import fork as forking
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task, Wait
-
-if TYPE_CHECKING:
-    from userfault.model.machine import Machine
 
 ALL_RIGHTS = frozenset({CAP_SYS_PTRACE, CAP_IPC_LOCK, CAP_SYS_ADMIN})
 
@@ -40,7 +37,17 @@ class Processes:
     def spawn(self, *, cgroup: Cgroup | None = None) -> Process:
         """A fresh process with one task."""
         group = cgroup or Cgroup()
-        return Process(self, AddressSpace(self.machine, group), {})
+        return Process(self, AddressSpace(self.machine.spaces, group), {})
+
+
+class Thread(Task):
+    """A task of a process."""
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: Process, name: str, tid: int) -> None:
+        super().__init__(process.machine.sched, name, tid)
+        self.process = process
 
 
 class Process:
@@ -61,23 +68,23 @@ class Process:
         self.parent = parent
         self.alive = True
         self.status = 0
-        self.threads: list[Task] = []
+        self.threads: list[Thread] = []
         self.rights: dict[Task, frozenset[int]] = {}
         self._waiting: deque[Task] = deque()
         self.reaped = False
-        self._caller: Task | None = None
+        self._caller: Thread | None = None
         processes.by_pid[self.pid] = self
         self.thread(self.pid)
 
-    def thread(self, tid: int | None = None) -> Task:
+    def thread(self, tid: int | None = None) -> Thread:
         """A new thread."""
         number = tid if tid is not None else self.processes.number()
-        task = Task(self.machine.sched, self, f"{self.pid}.{len(self.threads)}", number)
+        task = Thread(self, f"{self.pid}.{len(self.threads)}", number)
         self.threads.append(task)
         self.rights[task] = self.rights[self.threads[0]] if self.threads[1:] else ALL_RIGHTS
         return task
 
-    def caller(self) -> Task:
+    def caller(self) -> Thread:
         """The thread that makes the calls which come from outside of every task."""
         if self._caller is None:
             self._caller = self.thread()
@@ -133,13 +140,13 @@ class Process:
         file.record(RECORD.writes)
         file.links -= 1
         if not file.links:
-            file.release(self.machine)
+            file.release(self.machine.files)
 
     # --- fork and exit ---------------------------------------------------------------------------
 
     def fork(self, task: Task) -> Process:
         """fork(2): the child; FORK events are sent (and read) before this returns."""
-        mm, contexts = forking.fork_space(self.mm, self.mm.cgroup)
+        mm, forks = forking.fork_space(self.mm, self.mm.cgroup)
         # The child has its descriptors before the event is read: closing the parent's copy of a
         # userfaultfd does not release it.
         if RECORD.on:
@@ -151,7 +158,7 @@ class Process:
         child = Process(self.processes, mm, fds, self)
         child.rights[child.threads[0]] = self.rights[task]
         try:
-            forking.tell(task, contexts)
+            self.mm.userfaultfd.dup_complete(task, forks)
         except Killed:
             child.exit(9)
             raise

@@ -240,6 +240,7 @@ class Config(msgspec.Struct, frozen=True):
     memory_failure: bool = True  # poison raises BUS_MCEERR_AR, else BUS_ADRERR
     soft_dirty: bool = False  # CONFIG_MEM_SOFT_DIRTY: bit 55 of pagemap words
     kvm: bool = True
+    userfaultfd: bool = True  # CONFIG_USERFAULTFD
     thp: str = "madvise"  # transparent huge pages: always, madvise, never
     unprivileged_userfaultfd: int = 0
     limit_pages: int | None = None  # physical memory in base pages

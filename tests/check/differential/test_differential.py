@@ -22,7 +22,8 @@ from userfault.kernel.errors import Unavailable, UsageError
 from userfault.model.errors import Errno
 from userfault.model.faces.calls import ModelCalls, ModelProcess
 from userfault.model.profiles import LINUX_6_18, LINUX_7_3, Config, Profile
-from userfault.model.tasks.sched import Scheduler, Seeded
+from userfault.model.tasks.sched import Scheduler
+from userfault.model.tasks.strategies import Seeded
 from userfault.uapi.userfaultfd import uffd_msg
 
 # In parts: each has the hugetlb pools for itself, and others wait for them.

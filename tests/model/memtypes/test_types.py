@@ -140,7 +140,7 @@ def _fallocate(kernel: ModelKernel, area: ModelMapping) -> None:
 
     assert area.backing is not None
     target = area.backing.object
-    fallocate(kernel.machine, target, mman.FALLOC_FL_KEEP_SIZE, 0, 2 * PAGE)
+    fallocate(kernel.machine.files, target, mman.FALLOC_FL_KEEP_SIZE, 0, 2 * PAGE)
 
 
 def test_a_private_index_is_refused_whatever_was_registered() -> None:

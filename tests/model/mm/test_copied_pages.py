@@ -10,7 +10,8 @@ from userfault.kernel import calls
 from userfault.kernel.calls import PAGE, Call, Mmap, Read, Write
 from userfault.model.faces.calls import ModelCalls
 from userfault.model.profiles import LINUX_6_18
-from userfault.model.tasks.sched import InOrder, Scheduler, Seeded
+from userfault.model.tasks.sched import Scheduler
+from userfault.model.tasks.strategies import InOrder, Seeded
 from userfault.uapi import mman
 from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi

@@ -21,7 +21,9 @@ from userfault.model.errors import Deadlock
 from userfault.model.faces.calls import ModelCalls
 from userfault.model.faces.kernel import ModelKernel
 from userfault.model.profiles import LINUX_6_18
-from userfault.model.tasks.sched import SPINS, RWLock, Seeded
+from userfault.model.tasks.locks import RWLock
+from userfault.model.tasks.sched import SPINS
+from userfault.model.tasks.strategies import Seeded
 from userfault.uapi import mman
 
 PAGE = 4096

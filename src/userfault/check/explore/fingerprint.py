@@ -21,7 +21,8 @@ from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
 from userfault.model.process import Process
-from userfault.model.tasks.sched import RWLock, Sched, Task
+from userfault.model.tasks.locks import RWLock
+from userfault.model.tasks.sched import Sched, Task
 from userfault.model.uffd.context import Context
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 # What says nothing of the state: caches, the processor, what no step changes.
 _SKIPPED = {
     *("_last", "sched", "_sched", "machine", "_machine", "profile", "config", "processes"),
-    *("next_family", "_fiber", "progress", "_body", "mistake"),
+    *("spaces", "files", "_files", "userfaultfd", "_families", "next_family", "_fiber", "progress"),
+    *("_body", "mistake"),
 }
 _ATOMS = (int, str, bytes, bool, float, type(None))
 _NAMED = (Folio, Object, OpenFile, AddressSpace, Process, Task, RWLock, Context)

@@ -18,9 +18,9 @@ from userfault.model.machine import Machine
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.memtypes.shmem import SHMEM
 from userfault.model.mm.special import map_specials
-from userfault.model.process import Process, Processes
+from userfault.model.process import Process, Processes, Thread
 from userfault.model.profiles import NEXT, Config, Profile
-from userfault.model.tasks.sched import Operation, Scheduler, Task
+from userfault.model.tasks.sched import Operation, Scheduler
 
 
 class ModelPending:
@@ -60,7 +60,7 @@ class ModelTask:
 
     __slots__ = ("_task",)
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Thread) -> None:
         self._task = task
 
     @property
@@ -75,7 +75,7 @@ class ModelTask:
         return ModelPending(call, task.submit(lambda: perform(task, call)))
 
 
-def _look(task: Task, call: calls.Call) -> ModelPending:
+def _look(task: Thread, call: calls.Call) -> ModelPending:
     """Do it now, outside of any task."""
     operation = Operation(task, lambda: perform(task, call))
     operation.run()
@@ -159,7 +159,7 @@ class ModelCalls:
         null = DevNull(O_RDWR)
         for _ in range(calls.FIRST_FD):
             process.install(null)
-        map_specials(process.mm)
+        map_specials(process.mm, self.machine.types["special"])
         return self.processes[process.pid]
 
     def hugepages(self, page_size: int, pages: int) -> None:
@@ -178,11 +178,11 @@ class ModelCalls:
         del timeout_s
         self.machine.sched.run()
         if self._checking:
-            invariants.check(self.machine)
+            invariants.check(self.machine.spaces)
 
     def close(self) -> None:
         """End every process, and see that nothing is left over."""
         for process in list(self._processes.by_pid.values()):
             process.exit(0)
         self.machine.sched.run()
-        invariants.check(self.machine)
+        invariants.check(self.machine.spaces)

@@ -13,9 +13,9 @@ import errno
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import Errno, Refused, Signalled
-from userfault.model.files.filesystem import where_of
+from userfault.model.files import boundary
 from userfault.model.files.folio import Folio, Object
-from userfault.model.memtypes import boundary
+from userfault.model.files.inode import Inode
 from userfault.model.mm import access
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.sched import Task
@@ -35,7 +35,7 @@ class Guest:
     def __init__(
         self,
         mm: AddressSpace,
-        target: Object,
+        target: Inode,
         host_address: int,
         *,
         exit_on_missing: bool = False,
@@ -44,10 +44,10 @@ class Guest:
         self.object = target
         self.host_address = host_address
         self.exit_on_missing = exit_on_missing
-        self._machine = mm.machine
+        self._files = mm.files
         # KVM holds no reference on these pages: it is told before one goes (`_invalidate`).
         self._mapped: dict[int, Folio] = {}
-        self._machine.guests.append(self._invalidate)
+        self._files.guests.append(self._invalidate)
 
     def read(self, task: Task, address: int, length: int) -> bytes:
         """The guest loads within one page; MissingExit if the slot asks for that."""
@@ -70,17 +70,17 @@ class Guest:
         """The guest makes a page private or shared again; the host's entries of it go."""
         folio = self.object.cached(index)
         if folio is not None:
-            self._machine.lock_folio(folio)
+            self._files.lock_folio(folio)
         if private:
             self.object.private_indexes.add(index)
-            for vma in list(self.object.vmas):
+            for vma in list(self.object.mappings):
                 at = vma.address_of(index)
                 if vma.start <= at < vma.end:
-                    vma.mm.zap(vma, at, at + PAGE, drop_markers=True)
+                    vma.zap(at, at + PAGE, drop_markers=True)
         else:
             self.object.private_indexes.discard(index)
         if folio is not None:
-            self._machine.unlock_folio(folio)
+            self._files.unlock_folio(folio)
 
     def _page(self, task: Task, address: int) -> Folio:
         index = address // PAGE
@@ -94,16 +94,16 @@ class Guest:
             raise MissingExit(address & -PAGE)
         cached = self.object.cached(index)
         if cached is not None:
-            self._machine.wait_folio(cached)
+            self._files.wait_folio(cached)
         try:
             folio = boundary.guest_folio(
-                self._machine.sched, self.object.kind, where_of(self._machine, self.object, index)
+                self._files.sched, self.object.kind, self._files.where(self.object, index)
             )
         except Refused:
             raise Errno(errno.EFAULT) from None
         self._mapped[index] = folio
-        self._machine.unlock_folio(folio)
-        self._machine.memory.put(folio)
+        self._files.unlock_folio(folio)
+        self._files.memory.put(folio)
         return folio
 
     def _through_host(self, task: Task, address: int) -> Folio:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from userfault.kernel.errors import FeatureMissing, KernelError, RegistrationRefused, UsageError
+from userfault.kernel.errors import (
+    FeatureMissing,
+    KernelError,
+    OpenRefused,
+    RegistrationRefused,
+    UsageError,
+)
 from userfault.kernel.events import Fork, PageFault, Remap, Remove, Unmap
 from userfault.kernel.modes import Feature, Ioctls, Mode, names
 from userfault.kernel.protocol import CopySource
 from userfault.model.errors import Errno
-from userfault.model.files.open_files import O_NONBLOCK, UffdFile
+from userfault.model.files.open_files import O_NONBLOCK
+from userfault.model.process import Process
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import operations
 from userfault.model.uffd.context import Context
+from userfault.model.uffd.messages import UffdFile
 from userfault.model.uffd.registration import register, unregister
 from userfault.uapi import userfaultfd as abi
-
-if TYPE_CHECKING:
-    from userfault.model.process import Process
 
 T = TypeVar("T")
 ModelEvent = PageFault | Fork["ModelUserfaultfd"] | Remap | Remove | Unmap
@@ -42,7 +48,13 @@ class ModelUserfaultfd:
 
     @classmethod
     def open(cls, process: Process, features: Feature, *, user_mode_only: bool) -> ModelUserfaultfd:
-        """A new context of this process with exactly these features; FeatureMissing names each."""
+        """A new context of this process with exactly these features; FeatureMissing names each.
+
+        OpenRefused of a kernel without userfaultfd.
+        """
+        if not process.machine.config.userfaultfd:
+            attempts = [("userfaultfd(2)", errno.ENOSYS)]
+            raise OpenRefused(attempts, "give the model a Config with userfaultfd=True")
         profile = process.machine.profile
         lacking = features & ~Feature(profile.features)
         if lacking:
@@ -108,25 +120,10 @@ class ModelUserfaultfd:
                 context.delivered.append(waiter)
                 found.append(PageFault(waiter.address, waiter.flags, waiter.thread_id))
             elif context.events:
-                found.append(self._event())
+                found.append(_taken(self._process, context, self.features))
             else:
                 break
         return found
-
-    def _event(self) -> ModelEvent:
-        event = self.context.events.popleft()
-        result: ModelEvent
-        if event.child is not None:
-            fd = self._process.open(UffdFile(event.child.flags, event.child), 0)
-            result = Fork(ModelUserfaultfd(self._process, fd, self.features))
-        elif event.code == abi.UFFD_EVENT_REMAP:
-            result = Remap(*event.payload)
-        elif event.code == abi.UFFD_EVENT_REMOVE:
-            result = Remove(*event.payload)
-        else:
-            result = Unmap(*event.payload)
-        event.delivered(self._sched)
-        return result
 
     # --- fills -----------------------------------------------------------------------------------
 
@@ -141,9 +138,10 @@ class ModelUserfaultfd:
                 cure="pass a length that the buffer holds",
             )
         mode = _fill_mode(wake=wake, wp=wp)
+        mm = self._process.mm
         return self._fill(
             abi.UFFDIO_COPY,
-            lambda task: operations.copy(task, self.context, dst, src, length, mode),
+            lambda task: operations.copy(task, mm, self.context, dst, src, length, mode),
             dst,
             length,
             mode,
@@ -172,9 +170,10 @@ class ModelUserfaultfd:
         mode = _fill_mode(wake=wake)
         if allow_src_holes:
             mode |= abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+        mm = self._process.mm
         return self._fill(
             abi.UFFDIO_MOVE,
-            lambda task: operations.move_pages(task, self.context, dst, src, length, mode),
+            lambda _: operations.move_pages(mm, self.context, dst, src, length, mode),
             dst,
             length,
             mode,
@@ -278,6 +277,23 @@ class ModelUserfaultfd:
         caller = self._process.caller()
         result: T = caller.call(lambda: run(caller))
         return result
+
+
+def _taken(process: Process, context: Context, features: Feature) -> ModelEvent:
+    """The first queued event, taken off; the descriptor of a FORK lands in the process."""
+    event = context.events.popleft()
+    result: ModelEvent
+    if event.child is not None:
+        fd = process.open(UffdFile(event.child.flags, event.child), 0)
+        result = Fork(ModelUserfaultfd(process, fd, features))
+    elif event.code == abi.UFFD_EVENT_REMAP:
+        result = Remap(*event.payload)
+    elif event.code == abi.UFFD_EVENT_REMOVE:
+        result = Remove(*event.payload)
+    else:
+        result = Unmap(*event.payload)
+    event.delivered(process.machine.sched)
+    return result
 
 
 _NAMES = {

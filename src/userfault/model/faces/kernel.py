@@ -18,14 +18,15 @@ from userfault.model import invariants
 from userfault.model.errors import Deadlock, Errno, Killed, Signalled
 from userfault.model.faces.handle import ModelUserfaultfd
 from userfault.model.files import filesystem
-from userfault.model.files.folio import Cgroup, Object
+from userfault.model.files.folio import Cgroup
+from userfault.model.files.inode import Inode
 from userfault.model.machine import Machine
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm import access, madvise, mmap, mremap, softdirty
 from userfault.model.mm.mmap import Behind
-from userfault.model.process import Process, Processes
+from userfault.model.process import Process, Processes, Thread
 from userfault.model.profiles import NEXT, Config, Profile
-from userfault.model.tasks.sched import Operation, Scheduler, Task
+from userfault.model.tasks.sched import Operation, Scheduler
 from userfault.uapi import mman
 
 _NO_FEATURES = Feature(0)
@@ -35,7 +36,7 @@ _ALL_TRAITS = 3  # of a guest_memfd: MMAP and INIT_SHARED
 class ModelBacking:
     """The object behind a mapping."""
 
-    def __init__(self, process: Process, target: Object) -> None:
+    def __init__(self, process: Process, target: Inode) -> None:
         self._process = process
         self.object = target
 
@@ -51,20 +52,21 @@ class ModelBacking:
         self._do("pwrite", lambda: self._write(offset, data))
 
     def _write(self, offset: int, data: bytes) -> None:
-        filesystem.write_through(self._process.machine, self.object, offset, data)
+        filesystem.write_through(self._process.machine.files, self.object, offset, data)
 
     def punch_hole(self, offset: int, length: int) -> None:
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-        machine = self._process.machine
+        files = self._process.machine.files
         self._do(
-            "fallocate", lambda: filesystem.fallocate(machine, self.object, mode, offset, length)
+            "fallocate", lambda: filesystem.fallocate(files, self.object, mode, offset, length)
         )
 
     def truncate(self, length: int) -> None:
         if not self.object.kind.can_resize:
             raise KernelError.of("ftruncate", errno.EINVAL)
         self._do(
-            "ftruncate", lambda: filesystem.truncate(self._process.machine, self.object, length)
+            "ftruncate",
+            lambda: filesystem.truncate(self._process.machine.files, self.object, length),
         )
 
     def _do(self, name: str, run: Callable[[], None]) -> None:
@@ -106,7 +108,7 @@ class ModelMapping:
         caller = self._process.caller()
         caller.call(lambda: mmap.munmap(caller, self._process.mm, self.address, self.length))
         if self.backing is not None:
-            self._process.machine.unlink(self.backing.object)
+            self._process.machine.files.unlink(self.backing.object)
 
 
 class ModelPending:
@@ -143,7 +145,7 @@ class ModelPending:
 class ModelTask:
     """A thread."""
 
-    def __init__(self, process: ModelProcess, task: Task) -> None:
+    def __init__(self, process: ModelProcess, task: Thread) -> None:
         self._process = process
         self.task = task
         self._mm = process.process.mm
@@ -292,10 +294,10 @@ class ModelProcess:
         process = self.process
         machine = process.machine
         ops = machine.types[kind]
-        target: Object | None = None
+        target: Inode | None = None
         if isinstance(backing, ModelBacking):
             target = backing.object
-            machine.link(target)
+            machine.files.link(target)
         elif backing is not None:
             raise UsageError(f"cannot map {type(backing).__name__} on the model")
         elif ops.fault_folio is not None:
@@ -308,7 +310,7 @@ class ModelProcess:
             address = mmap.mmap(process.caller(), process.mm, 0, length, prot, flags, behind)
         except BaseException:
             if target is not None:
-                machine.unlink(target)
+                machine.files.unlink(target)
             raise
         return address, ModelBacking(process, target) if target is not None else None
 
@@ -365,4 +367,4 @@ class ModelKernel:
 
     def check(self) -> None:
         """Walk every invariant; raises InvariantBroken."""
-        invariants.check(self.machine)
+        invariants.check(self.machine.spaces)

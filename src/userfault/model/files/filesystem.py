@@ -1,22 +1,20 @@
-"""What happens to an object under its mappings: holes, truncation, allocation, file reads."""
+"""What happens to a file under its mappings: holes, truncation, allocation, reads and writes."""
 
 from __future__ import annotations
 
 import errno
 
 from userfault.model.errors import Errno, Refused
+from userfault.model.files import boundary
 from userfault.model.files import folio as folios
 from userfault.model.files.folio import Folio, Object
-from userfault.model.machine import Machine
-from userfault.model.memtypes import boundary
-from userfault.model.memtypes.ops import Where
-from userfault.model.mm.address_space import AddressSpace
-from userfault.model.mm.vma import Vma
+from userfault.model.files.inode import Inode
+from userfault.model.files.pagecache import PageCache
 from userfault.model.tasks.recorder import RECORD
 from userfault.uapi import mman
 
 
-def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
+def punch(files: PageCache, target: Inode, offset: int, length: int) -> None:
     """Free whole pages in the range and zero the rest; private copies stay.  No event."""
     step = 1 << target.shift
     first = -(-offset // step)
@@ -31,16 +29,16 @@ def punch(machine: Machine, target: Object, offset: int, length: int) -> None:
         _zero_part(target, offset, min(end, first * step))
     if end % step and last >= first:
         _zero_part(target, max(offset, last * step), end)
-    for hook in machine.guests:
+    for hook in files.guests:
         hook(target, first, last)
     _unmap(target, first, last, private_too=target.kind.punch_takes_copies)
-    _drop(machine, target, first, last)
+    _drop(files, target, first, last)
 
 
 _NO_END = 1 << 40  # a page that no mapping reaches
 
 
-def truncate(machine: Machine, target: Object, size: int) -> None:
+def truncate(files: PageCache, target: Inode, size: int) -> None:
     """Set the size; what lies beyond goes, private copies too."""
     old = target.pages()
     target.changed()
@@ -50,10 +48,10 @@ def truncate(machine: Machine, target: Object, size: int) -> None:
         # Whatever the size was: everything behind the new one, markers too (measured on 6.18).
         _unmap(target, keep, _NO_END, private_too=True, drop_markers=True)
     if keep < old:
-        for hook in machine.guests:
+        for hook in files.guests:
             hook(target, keep, old)
         _unmap(target, keep, old, private_too=True)
-        _drop(machine, target, keep, old)
+        _drop(files, target, keep, old)
     if size % (1 << target.shift):
         _zero_part(target, size, keep << target.shift)
 
@@ -68,59 +66,47 @@ def _zero_part(target: Object, start: int, end: int) -> None:
 
 
 def _unmap(
-    target: Object, first: int, last: int, *, private_too: bool, drop_markers: bool = False
+    target: Inode, first: int, last: int, *, private_too: bool, drop_markers: bool = False
 ) -> None:
     """Take pages [first, last) out of every mapping; uffd-wp stays as a marker."""
     if RECORD.on:
         RECORD.reads.add(("mappings", target.number))
-    for vma in list(target.vmas):
+    for vma in list(target.mappings):
         start = max(vma.start, vma.address_of(first))
         end = min(vma.end, vma.address_of(last))
         if start >= end:
             continue
         if target.kind.punch_drops_wp:
-            _unmap_present(vma.mm, vma, start, end)
+            vma.unmap_present(start, end)
         else:
-            vma.mm.zap(vma, start, end, drop_markers=drop_markers, private_too=private_too)
+            vma.zap(start, end, drop_markers=drop_markers, private_too=private_too)
 
 
-def _unmap_present(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
-    for address in mm.table.addresses(start, end, vma.shift):
-        entry = mm.table.get(address, vma.shift)
-        if entry is not None and entry[1] is not None:
-            mm.unmap(vma, address)
-
-
-def _drop(machine: Machine, target: Object, first: int, last: int) -> None:
+def _drop(files: PageCache, target: Inode, first: int, last: int) -> None:
     """Out of the cache, each under its lock; then unmapped once more, for who came between."""
     for index in target.indexes(first, last):
         folio = target.cached(index)
         if folio is None:
             continue
         folio.get()
-        machine.memory.hold(folio)
-        machine.lock_folio(folio)
-        machine.memory.release(folio)
+        files.memory.hold(folio)
+        files.lock_folio(folio)
+        files.memory.release(folio)
         if folio.object is target and folio.index == index:
             _unmap(target, index, index + 1, private_too=False)
-            machine.unlock_folio(folio)
-            machine.drop_cached(target, folio)
+            files.unlock_folio(folio)
+            files.drop_cached(target, folio)
         else:
-            machine.unlock_folio(folio)
-        machine.memory.put(folio)
+            files.unlock_folio(folio)
+        files.memory.put(folio)
 
 
-def where_of(machine: Machine, target: Object, index: int) -> Where:
-    """For a page of the file itself, on nobody's cgroup."""
-    return Where(machine.memory, target, index, True, target.shift, None)
-
-
-def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: int) -> None:
+def fallocate(files: PageCache, target: Inode, mode: int, offset: int, length: int) -> None:
     """fallocate(2): allocation and PUNCH_HOLE.  Raises Errno."""
     _check_fallocate(target, mode, offset, length)
     step = 1 << target.shift
     if mode & mman.FALLOC_FL_PUNCH_HOLE:
-        punch(machine, target, offset, length)
+        punch(files, target, offset, length)
         return
     end = offset + length
     target.changed()
@@ -136,16 +122,16 @@ def fallocate(machine: Machine, target: Object, mode: int, offset: int, length: 
         if index >= target.pages():
             break
         try:
-            folio = hook(where_of(machine, target, index))
+            folio = hook(files.where(target, index))
         except Refused as refusal:
             target.size = old
             raise Errno(refusal.code) from None
         target.cached(index)
-        machine.unlock_folio(folio)
-        machine.memory.put(folio)
+        files.unlock_folio(folio)
+        files.memory.put(folio)
 
 
-def _check_fallocate(target: Object, mode: int, offset: int, length: int) -> None:
+def _check_fallocate(target: Inode, mode: int, offset: int, length: int) -> None:
     keep = mode & mman.FALLOC_FL_KEEP_SIZE
     hole = mode & mman.FALLOC_FL_PUNCH_HOLE
     known = mman.FALLOC_FL_KEEP_SIZE | mman.FALLOC_FL_PUNCH_HOLE
@@ -180,16 +166,16 @@ def read(target: Object, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def write(machine: Machine, target: Object, offset: int, data: bytes) -> int:
+def write(files: PageCache, target: Inode, offset: int, data: bytes) -> int:
     """write(2) into the page cache; seen by every mapping at once."""
     if not target.kind.can_write:
         raise Errno(errno.EINVAL)
     if target.seals & (mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE):
         raise Errno(errno.EPERM)
-    return write_through(machine, target, offset, data)
+    return write_through(files, target, offset, data)
 
 
-def write_through(machine: Machine, target: Object, offset: int, data: bytes) -> int:
+def write_through(files: PageCache, target: Inode, offset: int, data: bytes) -> int:
     """Write as through a mapping of the file: also where write(2) is not possible."""
     step = 1 << target.shift
     end = offset + len(data)
@@ -206,21 +192,21 @@ def write_through(machine: Machine, target: Object, offset: int, data: bytes) ->
         before = target.size
         target.size = max(target.size, offset + done + take)
         try:
-            folio = _for_write(machine, target, index)
+            folio = _for_write(files, target, index)
         except Refused as refusal:
             target.size = before
             if done:
                 return done
             raise Errno(refusal.code) from None
         folio.write(at, data[done : done + take])
-        machine.unlock_folio(folio)
-        machine.memory.put(folio)
+        files.unlock_folio(folio)
+        files.memory.put(folio)
         done += take
     return done
 
 
-def _for_write(machine: Machine, target: Object, index: int) -> Folio:
+def _for_write(files: PageCache, target: Inode, index: int) -> Folio:
     cached = target.cached(index)
     if cached is not None:
-        machine.wait_folio(cached)
-    return boundary.fault_folio(machine.sched, target.kind, where_of(machine, target, index))
+        files.wait_folio(cached)
+    return boundary.fault_folio(files.sched, target.kind, files.where(target, index))

@@ -1,4 +1,4 @@
-"""Folios, the allocator they come from, and the objects (files) whose page cache holds them.
+"""Folios, and the objects whose page cache holds them.
 
 A folio is counted: each page-table entry, the page cache and everybody who works on it holds one
 reference, and the last to drop it frees it.  Contents are interned values: trailing zeros are cut
@@ -13,15 +13,10 @@ as long as anybody maps that.  Shared pages are not written, so both hold the sa
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
-from userfault.model.errors import Errno, InvariantBroken
+from userfault.model.errors import Errno
 from userfault.model.tasks.recorder import RECORD
-
-if TYPE_CHECKING:
-    from userfault.model.memtypes.ops import MemoryOps
-    from userfault.model.mm.vma import Vma
 
 LOCKED = 1
 UPTODATE = 2
@@ -48,6 +43,17 @@ def intern(data: bytes) -> bytes:
     if len(_interned) > _INTERN_LIMIT:
         _interned.clear()  # sharing begins anew; values in use stay
     return _interned.setdefault(data, data)
+
+
+class Cgroup:
+    """A memory cgroup: pages charged, and the limit if there is one."""
+
+    __slots__ = ("charged", "limit", "number")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.charged = 0
+        self.number = RECORD.number()
 
 
 class Large:
@@ -194,141 +200,6 @@ def _patched(content: bytes, offset: int, data: bytes) -> bytes:
     return intern(content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :])
 
 
-class Cgroup:
-    """A memory cgroup: pages charged, and the limit if there is one."""
-
-    __slots__ = ("charged", "limit", "number")
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
-        self.charged = 0
-        self.number = RECORD.number()
-
-
-class Pool:
-    """A hugetlb pool.  `total` pages, of which `free` are unused and `reserved` are promised."""
-
-    __slots__ = ("free", "reserved", "shift", "total")
-
-    def __init__(self, shift: int) -> None:
-        self.shift = shift
-        self.total = 0
-        self.free = 0
-        self.reserved = 0
-
-    def grow(self, pages: int) -> None:
-        self.total += pages
-        self.free += pages
-
-    def take(self, reserved: bool) -> bool:
-        """One page out of the pool; False when none is left that was not promised."""
-        if RECORD.on:
-            RECORD.writes.add(("pool", self.shift))
-        if reserved:
-            self.reserved -= 1
-        elif self.free <= self.reserved:
-            return False
-        self.free -= 1
-        return True
-
-    def reserve(self, pages: int) -> bool:
-        if RECORD.on:
-            RECORD.writes.add(("pool", self.shift))
-        if self.free - self.reserved < pages:
-            return False
-        self.reserved += pages
-        return True
-
-
-class Memory:
-    """Physical memory: `limit` base pages, and the hugetlb pools, which are apart from them."""
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
-        self.used = 0
-        self.folios = 0  # that exist, of any size: check() finds each of them or reports a leak
-        self.pools = {21: Pool(21), 30: Pool(30)}
-        # Folios that a task holds outside of any table and cache, at a place where it may sleep.
-        self.in_hand: dict[Folio, int] = {}
-        self.zero = Folio(0, UPTODATE | ZERO, b"", None)
-        self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
-        self.fail_after: int | None = None  # allocations until the next one fails
-
-    def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:
-        """A folio with one reference and stale content; None when out of memory or over limit."""
-        if self.fail_after is not None:
-            if not self.fail_after:
-                return None
-            self.fail_after -= 1
-        pages = 1 << order
-        if RECORD.on:
-            self._record(cgroup)
-        if self.limit is not None and self.used + pages > self.limit:
-            return None
-        if cgroup is not None:
-            if cgroup.limit is not None and cgroup.charged + pages > cgroup.limit:
-                return None
-            cgroup.charged += pages
-        self.used += pages
-        self.folios += 1
-        return Folio(order, flags, STALE if not order else {}, cgroup)
-
-    def _record(self, cgroup: Cgroup | None) -> None:
-        """An account is looked at only where it has a limit; else it is a sum that nobody sees."""
-        if self.limit is not None or self.fail_after is not None:
-            RECORD.writes.add(("memory",))
-        if cgroup is not None and cgroup.limit is not None:
-            RECORD.writes.add(("cgroup", cgroup.number))
-
-    def allocate_huge(self, shift: int, reserved: bool) -> Folio | None:
-        """A page of the pool, zeroed as the kernel does before use; None when it is empty."""
-        if not self.pools[shift].take(reserved):
-            return None
-        self.folios += 1
-        return Folio(shift - 12, LARGE_POOL, {}, None)
-
-    def put(self, folio: Folio) -> None:
-        """Drop one reference."""
-        if RECORD.on:
-            RECORD.adds.add(("refs", folio.number))
-        folio.refs -= 1
-        if folio.refs:
-            if folio.refs < 0:
-                raise InvariantBroken(f"{folio.name} was freed twice")
-            return
-        if folio.flags & ZERO:
-            raise InvariantBroken("the zero page was freed")
-        if folio.mapcount or folio.object is not None:
-            raise InvariantBroken(f"{folio.name} was freed while in use")
-        self.folios -= 1
-        if RECORD.on:
-            self._record(folio.cgroup)
-            if folio.flags & LARGE_POOL:
-                RECORD.writes.add(("pool", folio.order + 12))
-        if folio.whole is not None:
-            del folio.whole.pieces[folio.index]
-        for piece in folio.pieces.values():
-            piece.whole = None
-        if folio.flags & LARGE_POOL:
-            self.pools[folio.order + 12].free += 1
-            return
-        self.used -= 1 << folio.order
-        if folio.cgroup is not None:
-            folio.cgroup.charged -= 1 << folio.order
-
-    def hold(self, folio: Folio) -> None:
-        """Say that a reference is in a task's hand (for check)."""
-        self.in_hand[folio] = self.in_hand.get(folio, 0) + 1
-
-    def release(self, folio: Folio) -> None:
-        """The hand is empty again; the reference itself stays with the caller."""
-        left = self.in_hand[folio] - 1
-        if left:
-            self.in_hand[folio] = left
-        else:
-            del self.in_hand[folio]
-
-
 class Mount:
     """A file system with a size: `limit` blocks of one base page (None: no limit)."""
 
@@ -345,50 +216,35 @@ class Mount:
 
 
 class Object:
-    """What is behind file mappings: its pages by index, its size, who maps it.
+    """Pages by index, and how many there may be: all that a memory type's hooks know of a file.
 
-    `size` in bytes (i_size), `shift`: log2 of its page size.  `links`: descriptors, segments and
-    mappings that keep it alive; with the last one its pages go.
+    `size` in bytes (i_size), `shift`: log2 of its page size.
     """
 
     __slots__ = (
         "blocks",
         "cache",
-        "kind",
-        "links",
         "mount",
         "name",
         "number",
         "private_indexes",
         "promised",
-        "seals",
         "shift",
         "size",
         "traits",
-        "vmas",
     )
 
     def __init__(
-        self,
-        name: str,
-        kind: MemoryOps,
-        size: int,
-        shift: int = 12,
-        mount: Mount | None = None,
-        traits: int = 0,
+        self, name: str, size: int, shift: int = 12, mount: Mount | None = None, traits: int = 0
     ) -> None:
         self.name = name
         self.number = RECORD.number()
-        self.kind = kind
         self.size = size
         self.shift = shift
         self.mount = mount
         self.traits = traits  # flags of the type's own, as INIT_SHARED of a guest_memfd
         self.cache: dict[int, Folio] = {}
-        self.vmas: dict[Vma, None] = {}
-        self.links = 0
         self.blocks = 0  # charged to the mount
-        self.seals = 0
         self.promised: set[int] = set()  # hugetlb: indexes reserved in the pool and not used yet
         self.private_indexes: set[int] = set()  # guest_memfd: pages that only the guest may see
 

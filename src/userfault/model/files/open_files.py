@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import TYPE_CHECKING
 
 from userfault.kernel.calls import WAITS_PIPE
 from userfault.model.errors import Errno
-from userfault.model.files.folio import Object
+from userfault.model.files.inode import Inode
+from userfault.model.files.pagecache import PageCache
 from userfault.model.tasks.recorder import RECORD, Place
 from userfault.model.tasks.sched import Sched, Task, Wait
-
-if TYPE_CHECKING:
-    from userfault.model.machine import Machine
-    from userfault.model.uffd.context import Context
 
 O_ACCMODE = 3
 O_RDONLY = 0
@@ -46,7 +42,7 @@ class OpenFile:
     def writable(self) -> bool:
         return self.flags & O_ACCMODE != O_RDONLY
 
-    def release(self, machine: Machine) -> None:
+    def release(self, files: PageCache) -> None:
         """The last descriptor is gone."""
 
 
@@ -73,24 +69,12 @@ class Vm(OpenFile):
 class ObjectFile(OpenFile):
     """A file with pages: memfd, tmpfs, ordinary, hugetlb, guest_memfd."""
 
-    def __init__(self, flags: int, target: Object) -> None:
+    def __init__(self, flags: int, target: Inode) -> None:
         super().__init__(flags)
         self.object = target
 
-    def release(self, machine: Machine) -> None:
-        machine.unlink(self.object)
-
-
-class UffdFile(OpenFile):
-    """A userfaultfd."""
-
-    def __init__(self, flags: int, context: Context) -> None:
-        super().__init__(flags & O_NONBLOCK)
-        self.context = context
-
-    def release(self, machine: Machine) -> None:
-        del machine
-        self.context.release()
+    def release(self, files: PageCache) -> None:
+        files.unlink(self.object)
 
 
 class PipeBuffer:
@@ -136,8 +120,8 @@ class PipeEnd(OpenFile):
         else:
             pipe.readers += 1
 
-    def release(self, machine: Machine) -> None:
-        del machine
+    def release(self, files: PageCache) -> None:
+        del files
         if self.writable:
             self.pipe.writers -= 1
         else:

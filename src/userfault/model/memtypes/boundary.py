@@ -1,21 +1,17 @@
-"""Where the core calls a memory type: what comes back is checked, what was broken is undone.
+"""Where the core calls what userfaultfd needs of a memory type: checked, and undone if broken.
 
-Each function here stands for one hook.  It returns what the hook returned, or raises `Refused`
-(the hook's own answer) or `ContractBreach` (its mistake; counts and locks are as before then).
+Each function stands for one hook, as in `files.boundary`, which has what they share.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import TypeVar
 
-from userfault.model.errors import ContractBreach, Errno, Refused
+from userfault.model.errors import ContractBreach, Refused
+from userfault.model.files.boundary import breach, called, no_retry, restore
 from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 from userfault.model.tasks.sched import Sched
-
-T = TypeVar("T")
 
 
 def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
@@ -23,8 +19,8 @@ def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
     if ops.can_userfault is None:
         return False
     decide = ops.can_userfault
-    first = _called(sched, ops, "can_userfault", lambda: decide(facts))
-    if first is not _called(sched, ops, "can_userfault", lambda: decide(facts)):
+    first = called(sched, ops, "can_userfault", lambda: decide(facts))
+    if first is not called(sched, ops, "can_userfault", lambda: decide(facts)):
         raise ContractBreach(ops.name, "can_userfault", "it answers differently when asked twice")
     return bool(first)
 
@@ -43,13 +39,13 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
         folio = hook(target, index)
     except Refused as refusal:
         sched.hook = None
-        _restore(there, before, flags)
-        _no_retry(ops, "get_folio_noalloc", refusal)
+        restore(there, before, flags)
+        no_retry(ops, "get_folio_noalloc", refusal)
         raise
     except Exception as mistake:
         sched.hook = None
-        _restore(there, before, flags)
-        raise _breach(ops, "get_folio_noalloc", mistake) from mistake
+        restore(there, before, flags)
+        raise breach(ops, "get_folio_noalloc", mistake) from mistake
     sched.hook = None
     if (
         folio is there
@@ -63,7 +59,7 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
     if folio.__class__ is Folio and folio is not there and folio.refs > 1:
         folio.refs -= 1  # it was counted for us
         folio.flags &= ~LOCKED
-    _restore(there, before, flags)
+    restore(there, before, flags)
     raise ContractBreach(ops.name, "get_folio_noalloc", rule)
 
 
@@ -97,10 +93,10 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
     try:
         folio = hook(where)
     except Refused as refusal:
-        _no_retry(ops, "alloc_folio", refusal)
+        no_retry(ops, "alloc_folio", refusal)
         raise
     except Exception as mistake:
-        raise _breach(ops, "alloc_folio", mistake) from mistake
+        raise breach(ops, "alloc_folio", mistake) from mistake
     finally:
         sched.hook = None
     if folio is None:
@@ -130,7 +126,7 @@ def undo_alloc(sched: Sched, ops: MemoryOps, where: Where, folio: Folio) -> None
     """Give the folio and what came with it back."""
     if ops.undo_alloc is not None:
         undo = ops.undo_alloc
-        _called(sched, ops, "undo_alloc", lambda: undo(where, folio))
+        called(sched, ops, "undo_alloc", lambda: undo(where, folio))
     where.memory.put(folio)
 
 
@@ -144,7 +140,7 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
     target.pages()
     blocks = target.blocks
     try:
-        _called(sched, ops, "filemap_add", lambda: hook(folio, where))
+        called(sched, ops, "filemap_add", lambda: hook(folio, where))
     except Refused:
         clean = target.cache.get(where.index) is occupied and not folio.flags & LOCKED
         if clean and folio.refs == 1 and target.blocks == blocks:
@@ -179,66 +175,10 @@ def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -
     hook = ops.filemap_remove
     assert hook is not None
     index = folio.index
-    _called(sched, ops, "filemap_remove", lambda: hook(folio, target))
+    called(sched, ops, "filemap_remove", lambda: hook(folio, target))
     if target.cache.get(index) is folio or folio.flags & LOCKED or folio.refs != 1:
         _take_out(target, index, folio, None)
         raise ContractBreach(ops.name, "filemap_remove", "it did not undo filemap_add exactly")
-
-
-def fault_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
-    """What a plain fault maps, locked and referenced."""
-    hook = ops.fault_folio
-    assert hook is not None
-    there = where.object.cached(where.index) if where.object is not None else None
-    before = there.refs if there is not None else 0
-    flags = there.flags if there is not None else 0
-    try:
-        folio = _called(sched, ops, "fault_folio", lambda: hook(where))
-    except (Refused, ContractBreach):
-        _restore(there, before, flags)
-        raise
-    good = folio.__class__ is Folio and folio.flags & LOCKED and folio.flags & UPTODATE
-    if good and (there is None or folio is there) and folio.refs >= 1:
-        where.look()
-        folio.record_taken()
-        return folio
-    _restore(there, before, flags)
-    raise ContractBreach(
-        ops.name, "fault_folio", "it returned no folio of this page that is locked and up to date"
-    )
-
-
-def _called(sched: Sched, ops: MemoryOps, hook: str, call: Callable[[], T]) -> T:
-    if sched.hook is not None:
-        raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
-    sched.hook = (ops.name, hook)
-    try:
-        return call()
-    except Refused as refusal:
-        _no_retry(ops, hook, refusal)
-        raise
-    except Exception as mistake:
-        raise _breach(ops, hook, mistake) from mistake
-    finally:
-        sched.hook = None
-
-
-def _breach(ops: MemoryOps, hook: str, mistake: Exception) -> ContractBreach:
-    if isinstance(mistake, ContractBreach):
-        return mistake
-    told = f"errno {mistake.code}" if isinstance(mistake, Errno) else repr(mistake)
-    return ContractBreach(ops.name, hook, f"it raised {told}")
-
-
-def _no_retry(ops: MemoryOps, hook: str, refusal: Refused) -> None:
-    if refusal.code == errno.EAGAIN:
-        raise ContractBreach(ops.name, hook, "it asked for a retry: only the core retries")
-
-
-def _restore(folio: Folio | None, refs: int, flags: int) -> None:
-    if folio is not None:
-        folio.refs = refs
-        folio.flags = folio.flags & ~LOCKED | flags & LOCKED
 
 
 def _take_out(target: Object, index: int, folio: Folio, occupied: Folio | None) -> None:
@@ -258,17 +198,3 @@ def _settle_blocks(target: Object, blocks: int) -> None:
     if target.mount is not None:
         target.mount.used += blocks - target.blocks
         target.blocks = blocks
-
-
-def guest_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio:
-    """What a guest's access maps, locked and referenced."""
-    hook = ops.guest_folio
-    assert hook is not None
-    folio = _called(sched, ops, "guest_folio", lambda: hook(where))
-    if folio.flags & LOCKED and folio.flags & UPTODATE and folio.object is where.object:
-        where.look()
-        folio.record_taken()
-        return folio
-    raise ContractBreach(
-        ops.name, "guest_folio", "it returned no folio of this page that is locked and up to date"
-    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 
 from userfault.model.errors import Refused
-from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Memory, Object
+from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Object
+from userfault.model.files.memory import Memory
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import MemoryOps, Where
 from userfault.model.tasks.recorder import RECORD

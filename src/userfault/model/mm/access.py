@@ -127,9 +127,8 @@ def store_now(mm: AddressSpace, address: int, data: bytes) -> bool:
     return True
 
 
-def copy_in(task: Task, address: int, length: int) -> bytes:
+def copy_in(task: Task, mm: AddressSpace, address: int, length: int) -> bytes:
     """copy_from_user: the kernel reads the caller's memory; EFAULT where it cannot."""
-    mm = task.process.mm
     found = load_now(mm, address, length)
     if found is not None:
         return found
@@ -141,10 +140,10 @@ def copy_in(task: Task, address: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def copy_out(task: Task, address: int, data: bytes) -> None:
+def copy_out(task: Task, mm: AddressSpace, address: int, data: bytes) -> None:
     """copy_to_user: the kernel writes the caller's memory; EFAULT where it cannot."""
     try:
-        store(task, task.process.mm, address, data, user=False)
+        store(task, mm, address, data, user=False)
     except Signalled:
         raise Errno(errno.EFAULT) from None
 

@@ -1,31 +1,26 @@
-"""An address space: its mappings, its page tables, and the steps that change entries.
-
-Only this room changes entries.  `allowed` says what the processor may do with a present entry;
-it is a function of the mapping and the entry, so `check()` can compute it again.
-"""
+"""An address space: its mappings, how they are cut and joined, and what goes with them."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sortedcontainers import SortedDict
 
 from userfault.kernel.calls import TASK_SIZE
-from userfault.model.errors import Errno
+from userfault.model.errors import ContractBreach, Errno
 from userfault.model.files import folio as folios
-from userfault.model.files.folio import Cgroup, Folio
+from userfault.model.files.folio import Cgroup
+from userfault.model.files.pagecache import PageCache
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
-from userfault.model.mm.vma import WP, Vma
+from userfault.model.mm.entries import Entries
+from userfault.model.mm.userfaultfd_k import Userfaultfd
+from userfault.model.mm.vma import WP, UserfaultfdCtx, Vma
+from userfault.model.profiles import Config, Profile
+from userfault.model.tasks.locks import RWLock
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.tasks.sched import RWLock
-from userfault.uapi.mman import PROT_WRITE
-
-if TYPE_CHECKING:
-    from userfault.model.machine import Machine
-    from userfault.model.uffd.context import Context
 
 
 class Pages(NamedTuple):
@@ -39,40 +34,53 @@ class Pages(NamedTuple):
         return cls(vma.family, vma.inherited)
 
 
-_KEEP = ~(pt.READ | pt.WRITE)
+class Spaces:
+    """Every address space of one kernel, and what they stand on.
+
+    `breaches`: contracts that memory types broke, as fills met them.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        config: Config,
+        files: PageCache,
+        userfaultfd: Userfaultfd[AddressSpace],
+    ) -> None:
+        self.profile = profile
+        self.config = config
+        self.files = files
+        self.userfaultfd = userfaultfd
+        self.all: dict[AddressSpace, None] = {}
+        self.breaches: list[ContractBreach] = []
+        self._families = 1
+
+    def family(self) -> int:
+        """A fresh number for a mapping's first private page."""
+        self._families += 1
+        return self._families
 
 
-def allowed(vma: Vma, flags: int) -> int:
-    """`flags` of a present entry, with READ and WRITE as this mapping gives them."""
-    flags &= _KEEP
-    if flags & pt.UFFD_RWP or not vma.prot:
-        return flags
-    flags |= pt.READ
-    protected = flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP
-    if vma.prot & PROT_WRITE and not protected and (vma.shared or flags & pt.EXCLUSIVE):
-        flags |= pt.WRITE
-    return flags
+class AddressSpace(Entries):
+    """The memory of one process: mappings, and their entries.  `lock` is the mmap lock."""
 
-
-class AddressSpace:
-    """The memory of one process.  `lock` is the mmap lock."""
-
-    def __init__(self, machine: Machine, cgroup: Cgroup) -> None:
-        self.machine = machine
-        self.memory = machine.memory
-        self.sched = machine.sched
-        self.cgroup = cgroup
+    def __init__(self, spaces: Spaces, cgroup: Cgroup) -> None:
+        files = spaces.files
+        super().__init__(files.memory, cgroup)
+        self.spaces = spaces
+        self.profile = spaces.profile
+        self.config = spaces.config
+        self.files = files
+        self.sched = files.sched
+        self.userfaultfd = spaces.userfaultfd
         self.vmas: SortedDict[int, Vma] = SortedDict()
-        self.table = pt.PageTable()
-        self.thp: set[int] = set()  # addresses of anonymous huge entries
-        self.flushing: set[int] = set()  # pages whose entry is being replaced by that of a copy
-        self.lock = RWLock(machine.sched, "mmap")
+        self.lock = RWLock(files.sched, "mmap")
         self.alive = True
         self.number = self.table.number
         self.task_size = TASK_SIZE
-        self.contexts: dict[Context, None] = {}
+        self.contexts: dict[UserfaultfdCtx, None] = {}  # userfaultfds that belong to it
         self._last: Vma | None = None
-        machine.spaces[self] = None
+        spaces.all[self] = None
 
     # --- mappings --------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class AddressSpace:
             RECORD.writes.add(("mappings", vma.object.number))
         self.vmas[vma.start] = vma
         if vma.object is not None:
-            vma.object.vmas[vma] = None
+            vma.object.mappings[vma] = None
             vma.object.links += 1
 
     def remove(self, vma: Vma) -> None:
@@ -135,8 +143,8 @@ class AddressSpace:
         del self.vmas[vma.start]
         self._last = None
         if vma.object is not None:
-            del vma.object.vmas[vma]
-            self.machine.unlink(vma.object)
+            del vma.object.mappings[vma]
+            self.files.unlink(vma.object)
 
     def split(self, vma: Vma, at: int) -> Vma:
         """Cut at `at`; returns the upper part.  EINVAL inside of a huge page."""
@@ -175,7 +183,11 @@ class AddressSpace:
                 break
             if after.start < end:
                 changed = Pages.of(after)
-            if before.continued_by(after) and self._related(changed, before, after, end):
+            if (
+                before.continued_by(after)
+                and self.userfaultfd.may_merge(before, after)
+                and self._related(changed, before, after, end)
+            ):
                 before.family = before.family or after.family
                 before.inherited = before.inherited or after.inherited
                 before.soft_dirty |= after.soft_dirty
@@ -192,7 +204,7 @@ class AddressSpace:
         if before.family and after.family:
             return before.family == after.family
         if changed.family and not other.family:
-            return self.machine.profile.joins_untouched and not changed.inherited
+            return self.profile.joins_untouched and not changed.inherited
         return not (other.family and other.inherited)
 
     def _next(self, vma: Vma) -> Vma | None:
@@ -220,13 +232,12 @@ class AddressSpace:
                 and lower.end == upper.start
                 and lower.object is upper.object
                 and lower.flags == upper.flags
-                and lower.modes == upper.modes
-                and lower.context is upper.context
+                and self.userfaultfd.may_merge(lower, upper)
                 and lower.offset + lower.end - lower.start == upper.offset
             ):
                 vma.family = other.family
                 return
-        vma.family = self.machine.family()
+        vma.family = self.spaces.family()
 
     def gap(self, length: int, align: int) -> int:
         """A free place for `length` bytes, from the top of the address space downwards."""
@@ -244,80 +255,7 @@ class AddressSpace:
             raise Errno(errno.ENOMEM)
         return start
 
-    def set_flushing(self, vma: Vma, page: int, on: bool) -> None:
-        """The entry of this page is being replaced by that of a copy, or no more."""
-        if RECORD.on:
-            RECORD.writes.add(("entry", self.number, page & -(1 << vma.shift)))
-        if on:
-            self.flushing.add(page)
-        else:
-            self.flushing.discard(page)
-
-    # --- entries ---------------------------------------------------------------------------------
-
-    def entry(self, vma: Vma, address: int) -> pt.Entry | None:
-        """What is at a page of `vma`; a page inside a THP reads as the huge entry."""
-        found = self.table.get(address, vma.shift)
-        if RECORD.on and found is None:
-            RECORD.reads.add(("huge", self.number, address & pt.PMD_MASK))
-        if found is None and self.thp:
-            return self.table.huge.get(address & pt.PMD_MASK)
-        return found
-
-    def is_huge(self, address: int) -> bool:
-        """Whether a transparent huge page is mapped there."""
-        if RECORD.on:
-            RECORD.reads.add(("huge", self.number, address & pt.PMD_MASK))
-        return address & pt.PMD_MASK in self.thp
-
-    def map_folio(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
-        """Install a page where there is none; the caller's reference becomes the entry's."""
-        if not folio.flags & folios.ZERO:
-            if RECORD.on:
-                RECORD.adds.add(("refs", folio.number))
-            folio.mapcount += 1
-        self.table.set(address, vma.shift, (allowed(vma, flags | pt.PRESENT), folio))
-
-    def map_thp(self, vma: Vma, address: int, flags: int, folio: Folio) -> None:
-        """Install a transparent huge page; the caller's reference becomes the entry's."""
-        if not folio.flags & folios.ZERO:
-            if RECORD.on:
-                RECORD.adds.add(("refs", folio.number))
-            folio.mapcount += 1
-        thp.put(self, address, (allowed(vma, flags | pt.PRESENT), folio))
-
-    def mark(self, vma: Vma, address: int, marks: int) -> None:
-        """Leave a marker where there is no page (0: nothing)."""
-        self.table.set(address, vma.shift, (marks, None) if marks else None)
-
-    def unmap(self, vma: Vma, address: int, leave: pt.Entry | None = None) -> None:
-        """Remove what is there and drop the entry's reference."""
-        entry = self.table.get(address, vma.shift)
-        self.table.set(address, vma.shift, leave)
-        if entry is not None:
-            self._forget(entry)
-
-    def _forget(self, entry: pt.Entry) -> None:
-        flags, folio = entry
-        if folio is None or folio.flags & folios.ZERO:
-            return
-        if flags & pt.DIRTY:
-            folio.flags |= folios.DIRTY
-        folio.mapcount -= 1
-        self.memory.put(folio)
-
-    def change(self, vma: Vma, address: int, entry: pt.Entry, add: int, clear: int) -> None:
-        """Other flags for a present entry, of a small or a whole huge page.
-
-        What the processor may do follows from them.
-        """
-        if (add | clear) & pt.UFFD_WP:
-            clear |= pt.WP_OPEN
-        flags = allowed(vma, entry[0] & ~clear | add)
-        shift = vma.shift
-        if self.thp and address & pt.PMD_MASK in self.thp:
-            address, shift = address & pt.PMD_MASK, pt.PMD_SHIFT
-        self.table.set(address, shift, (flags, entry[1]))
+    # --- pages -----------------------------------------------------------------------------------
 
     def zap(
         self,
@@ -325,7 +263,7 @@ class AddressSpace:
         start: int,
         end: int,
         *,
-        drop_markers: bool,
+        drop_markers: bool = False,
         private_too: bool = True,
     ) -> None:
         """Remove the pages of [start, end).
@@ -337,7 +275,7 @@ class AddressSpace:
             self.table.record_range(start & pt.PMD_MASK, end, pt.PMD_SHIFT)
         if self.thp:
             for address in thp.whole(self, start, end):
-                self._forget(thp.take(self, address))
+                self.forget(self.take_thp(address))
         keeps_wp = vma.ops.fault_folio is not None and not drop_markers
         table = self.table
         for address in table.addresses(start, end, vma.shift):
@@ -359,3 +297,10 @@ class AddressSpace:
                 left |= flags & pt.MARK_POISON
             if left != flags:
                 self.mark(vma, address, left)
+
+    def unmap_present(self, vma: Vma, start: int, end: int) -> None:
+        """Remove what is present in [start, end), and leave no marker of it."""
+        for address in self.table.addresses(start, end, vma.shift):
+            entry = self.table.get(address, vma.shift)
+            if entry is not None and entry[1] is not None:
+                self.unmap(vma, address)

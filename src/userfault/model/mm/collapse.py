@@ -32,7 +32,7 @@ def collapse(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advic
     ):
         raise Errno(errno.EINVAL)
     first, behind = (start + ~pt.PMD_MASK) & pt.PMD_MASK, end & pt.PMD_MASK
-    code = mm.machine.profile.collapse_of_nothing if first > behind else 0
+    code = mm.profile.collapse_of_nothing if first > behind else 0
     mm.lock.write()
     try:
         for address in range(first, behind, pt.PMD_SIZE):
@@ -70,7 +70,7 @@ def _collapse_one(mm: AddressSpace, vma: Vma, address: int) -> int:
 
 def _refusal(mm: AddressSpace, vma: Vma, address: int) -> int:
     """What the first page says that stands against it (hpage_collapse_scan_pmd)."""
-    profile = mm.machine.profile
+    profile = mm.profile
     writable = False
     marked = False
     for at in range(address, address + pt.PMD_SIZE, PAGE):

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import TYPE_CHECKING
 
-from userfault.model.errors import Errno, Refused, Signalled
+from userfault.model.errors import (
+    BUS_ADRERR,
+    BUS_MCEERR_AR,
+    SEGV_ACCERR,
+    SEGV_MAPERR,
+    Errno,
+    Refused,
+    Signalled,
+)
 from userfault.model.files import folio as folios
+from userfault.model.files.boundary import fault_folio
 from userfault.model.files.folio import Folio
+from userfault.model.files.ops import Where
 from userfault.model.memtypes import boundary
-from userfault.model.memtypes.ops import Where
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd.context import BUS_ADRERR
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.mman import PROT_WRITE
-
-if TYPE_CHECKING:
-    from userfault.model.uffd.context import Context
-
-SEGV_MAPERR = 1
-SEGV_ACCERR = 2
-BUS_MCEERR_AR = 4
 
 _MISSING = 0
 _WP = abi.UFFD_PAGEFAULT_FLAG_WP
@@ -56,14 +56,12 @@ def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool
         if not (vma.prot & PROT_WRITE if write else vma.prot):
             raise Signalled(signal.SIGSEGV, SEGV_ACCERR, address)
         reason = _resolve(mm, vma, address, write)
-        context = vma.context
     finally:
         mm.lock.read_done()
     if reason == _AGAIN:
         task.sched.spin(lambda: f"a write to {address:#x} of another registration's protection")
     elif reason != _RESOLVED:
-        assert context is not None
-        context.fault(task, vma, address, reason, write=write, user=user)
+        mm.userfaultfd.fault(task, vma, address, reason, write=write, user=user)
 
 
 def fault_held(mm: AddressSpace, vma: Vma, address: int) -> bool:
@@ -88,7 +86,7 @@ def _resolve(mm: AddressSpace, vma: Vma, address: int, write: bool) -> int:
             return _unlike(vma, page)
         return _present(mm, vma, page, address, entry, write)
     if flags & pt.MARK_POISON:
-        if mm.machine.config.memory_failure:
+        if mm.config.memory_failure:
             raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address, vma.shift)
     if flags & pt.MARK_GUARD:
@@ -135,7 +133,7 @@ def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: 
         if vma.ops.pool:
             mm.table.build(page, vma.shift)
         return _empty_file(mm, vma, page, address, wp, write)
-    if thp.comes_by_fault(mm, vma, page & pt.PMD_MASK):
+    if _comes_huge(mm, vma, page & pt.PMD_MASK):
         huge = _empty_huge(mm, vma, page & pt.PMD_MASK, write)
         if huge is not None:
             return huge
@@ -151,6 +149,20 @@ def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: 
     mm.unmap(vma, page)
     mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
     return _RESOLVED
+
+
+def _comes_huge(mm: AddressSpace, vma: Vma, start: int) -> bool:
+    """Whether a fault is for a huge page: allowed there, and no table of small pages yet."""
+    mode = mm.config.thp
+    if mode == "never" or (mode == "madvise" and not vma.flags & vmas.HUGEPAGE):
+        return False
+    return (
+        vma.object is None
+        and vma.ops.movable
+        and not vma.flags & vmas.NOHUGEPAGE
+        and thp.suitable(vma, start)
+        and not mm.table.has_table(start, 12)
+    )
 
 
 def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
@@ -172,7 +184,7 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     elif vma.modes & vmas.MINOR:
         return _MINOR
     if cached is not None and cached.flags & folios.LOCKED:
-        mm.machine.wait_folio(cached)
+        mm.files.wait_folio(cached)
         return _RESOLVED
     if cached is not None and cached.flags & folios.HWPOISON:
         raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
@@ -181,20 +193,20 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     if folio.flags & folios.ANON:
         mm.prepare_private(vma)
         flags |= pt.EXCLUSIVE | pt.DIRTY
-    elif write and not vma.shared and not _waits_protected(vma, wp):
+    elif write and not vma.shared and not _waits_protected(mm, vma, wp):
         folio = _copied(mm, vma, page, address, folio)
         flags |= pt.EXCLUSIVE | pt.DIRTY
         if ops.pool:
             flags &= ~pt.UFFD_WP
-    mm.machine.unlock_folio(folio)
+    mm.files.unlock_folio(folio)
     mm.unmap(vma, page)
     mm.map_folio(vma, page, flags, folio)
     return _RESOLVED
 
 
-def _waits_protected(vma: Vma, wp: int) -> bool:
+def _waits_protected(mm: AddressSpace, vma: Vma, wp: int) -> bool:
     """Whether a huge page is mapped with its marker's protection first, to be copied later."""
-    if vma.modes & vmas.WP and _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+    if vma.modes & vmas.WP and mm.userfaultfd.wp_async(vma):
         return False
     return bool(wp) and vma.ops.pool
 
@@ -202,7 +214,7 @@ def _waits_protected(vma: Vma, wp: int) -> bool:
 def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
     """The type's page, locked and referenced."""
     try:
-        return boundary.fault_folio(mm.sched, vma.ops, where(mm, vma, page, shared=vma.shared))
+        return fault_folio(mm.sched, vma.ops, where(mm, vma, page, shared=vma.shared))
     except Refused as refusal:
         if refusal.code == errno.ENOMEM:
             raise Signalled(signal.SIGKILL, 0, address) from None
@@ -232,7 +244,7 @@ def _copied(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -
         copy.flags |= folios.LOCKED
         return copy
     finally:
-        mm.machine.unlock_folio(folio)
+        mm.files.unlock_folio(folio)
         mm.memory.put(folio)
 
 
@@ -253,7 +265,7 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
     Whether there were any.
     """
     target = vma.object
-    pages = mm.machine.config.fault_around
+    pages = mm.config.fault_around
     if target is None or pages < 2:
         return False
     mapped = False
@@ -291,9 +303,8 @@ def _present(
     mm: AddressSpace, vma: Vma, page: int, address: int, entry: pt.Entry, write: bool
 ) -> int:
     flags, folio = entry
-    context = vma.context
     if flags & pt.UFFD_RWP:
-        if vma.modes & vmas.RWP and not _async(context, abi.UFFD_FEATURE_RWP_ASYNC):
+        if vma.modes & vmas.RWP and not mm.userfaultfd.rwp_async(vma):
             return _RWP
         mm.change(vma, page, entry, 0, pt.UFFD_RWP)  # of a huge page: of the whole of it
         return _RESOLVED
@@ -310,7 +321,7 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
     """A write to a page that is protected, or whose writes are to be noticed."""
     if entry[0] & pt.UFFD_WP:
         if vma.modes & vmas.WP:
-            if not _async(vma.context, abi.UFFD_FEATURE_WP_ASYNC):
+            if not mm.userfaultfd.wp_async(vma):
                 return _WP
             if page & pt.PMD_MASK in mm.thp:  # what was written is told of small pages
                 thp.split(mm, page & pt.PMD_MASK)
@@ -322,10 +333,6 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
             return _RESOLVED
     mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
     return _RESOLVED
-
-
-def _async(context: Context | None, feature: int) -> bool:
-    return context is not None and context.has(feature)
 
 
 def unshare(mm: AddressSpace, address: int) -> None:
@@ -384,7 +391,7 @@ def _may_keep(mm: AddressSpace, page: int, folio: Folio) -> bool:
     large = folio.in_large
     if folio.whole is not None or large is None:
         return folio.whole is None
-    return mm.machine.profile.keeps_parts and not thp.is_shared(mm, page, large)
+    return mm.profile.keeps_parts and not thp.is_shared(mm, page, large)
 
 
 def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
@@ -394,9 +401,9 @@ def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
     """
     flags, _ = mm.table.huge[start]
     if folio.flags & folios.ZERO:
-        new = thp.of_zeroes(mm) if mm.machine.profile.zero_page_becomes_huge else None
+        new = thp.of_zeroes(mm) if mm.profile.zero_page_becomes_huge else None
         if new is not None:
-            thp.take(mm, start)
+            mm.take_thp(start)
             mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, new)
             return
     elif folio.is_alone and not folio.pieces:

@@ -1,4 +1,4 @@
-"""fork: the child's address space, copy-on-write, and contexts that follow; exit."""
+"""fork: the child's address space, copy-on-write, and registrations that follow; exit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.mmap import discard
+from userfault.model.mm.userfaultfd_k import Forks
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.tasks.sched import Task
-from userfault.model.uffd import events
-from userfault.model.uffd.context import Context
-from userfault.uapi import userfaultfd as abi
-
-Contexts = dict[Context, Context]
 
 
-def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Contexts]:
-    """A copy of the address space; who has to be told, with the child's context of each."""
-    child = AddressSpace(parent.machine, cgroup)
-    contexts: Contexts = {}
+def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Forks]:
+    """A copy of the address space; who has to be told of it (`dup_complete`)."""
+    child = AddressSpace(parent.spaces, cgroup)
+    forks: Forks = {}
     parent.lock.write()
     try:
         if RECORD.on:
@@ -30,41 +25,23 @@ def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Cont
             RECORD.reads.add(("families", parent.number))
         for vma in list(parent.vmas.values()):
             if not vma.flags & vmas.DONTFORK:
-                _copy(parent, child, vma, contexts)
+                _copy(parent, child, vma, forks)
     finally:
         parent.lock.write_done()
-    return child, contexts
+    return child, forks
 
 
-def tell(task: Task, contexts: Contexts) -> None:
-    """Send the FORK events, one after the other; no lock is held."""
-    for context, child in contexts.items():
-        event = events.Event(abi.UFFD_EVENT_FORK, (), task, child)
-        events.send(task, context, event)
-
-
-def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, contexts: Contexts) -> None:
+def _copy(parent: AddressSpace, child: AddressSpace, vma: Vma, forks: Forks) -> None:
     twin = vma.like(vma.start, vma.end, vma.offset)
     twin.mm = child
     twin.flags &= ~vmas.LOCKED
     if twin.promised is not None:
         twin.promised = set()  # what is promised stays the parent's
     wipe = vma.flags & vmas.WIPEONFORK
-    twin.context = None
-    twin.modes = 0
-    context = vma.context
-    if events.wants(context, abi.UFFD_FEATURE_EVENT_FORK) and context is not None:
-        if context not in contexts:
-            heir = Context(child, user_mode_only=context.user_mode_only)
-            heir.features = context.features
-            heir.flags = context.flags
-            contexts[context] = heir
-            events.announce(context)
-        twin.context = contexts[context]
-        twin.modes = vma.modes
+    parent.userfaultfd.dup(vma, twin, child, forks)
     child.insert(twin)
     if vma.family:
-        twin.family = 0 if wipe else child.machine.family()
+        twin.family = 0 if wipe else child.spaces.family()
         twin.inherited = not wipe
     if wipe:
         return
@@ -88,7 +65,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
                 flags &= ~pt.MARK_WP
             child.mark(twin, address, flags)
             continue
-        stays = vma.ops.pool and not child.machine.profile.fork_unprotects_huge
+        stays = vma.ops.pool and not child.profile.fork_unprotects_huge
         kept = flags if stays else flags & ~lost
         if folio.flags & folios.ANON and folio.flags & folios.PINNED:
             copy = child.memory.allocate(folio.order, folios.ANON | folios.UPTODATE, child.cgroup)
@@ -120,13 +97,12 @@ def _copy_huge(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma, l
 
 
 def tear_down(mm: AddressSpace) -> None:
-    """The last task is gone: every mapping goes, contexts learn that their owner is dead."""
+    """The last task is gone: every mapping goes, and its userfaultfds learn it."""
     if RECORD.on:
         RECORD.writes.add(("alive", mm.number))
     mm.changed()
     mm.alive = False
     for vma in list(mm.vmas.values()):
-        vma.context = None
-        vma.modes = 0
+        vma.reset_ctx()
         discard(mm, vma)
-    mm.machine.spaces.pop(mm, None)
+    mm.spaces.all.pop(mm, None)

@@ -16,9 +16,7 @@ from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd import events
 from userfault.uapi import mman
-from userfault.uapi import userfaultfd as abi
 
 _EHWPOISON = 133  # not in every build of the errno module
 
@@ -41,7 +39,7 @@ def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int
         raise Errno(errno.EINVAL)
     if end == address:
         return
-    if action is _populate and not mm.machine.profile.populate_skips_holes:
+    if action is _populate and not mm.profile.populate_skips_holes:
         _populate_all(task, mm, address, end, advice)
         return
     hole = False
@@ -72,7 +70,7 @@ def _action(mm: AddressSpace, advice: int) -> _Action | None:
     guards = advice in (mman.MADV_GUARD_INSTALL, mman.MADV_GUARD_REMOVE)
     if found is None and advice not in _HINTS:
         raise Errno(errno.EINVAL)
-    if guards and not mm.machine.profile.guard_markers:
+    if guards and not mm.profile.guard_markers:
         raise Errno(errno.EINVAL)
     return found
 
@@ -82,12 +80,12 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
     end = _check_dontneed(vma, start, end, advice)
     if start == end:
         return stop
-    if _announce_removal(task, vma, start, end):
+    if mm.userfaultfd.remove(task, vma, start, end):
         again = mm.find(start)
         if again is None:
             raise Errno(errno.ENOMEM)
         vma = again
-        if mm.machine.profile.removal_goes_on:
+        if mm.profile.removal_goes_on:
             stop = min(stop, vma.end)
         end = min(_check_dontneed(vma, start, end, advice), vma.end)
     mm.lock.read()
@@ -96,7 +94,7 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
             _free(mm, vma, start, end)
         else:
             mm.zap(vma, start, end, drop_markers=False)
-            if mm.machine.profile.frees_tables and vma.shift == 12:
+            if mm.profile.frees_tables and vma.shift == 12:
                 mm.table.free_empty(start, end)
     finally:
         mm.lock.read_done()
@@ -125,16 +123,6 @@ def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
             mm.mark(vma, address, entry[0] & ~pt.MARK_POISON)
 
 
-def _announce_removal(task: Task, vma: Vma, start: int, end: int) -> bool:
-    """The REMOVE event, before the pages go; True if the task has slept."""
-    context = vma.context
-    if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_REMOVE):
-        return False
-    events.announce(context)
-    events.send(task, context, events.Event(abi.UFFD_EVENT_REMOVE, (start, end), task))
-    return True
-
-
 def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
     del advice
     target = vma.object
@@ -143,18 +131,18 @@ def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice
     if not vma.shared or not vma.flags & vmas.MAY_WRITE:
         raise Errno(errno.EACCES)
     offset = start - vma.start + vma.offset
-    mm.machine.link(target)
+    mm.files.link(target)
     try:
-        _announce_removal(task, vma, start, end)
+        mm.userfaultfd.remove(task, vma, start, end)
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-        filesystem.fallocate(mm.machine, target, mode, offset, end - start)
+        filesystem.fallocate(mm.files, target, mode, offset, end - start)
     finally:
-        mm.machine.unlink(target)
+        mm.files.unlink(target)
     return end
 
 
 def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
-    files = mm.machine.profile.release >= (6, 15)
+    files = mm.profile.release >= (6, 15)
     barred = vmas.SPECIAL | (vmas.LOCKED if advice == mman.MADV_GUARD_INSTALL else 0)
     if vma.shift != 12 or vma.flags & barred:
         raise Errno(errno.EINVAL)
@@ -167,7 +155,7 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
             if RECORD.on:  # as the family of a mapping: seen where mappings join, and by fork
                 RECORD.adds.add(("families", mm.number))
             vma.guarded = True
-            if vma.object is None or mm.machine.profile.guards_prepare_files:
+            if vma.object is None or mm.profile.guards_prepare_files:
                 mm.prepare_private(vma)
             done = _install_guards(mm, vma, start, end)
         else:
@@ -204,7 +192,7 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     wipe = advice == mman.MADV_WIPEONFORK
     if wipe and (vma.shared or vma.object is not None):
         raise Errno(errno.EINVAL)  # private anonymous memory only (madvise(2))
-    if advice == mman.MADV_DOFORK and vma.ops.pool and not mm.machine.profile.dofork_of_hugetlb:
+    if advice == mman.MADV_DOFORK and vma.ops.pool and not mm.profile.dofork_of_hugetlb:
         raise Errno(errno.EINVAL)
     undone = advice in (mman.MADV_KEEPONFORK, mman.MADV_DODUMP)
     if undone and vma.flags & vmas.DROPPABLE:

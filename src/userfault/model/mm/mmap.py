@@ -7,20 +7,16 @@ import errno
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
 from userfault.model.errors import Errno, Signalled
-from userfault.model.files.folio import Object
+from userfault.model.files.inode import Inode
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm import access, thp
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.userfaultfd_k import Unmaps
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd import events
-from userfault.model.uffd.context import Context
 from userfault.uapi import mman
-from userfault.uapi import userfaultfd as abi
-
-Unmaps = list[tuple[Context, int, int]]
 
 
 class Behind:
@@ -34,7 +30,7 @@ class Behind:
     def __init__(
         self,
         ops: MemoryOps,
-        target: Object | None,
+        target: Inode | None,
         offset: int = 0,
         *,
         may_write: bool = True,
@@ -79,7 +75,7 @@ def mmap(
         _insert(mm, address, length, prot, flags, behind)
     finally:
         mm.lock.write_done()
-        tell_unmaps(task, unmaps)  # also of what was announced before it failed
+        mm.userfaultfd.unmap_complete(task, unmaps)  # also of what was announced before it failed
     if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
         fault_in(task, mm, address, address + length, tolerant=True)
     return address
@@ -167,14 +163,14 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
         unmap_locked(mm, address, address + length, unmaps)
     finally:
         mm.lock.write_done()
-        tell_unmaps(task, unmaps)  # also of what was announced before it failed
+        mm.userfaultfd.unmap_complete(task, unmaps)  # also of what was announced before it failed
 
 
 def _make_room(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
     try:
         unmap_locked(mm, start, end, unmaps)
     except Errno as error:
-        raise Errno(mm.machine.profile.mmap_cannot_unmap or error.code) from None
+        raise Errno(mm.profile.mmap_cannot_unmap or error.code) from None
 
 
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
@@ -187,12 +183,7 @@ def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None
     for vma in found:
         if vma.end > end:
             mm.split(vma, end)
-        context = vma.context
-        if context is None or not events.wants(context, abi.UFFD_FEATURE_EVENT_UNMAP):
-            continue
-        if (context, start, end) not in unmaps:
-            events.announce(context)
-            unmaps.append((context, start, end))
+        mm.userfaultfd.unmap_prep(vma, start, end, unmaps)
     for vma in found:
         discard(mm, vma)
 
@@ -211,12 +202,6 @@ def discard(mm: AddressSpace, vma: Vma) -> None:
     above = mm.overlapping(vma.end, mm.task_size)
     ceiling = above[0].start if above else mm.task_size
     mm.table.forget_tables(floor, ceiling)
-
-
-def tell_unmaps(task: Task, unmaps: Unmaps) -> None:
-    """Send the announced UNMAP events, one after the other; no lock is held."""
-    for context, start, end in unmaps:
-        events.send(task, context, events.Event(abi.UFFD_EVENT_UNMAP, (start, end), task))
 
 
 def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:

@@ -11,12 +11,10 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import softdirty, thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
-from userfault.model.mm.mmap import Unmaps, fault_in, tell_unmaps, unmap_locked
+from userfault.model.mm.mmap import fault_in, unmap_locked
+from userfault.model.mm.userfaultfd_k import Moves, Unmaps
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd import events
-from userfault.model.uffd.context import Context
-from userfault.uapi import userfaultfd as abi
 from userfault.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 
 
@@ -33,7 +31,7 @@ class _Call:
         self.flags = flags
         self.new = new
         self.early: Unmaps = []
-        self.moved: list[tuple[Context, int, int, int]] = []
+        self.moved: Moves = []
         self.unmaps: Unmaps = []
 
 
@@ -48,7 +46,7 @@ def mremap(
 ) -> int:
     """The new address.  Events: UNMAP of the target, REMAP, UNMAP of the old range."""
     call = _Call(mm, old, round_up(old_length, PAGE), round_up(new_length, PAGE), flags, new)
-    exact = flags & MREMAP_DONTUNMAP and not mm.machine.profile.mremap_many
+    exact = flags & MREMAP_DONTUNMAP and not mm.profile.mremap_many
     if exact and old_length != new_length:  # before they were rounded up, to 6.12
         raise Errno(errno.EINVAL)
     _check(call)
@@ -60,11 +58,9 @@ def mremap(
             mm.lock.write_done()
         _populate(task, call, result)
     finally:
-        tell_unmaps(task, call.early)
-        for context, before, after, length in call.moved:
-            payload = (before, after, length)
-            events.send(task, context, events.Event(abi.UFFD_EVENT_REMAP, payload, task))
-        tell_unmaps(task, call.unmaps)
+        mm.userfaultfd.unmap_complete(task, call.early)
+        mm.userfaultfd.mremap_complete(task, call.moved)
+        mm.userfaultfd.unmap_complete(task, call.unmaps)
     return result
 
 
@@ -88,14 +84,14 @@ def _check(call: _Call) -> None:
         or (flags & MREMAP_DONTUNMAP and call.old_length != call.new_length)
     ):
         raise Errno(errno.EINVAL)
-    if call.mm.machine.profile.mremap_many:
+    if call.mm.profile.mremap_many:
         _check_new(call)
 
 
 def _check_new(call: _Call) -> None:
     """Before anything is looked up since 6.17; after the mapping before (measured on 6.12)."""
     to = call.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
-    if (to or call.mm.machine.profile.mremap_many) and call.new_length > call.mm.task_size:
+    if (to or call.mm.profile.mremap_many) and call.new_length > call.mm.task_size:
         raise Errno(errno.EINVAL)
     if to and (
         call.new % PAGE
@@ -110,7 +106,7 @@ def _remap(call: _Call) -> int:
     vma = mm.find(call.old)
     if vma is None:
         raise Errno(errno.EFAULT)
-    many = mm.machine.profile.mremap_many
+    many = mm.profile.mremap_many
     if not call.old_length and (many or not vma.ops.pool):
         return _duplicate(call, vma)
     if _several(call, vma) and vma.context is not None:
@@ -145,7 +141,7 @@ def _remap(call: _Call) -> int:
 def _duplicate(call: _Call, vma: Vma) -> int:
     """An old length of 0: a second mapping of the same shared memory; the old one stays."""
     mm = call.mm
-    if mm.machine.profile.mremap_many:  # before it made room first
+    if mm.profile.mremap_many:  # before it made room first
         _check_duplicate(call, vma)
     else:
         _check_new(call)
@@ -194,7 +190,7 @@ def _several(call: _Call, vma: Vma) -> bool:
     """Whether mappings beyond the first one are to move along (6.17)."""
     return (
         call.old + call.old_length > vma.end
-        and call.mm.machine.profile.mremap_many
+        and call.mm.profile.mremap_many
         and call.new_length == call.old_length
         and bool(call.flags & MREMAP_FIXED)
     )
@@ -207,7 +203,7 @@ def _remap_to(call: _Call, vma: Vma) -> int:
         return _remap_many(call)
     # Before anything is unmapped, for what will be left (6.17, measured on 6.18).
     too_long = min(call.old_length, call.new_length) > vma.end - call.old
-    if too_long and mm.machine.profile.mremap_many:
+    if too_long and mm.profile.mremap_many:
         raise Errno(errno.EFAULT)
     if call.flags & MREMAP_FIXED:
         unmap_locked(mm, call.new, call.new + call.new_length, call.early)
@@ -246,7 +242,7 @@ def _remap_many(call: _Call) -> int:
 
 def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length: int) -> None:
     mm = call.mm
-    profile = mm.machine.profile
+    profile = mm.profile
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
     unlocks = call.flags & MREMAP_DONTUNMAP and vma.flags & vmas.LOCKED
@@ -256,25 +252,21 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
     if vma.object is None and not vma.family:
         offset = new
     moved = vma.like(new, new + new_length, offset)
-    context = vma.context
-    follows = context is not None and events.wants(context, abi.UFFD_FEATURE_EVENT_REMAP)
+    follows = mm.userfaultfd.mremap_follows(vma)
     mm.insert(moved)
-    _move_entries(mm, vma, moved, old, old_length, keep_wp=follows or context is None)
-    if context is not None and follows:
-        events.announce(context)
+    _move_entries(mm, vma, moved, old, old_length, keep_wp=follows or vma.context is None)
+    if follows:
         told = old_length if profile.remap_tells_moved else call.asked_length
-        call.moved.append((context, old, new, told))
-    elif context is not None and not profile.moving_takes_neighbours:
-        moved.context = None
-        moved.modes = 0
+        mm.userfaultfd.mremap_prep(vma, old, new, told, call.moved)
+    elif vma.context is not None and not profile.moving_takes_neighbours:
+        moved.reset_ctx()
     else:
         # The copy has joined its neighbours by now if they had the same registration, and the
         # whole of it loses it (measured on 6.1 to 7.2).
         _join(call, old, new, new_length)
         joined = mm.find(new)
         assert joined is not None
-        joined.context = None
-        joined.modes = 0
+        joined.reset_ctx()
     if not old_length:
         pass  # a duplicate: the old mapping stays as it is
     elif call.flags & MREMAP_DONTUNMAP:
@@ -292,7 +284,7 @@ def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length
 def _join(call: _Call, old: int, new: int, length: int) -> None:
     """The copy joins its neighbours; after DONTUNMAP not always the one that it is a copy of."""
     mm, end = call.mm, new + length
-    profile = mm.machine.profile
+    profile = mm.profile
     if not call.flags & MREMAP_DONTUNMAP or profile.dontunmap_joins_source:
         mm.merge(new, end)
         return
@@ -354,6 +346,6 @@ def _move_huge(mm: AddressSpace, moved: Vma, start: int, end: int, add: int, cle
         if new & ~pt.PMD_MASK or mm.table.has_table(new, 12):
             thp.split(mm, address)
             continue
-        entry = thp.take(mm, address)
-        thp.put(mm, new, entry)
+        entry = mm.take_thp(address)
+        mm.put_thp(new, entry)
         mm.change(moved, new, entry, add, clear)

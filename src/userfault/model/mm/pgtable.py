@@ -46,18 +46,17 @@ PMD_SHIFT = 21
 PMD_SIZE = 1 << PMD_SHIFT
 PMD_MASK = ~(PMD_SIZE - 1)
 
-# The last slot counts the entries in use, so that an empty table is found without a search.
 _EMPTY: list[Entry | None] = [None] * 512
-COUNT = 512
 
 
 class PageTable:
     """The entries of one address space; knows nothing of what they count for."""
 
-    __slots__ = ("built", "huge", "number", "tables")
+    __slots__ = ("built", "huge", "number", "tables", "used")
 
     def __init__(self) -> None:
         self.tables: dict[int, list[Entry | None]] = {}
+        self.used: dict[int, int] = {}  # of each table, how many entries are in use
         self.huge: dict[int, Entry] = {}
         self.number = RECORD.number()
         # Tables that the kernel would have: they stay when their last entry goes.  PAGEMAP_SCAN
@@ -86,19 +85,23 @@ class PageTable:
                 self.huge[address] = entry
                 self.built.add((shift, address >> 30))
             return
-        table = self.tables.get(address >> PMD_SHIFT)
+        key = address >> PMD_SHIFT
+        table = self.tables.get(key)
         slot = (address >> 12) & 511
         if table is None:
             if entry is None:
                 return
-            table = self.tables[address >> PMD_SHIFT] = [*_EMPTY, 0]  # type: ignore[list-item]
+            table = self.tables[key] = _EMPTY.copy()
+            self.used[key] = 0
             self.build(address, 12)
         change = (entry is not None) - (table[slot] is not None)
         table[slot] = entry
         if change:
-            table[COUNT] += change  # type: ignore[operator, assignment]
-            if not table[COUNT]:
-                del self.tables[address >> PMD_SHIFT]
+            used = self.used[key] + change
+            if used:
+                self.used[key] = used
+            else:
+                del self.tables[key], self.used[key]
 
     def has_table(self, address: int, shift: int) -> bool:
         """Whether the table that would hold this entry was ever needed."""

@@ -15,11 +15,10 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import softdirty, thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.change_protection import set_rwp, set_wp
 from userfault.model.mm.vma import Vma
-from userfault.model.uffd.protect import set_rwp, set_wp
 from userfault.uapi import mman
 from userfault.uapi import pagemap as abi
-from userfault.uapi import userfaultfd as uffd
 
 
 def words(mm: AddressSpace, address: int, length: int) -> list[int]:
@@ -46,18 +45,18 @@ def _hard_word(mm: AddressSpace, vma: Vma, address: int) -> int:
         word = abi.PM_UFFD_WP if flags & pt.MARK_WP else 0
         if vma.shift == 12:
             word |= abi.PM_SWAP
-        if flags & pt.MARK_GUARD and mm.machine.profile.release >= (6, 15):
+        if flags & pt.MARK_GUARD and mm.profile.release >= (6, 15):
             word |= abi.PM_GUARD_REGION
         return word
     word = abi.PM_PRESENT
     if flags & (pt.UFFD_WP | pt.UFFD_RWP):
         word |= abi.PM_UFFD_WP
     if folio is mm.memory.huge_zero:
-        word |= abi.PM_FILE if mm.machine.profile.huge_zero_is_file else 0
+        word |= abi.PM_FILE if mm.profile.huge_zero_is_file else 0
     elif not folio.flags & folios.ZERO:
         if not folio.flags & folios.ANON:
             word |= abi.PM_FILE
-        first = not folio.order or mm.machine.profile.exclusive_by_first_page
+        first = not folio.order or mm.profile.exclusive_by_first_page
         piece = 0 if first else (address & ~pt.PMD_MASK) // PAGE
         if folio.mappings(piece) == 1:
             word |= abi.PM_MMAP_EXCLUSIVE
@@ -76,15 +75,15 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
         # Of huge pages an empty entry says no; without a table the page cache is asked.
         asked = vma.shift == 12 or not mm.table.has_table(at, vma.shift)
         if not present and vma.object is not None and asked:
-            folio = vma.object.cached(_cached_at(vma, at, address))
+            folio = vma.object.cached(_cached_at(mm, vma, at, address))
             present = folio is not None and bool(folio.flags & folios.UPTODATE)
         found.append(int(present))
     return bytes(found)
 
 
-def _cached_at(vma: Vma, at: int, asked: int) -> int:
+def _cached_at(mm: AddressSpace, vma: Vma, at: int, asked: int) -> int:
     """Which page of the cache mincore(2) of a range from `asked` on looks for."""
-    if vma.shift == 12 or vma.mm.machine.profile.huge_cache_by_small_pages:
+    if vma.shift == 12 or mm.profile.huge_cache_by_small_pages:
         return vma.index(at)
     # It counts small pages from the first one of a huge page on, but the cache has huge ones.
     first = max(at & -(1 << vma.shift), asked)
@@ -133,14 +132,14 @@ class Scan:
         if arg.start == arg.end:
             return
         for vma in self.mm.overlapping(arg.start, arg.end):
-            tracked = _tracks_writes(vma)
+            tracked = _tracks_writes(self.mm, vma)
             if not tracked:
                 if arg.flags & abi.PM_SCAN_CHECK_WPASYNC:
                     raise Errno(errno.EPERM)
                 if arg.flags & abi.PM_SCAN_WP_MATCHING:
                     continue
             base = abi.PAGE_IS_WPALLOWED if tracked else 0
-            if self.mm.machine.config.soft_dirty and vma.soft_dirty:
+            if self.mm.config.soft_dirty and vma.soft_dirty:
                 base |= abi.PAGE_IS_SOFT_DIRTY
             required = arg.mask & abi.PAGE_IS_WPALLOWED
             if (base ^ arg.inverted) & required != required:
@@ -232,7 +231,7 @@ class Scan:
 
     def _categories(self, vma: Vma, address: int, entry: pt.Entry | None) -> int:
         """Of one entry (the encodings of holes, markers and huge pages: measured on 6.18)."""
-        profile = self.mm.machine.profile
+        profile = self.mm.profile
         everywhere = profile.written_everywhere or vma.modes & vmas.WP
         written = abi.PAGE_IS_WRITTEN if everywhere else 0
         table = self.mm.table.has_table(address, vma.shift)
@@ -302,12 +301,12 @@ _KNOWN_FLAGS = abi.PM_SCAN_WP_MATCHING | abi.PM_SCAN_CHECK_WPASYNC
 
 
 def _check(mm: AddressSpace, arg: ScanArgument) -> None:
-    if not mm.machine.profile.pagemap_scan:
+    if not mm.profile.pagemap_scan:
         raise Errno(errno.ENOTTY)
     known = 0xFF
-    if mm.machine.profile.release >= (6, 15):
+    if mm.profile.release >= (6, 15):
         known |= abi.PAGE_IS_GUARD
-    if mm.machine.profile.modes & vmas.RWP:
+    if mm.profile.modes & vmas.RWP:
         known |= abi.PAGE_IS_ACCESSED
     if arg.flags & ~_KNOWN_FLAGS or (arg.mask | arg.inverted | arg.any_of | arg.report) & ~known:
         raise Errno(errno.EINVAL)
@@ -318,14 +317,9 @@ def _check(mm: AddressSpace, arg: ScanArgument) -> None:
     arg.end = arg.end & -PAGE if not arg.end % PAGE else (arg.end | (PAGE - 1)) + 1
 
 
-def _tracks_writes(vma: Vma) -> bool:
+def _tracks_writes(mm: AddressSpace, vma: Vma) -> bool:
     """WP registration on a WP_ASYNC descriptor."""
-    context = vma.context
-    return (
-        context is not None
-        and bool(vma.modes & vmas.WP)
-        and bool(context.features & uffd.UFFD_FEATURE_WP_ASYNC)
-    )
+    return bool(vma.modes & vmas.WP) and mm.userfaultfd.wp_async(vma)
 
 
 def _of_page(mm: AddressSpace, vma: Vma, flags: int, folio: Folio, written: int) -> int:
@@ -333,9 +327,9 @@ def _of_page(mm: AddressSpace, vma: Vma, flags: int, folio: Folio, written: int)
     found = abi.PAGE_IS_PRESENT
     if not flags & pt.UFFD_WP:
         found |= written
-    if vma.modes & vmas.RWP and not flags & pt.UFFD_RWP and mm.machine.profile.modes & vmas.RWP:
+    if vma.modes & vmas.RWP and not flags & pt.UFFD_RWP and mm.profile.modes & vmas.RWP:
         found |= abi.PAGE_IS_ACCESSED
-    if mm.machine.config.soft_dirty and softdirty.written(flags):
+    if mm.config.soft_dirty and softdirty.written(flags):
         found |= abi.PAGE_IS_SOFT_DIRTY
     if folio.flags & folios.ZERO:
         return found | abi.PAGE_IS_PFNZERO | (abi.PAGE_IS_HUGE if folio.order else 0)
@@ -363,7 +357,7 @@ def _smaps(mm: AddressSpace, vma: Vma) -> calls.Vma:
         folio = entry[1] if entry is not None else None
         if folio is None or folio.flags & folios.ZERO or vma.shift != 12:
             continue
-        if folio.order and not vma.prot and not mm.machine.profile.smaps_sees_no_access:
+        if folio.order and not vma.prot and not mm.profile.smaps_sees_no_access:
             continue
         size = PAGE << folio.order
         rss += size

@@ -16,7 +16,7 @@ from userfault.model.mm.vma import Vma
 
 def clear(mm: AddressSpace) -> None:
     """What writing 4 to /proc/PID/clear_refs does; without the configuration, nothing."""
-    if not mm.machine.config.soft_dirty:
+    if not mm.config.soft_dirty:
         return
     mm.lock.write()
     try:
@@ -43,7 +43,7 @@ def written(flags: int) -> bool:
 
 def told(mm: AddressSpace, vma: Vma, address: int) -> bool:
     """Whether pagemap has the bit: for its mapping, holes included, or for its own page."""
-    if not mm.machine.config.soft_dirty:
+    if not mm.config.soft_dirty:
         return False
     if vma.soft_dirty or vma.shift != 12:
         return vma.soft_dirty
@@ -53,4 +53,4 @@ def told(mm: AddressSpace, vma: Vma, address: int) -> bool:
 
 def moved_bit(mm: AddressSpace, shift: int) -> int:
     """What mremap(2) adds to the entries that it moves."""
-    return pt.SOFT_DIRTY if mm.machine.config.soft_dirty and shift == 12 else 0
+    return pt.SOFT_DIRTY if mm.config.soft_dirty and shift == 12 else 0

@@ -8,7 +8,6 @@ is (admin guide on transparent huge pages; what /proc says of it: measured on 6.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import Errno
@@ -16,10 +15,8 @@ from userfault.model.files import folio as folios
 from userfault.model.files.folio import Folio, Large
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
+from userfault.model.mm.entries import Entries
 from userfault.model.mm.vma import Vma
-
-if TYPE_CHECKING:
-    from userfault.model.mm.address_space import AddressSpace
 
 ORDER = 9
 PIECES = 1 << ORDER
@@ -30,31 +27,17 @@ def suitable(vma: Vma, start: int) -> bool:
     return vma.start <= start and start + pt.PMD_SIZE <= vma.end
 
 
-def comes_by_fault(mm: AddressSpace, vma: Vma, start: int) -> bool:
-    """Whether a fault is for a huge page: allowed there, and no table of small pages yet."""
-    mode = mm.machine.config.thp
-    if mode == "never" or (mode == "madvise" and not vma.flags & vmas.HUGEPAGE):
-        return False
-    return (
-        vma.object is None
-        and vma.ops.movable
-        and not vma.flags & vmas.NOHUGEPAGE
-        and suitable(vma, start)
-        and not mm.table.has_table(start, 12)
-    )
-
-
-def of_zeroes(mm: AddressSpace) -> Folio | None:
+def of_zeroes(mm: Entries) -> Folio | None:
     """A new huge page, zeroed; None where there is no memory for it."""
     return mm.memory.allocate(ORDER, folios.ANON | folios.UPTODATE, mm.cgroup)
 
 
-def within(mm: AddressSpace, start: int, end: int) -> list[int]:
+def within(mm: Entries, start: int, end: int) -> list[int]:
     """Where huge pages meet [start, end)."""
     return sorted(at for at in mm.thp if at < end and at + pt.PMD_SIZE > start)
 
 
-def whole(mm: AddressSpace, start: int, end: int) -> list[int]:
+def whole(mm: Entries, start: int, end: int) -> list[int]:
     """Where huge pages lie in [start, end) whole; those that lie there in part are split."""
     found = []
     for at in within(mm, start, end):
@@ -65,25 +48,11 @@ def whole(mm: AddressSpace, start: int, end: int) -> list[int]:
     return found
 
 
-def take(mm: AddressSpace, address: int) -> pt.Entry:
-    """Take the huge entry at `address` out of the table, to be put elsewhere or dropped."""
-    mm.thp.discard(address)
-    entry = mm.table.huge[address]
-    mm.table.set(address, pt.PMD_SHIFT, None)
-    return entry
-
-
-def put(mm: AddressSpace, address: int, entry: pt.Entry) -> None:
-    """Put a huge entry where there is none."""
-    mm.table.set(address, pt.PMD_SHIFT, entry)
-    mm.thp.add(address)
-
-
-def split(mm: AddressSpace, address: int) -> None:
+def split(mm: Entries, address: int) -> None:
     """512 small entries instead of the huge one at `address`, if there is one."""
     if address not in mm.thp:
         return
-    flags, folio = take(mm, address)
+    flags, folio = mm.take_thp(address)
     assert folio is not None
     if folio.flags & folios.ZERO:
         for piece in range(PIECES):
@@ -117,7 +86,7 @@ def split(mm: AddressSpace, address: int) -> None:
     large.folios = large.folios or smalls
 
 
-def split_large(mm: AddressSpace, vma: Vma, address: int, large: Large) -> None:
+def split_large(mm: Entries, vma: Vma, address: int, large: Large) -> None:
     """The kernel splits the page itself, of which this process maps parts around `address`.
 
     Those that are full of zeroes become the zero page since 6.12, where the mapping is not locked
@@ -136,7 +105,7 @@ def split_large(mm: AddressSpace, vma: Vma, address: int, large: Large) -> None:
             mm.map_folio(vma, at, flags & pt.UFFD_WP, mm.memory.zero)
 
 
-def is_shared(mm: AddressSpace, address: int, large: Large) -> bool:
+def is_shared(mm: Entries, address: int, large: Large) -> bool:
     """Whether anybody else maps a part of it, so that a part that is written has to be copied."""
     start = address & pt.PMD_MASK
     entries = [mm.table.get(at) for at in range(start, start + pt.PMD_SIZE, PAGE)]

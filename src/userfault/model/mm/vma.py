@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from userfault.model.files.inode import Inode
 from userfault.model.memtypes.ops import MemoryOps
-
-if TYPE_CHECKING:
-    from userfault.model.files.folio import Object
-    from userfault.model.mm.address_space import AddressSpace
-    from userfault.model.uffd.context import Context
 
 SHARED = 1
 MAY_WRITE = 2
@@ -30,6 +26,30 @@ MISSING = 1
 WP = 2
 MINOR = 4
 RWP = 8
+
+
+class UserfaultfdCtx:
+    """With what a mapping is registered: `mm` compares it, and only `uffd` knows what is in it."""
+
+    __slots__ = ()
+
+
+class Space(Protocol):
+    """The address space of a mapping, as far as the mapping itself asks it something."""
+
+    def zap(
+        self,
+        vma: Vma,
+        start: int,
+        end: int,
+        *,
+        drop_markers: bool = False,
+        private_too: bool = True,
+    ) -> None:
+        """Remove the pages of [start, end)."""
+
+    def unmap_present(self, vma: Vma, start: int, end: int) -> None:
+        """Remove what is present in [start, end), and leave no marker of it."""
 
 
 class Vma:
@@ -64,13 +84,13 @@ class Vma:
 
     def __init__(
         self,
-        mm: AddressSpace,
+        mm: Space,
         start: int,
         end: int,
         prot: int,
         flags: int,
         ops: MemoryOps,
-        target: Object | None,
+        target: Inode | None,
         offset: int,
     ) -> None:
         self.mm = mm
@@ -84,7 +104,7 @@ class Vma:
         self.shift = target.shift if target is not None else 12
         self.shared = bool(flags & SHARED)
         self.modes = 0
-        self.context: Context | None = None
+        self.context: UserfaultfdCtx | None = None
         self.family = 0
         self.inherited = False
         self.promised: set[int] | None = None
@@ -113,14 +133,32 @@ class Vma:
         twin.guarded = self.guarded
         return twin
 
+    def zap(
+        self, start: int, end: int, *, drop_markers: bool = False, private_too: bool = True
+    ) -> None:
+        """Remove the pages of [start, end)."""
+        self.mm.zap(self, start, end, drop_markers=drop_markers, private_too=private_too)
+
+    def unmap_present(self, start: int, end: int) -> None:
+        """Remove what is present in [start, end), and leave no marker of it."""
+        self.mm.unmap_present(self, start, end)
+
+    @property
+    def writes_through(self) -> bool:
+        """Whether stores may reach the file."""
+        return self.shared and bool(self.flags & MAY_WRITE)
+
+    def reset_ctx(self) -> None:
+        """It is registered no more (userfaultfd_reset_ctx)."""
+        self.context = None
+        self.modes = 0
+
     def continued_by(self, after: Vma) -> bool:
-        """Whether `after` continues this mapping: same registration included."""
+        """Whether `after` continues this mapping, as far as no registration stands against it."""
         return (
             self.end == after.start
             and self.prot == after.prot
             and self.flags == after.flags
-            and self.modes == after.modes
-            and self.context is after.context
             and self.object is after.object
             and self.ops is after.ops
             and self.promised is after.promised

@@ -13,20 +13,16 @@ Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_c
 from __future__ import annotations
 
 import contextlib
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from userfault.kernel.protocol import State
 from userfault.model.errors import ContractBreach, Deadlock, Killed
 from userfault.model.tasks.recorder import RECORD
-
-if TYPE_CHECKING:
-    from userfault.model.process import Process
 
 SPINS = "spins"  # the kind of wait of a task that the kernel lets try again for ever
 
@@ -44,43 +40,6 @@ class Scheduler(Protocol):
 
     def next_random(self, limit: int) -> int:
         """A number in [0, limit)."""
-
-
-class InOrder:
-    """Each task runs until it blocks, in the order in which they became ready."""
-
-    preemptive = False
-
-    def new_run(self) -> None:
-        """Nothing is kept."""
-
-    def next_task(self, tasks: Sequence[Task], point: str) -> int:
-        del tasks, point
-        return 0
-
-    def next_random(self, limit: int) -> int:
-        del limit
-        return 0
-
-
-class Seeded:
-    """Every choice at random from one seed."""
-
-    preemptive = True
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._random = random.Random(seed)
-
-    def new_run(self) -> None:
-        self._random = random.Random(self._seed)
-
-    def next_task(self, tasks: Sequence[Task], point: str) -> int:
-        del point
-        return self._random.randrange(len(tasks))
-
-    def next_random(self, limit: int) -> int:
-        return self._random.randrange(limit)
 
 
 class Operation:
@@ -155,7 +114,7 @@ class Wait:
 
 
 class Task:
-    """A thread of a process: one operation at a time, in the order given."""
+    """What can run: one operation at a time, in the order given."""
 
     __slots__ = (
         "_fiber",
@@ -163,7 +122,6 @@ class Task:
         "interrupted",
         "killed",
         "name",
-        "process",
         "queue",
         "restarts",
         "sched",
@@ -172,9 +130,8 @@ class Task:
         "waits",
     )
 
-    def __init__(self, sched: Sched, process: Process, name: str, tid: int) -> None:
+    def __init__(self, sched: Sched, name: str, tid: int) -> None:
         self.sched = sched
-        self.process = process
         self.name = name
         self.tid = tid
         self.queue: deque[Operation] = deque()
@@ -382,80 +339,3 @@ class Sched:
     def stuck(self) -> list[tuple[str, str]]:
         """Every sleeping task and what it waits for."""
         return [(task.name, task.waits.tell()) for task in self.sleeping if task.waits is not None]
-
-
-class RWLock:
-    """Many readers or one writer, first come first served; handed over, never stolen."""
-
-    __slots__ = ("_queue", "_sched", "name", "number", "readers", "writer")
-
-    def __init__(self, sched: Sched, name: str) -> None:
-        self._sched = sched
-        self.name = name
-        self.number = RECORD.number()
-        self.readers = 0
-        self.writer: Task | None = None
-        self._queue: deque[tuple[bool, Task]] = deque()
-
-    def read(self) -> None:
-        if self._sched.preemptive:
-            self._sched.point(self.name + ".read")
-            if RECORD.on:
-                RECORD.adds.add(("lock", self.number))
-        if self.writer is None and not self._queue:
-            self.readers += 1
-        else:
-            self._wait(False)
-
-    def write(self) -> None:
-        if self._sched.preemptive:
-            self._sched.point(self.name + ".write")
-            if RECORD.on:
-                RECORD.writes.add(("lock", self.number))
-        if self.writer is None and not self.readers and not self._queue:
-            self.writer = self._sched.current or _OUTSIDE
-        else:
-            self._wait(True)
-
-    def read_done(self) -> None:
-        if RECORD.on:
-            RECORD.adds.add(("lock", self.number))
-        self.readers -= 1
-        if self._queue:
-            self._hand_over()
-
-    def write_done(self) -> None:
-        if RECORD.on:
-            RECORD.writes.add(("lock", self.number))
-        self.writer = None
-        if self._queue:
-            self._hand_over()
-
-    @property
-    def free(self) -> bool:
-        return not self.readers and self.writer is None
-
-    def _wait(self, write: bool) -> None:
-        task = self._sched.current
-        if task is not None:
-            self._queue.append((write, task))
-        kind = "write" if write else "read"
-        self._sched.block(Wait("lock", lambda: f"the lock {self.name} for {kind}"))
-        if RECORD.on:  # it was handed over by whoever gave it up last, after all who had it
-            (RECORD.writes if write else RECORD.adds).add(("lock", self.number))
-
-    def _hand_over(self) -> None:
-        queue = self._queue
-        while queue:
-            write, task = queue[0]
-            if self.writer is not None or (write and self.readers):
-                return
-            queue.popleft()
-            if write:
-                self.writer = task
-            else:
-                self.readers += 1
-            self._sched.wake(task)
-
-
-_OUTSIDE: Any = object()

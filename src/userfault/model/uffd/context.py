@@ -8,31 +8,20 @@ faults, which are always read first.
 from __future__ import annotations
 
 import errno
-import signal
 from collections import deque
-from typing import TYPE_CHECKING
 
-from userfault.kernel.calls import WAITS_FAULT, WAITS_MESSAGE
-from userfault.model.errors import Errno, Signalled
+from userfault.kernel.calls import WAITS_MESSAGE
+from userfault.model.errors import Errno
 from userfault.model.mm import pgtable as pt
-from userfault.model.mm import thp
-from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.change_protection import clear_protection
+from userfault.model.mm.vma import UserfaultfdCtx, Vma
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.tasks.sched import Task, Wait
+from userfault.model.tasks.sched import Sched, Task, Wait
 from userfault.uapi import userfaultfd as abi
 
-if TYPE_CHECKING:
-    from userfault.model.mm.vma import Vma
-    from userfault.model.uffd.events import Event
-
-BUS_ADRERR = 2
 _LISTED = 16  # pages of a range that are recorded one by one
 INITIALIZED = 1 << 31  # the kernel's own feature bit; fdinfo shows it
-
-_SIGBUS = abi.UFFD_FEATURE_SIGBUS
-_EXACT = abi.UFFD_FEATURE_EXACT_ADDRESS
-_THREAD_ID = abi.UFFD_FEATURE_THREAD_ID
 
 
 class Waiter:
@@ -51,7 +40,43 @@ class Waiter:
         self.shift = shift
 
 
-class Context:
+_NAMES = {
+    abi.UFFD_EVENT_FORK: "FORK",
+    abi.UFFD_EVENT_REMAP: "REMAP",
+    abi.UFFD_EVENT_REMOVE: "REMOVE",
+    abi.UFFD_EVENT_UNMAP: "UNMAP",
+}
+
+
+class Event:
+    """One message of the event queue.  `child`: the context of the child, of a FORK."""
+
+    __slots__ = ("child", "code", "payload", "read", "task")
+
+    def __init__(
+        self, code: int, payload: tuple[int, ...], task: Task, child: Context | None = None
+    ) -> None:
+        self.code = code
+        self.payload = payload
+        self.task = task
+        self.child = child
+        self.read = False
+
+    def delivered(self, sched: Sched) -> None:
+        """It was read: its sender may go on."""
+        self.read = True
+        sched.wake(self.task)
+
+    def abandon(self, sched: Sched) -> None:
+        """The context is gone: nobody will read it."""
+        sched.wake(self.task)
+
+    @property
+    def name(self) -> str:
+        return f"{_NAMES[self.code]}{tuple(hex(value) for value in self.payload)}"
+
+
+class Context(UserfaultfdCtx):
     """What is behind a userfaultfd; belongs to `mm` for ever, whoever holds the descriptor."""
 
     def __init__(self, mm: AddressSpace, *, user_mode_only: bool = False) -> None:
@@ -73,7 +98,7 @@ class Context:
 
     def handshake(self, api: int, features: int, *, may_trace: bool) -> tuple[int, int]:
         """UFFDIO_API: (features, ioctls) that the kernel has.  Raises Errno."""
-        profile = self.mm.machine.profile
+        profile = self.mm.profile
         offered = profile.features | profile.says_guest_memfd
         if api != abi.UFFD_API:
             raise Errno(errno.EINVAL)
@@ -120,7 +145,7 @@ class Context:
 
     def set_mode(self, enable: int, disable: int) -> None:
         """UFFDIO_SET_MODE (7.3): RWP_ASYNC on or off; switching it on wakes every waiter."""
-        if not self.mm.machine.profile.api_ioctls & 1 << abi._UFFDIO_SET_MODE:
+        if not self.mm.profile.api_ioctls & 1 << abi._UFFDIO_SET_MODE:
             raise Errno(errno.EINVAL)
         known = abi.UFFD_FEATURE_RWP_ASYNC
         if enable & disable or (enable | disable) & ~known:
@@ -136,49 +161,8 @@ class Context:
 
     # --- faults ----------------------------------------------------------------------------------
 
-    def fault(
-        self, task: Task, vma: Vma, address: int, reason: int, *, write: bool, user: bool
-    ) -> None:
-        """Queue a message and sleep until woken; the caller then faults again.
-
-        The mmap lock is no longer held, and nothing has run since the entry was looked at.
-        Raises Signalled (or Errno EFAULT for an access by the kernel) where a wait is refused.
-        """
-        if RECORD.on:
-            RECORD.reads.add(("context", self.number))
-        features = self.features
-        page = address & -(1 << vma.shift)
-        if features & _SIGBUS or task.killed:
-            if not user:
-                raise Errno(errno.EFAULT)
-            raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
-        if self.user_mode_only and not user:
-            raise Errno(errno.EFAULT)
-        waiter = Waiter(
-            task,
-            address if features & _EXACT else page,
-            reason | (abi.UFFD_PAGEFAULT_FLAG_WRITE if write else 0),
-            task.tid if features & _THREAD_ID else 0,
-            page,
-            vma.shift,
-        )
-        if RECORD.on:
-            RECORD.writes.add(("queue", self.number))
-            RECORD.writes.add(("waiters", self.number, page))
-        self.pending.append(waiter)
-        self.wake_readers()
-        task.sched.block(
-            Wait(
-                WAITS_FAULT,
-                lambda: self._tell(waiter),
-                interruptible=user,
-                give_up=lambda: self._forget(waiter),
-            )
-        )
-        if task.sched.preemptive:
-            task.sched.point("fault.retry")
-
-    def _tell(self, waiter: Waiter) -> str:
+    def tell(self, waiter: Waiter) -> str:
+        """What a task in a fault waits for."""
         text = f"{self.name} to resolve a fault (flags {waiter.flags}) at {waiter.address:#x}"
         text += ", not read yet" if waiter in self.pending else ", read"
         if not self.must_wait(waiter):
@@ -200,7 +184,8 @@ class Context:
             return bool(flags & pt.UFFD_WP)
         return bool(flags & pt.UFFD_RWP)
 
-    def _forget(self, waiter: Waiter) -> None:
+    def forget(self, waiter: Waiter) -> None:
+        """It has left its sleep without having been woken."""
         if RECORD.on:
             RECORD.writes.add(("queue", self.number))
             RECORD.writes.add(("waiters", self.number, waiter.page))
@@ -330,23 +315,11 @@ def withdraw(mm: AddressSpace, vma: Vma) -> None:
     """Take the registration off a mapping: protection and wp markers go, poison stays."""
     clear_protection(mm, vma, vma.start, vma.end)
     mm.changed()
-    vma.context = None
-    vma.modes = 0
+    vma.reset_ctx()
 
 
-def clear_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
-    """Remove every uffd bit and wp marker of the range."""
-    if not vma.modes & (vmas.WP | vmas.RWP):
-        return
-    bits = pt.UFFD_WP | pt.UFFD_RWP
-    for address in thp.whole(mm, start, end):
-        mm.change(vma, address, mm.table.huge[address], 0, bits)
-    for address in mm.table.addresses(start, end, vma.shift):
-        entry = mm.table.get(address, vma.shift)
-        assert entry is not None
-        flags, folio = entry
-        if folio is None:
-            if flags & pt.MARKS == pt.MARK_WP:  # of poison and guards it stays
-                mm.mark(vma, address, 0)
-        elif flags & bits:
-            mm.change(vma, address, entry, 0, bits)
+def context_of(vma: Vma) -> Context | None:
+    """With what a mapping is registered."""
+    found = vma.context
+    assert found is None or isinstance(found, Context)
+    return found

@@ -6,51 +6,11 @@ its event was read.  As long as it is not zero, fills and protection fail with E
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from userfault.kernel.calls import WAITS_EVENT
 from userfault.model.errors import Killed
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.tasks.sched import Sched, Task, Wait
-from userfault.uapi import userfaultfd as abi
-
-if TYPE_CHECKING:
-    from userfault.model.uffd.context import Context
-
-_NAMES = {
-    abi.UFFD_EVENT_FORK: "FORK",
-    abi.UFFD_EVENT_REMAP: "REMAP",
-    abi.UFFD_EVENT_REMOVE: "REMOVE",
-    abi.UFFD_EVENT_UNMAP: "UNMAP",
-}
-
-
-class Event:
-    """One message of the event queue.  `child`: the context of the child, of a FORK."""
-
-    __slots__ = ("child", "code", "payload", "read", "task")
-
-    def __init__(
-        self, code: int, payload: tuple[int, ...], task: Task, child: Context | None = None
-    ) -> None:
-        self.code = code
-        self.payload = payload
-        self.task = task
-        self.child = child
-        self.read = False
-
-    def delivered(self, sched: Sched) -> None:
-        """It was read: its sender may go on."""
-        self.read = True
-        sched.wake(self.task)
-
-    def abandon(self, sched: Sched) -> None:
-        """The context is gone: nobody will read it."""
-        sched.wake(self.task)
-
-    @property
-    def name(self) -> str:
-        return f"{_NAMES[self.code]}{tuple(hex(value) for value in self.payload)}"
+from userfault.model.tasks.sched import Task, Wait
+from userfault.model.uffd.context import Context, Event
 
 
 def announce(context: Context) -> None:

@@ -14,8 +14,10 @@ from typing import Protocol
 from userfault.kernel.calls import CAP_SYS_PTRACE
 from userfault.model.errors import Errno
 from userfault.model.mm.access import copy_in, copy_out
+from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import operations
+from userfault.model.uffd.caller import Caller
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.registration import register, unregister
 from userfault.uapi import userfaultfd as abi
@@ -50,20 +52,21 @@ class Buffer:
 class Pointer:
     """A struct at an address of the caller."""
 
-    __slots__ = ("_address", "_task")
+    __slots__ = ("_address", "_mm", "_task")
 
-    def __init__(self, task: Task, address: int) -> None:
+    def __init__(self, task: Task, mm: AddressSpace, address: int) -> None:
         self._task = task
+        self._mm = mm
         self._address = address
 
     def read(self, length: int) -> bytes:
-        return copy_in(self._task, self._address, length)
+        return copy_in(self._task, self._mm, self._address, length)
 
     def write(self, offset: int, data: bytes) -> None:
-        copy_out(self._task, self._address + offset, data)
+        copy_out(self._task, self._mm, self._address + offset, data)
 
 
-_Command = Callable[[Task, Context, Argument], None]
+_Command = Callable[[Task, Caller, Context, Argument], None]
 
 _Q = struct.Struct("=Q").pack
 _S = struct.Struct("=q").pack
@@ -72,7 +75,7 @@ _THREE = struct.Struct("=QQQ").unpack
 _FOUR = struct.Struct("=QQQQ").unpack
 
 
-def ioctl(task: Task, context: Context, request: int, argument: Argument) -> None:
+def ioctl(task: Task, caller: Caller, context: Context, request: int, argument: Argument) -> None:
     """One ioctl on a userfaultfd.  Raises Errno; an unknown one is EINVAL."""
     if request != abi.UFFDIO_API and not context.features:
         raise Errno(errno.EINVAL)
@@ -80,12 +83,12 @@ def ioctl(task: Task, context: Context, request: int, argument: Argument) -> Non
     if command is None:
         raise Errno(errno.EINVAL)
     operations.check_known(context, request)
-    command(task, context, argument)
+    command(task, caller, context, argument)
 
 
-def _api(task: Task, context: Context, argument: Argument) -> None:
+def _api(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
     api, features, _ = _THREE(argument.read(24))
-    may_trace = task.process.may(task, CAP_SYS_PTRACE)
+    may_trace = caller.may(task, CAP_SYS_PTRACE)
     try:
         offered, ioctls = context.handshake(api, features, may_trace=may_trace)
         argument.write(0, abi.uffdio_api.struct.pack(api, offered, ioctls))
@@ -96,24 +99,26 @@ def _api(task: Task, context: Context, argument: Argument) -> None:
         raise
 
 
-def _register(task: Task, context: Context, argument: Argument) -> None:
+def _register(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+    del caller
     start, length, modes = _THREE(argument.read(24))
     ioctls = register(task, context, start, length, modes)
     argument.write(24, _Q(ioctls))
 
 
-def _unregister(task: Task, context: Context, argument: Argument) -> None:
+def _unregister(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+    del caller
     unregister(task, context, *_TWO(argument.read(16)))
 
 
-def _wake(task: Task, context: Context, argument: Argument) -> None:
-    del task
+def _wake(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+    del task, caller
     operations.wake(context, *_TWO(argument.read(16)))
 
 
 def _gate(context: Context, argument: Argument, at: int) -> None:
     """EAGAIN while an event is pending; the result field says so first."""
-    if context.is_changing and context.mm.machine.profile.field_on_event:
+    if context.is_changing and context.mm.profile.field_on_event:
         argument.write(at, _S(-errno.EAGAIN))
     operations.check_quiet(context)
 
@@ -127,17 +132,18 @@ def _finish(
     operations.conclude(context, dst, result, mode)
 
 
-def _copy(task: Task, context: Context, argument: Argument) -> None:
+def _copy(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
     _gate(context, argument, 32)
     dst, src, length, mode = _FOUR(argument.read(32))
-    result = operations.copy(task, context, dst, src, length, mode)
+    result = operations.copy(task, caller.mm, context, dst, src, length, mode)
     _finish(context, argument, 32, dst, result, mode)
 
 
 def _filling(fill: operations.Fill) -> _Command:
     """ZEROPAGE, CONTINUE and POISON: one shape."""
 
-    def command(task: Task, context: Context, argument: Argument) -> None:
+    def command(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+        del caller
         _gate(context, argument, 24)
         start, length, mode = _THREE(argument.read(24))
         result = fill(task, context, start, length, mode)
@@ -146,26 +152,27 @@ def _filling(fill: operations.Fill) -> _Command:
     return command
 
 
-def _move(task: Task, context: Context, argument: Argument) -> None:
+def _move(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+    del task
     _gate(context, argument, 32)
     dst, src, length, mode = _FOUR(argument.read(32))
-    result = operations.move_pages(task, context, dst, src, length, mode)
+    result = operations.move_pages(caller.mm, context, dst, src, length, mode)
     _finish(context, argument, 32, dst, result, mode)
 
 
 def _protecting(protect: operations.Protect) -> _Command:
     """WRITEPROTECT and RWPROTECT: one shape."""
 
-    def command(task: Task, context: Context, argument: Argument) -> None:
-        del task
+    def command(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+        del task, caller
         operations.check_quiet(context)
         protect(context, *_THREE(argument.read(24)))
 
     return command
 
 
-def _set_mode(task: Task, context: Context, argument: Argument) -> None:
-    del task
+def _set_mode(task: Task, caller: Caller, context: Context, argument: Argument) -> None:
+    del task, caller
     context.set_mode(*_TWO(argument.read(16)))
 
 

@@ -1,12 +1,15 @@
-"""read(2) and poll(2) of a userfaultfd."""
+"""A userfaultfd as an open file: read(2) and poll(2)."""
 
 from __future__ import annotations
 
 import errno
 
 from userfault.model.errors import Errno
-from userfault.model.files.open_files import O_NONBLOCK, UffdFile
+from userfault.model.files.open_files import O_NONBLOCK, OpenFile
+from userfault.model.files.pagecache import PageCache
 from userfault.model.tasks.sched import Task
+from userfault.model.uffd.caller import Caller
+from userfault.model.uffd.context import Context
 from userfault.uapi import userfaultfd as abi
 
 POLLIN = 1
@@ -19,7 +22,19 @@ _remap = abi.uffd_msg_remap.struct.pack
 _remove = abi.uffd_msg_remove.struct.pack
 
 
-def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> bytes:
+class UffdFile(OpenFile):
+    """A userfaultfd."""
+
+    def __init__(self, flags: int, context: Context) -> None:
+        super().__init__(flags & O_NONBLOCK)
+        self.context = context
+
+    def release(self, files: PageCache) -> None:
+        del files
+        self.context.release()
+
+
+def read(task: Task, caller: Caller, file: UffdFile, length: int, *, nowait: bool = False) -> bytes:
     """As many whole messages as fit, faults before events; sleeps for the first one only.
 
     No lock is held from one message to the next (fs/userfaultfd.c of 6.18, `userfaultfd_read`).
@@ -27,7 +42,7 @@ def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> by
     context = file.context
     nonblocking = bool(file.flags & O_NONBLOCK)
     if nowait and not nonblocking:
-        code = context.mm.machine.profile.read_nowait
+        code = context.mm.profile.read_nowait
         if code != errno.EAGAIN:
             raise Errno(code)
         nonblocking = True
@@ -35,7 +50,7 @@ def read(task: Task, file: UffdFile, length: int, *, nowait: bool = False) -> by
         raise Errno(errno.EINVAL)
     parts: list[bytes] = []
     while length >= SIZE:
-        message = _next(task, file)
+        message = _next(task, caller, file)
         if message is not None:
             parts.append(message)
             length -= SIZE
@@ -58,7 +73,7 @@ def _sleep(task: Task, file: UffdFile) -> None:
         raise Errno(errno.EINTR)
 
 
-def _next(task: Task, file: UffdFile) -> bytes | None:
+def _next(task: Task, caller: Caller, file: UffdFile) -> bytes | None:
     context = file.context
     waiter = context.next_fault()
     if waiter is not None:
@@ -68,7 +83,7 @@ def _next(task: Task, file: UffdFile) -> bytes | None:
         return None
     if event.child is not None:
         heir = UffdFile(event.child.flags, event.child)
-        message = _fork(event.code, task.process.open(heir, event.child.flags))
+        message = _fork(event.code, caller.open(heir, event.child.flags))
     elif event.code == abi.UFFD_EVENT_REMAP:
         message = _remap(event.code, *event.payload)
     else:

@@ -15,8 +15,9 @@ from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import ContractBreach, Errno, Refused
 from userfault.model.files import folio as folios
 from userfault.model.files.folio import Content, Folio, intern
+from userfault.model.files.ops import Where
 from userfault.model.memtypes import boundary
-from userfault.model.memtypes.ops import MemoryOps, Where
+from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.access import copy_in, entry_at
@@ -31,9 +32,9 @@ Source = int | bytes | bytearray | memoryview
 
 
 class Job:
-    """One call of a fill operation."""
+    """One call of a fill operation.  `source`: bytes, or an address in the memory of `caller`."""
 
-    __slots__ = ("content", "context", "dst", "length", "mm", "source", "task", "wp")
+    __slots__ = ("caller", "content", "context", "dst", "length", "mm", "source", "task", "wp")
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class Job:
         length: int,
         wp: bool,
         source: Source = 0,
+        caller: AddressSpace | None = None,
     ) -> None:
         self.task = task
+        self.caller = caller or context.mm  # where an address of the source lies
         self.context = context
         self.mm = context.mm
         self.dst = dst
@@ -94,7 +97,7 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
     except Refused as refusal:
         code = refusal.code
     except ContractBreach as breach:
-        mm.machine.breaches.append(breach)
+        mm.spaces.breaches.append(breach)
         raise
     finally:
         mm.lock.read_done()
@@ -104,7 +107,7 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
 def _destination(job: Job, action: Action) -> Vma:
     """The mapping to fill, after every check that does not look at a page."""
     mm = job.mm
-    prepares_first = mm.machine.profile.fill_prepares_first
+    prepares_first = mm.profile.fill_prepares_first
     if not prepares_first and job.context.is_changing:
         raise Errno(errno.EAGAIN)
     vma = mm.find(job.dst)
@@ -140,13 +143,13 @@ def _fault_source_in(job: Job, action: Action, vma: Vma, done: int, step: int) -
     try:
         if mm.sched.preemptive:
             mm.sched.point("copy.user")
-        content = _copied_in(job.task, job.source + done, step)
+        content = _copied_in(job.task, job.caller, job.source + done, step)
     finally:
         mm.lock.read()
     vma = _destination(job, action)
     if 1 << vma.shift != step:
         raise Errno(errno.EAGAIN)
-    if mm.machine.profile.checks_after_retry and _identity(vma, job.dst) != before:
+    if mm.profile.checks_after_retry and _identity(vma, job.dst) != before:
         raise Errno(errno.EAGAIN)
     job.content = content
     return vma
@@ -205,12 +208,12 @@ def continue_(job: Job, vma: Vma, address: int) -> None:
     beyond = index >= target.pages()
     cached = target.cached(index)
     if cached is not None:
-        mm.machine.wait_folio(cached)
+        mm.files.wait_folio(cached)
     try:
         folio = boundary.get_folio(mm.sched, vma.ops, target, index)
     except Refused:
         beyond = beyond and vma.ops.size_checked_at_entry
-        raise Errno(mm.machine.profile.continue_beyond_eof if beyond else errno.EFAULT) from None
+        raise Errno(mm.profile.continue_beyond_eof if beyond else errno.EFAULT) from None
     try:
         if folio.flags & folios.HWPOISON:
             raise Errno(errno.EIO)
@@ -222,10 +225,10 @@ def continue_(job: Job, vma: Vma, address: int) -> None:
             mm.memory.release(folio)
         _install(job, vma, address, folio, 0)
     except BaseException:
-        mm.machine.unlock_folio(folio)
+        mm.files.unlock_folio(folio)
         mm.memory.put(folio)
         raise
-    mm.machine.unlock_folio(folio)
+    mm.files.unlock_folio(folio)
 
 
 def poison(job: Job, vma: Vma, address: int) -> None:
@@ -247,9 +250,9 @@ def _new(job: Job, vma: Vma, address: int) -> tuple[Folio, Where, MemoryOps]:
     folio = boundary.alloc_folio(mm.sched, ops, place)
     if folio is None:
         if ops.pool:
-            raise Errno(mm.machine.profile.no_huge_page)
+            raise Errno(mm.profile.no_huge_page)
         if vma.shared and vma.object is not None and place.index >= vma.object.pages():
-            raise Errno(mm.machine.profile.copy_beyond_eof)
+            raise Errno(mm.profile.copy_beyond_eof)
         raise Errno(errno.ENOMEM)
     return folio, place, ops
 
@@ -276,16 +279,16 @@ def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: 
         if vma.shared and place.object is not None:
             target = place.object
             boundary.filemap_remove(mm.sched, ops, folio, target)
-            mm.machine.unlock_folio(folio)  # whoever came for its lock looks again
+            mm.files.unlock_folio(folio)  # whoever came for its lock looks again
         _undo(job, ops, place, folio)
         raise
     if vma.shared:
-        mm.machine.unlock_folio(folio)
+        mm.files.unlock_folio(folio)
 
 
 def _source_first(job: Job, vma: Vma, address: int) -> None:
     """Up to 6.18 the end of the file was looked at after the source had been faulted in."""
-    if job.mm.machine.profile.copy_beyond_eof != errno.EFAULT or not vma.shared:
+    if job.mm.profile.copy_beyond_eof != errno.EFAULT or not vma.shared:
         return
     target = vma.object
     assert target is not None
@@ -314,7 +317,7 @@ def _install(job: Job, vma: Vma, address: int, folio: Folio, flags: int) -> None
     _check_size(vma, address)
     there = mm.entry(vma, address)
     if there is not None:
-        guarded = there[0] & pt.MARK_GUARD and not mm.machine.profile.copy_over_guard
+        guarded = there[0] & pt.MARK_GUARD and not mm.profile.copy_over_guard
         if there[0] & pt.PRESENT or guarded:
             raise Errno(errno.EEXIST)
     mm.map_folio(vma, address, flags | pt.DIRTY | (pt.UFFD_WP if job.wp else 0), folio)
@@ -325,7 +328,7 @@ def _peek(job: Job, done: int, size: int) -> Content | None:
     source = job.source
     if not isinstance(source, int):
         return _content(bytes(source[done : done + size]), size)
-    mm = job.task.process.mm
+    mm = job.caller
     address = source + done
     if size == PAGE:
         return _peek_page(mm, address)
@@ -362,16 +365,16 @@ def _peek_page(mm: AddressSpace, address: int) -> bytes | None:
     return intern(first + entry[1].read(address - offset + PAGE - page, offset))
 
 
-def _copied_in(task: Task, address: int, size: int) -> Content:
+def _copied_in(task: Task, mm: AddressSpace, address: int, size: int) -> Content:
     """The source of one page, base page by base page, with faults."""
     if size == PAGE:
-        return intern(copy_in(task, address, PAGE))
+        return intern(copy_in(task, mm, address, PAGE))
     pieces: dict[int, bytes] = {}
     for piece in range(size // PAGE):
         at = address + piece * PAGE
-        content = _peek_page(task.process.mm, at)
+        content = _peek_page(mm, at)
         if content is None:
-            content = intern(copy_in(task, at, PAGE))
+            content = intern(copy_in(task, mm, at, PAGE))
         if content:
             pieces[piece] = content
     return pieces

@@ -112,7 +112,7 @@ def _fits_whole(mm: AddressSpace, dst: int, left: int) -> bool:
 
 
 def _move_huge(mm: AddressSpace, target: Vma, dst: int, src: int) -> None:
-    _, folio = thp.take(mm, src)
+    _, folio = mm.take_thp(src)
     assert folio is not None
     flags = pt.UFFD_RWP if target.modes & vmas.RWP else 0
     if not folio.flags & folios.ZERO:

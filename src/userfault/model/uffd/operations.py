@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 
 from userfault.model.errors import Errno
+from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import mfill, move, protect
 from userfault.model.uffd.context import Context
@@ -32,7 +33,7 @@ _NEEDS = {
 
 def check_known(context: Context, request: int) -> None:
     """EINVAL for a command that this version of the kernel lacks."""
-    if _NEEDS.get(request, 0) & ~context.mm.machine.profile.range_ioctls:
+    if _NEEDS.get(request, 0) & ~context.mm.profile.range_ioctls:
         raise Errno(errno.EINVAL)
 
 
@@ -43,17 +44,23 @@ def check_quiet(context: Context) -> None:
 
 
 def copy(
-    task: Task, context: Context, dst: int, source: mfill.Source, length: int, mode: int
+    task: Task,
+    caller: AddressSpace,
+    context: Context,
+    dst: int,
+    source: mfill.Source,
+    length: int,
+    mode: int,
 ) -> Done:
     """UFFDIO_COPY from an address of the caller, or from a buffer."""
-    if isinstance(source, int) and context.mm.machine.profile.checks_source:
+    if isinstance(source, int) and context.mm.profile.checks_source:
         check_range(context.mm, source, length, aligned=False)
     check_range(context.mm, dst, length)
     if isinstance(source, int) and source + length >= 1 << 64:
         raise Errno(errno.EINVAL)
     if mode & ~(DONTWAKE | _WP):
         raise Errno(errno.EINVAL)
-    job = mfill.Job(task, context, dst, length, bool(mode & _WP), source)
+    job = mfill.Job(task, context, dst, length, bool(mode & _WP), source, caller)
     return mfill.fill(job, mfill.copy)
 
 
@@ -65,7 +72,7 @@ def _filling(action: mfill.Action, modes: int) -> Fill:
 
     def fill(task: Task, context: Context, start: int, length: int, mode: int) -> Done:
         check_range(context.mm, start, length)
-        known = modes if context.mm.machine.profile.continue_wp else DONTWAKE
+        known = modes if context.mm.profile.continue_wp else DONTWAKE
         if mode & ~known:
             raise Errno(errno.EINVAL)
         job = mfill.Job(task, context, start, length, bool(mode & _WP))
@@ -79,9 +86,11 @@ continue_ = _filling(mfill.continue_, DONTWAKE | _WP)
 poison = _filling(mfill.poison, DONTWAKE)
 
 
-def move_pages(task: Task, context: Context, dst: int, src: int, length: int, mode: int) -> Done:
+def move_pages(
+    caller: AddressSpace, context: Context, dst: int, src: int, length: int, mode: int
+) -> Done:
     """UFFDIO_MOVE within the owner, by the owner."""
-    if task.process.mm is not context.mm:
+    if caller is not context.mm:
         raise Errno(errno.EINVAL)
     check_range(context.mm, dst, length)
     check_range(context.mm, src, length)

@@ -9,9 +9,10 @@ from userfault.model.memtypes import boundary
 from userfault.model.memtypes.ops import Facts
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.change_protection import clear_protection
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd.context import Context, clear_protection
+from userfault.model.uffd.context import Context, context_of
 from userfault.uapi import userfaultfd as abi
 
 PAGE_MASK = 4095
@@ -20,7 +21,7 @@ PAGE_MASK = 4095
 def check_range(mm: AddressSpace, start: int, length: int, *, aligned: bool = True) -> None:
     """EINVAL for a range that is not whole pages inside the address space."""
     if (
-        start < mm.machine.profile.lowest_address
+        start < mm.profile.lowest_address
         or (aligned and start & PAGE_MASK)
         or length & PAGE_MASK
         or not length
@@ -34,7 +35,7 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
     """UFFDIO_REGISTER: the ioctls of the range.  Raises Errno; nothing has changed then."""
     del task
     mm = context.mm
-    profile = mm.machine.profile
+    profile = mm.profile
     if not modes or modes & ~profile.modes:
         raise Errno(errno.EINVAL)
     if modes & vmas.RWP and (not context.features & abi.UFFD_FEATURE_RWP or modes & vmas.WP):
@@ -58,7 +59,7 @@ def _range(mm: AddressSpace, start: int, end: int) -> list[Vma]:
     found = mm.overlapping(start, end)
     if not found:
         above = mm.overlapping(end, mm.task_size)
-        raise Errno(errno.EINVAL if above else mm.machine.profile.above_all)
+        raise Errno(errno.EINVAL if above else mm.profile.above_all)
     first = found[0]
     # A range that begins in a hole is rounded by nobody: only a first mapping at `start` counts.
     if start & ((1 << first.shift) - 1):
@@ -68,9 +69,9 @@ def _range(mm: AddressSpace, start: int, end: int) -> list[Vma]:
 
 def supported(context: Context, vma: Vma, modes: int) -> bool:
     """Whether the type of this mapping takes these modes (vma_can_userfault)."""
-    mm = vma.mm
+    mm = context.mm
     asynchronous = context.has(abi.UFFD_FEATURE_WP_ASYNC)
-    if vma.flags & vmas.DROPPABLE and not mm.machine.profile.droppable_registers:
+    if vma.flags & vmas.DROPPABLE and not mm.profile.droppable_registers:
         return False
     if vma.flags & vmas.SPECIAL:
         return False
@@ -80,7 +81,7 @@ def supported(context: Context, vma: Vma, modes: int) -> bool:
 
 
 def _may_register(context: Context, vma: Vma, end: int, modes: int) -> None:
-    profile = vma.mm.machine.profile
+    profile = context.mm.profile
     if not supported(context, vma, modes):
         tracked = context.features & abi.UFFD_FEATURE_WP_ASYNC and modes == vmas.WP
         if vma.name == "[vvar]" and tracked:
@@ -113,7 +114,7 @@ def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, mod
 
 def _join(mm: AddressSpace, part: Vma, *, cut: bool) -> None:
     """A part that has changed joins its neighbours.  `cut`: the mapping began before it."""
-    if not cut or mm.machine.profile.cut_part_joins:
+    if not cut or mm.profile.cut_part_joins:
         mm.merge(part.start, part.end)
 
 
@@ -127,7 +128,7 @@ def _ioctls(mm: AddressSpace, found: list[Vma], modes: int) -> int:
         ioctls &= ~(1 << abi._UFFDIO_CONTINUE)
     if not modes & vmas.RWP:
         ioctls &= ~(1 << abi._UFFDIO_RWPROTECT)
-    return ioctls & mm.machine.profile.range_ioctls
+    return ioctls & mm.profile.range_ioctls
 
 
 def unregister(task: Task, context: Context, start: int, length: int) -> None:
@@ -143,7 +144,7 @@ def unregister(task: Task, context: Context, start: int, length: int) -> None:
         found = _range(mm, start, end)
         for vma in found:
             foreign = vma.context is not None and vma.context is not context
-            if foreign and not mm.machine.profile.foreign_unregister:
+            if foreign and not mm.profile.foreign_unregister:
                 raise Errno(errno.EINVAL)
             if not supported(context, vma, vma.modes):
                 raise Errno(errno.EINVAL)
@@ -155,7 +156,7 @@ def unregister(task: Task, context: Context, start: int, length: int) -> None:
 
 
 def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
-    owner = vma.context
+    owner = context_of(vma)
     low, high = max(start, vma.start), min(end, vma.end)
     missing = vma.modes & vmas.MISSING
     cut = vma.start < start
@@ -164,6 +165,5 @@ def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         owner.wake(low, high - low)
     clear_protection(mm, part, low, high)
     mm.changed()
-    part.context = None
-    part.modes = 0
+    part.reset_ctx()
     _join(mm, part, cut=cut)

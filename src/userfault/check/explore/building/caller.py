@@ -9,8 +9,7 @@ from userfault.check.explore.building.calls import Descriptor, named
 from userfault.check.explore.building.calls_memory import MemoryCalls
 from userfault.check.explore.building.calls_uffd import UffdCalls
 from userfault.model.errors import Errno, Killed, Signalled
-from userfault.model.process import Process
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Process, Thread
 
 Body = Callable[["Caller"], object]
 Adopt = Callable[["Caller", Process, Body], "Caller"]  # makes the task of a child
@@ -30,7 +29,7 @@ class Caller(UffdCalls, MemoryCalls):
     """A task: `body` runs in it and calls these methods."""
 
     def __init__(
-        self, adopt: Adopt, task: Task, number: int, name: str, body: Body, *, may_wait: bool
+        self, adopt: Adopt, task: Thread, number: int, name: str, body: Body, *, may_wait: bool
     ) -> None:
         self._adopt = adopt
         super().__init__(task)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from userfault.model.errors import Errno, Signalled
-from userfault.model.files.folio import Object
-from userfault.model.files.open_files import ObjectFile, UffdFile
-from userfault.model.process import Process
-from userfault.model.tasks.sched import Task
+from userfault.model.files.inode import Inode
+from userfault.model.files.open_files import ObjectFile
+from userfault.model.process import Process, Thread
 from userfault.model.uffd.context import Context
+from userfault.model.uffd.messages import UffdFile
 
 
 class Descriptor:
@@ -33,7 +33,7 @@ class Descriptor:
         return file.context
 
     @property
-    def object(self) -> Object:
+    def object(self) -> Inode:
         """Of a file; EBADF once it is closed."""
         file = self.process.file(self.fd)
         if not isinstance(file, ObjectFile):
@@ -48,7 +48,7 @@ class Calls:
     ("SIGBUS"): a task of a scenario sees what a program would see, and goes on.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Thread) -> None:
         self.task = task
 
     def _call(self, run: Callable[[], Any]) -> Any:

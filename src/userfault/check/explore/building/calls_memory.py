@@ -7,7 +7,7 @@ from typing import Any
 from userfault.check.explore.building.calls import Calls, Descriptor
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.files import filesystem
-from userfault.model.files.folio import Object
+from userfault.model.files.inode import Inode
 from userfault.model.mm import access, madvise, mmap, mremap
 from userfault.model.mm.scan import Scan, ScanArgument
 from userfault.uapi import mman
@@ -63,7 +63,7 @@ class MemoryCalls(Calls):
         length: int,
         kind: str = "anon",
         *,
-        file: Object | None = None,
+        file: Inode | None = None,
         offset: int = 0,
         shared: bool = False,
         prot: int = mman.PROT_READ | mman.PROT_WRITE,
@@ -71,7 +71,7 @@ class MemoryCalls(Calls):
         """mmap(2) with MAP_FIXED over what is there: the address."""
         process = self.task.process
         machine = process.machine
-        ops = file.kind if file is not None else machine.types[kind]
+        ops = machine.type_of(file) if file is not None else machine.types[kind]
         flags = mman.MAP_FIXED | (mman.MAP_SHARED if shared else mman.MAP_PRIVATE)
         behind = mmap.Behind(ops, file, offset)
         return self._call(
@@ -89,18 +89,18 @@ class MemoryCalls(Calls):
     def punch(self, file: Descriptor, offset: int, length: int = PAGE) -> Any:
         """fallocate(2) with PUNCH_HOLE."""
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-        machine = self.task.process.machine
-        return self._do(lambda: filesystem.fallocate(machine, file.object, mode, offset, length))
+        files = self.task.process.machine.files
+        return self._do(lambda: filesystem.fallocate(files, file.object, mode, offset, length))
 
     def truncate(self, file: Descriptor, size: int) -> Any:
         """ftruncate(2)."""
-        machine = self.task.process.machine
-        return self._do(lambda: filesystem.truncate(machine, file.object, size))
+        files = self.task.process.machine.files
+        return self._do(lambda: filesystem.truncate(files, file.object, size))
 
     def pwrite(self, file: Descriptor, offset: int, data: bytes) -> Any:
         """pwrite(2) from memory that never faults: bytes done."""
-        machine = self.task.process.machine
-        return self._call(lambda: filesystem.write(machine, file.object, offset, data))
+        files = self.task.process.machine.files
+        return self._call(lambda: filesystem.write(files, file.object, offset, data))
 
     def pread(self, file: Descriptor, offset: int, length: int = 1) -> Any:
         """pread(2) into memory that never faults."""

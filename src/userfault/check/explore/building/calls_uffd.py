@@ -9,9 +9,9 @@ from typing import Any
 from userfault.check.explore.building.calls import Calls, Descriptor
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import Errno
-from userfault.model.files.open_files import UffdFile
 from userfault.model.uffd import messages, operations
 from userfault.model.uffd.context import Context
+from userfault.model.uffd.messages import UffdFile
 from userfault.model.uffd.registration import register, unregister
 from userfault.uapi import userfaultfd as abi
 
@@ -65,9 +65,10 @@ class UffdCalls(Calls):
         `src`: an address of the caller, or bytes, which never fault (zeros follow them).
         """
         mode = _mode(wake=wake, wp=wp)
+        mm = self.task.process.mm
 
         def run(context: Context) -> operations.Done:
-            return operations.copy(self.task, context, dst, src, length, mode)
+            return operations.copy(self.task, mm, context, dst, src, length, mode)
 
         return self._fill(uffd, abi.UFFDIO_COPY, run, dst, mode)
 
@@ -108,9 +109,10 @@ class UffdCalls(Calls):
     ) -> Any:
         """UFFDIO_MOVE: bytes done."""
         mode = _mode(wake=wake) | (abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES if holes else 0)
+        mm = self.task.process.mm
 
         def run(context: Context) -> operations.Done:
-            return operations.move_pages(self.task, context, dst, src, length, mode)
+            return operations.move_pages(mm, context, dst, src, length, mode)
 
         return self._fill(uffd, abi.UFFDIO_MOVE, run, dst, mode)
 
@@ -213,7 +215,7 @@ class UffdCalls(Calls):
             with uffd.process.using(file):
                 if not wait and not file.context.readable():
                     raise Errno(errno.EAGAIN)
-                data = messages.read(self.task, file, messages.SIZE)
+                data = messages.read(self.task, self.task.process, file, messages.SIZE)
             return self._parse(data)
 
         return self._call(call)

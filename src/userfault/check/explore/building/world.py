@@ -9,8 +9,9 @@ from userfault.check.explore.building.calls import Descriptor
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
-from userfault.model.files.folio import Cgroup, Object
-from userfault.model.files.open_files import O_RDWR, ObjectFile, UffdFile
+from userfault.model.files.folio import Cgroup
+from userfault.model.files.inode import Inode
+from userfault.model.files.open_files import O_RDWR, ObjectFile
 from userfault.model.machine import Machine
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm import access, mmap
@@ -19,6 +20,7 @@ from userfault.model.process import Process, Processes
 from userfault.model.profiles import Config, Profile
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context
+from userfault.model.uffd.messages import UffdFile
 from userfault.model.uffd.registration import register
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
@@ -33,7 +35,7 @@ class Area:
     __slots__ = ("_file", "length", "process", "start", "step")
 
     def __init__(
-        self, process: Process, start: int, length: int, step: int, file: Object | None
+        self, process: Process, start: int, length: int, step: int, file: Inode | None
     ) -> None:
         self.process = process
         self.start = start
@@ -42,7 +44,7 @@ class Area:
         self._file = file
 
     @property
-    def file(self) -> Object:
+    def file(self) -> Inode:
         """What is mapped; private anonymous memory has none."""
         if self._file is None:
             raise UsageError("anonymous memory has no file")
@@ -75,7 +77,7 @@ class World:
         """One more process, with nothing mapped."""
         return self._processes.spawn(cgroup=cgroup)
 
-    def file(self, kind: str = "shmem", pages: int = 1, *, shift: int = 12) -> Object:
+    def file(self, kind: str = "shmem", pages: int = 1, *, shift: int = 12) -> Inode:
         """A file of a memory type: shmem, hugetlb, guest_memfd, file, or one from outside."""
         if kind == "hugetlb":
             shift = max(shift, 21)
@@ -89,7 +91,7 @@ class World:
         pages: int = 1,
         *,
         shared: bool | None = None,
-        file: Object | None = None,
+        file: Inode | None = None,
         offset: int = 0,
         process: Process | None = None,
         prot: int = mman.PROT_READ | mman.PROT_WRITE,
@@ -102,8 +104,8 @@ class World:
         if file is None and kind != "anon" and self.machine.types[kind].fault_folio is not None:
             file = self.file(kind, pages)
         elif file is not None:
-            self.machine.link(file)
-        ops = file.kind if file is not None else self.machine.types[kind]
+            self.machine.files.link(file)
+        ops = self.machine.type_of(file) if file is not None else self.machine.types[kind]
         step = 1 << file.shift if file is not None else PAGE
         if shared is None:
             shared = file is not None
@@ -112,13 +114,13 @@ class World:
         behind = Behind(ops, file, offset * step)
         start = mmap.mmap(task, process.mm, 0, pages * step, prot, flags, behind)
         if file is not None:
-            self.machine.unlink(file)  # the mapping holds it
+            self.machine.files.unlink(file)  # the mapping holds it
         return Area(process, start, pages * step, step, file)
 
-    def open(self, file: Object, process: Process | None = None) -> Descriptor:
+    def open(self, file: Inode, process: Process | None = None) -> Descriptor:
         """A descriptor of a file."""
         process = process or self.process
-        self.machine.link(file)
+        self.machine.files.link(file)
         return Descriptor(process, process.install(ObjectFile(O_RDWR, file)))
 
     def uffd(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from userfault.model.files import folio as folios
-from userfault.model.files.folio import Folio, Object
+from userfault.model.files.folio import Folio
+from userfault.model.files.inode import Inode
 from userfault.model.machine import Machine
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
-from userfault.model.tasks.sched import RWLock, Task
+from userfault.model.tasks.locks import RWLock
+from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context, Waiter
 from userfault.uapi import mman
 from userfault.uapi import userfaultfd as abi
@@ -38,16 +40,16 @@ _FLAGS = (
 class Words:
     """Describes machines of one scenario; `names` of its tasks."""
 
-    def __init__(self, names: dict[Task, str]) -> None:
+    def __init__(self, names: Mapping[Task, str]) -> None:
         self._names = names
 
     def state(self, machine: Machine) -> State:
         """Every thing that can change, and what it is."""
         found: State = {}
         seen: dict[Folio, None] = {}
-        for number, mm in enumerate(machine.spaces):
+        for number, mm in enumerate(machine.spaces.all):
             self._space(found, mm, "" if not number else f" of space {number}", seen)
-        for target in machine.objects:
+        for target in machine.files.inodes:
             self._object(found, target, seen)
         for folio in (*machine.memory.in_hand, *seen):
             if not folio.flags & folios.ZERO:
@@ -68,14 +70,15 @@ class Words:
             if entry[1] is not None:
                 seen[entry[1]] = None
         for context in mm.contexts:
-            self._context(found, context)
+            if isinstance(context, Context):
+                self._context(found, context)
 
     def _lock(self, lock: RWLock) -> str:
         parts = []
         if lock.readers:
             parts.append(f"held by {lock.readers} for reading")
-        if lock.writer is not None:
-            parts.append(f"held by {self._name(lock.writer)} for writing")
+        if lock.writing:
+            parts.append("held for writing")
         for write, task in lock._queue:
             parts.append(f"{self._name(task)} waits to {'write' if write else 'read'}")
         return ", ".join(parts)
@@ -109,7 +112,7 @@ class Words:
         write = "write" if waiter.flags & abi.UFFD_PAGEFAULT_FLAG_WRITE else "read"
         return f"{self._name(waiter.task)} ({kind}, {write} at {waiter.address:#x})"
 
-    def _object(self, found: State, target: Object, seen: dict[Folio, None]) -> None:
+    def _object(self, found: State, target: Inode, seen: dict[Folio, None]) -> None:
         found[f"file {target.name}"] = f"{target.size} bytes"
         for index, folio in sorted(target.cache.items()):
             found[f"cache {target.name}[{index}]"] = f"folio {_short(folio)}"
@@ -139,7 +142,7 @@ def _mapping(vma: Vma) -> str:
         "w" if vma.prot & mman.PROT_WRITE else "-"
     )
     modes = "|".join(name for bit, name in _MODES if vma.modes & bit)
-    registered = f", {modes} with {vma.context.name}" if vma.context is not None else ""
+    registered = f", {modes} with {vma.context.name}" if isinstance(vma.context, Context) else ""
     return f"to {vma.end:#x}, {vma.kind}, {prot}{registered}"
 
 

@@ -15,6 +15,7 @@ from userfault.check.explore.strategies.replay import Line, Replay, check_same
 from userfault.check.explore.telling.describe import State, Words, changes
 from userfault.model.machine import Machine
 from userfault.model.profiles import Profile
+from userfault.model.tasks.sched import Task
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ class _Witness:
         self.states.append(self.words.state(machine))
 
     def began(self, world: World) -> None:
-        names = {caller.task: caller.name for caller in world.callers.values()}
+        names: dict[Task, str] = {each.task: each.name for each in world.callers.values()}
         self.words = Words(names)
         self.states = [self.words.state(world.machine)]
 

@@ -21,10 +21,10 @@ from userfault.model.files.open_files import (
     OpenFile,
     PipeBuffer,
     PipeEnd,
-    UffdFile,
 )
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Thread
 from userfault.model.uffd import messages
+from userfault.model.uffd.messages import UffdFile
 from userfault.uapi import mman
 
 _MFD_KNOWN = (
@@ -38,12 +38,14 @@ _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL = 1, 2, 3, 4
 
 
 @serves(calls.Open)
-def _open(task: Task, call: calls.Open) -> Result:
+def _open(task: Thread, call: calls.Open) -> Result:
     machine = task.process.machine
     file: OpenFile
     if call.file is File.ZERO:
         file = DevZero(call.flags)
     elif call.file is File.USERFAULTFD:
+        if not machine.config.userfaultfd:
+            raise Errno(errno.ENOENT)
         file = DevUserfaultfd(call.flags)
     elif call.file is File.KVM:
         if not machine.config.kvm:
@@ -58,16 +60,16 @@ def _open(task: Task, call: calls.Open) -> Result:
 
 
 @serves(calls.Reopen)
-def _reopen(task: Task, call: calls.Reopen) -> Result:
+def _reopen(task: Thread, call: calls.Reopen) -> Result:
     file = task.process.file(call.fd)
     if not isinstance(file, ObjectFile):
         raise Errno(errno.ENXIO)
-    task.process.machine.link(file.object)
+    task.process.machine.files.link(file.object)
     return Result(value=task.process.open(ObjectFile(call.flags, file.object), call.flags))
 
 
 @serves(calls.MemfdCreate)
-def _memfd_create(task: Task, call: calls.MemfdCreate) -> Result:
+def _memfd_create(task: Thread, call: calls.MemfdCreate) -> Result:
     machine = task.process.machine
     flags = call.flags
     known = _MFD_KNOWN
@@ -89,25 +91,25 @@ def _memfd_create(task: Task, call: calls.MemfdCreate) -> Result:
 
 
 @serves(calls.Close)
-def _close(task: Task, call: calls.Close) -> Result:
+def _close(task: Thread, call: calls.Close) -> Result:
     task.process.close(call.fd)
     return OK
 
 
 @serves(calls.Dup)
-def _dup(task: Task, call: calls.Dup) -> Result:
+def _dup(task: Thread, call: calls.Dup) -> Result:
     return Result(value=task.process.install(task.process.file(call.fd)))
 
 
 @serves(calls.Pipe)
-def _pipe(task: Task, call: calls.Pipe) -> Result:
+def _pipe(task: Thread, call: calls.Pipe) -> Result:
     pipe = PipeBuffer(task.sched)
     first = task.process.open(PipeEnd(call.flags, pipe, writes=False), call.flags)
     second = task.process.open(PipeEnd(call.flags, pipe, writes=True), call.flags)
     return Result(data=calls.PIPE_FDS.struct.pack(first, second))
 
 
-def _object(task: Task, fd: int) -> ObjectFile:
+def _object(task: Thread, fd: int) -> ObjectFile:
     file = task.process.file(fd)
     if not isinstance(file, ObjectFile):
         raise Errno(errno.EINVAL)
@@ -115,7 +117,7 @@ def _object(task: Task, fd: int) -> ObjectFile:
 
 
 @serves(calls.Ftruncate)
-def _ftruncate(task: Task, call: calls.Ftruncate) -> Result:
+def _ftruncate(task: Thread, call: calls.Ftruncate) -> Result:
     file = _object(task, call.fd)
     target = file.object
     if call.length < 0 or not file.writable or not target.kind.can_resize:
@@ -126,23 +128,25 @@ def _ftruncate(task: Task, call: calls.Ftruncate) -> Result:
     grows = call.length > target.size and target.seals & mman.F_SEAL_GROW
     if shrinks or grows:
         raise Errno(errno.EPERM)
-    filesystem.truncate(task.process.machine, target, call.length)
+    filesystem.truncate(task.process.machine.files, target, call.length)
     return OK
 
 
 @serves(calls.Fallocate)
-def _fallocate(task: Task, call: calls.Fallocate) -> Result:
+def _fallocate(task: Thread, call: calls.Fallocate) -> Result:
     file = task.process.file(call.fd)
     if not isinstance(file, ObjectFile):
         raise Errno(errno.ENODEV)
     if not file.writable:
         raise Errno(errno.EBADF)
-    filesystem.fallocate(task.process.machine, file.object, call.mode, call.offset, call.length)
+    filesystem.fallocate(
+        task.process.machine.files, file.object, call.mode, call.offset, call.length
+    )
     return OK
 
 
 @serves(calls.Fstat)
-def _fstat(task: Task, call: calls.Fstat) -> Result:
+def _fstat(task: Thread, call: calls.Fstat) -> Result:
     file = task.process.file(call.fd)
     size = blocks = 0
     if isinstance(file, ObjectFile):
@@ -154,7 +158,7 @@ def _fstat(task: Task, call: calls.Fstat) -> Result:
 
 
 @serves(calls.Pread)
-def _pread(task: Task, call: calls.Pread) -> Result:
+def _pread(task: Thread, call: calls.Pread) -> Result:
     file = _object(task, call.fd)
     if not file.object.kind.can_resize:
         raise Errno(errno.ESPIPE)  # guest_memfd has no position
@@ -167,18 +171,18 @@ def _pread(task: Task, call: calls.Pread) -> Result:
 
 
 @serves(calls.Pwrite)
-def _pwrite(task: Task, call: calls.Pwrite) -> Result:
+def _pwrite(task: Thread, call: calls.Pwrite) -> Result:
     file = _object(task, call.fd)
     if not file.object.kind.can_resize:
         raise Errno(errno.ESPIPE)
     if not file.writable:
         raise Errno(errno.EBADF)
     machine = task.process.machine
-    return Result(value=filesystem.write(machine, file.object, call.offset, call.data))
+    return Result(value=filesystem.write(machine.files, file.object, call.offset, call.data))
 
 
 @serves(calls.Lseek)
-def _lseek(task: Task, call: calls.Lseek) -> Result:
+def _lseek(task: Thread, call: calls.Lseek) -> Result:
     file = task.process.file(call.fd)
     if isinstance(file, UffdFile):
         return OK
@@ -195,7 +199,7 @@ def _lseek(task: Task, call: calls.Lseek) -> Result:
 
 
 @serves(calls.Poll)
-def _poll(task: Task, call: calls.Poll) -> Result:
+def _poll(task: Thread, call: calls.Poll) -> Result:
     file = task.process.fds.get(call.fd, (None, False))[0]
     if file is None:
         revents = 0x20  # POLLNVAL
@@ -212,7 +216,7 @@ def _poll(task: Task, call: calls.Poll) -> Result:
 
 
 @serves(calls.Fcntl)
-def _fcntl(task: Task, call: calls.Fcntl) -> Result:
+def _fcntl(task: Thread, call: calls.Fcntl) -> Result:
     process = task.process
     file = process.file(call.fd)
     if call.command == _F_GETFL:
@@ -238,7 +242,7 @@ def _seals(file: ObjectFile, call: calls.Fcntl) -> Result:
         return Result(value=target.seals)
     if not file.writable or target.seals & mman.F_SEAL_SEAL:
         raise Errno(errno.EPERM)
-    writable = any(vma.shared and vma.flags & 2 for vma in target.vmas)
+    writable = any(mapping.writes_through for mapping in target.mappings)
     if call.argument & mman.F_SEAL_WRITE and writable:
         raise Errno(errno.EBUSY)
     target.seals |= call.argument

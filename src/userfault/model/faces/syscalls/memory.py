@@ -10,7 +10,7 @@ from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
 from userfault.model.errors import Errno, Signalled
 from userfault.model.faces.syscalls.table import OK, info, serves
-from userfault.model.files.folio import Object
+from userfault.model.files.inode import Inode
 from userfault.model.files.open_files import (
     DevZero,
     ObjectFile,
@@ -19,7 +19,7 @@ from userfault.model.files.open_files import (
 from userfault.model.machine import Machine
 from userfault.model.mm import access, madvise, mmap, mremap, scan
 from userfault.model.mm.mmap import Behind
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Thread
 from userfault.uapi import mman
 
 _SHARINGS = (mman.MAP_SHARED, mman.MAP_PRIVATE, mman.MAP_SHARED_VALIDATE)
@@ -27,7 +27,7 @@ _NO_WRITES = mman.F_SEAL_WRITE | mman.F_SEAL_FUTURE_WRITE
 
 
 @serves(calls.Read)
-def _read(task: Task, call: calls.Read) -> Result:
+def _read(task: Thread, call: calls.Read) -> Result:
     mm = task.process.mm
     found = access.load_now(mm, call.address, call.length)
     if found is not None:
@@ -42,7 +42,7 @@ def _read(task: Task, call: calls.Read) -> Result:
 
 
 @serves(calls.Write)
-def _write(task: Task, call: calls.Write) -> Result:
+def _write(task: Thread, call: calls.Write) -> Result:
     try:
         access.store(task, task.process.mm, call.address, call.data, user=True)
     except Signalled as signalled:
@@ -52,7 +52,7 @@ def _write(task: Task, call: calls.Write) -> Result:
 
 
 @serves(calls.Mmap)
-def _mmap(task: Task, call: calls.Mmap) -> Result:
+def _mmap(task: Thread, call: calls.Mmap) -> Result:
     if call.offset % PAGE:
         raise Errno(errno.EINVAL)
     behind, temporary = _behind(task, call)
@@ -62,11 +62,11 @@ def _mmap(task: Task, call: calls.Mmap) -> Result:
         )
     finally:
         if temporary is not None:
-            task.process.machine.unlink(temporary)
+            task.process.machine.files.unlink(temporary)
     return Result(value=address)
 
 
-def _behind(task: Task, call: calls.Mmap) -> tuple[Behind, Object | None]:
+def _behind(task: Thread, call: calls.Mmap) -> tuple[Behind, Inode | None]:
     """What the call maps, and the object made for it alone (to be unlinked by the caller)."""
     machine = task.process.machine
     kind = call.flags & mman.MAP_TYPE
@@ -75,23 +75,23 @@ def _behind(task: Task, call: calls.Mmap) -> tuple[Behind, Object | None]:
         file = task.process.file(call.fd)
         refusal = refusal or _file_refusal(file, call)
         if isinstance(file, ObjectFile):
-            return _file_behind(file, call.offset, refusal), None
+            return _file_behind(machine, file, call.offset, refusal), None
     elif call.flags & mman.MAP_HUGETLB:
         return _huge(machine, call, refusal)
     elif kind == mman.MAP_DROPPABLE and machine.profile.droppable:
         return Behind(machine.types["droppable"], None), None
     if mmap.is_shared(call.flags):
         target = machine.object("shmem", round_up(call.length, PAGE))
-        return Behind(target.kind, target, refusal=refusal), target
+        return Behind(machine.type_of(target), target, refusal=refusal), target
     return Behind(machine.types["anon"], None, refusal=refusal), None
 
 
-def _huge(machine: Machine, call: calls.Mmap, refusal: int) -> tuple[Behind, Object]:
+def _huge(machine: Machine, call: calls.Mmap, refusal: int) -> tuple[Behind, Inode]:
     shift = (call.flags >> mman.MAP_HUGE_SHIFT & mman.MAP_HUGE_MASK) or 21
     if shift not in machine.memory.pools:
         raise Errno(errno.EINVAL)
     target = machine.object("hugetlb", round_up(call.length, 1 << shift), shift=shift)
-    return Behind(target.kind, target, refusal=refusal), target
+    return Behind(machine.type_of(target), target, refusal=refusal), target
 
 
 def _file_refusal(file: OpenFile, call: calls.Mmap) -> int:
@@ -104,20 +104,20 @@ def _file_refusal(file: OpenFile, call: calls.Mmap) -> int:
     return 0 if isinstance(file, DevZero) else errno.ENODEV
 
 
-def _file_behind(file: ObjectFile, offset: int, refusal: int) -> Behind:
+def _file_behind(machine: Machine, file: ObjectFile, offset: int, refusal: int) -> Behind:
     target = file.object
     may_write = file.writable and not target.seals & _NO_WRITES
-    return Behind(target.kind, target, offset, may_write=may_write, refusal=refusal)
+    return Behind(machine.type_of(target), target, offset, may_write=may_write, refusal=refusal)
 
 
 @serves(calls.Munmap)
-def _munmap(task: Task, call: calls.Munmap) -> Result:
+def _munmap(task: Thread, call: calls.Munmap) -> Result:
     mmap.munmap(task, task.process.mm, call.address, call.length)
     return OK
 
 
 @serves(calls.Mremap)
-def _mremap(task: Task, call: calls.Mremap) -> Result:
+def _mremap(task: Thread, call: calls.Mremap) -> Result:
     return Result(
         value=mremap.mremap(
             task,
@@ -132,31 +132,31 @@ def _mremap(task: Task, call: calls.Mremap) -> Result:
 
 
 @serves(calls.Mprotect)
-def _mprotect(task: Task, call: calls.Mprotect) -> Result:
+def _mprotect(task: Thread, call: calls.Mprotect) -> Result:
     mmap.mprotect(task.process.mm, call.address, call.length, call.prot)
     return OK
 
 
 @serves(calls.Madvise)
-def _madvise(task: Task, call: calls.Madvise) -> Result:
+def _madvise(task: Thread, call: calls.Madvise) -> Result:
     madvise.madvise(task, task.process.mm, call.address, call.length, call.advice)
     return OK
 
 
 @serves(calls.Mlock)
-def _mlock(task: Task, call: calls.Mlock) -> Result:
+def _mlock(task: Thread, call: calls.Mlock) -> Result:
     mmap.mlock(task, task.process.mm, call.address, call.length, lock=True)
     return OK
 
 
 @serves(calls.Munlock)
-def _munlock(task: Task, call: calls.Munlock) -> Result:
+def _munlock(task: Thread, call: calls.Munlock) -> Result:
     mmap.mlock(task, task.process.mm, call.address, call.length, lock=False)
     return OK
 
 
 @serves(calls.Mincore)
-def _mincore(task: Task, call: calls.Mincore) -> Result:
+def _mincore(task: Thread, call: calls.Mincore) -> Result:
     if call.address % PAGE:
         raise Errno(errno.EINVAL)
     return Result(data=scan.mincore(task.process.mm, call.address, call.length))

@@ -1,4 +1,4 @@
-"""SysV segments, fork, exit, wait, signals, rights, sysctls."""
+"""fork, exit, wait, signals, rights, sysctls."""
 
 from __future__ import annotations
 
@@ -8,52 +8,29 @@ from userfault.kernel import calls
 from userfault.kernel.calls import Result
 from userfault.model.errors import Errno
 from userfault.model.faces.syscalls.table import OK, serves
-from userfault.model.files import segments
-from userfault.model.tasks.sched import Task
-
-
-@serves(calls.Shmget)
-def _shmget(task: Task, call: calls.Shmget) -> Result:
-    return Result(value=segments.get(task.process.machine, call.length, call.flags))
-
-
-@serves(calls.Shmat)
-def _shmat(task: Task, call: calls.Shmat) -> Result:
-    return Result(value=segments.attach(task, call.id, call.address, call.flags))
-
-
-@serves(calls.Shmdt)
-def _shmdt(task: Task, call: calls.Shmdt) -> Result:
-    segments.detach(task, call.address)
-    return OK
-
-
-@serves(calls.ShmRemove)
-def _shm_remove(task: Task, call: calls.ShmRemove) -> Result:
-    segments.remove(task.process.machine, call.id)
-    return OK
+from userfault.model.process import Thread
 
 
 @serves(calls.Fork)
-def _fork(task: Task, call: calls.Fork) -> Result:
+def _fork(task: Thread, call: calls.Fork) -> Result:
     del call
     return Result(value=task.process.fork(task).pid)
 
 
 @serves(calls.Exit)
-def _exit(task: Task, call: calls.Exit) -> Result:
+def _exit(task: Thread, call: calls.Exit) -> Result:
     task.process.exit((call.code & 0xFF) << 8)
     raise Errno(errno.ESRCH)
 
 
 @serves(calls.Wait)
-def _wait(task: Task, call: calls.Wait) -> Result:
+def _wait(task: Thread, call: calls.Wait) -> Result:
     status = task.process.wait(task, call.pid)
     return Result(data=calls.WAIT_STATUS.struct.pack(status))
 
 
 @serves(calls.Signal)
-def _signal(task: Task, call: calls.Signal) -> Result:
+def _signal(task: Thread, call: calls.Signal) -> Result:
     for other in task.process.threads:
         if other.tid == call.thread:
             other.signal(10, restart=call.restart)
@@ -62,16 +39,16 @@ def _signal(task: Task, call: calls.Signal) -> Result:
 
 
 @serves(calls.DropCapability)
-def _drop_capability(task: Task, call: calls.DropCapability) -> Result:
+def _drop_capability(task: Thread, call: calls.DropCapability) -> Result:
     rights = task.process.rights
     rights[task] = rights[task] - {call.capability}
     return OK
 
 
 @serves(calls.Sysctl)
-def _sysctl(task: Task, call: calls.Sysctl) -> Result:
+def _sysctl(task: Thread, call: calls.Sysctl) -> Result:
     machine = task.process.machine
-    if call.name == "vm/unprivileged_userfaultfd":
+    if call.name == "vm/unprivileged_userfaultfd" and machine.config.userfaultfd:
         if call.new is not None:
             machine.unprivileged_userfaultfd = call.new
             return OK

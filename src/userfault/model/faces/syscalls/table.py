@@ -7,17 +7,16 @@ from typing import Any, TypeVar
 
 from userfault.kernel import calls
 from userfault.kernel.calls import Result, SignalInfo
-from userfault.model.errors import Errno, Signalled
-from userfault.model.mm.fault import BUS_MCEERR_AR
-from userfault.model.tasks.sched import Task
+from userfault.model.errors import BUS_MCEERR_AR, Errno, Signalled
+from userfault.model.process import Thread
 
 OK = Result()
 
 C = TypeVar("C", bound=calls.Call)
-TABLE: dict[type, Callable[[Task, Any], Result]] = {}
+TABLE: dict[type, Callable[[Thread, Any], Result]] = {}
 
 
-def perform(task: Task, call: calls.Call) -> Result:
+def perform(task: Thread, call: calls.Call) -> Result:
     """Do it, in the task."""
     try:
         return TABLE[type(call)](task, call)
@@ -34,8 +33,8 @@ def info(signalled: Signalled) -> SignalInfo:
 
 def serves(
     kind: type[C],
-) -> Callable[[Callable[[Task, C], Result]], Callable[[Task, C], Result]]:
-    def enter(function: Callable[[Task, C], Result]) -> Callable[[Task, C], Result]:
+) -> Callable[[Callable[[Thread, C], Result]], Callable[[Thread, C], Result]]:
+    def enter(function: Callable[[Thread, C], Result]) -> Callable[[Thread, C], Result]:
         TABLE[kind] = function
         return function
 

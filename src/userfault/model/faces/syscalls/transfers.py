@@ -18,26 +18,26 @@ from userfault.model.files.open_files import (
     ObjectFile,
     OpenFile,
     PipeEnd,
-    UffdFile,
 )
 from userfault.model.mm import access
 from userfault.model.mm.fault import unshare
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Thread
 from userfault.model.uffd import messages
+from userfault.model.uffd.messages import UffdFile
 
 
 @serves(calls.ReadFd)
-def _read_fd(task: Task, call: calls.ReadFd) -> Result:
+def _read_fd(task: Thread, call: calls.ReadFd) -> Result:
     data = _read_file(task, task.process.file(call.fd), call.length, nowait=call.nowait)
     return Result(value=len(data), data=data)
 
 
-def _read_file(task: Task, file: OpenFile, length: int, *, nowait: bool = False) -> bytes:
+def _read_file(task: Thread, file: OpenFile, length: int, *, nowait: bool = False) -> bytes:
     if not file.readable:
         raise Errno(errno.EBADF)
     if isinstance(file, UffdFile):
         with task.process.using(file):
-            return messages.read(task, file, length, nowait=nowait)
+            return messages.read(task, task.process, file, length, nowait=nowait)
     if isinstance(file, PipeEnd):
         return _read_pipe(task, file, length)
     if isinstance(file, DevZero):
@@ -51,7 +51,7 @@ def _read_file(task: Task, file: OpenFile, length: int, *, nowait: bool = False)
     raise Errno(errno.EINVAL)
 
 
-def _read_pipe(task: Task, file: PipeEnd, length: int) -> bytes:
+def _read_pipe(task: Thread, file: PipeEnd, length: int) -> bytes:
     pipe = file.pipe
     while not pipe.data:
         if not pipe.writers:
@@ -66,7 +66,7 @@ def _read_pipe(task: Task, file: PipeEnd, length: int) -> bytes:
 
 
 @serves(calls.WriteFd)
-def _write_fd(task: Task, call: calls.WriteFd) -> Result:
+def _write_fd(task: Thread, call: calls.WriteFd) -> Result:
     file = task.process.file(call.fd)
     return Result(
         value=_write_file(task, file, lambda at, n: call.data[at : at + n], len(call.data))
@@ -76,14 +76,14 @@ def _write_fd(task: Task, call: calls.WriteFd) -> Result:
 _Chunk = Callable[[int, int], bytes]
 
 
-def _write_file(task: Task, file: OpenFile, chunk: _Chunk, length: int) -> int:
+def _write_file(task: Thread, file: OpenFile, chunk: _Chunk, length: int) -> int:
     if not file.writable:
         raise Errno(errno.EBADF)
     if isinstance(file, PipeEnd):
         return _write_pipe(task, file, chunk, length)
     if isinstance(file, ObjectFile):
         data = chunk(0, length)
-        done = filesystem.write(task.process.machine, file.object, file.position, data)
+        done = filesystem.write(task.process.machine.files, file.object, file.position, data)
         file.position += done
         return done
     if isinstance(file, (DevZero, DevNull)):
@@ -91,7 +91,7 @@ def _write_file(task: Task, file: OpenFile, chunk: _Chunk, length: int) -> int:
     raise Errno(errno.EINVAL)
 
 
-def _write_pipe(task: Task, file: PipeEnd, chunk: _Chunk, length: int) -> int:
+def _write_pipe(task: Thread, file: PipeEnd, chunk: _Chunk, length: int) -> int:
     """Page by page, as the kernel fills a pipe's buffers."""
     pipe = file.pipe
     done = 0
@@ -120,7 +120,7 @@ def _write_pipe(task: Task, file: PipeEnd, chunk: _Chunk, length: int) -> int:
 
 
 @serves(calls.ReadInto)
-def _read_into(task: Task, call: calls.ReadInto) -> Result:
+def _read_into(task: Thread, call: calls.ReadInto) -> Result:
     file = task.process.file(call.fd)
     mm = task.process.mm
     if call.address > mm.task_size or call.length > mm.task_size - call.address:
@@ -132,13 +132,13 @@ def _read_into(task: Task, call: calls.ReadInto) -> Result:
     return Result(value=done)
 
 
-def _copy_out(task: Task, address: int, length: int, chunk: _Chunk) -> int:
+def _copy_out(task: Thread, address: int, length: int, chunk: _Chunk) -> int:
     """Page by page; how far it came, unless the first page failed."""
     done = 0
     while done < length:
         step = min(PAGE - (address + done) % PAGE, length - done)
         try:
-            access.copy_out(task, address + done, chunk(done, step))
+            access.copy_out(task, task.process.mm, address + done, chunk(done, step))
         except Errno:
             if done:
                 return done
@@ -148,20 +148,20 @@ def _copy_out(task: Task, address: int, length: int, chunk: _Chunk) -> int:
 
 
 @serves(calls.WriteFrom)
-def _write_from(task: Task, call: calls.WriteFrom) -> Result:
+def _write_from(task: Thread, call: calls.WriteFrom) -> Result:
     file = task.process.file(call.fd)
     mm = task.process.mm
     if call.address > mm.task_size or call.length > mm.task_size - call.address:
         raise Errno(errno.EFAULT)
 
     def chunk(at: int, length: int) -> bytes:
-        return access.copy_in(task, call.address + at, length)
+        return access.copy_in(task, mm, call.address + at, length)
 
     return Result(value=_write_file(task, file, chunk, call.length))
 
 
 @serves(calls.ProcessVmReadv)
-def _process_vm_readv(task: Task, call: calls.ProcessVmReadv) -> Result:
+def _process_vm_readv(task: Thread, call: calls.ProcessVmReadv) -> Result:
     process = task.process.processes.by_pid.get(call.pid)
     if process is None or not process.alive:
         raise Errno(errno.ESRCH)

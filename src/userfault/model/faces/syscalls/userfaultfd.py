@@ -17,19 +17,21 @@ from userfault.model.files.open_files import (
     DevUserfaultfd,
     ObjectFile,
     OpenFile,
-    UffdFile,
     Vm,
 )
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Thread
 from userfault.model.uffd import ioctls
 from userfault.model.uffd.context import Context
+from userfault.model.uffd.messages import UffdFile
 from userfault.uapi import kvm
 from userfault.uapi import userfaultfd as abi
 
 
 @serves(calls.Userfaultfd)
-def _userfaultfd(task: Task, call: calls.Userfaultfd) -> Result:
+def _userfaultfd(task: Thread, call: calls.Userfaultfd) -> Result:
     process = task.process
+    if not process.machine.config.userfaultfd:
+        raise Errno(errno.ENOSYS)
     privileged = (
         process.machine.unprivileged_userfaultfd
         or call.flags & abi.UFFD_USER_MODE_ONLY
@@ -40,7 +42,7 @@ def _userfaultfd(task: Task, call: calls.Userfaultfd) -> Result:
     return Result(value=_new_userfaultfd(task, call.flags))
 
 
-def _new_userfaultfd(task: Task, flags: int) -> int:
+def _new_userfaultfd(task: Thread, flags: int) -> int:
     if flags & ~(O_CLOEXEC | O_NONBLOCK | abi.UFFD_USER_MODE_ONLY):
         raise Errno(errno.EINVAL)
     user_only = bool(flags & abi.UFFD_USER_MODE_ONLY)
@@ -50,20 +52,20 @@ def _new_userfaultfd(task: Task, flags: int) -> int:
 
 
 @serves(calls.Ioctl)
-def _ioctl(task: Task, call: calls.Ioctl) -> Result:
+def _ioctl(task: Thread, call: calls.Ioctl) -> Result:
     argument: ioctls.Argument
     buffer = None
     if isinstance(call.argument, bytes):
         argument = buffer = ioctls.Buffer(call.argument)
     else:
-        argument = ioctls.Pointer(task, call.argument)
+        argument = ioctls.Pointer(task, task.process.mm, call.argument)
     value = 0
     code = 0
     try:
         file = task.process.file(call.fd)
         if isinstance(file, UffdFile):
             with task.process.using(file):
-                ioctls.ioctl(task, file.context, call.request, argument)
+                ioctls.ioctl(task, task.process, file.context, call.request, argument)
         else:
             value = _other_ioctl(task, file, call, argument)
     except Errno as refusal:
@@ -71,7 +73,7 @@ def _ioctl(task: Task, call: calls.Ioctl) -> Result:
     return Result(value, code, bytes(buffer.data) if buffer is not None else b"")
 
 
-def _other_ioctl(task: Task, file: OpenFile, call: calls.Ioctl, argument: ioctls.Argument) -> int:
+def _other_ioctl(task: Thread, file: OpenFile, call: calls.Ioctl, argument: ioctls.Argument) -> int:
     number = call.argument if isinstance(call.argument, int) else 0
     if isinstance(file, DevUserfaultfd):
         if call.request != abi.USERFAULTFD_IOC_NEW:
@@ -82,7 +84,7 @@ def _other_ioctl(task: Task, file: OpenFile, call: calls.Ioctl, argument: ioctls
     raise Errno(errno.ENOTTY)
 
 
-def _kvm_ioctl(task: Task, file: OpenFile, request: int, argument: ioctls.Argument) -> int:
+def _kvm_ioctl(task: Thread, file: OpenFile, request: int, argument: ioctls.Argument) -> int:
     machine = task.process.machine
     if request == kvm.KVM_GET_API_VERSION and isinstance(file, DevKvm):
         return kvm.KVM_API_VERSION
@@ -103,14 +105,14 @@ def _kvm_ioctl(task: Task, file: OpenFile, request: int, argument: ioctls.Argume
 
 
 @serves(calls.Fdinfo)
-def _fdinfo(task: Task, call: calls.Fdinfo) -> Result:
+def _fdinfo(task: Thread, call: calls.Fdinfo) -> Result:
     file = task.process.file(call.fd)
     if not isinstance(file, UffdFile):
         raise Errno(errno.EINVAL)
     context = file.context
     pending = len(context.pending)
     total = pending + len(context.delivered)
-    profile = context.mm.machine.profile
+    profile = context.mm.profile
     both = profile.api_ioctls | profile.range_ioctls
     words = f"{abi.UFFD_API:x}:{context.features:x}:{both:x}"
     text = f"pending:\t{pending}\ntotal:\t{total}\nAPI:\t{words}\n"

@@ -10,19 +10,19 @@ from userfault.kernel.calls import PAGE, Result
 from userfault.model.errors import Errno
 from userfault.model.faces.syscalls.table import perform, serves
 from userfault.model.mm import scan
-from userfault.model.tasks.sched import Task
+from userfault.model.process import Thread
 from userfault.uapi import pagemap as pagemap_abi
 
 
 @serves(calls.Pagemap)
-def _pagemap(task: Task, call: calls.Pagemap) -> Result:
+def _pagemap(task: Thread, call: calls.Pagemap) -> Result:
     words = scan.words(task.process.mm, call.address, call.length)
     kept = [word & calls.PAGEMAP_BITS for word in words]
     return Result(data=struct.pack(f"<{len(kept)}Q", *kept))
 
 
 @serves(calls.Survey)
-def _survey(task: Task, call: calls.Survey) -> Result:
+def _survey(task: Thread, call: calls.Survey) -> Result:
     mm = task.process.mm
     pages = range(call.address, call.address + call.count * call.stride, call.stride)
     if call.stride == PAGE:
@@ -39,7 +39,7 @@ def _survey(task: Task, call: calls.Survey) -> Result:
 
 
 @serves(calls.PagemapScan)
-def _pagemap_scan(task: Task, call: calls.PagemapScan) -> Result:
+def _pagemap_scan(task: Thread, call: calls.PagemapScan) -> Result:
     if call.size != pagemap_abi.pm_scan_arg.size:
         return _scan_refused(errno.EINVAL)
     argument = scan.ScanArgument(
@@ -70,5 +70,5 @@ def _scan_refused(code: int) -> Result:
 
 
 @serves(calls.Smaps)
-def _smaps(task: Task, call: calls.Smaps) -> Result:
+def _smaps(task: Thread, call: calls.Smaps) -> Result:
     return Result(vmas=scan.smaps(task.process.mm, call.start, call.end))
