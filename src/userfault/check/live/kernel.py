@@ -15,6 +15,7 @@ from userfault.check.live import wire
 from userfault.check.live.agent.build import NoAgent
 from userfault.check.live.host import Host, ThisHost
 from userfault.check.live.link import Link
+from userfault.check.live.sleeps import Sleeps
 from userfault.check.live.steps.requests import Place, Steps
 from userfault.check.live.steps.table import looking, steps
 from userfault.check.live.wire import CONTROL, Kind, Op, Reply, Step
@@ -23,33 +24,6 @@ from userfault.kernel import calls
 from userfault.kernel.calls import Call, Result
 from userfault.kernel.protocol import State
 
-# Where a task sleeps, by /proc/PID/task/TID/wchan (measured on 6.18; the first two on 6.1 to 7.3).
-_WAITS = {
-    "handle_userfault": calls.WAITS_FAULT,
-    "userfaultfd_event_wait_completion": calls.WAITS_EVENT,
-    "userfaultfd_read_iter": calls.WAITS_MESSAGE,
-    "userfaultfd_ctx_read": calls.WAITS_MESSAGE,
-    "userfaultfd_read": calls.WAITS_MESSAGE,  # 6.1
-    "poll_schedule_timeout.constprop.0": calls.WAITS_MESSAGE,
-    "anon_pipe_read": calls.WAITS_PIPE,
-    "anon_pipe_write": calls.WAITS_PIPE,
-    "pipe_read": calls.WAITS_PIPE,
-    "pipe_write": calls.WAITS_PIPE,
-    "do_wait": calls.WAITS_CHILD,
-}
-# Sleeps that end by themselves, however long they take: for a grace period, as mount(2) does, for
-# the fault mutex of hugetlb, which other processes hold while they clear a page, or for every
-# processor to hand in its new pages, as MADV_COLLAPSE does.
-_ENDS_BY_ITSELF = (
-    "synchronize_rcu",
-    "synchronize_srcu",
-    "exp_funnel_lock",
-    "rcu_barrier",
-    "hugetlb_fault",
-    "flush_work",
-)
-# A sleep with another name may be a lock that is about to be free: it counts after this long.
-_UNKNOWN_WAIT_S = 0.05
 _CALLED = Reply(CONTROL, Kind.REPLY, 0, None, b"")
 _ENDED = Result(errno=3)  # ESRCH
 _START_S = 10.0
@@ -330,7 +304,7 @@ class LiveKernel:
 
     def settle(self, timeout_s: float = 10.0) -> None:
         deadline = time.monotonic() + timeout_s
-        asleep_since: dict[LivePending, tuple[str, float]] = {}
+        sleeps = Sleeps()
         quiet_rounds = 0
         while True:
             while self._receive():
@@ -341,7 +315,7 @@ class LiveKernel:
             busy = [process for process in self.processes.values() if process.busy]
             if not busy:
                 return
-            if self._look(busy, asleep_since, deadline):
+            if self._look(busy, sleeps, deadline):
                 quiet_rounds += 1
             else:
                 quiet_rounds = 0
@@ -355,12 +329,7 @@ class LiveKernel:
                 )
                 raise TimeoutError(f"tasks still run after {timeout_s} s: {told}")
 
-    def _look(
-        self,
-        busy: list[LiveProcess],
-        asleep_since: dict[LivePending, tuple[str, float]],
-        deadline: float,
-    ) -> bool:
+    def _look(self, busy: list[LiveProcess], sleeps: Sleeps, deadline: float) -> bool:
         """One look at every busy task; True if each of them sleeps, and none was heard of."""
         quiet = True
         for process in busy:
@@ -375,24 +344,9 @@ class LiveKernel:
                 if pending is None or pending is not task.current or task.index >= len(names):
                     quiet = False
                     continue
-                pending.waits_for = self._waits(pending, names[task.index], asleep_since)
+                pending.waits_for = sleeps.waits_for(pending, names[task.index])
                 quiet = quiet and bool(pending.waits_for)
         return quiet
-
-    @staticmethod
-    def _waits(
-        pending: LivePending, wchan: str, asleep_since: dict[LivePending, tuple[str, float]]
-    ) -> str:
-        """What a task waits for by the kernel function it sleeps in, "" if it may go on itself."""
-        if not wchan or wchan in _WAITS or wchan.lstrip("_").startswith(_ENDS_BY_ITSELF):
-            asleep_since.pop(pending, None)
-            return _WAITS.get(wchan, "")
-        now = time.monotonic()
-        name, since = asleep_since.setdefault(pending, (wchan, now))
-        if name != wchan:
-            asleep_since[pending] = (wchan, now)
-            return ""
-        return wchan if now - since > _UNKNOWN_WAIT_S else ""
 
     # --- The end ----------------------------------------------------------------------------------
 
