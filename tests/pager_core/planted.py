@@ -18,11 +18,13 @@ from pager_core.simstate import State
 from userfault.pager.core import refusals as module
 from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Wake
 from userfault.pager.core.core import MappingCore
+from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
+from userfault.pager.core.under_way import UnderWay
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -192,7 +194,7 @@ def _finish_repeated(patch: pytest.MonkeyPatch) -> None:
 
 def _leaving_keeps_work(patch: pytest.MonkeyPatch) -> None:
     """A process ends, and what was under way in its name is waited for by the others."""
-    patch.setattr(MappingCore, "under_way", lambda _: iter(()))
+    patch.setattr(UnderWay, "pages", lambda _: iter(()))
 
 
 def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
@@ -205,7 +207,7 @@ def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
 
 
 def _giving_up_leaves_fetches(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "stop_filling", lambda _: None)
+    patch.setattr(UnderWay, "stop_filling", lambda _: None)
 
 
 def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
 
 
 def _grown_memory_unserved(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "unowned", lambda *_: None)
+    patch.setattr(Filling, "unowned", lambda *_: None)
 
 
 def _neighbours_poisoned(patch: pytest.MonkeyPatch) -> None:

@@ -126,8 +126,8 @@ def _sharing_forgotten(patch: pytest.MonkeyPatch) -> None:
     def planted(*arguments: Any) -> dict[int, MappingCore]:
         cores = rebuild(*arguments)
         for core in cores.values():
-            core.siblings = [core]
-            core._overseer.peers = core.siblings
+            core.work.peers = [core.work]
+            core._overseer.peers = core._filling.peers = core.work.peers
             core.ledger.peers = [core.ledger]
         return cores
 

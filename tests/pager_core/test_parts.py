@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import errno
 
-from userfault.pager.core.actions import COPY, POISON, Abandon, EndClient, Fetch, Fill, Finish, Wake
+from userfault.pager.core.actions import (
+    COPY,
+    POISON,
+    ZERO,
+    Abandon,
+    EndClient,
+    Fetch,
+    Fill,
+    Finish,
+    Report,
+    Wake,
+)
+from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.poverty import MEMORY_RETRIES, Poverty
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
@@ -184,3 +197,73 @@ def test_giving_up_keeps_what_was_put_aside_for_pages_that_are_settled() -> None
     refusals.release()
     assert list(refusals.deferred) == [zeros]
     assert Wake(START, PAGE) in ledger.out
+
+
+# --- want of memory ------------------------------------------------------------------------------
+
+
+def test_a_page_without_memory_pauses_ever_longer_and_is_then_given_up() -> None:
+    ledger = ledger_of()
+    ledger.pages.move(3, 1, FILLING)
+    pauses = Pauses(ledger)
+    poverty = Poverty(ledger, pauses)
+    until = []
+    for _ in range(MEMORY_RETRIES):
+        poverty.refused(3, 100.0)
+        until.append(pauses.end_of(3))
+        pauses.end(3)
+        assert not ledger.out
+    assert until == sorted({end for end in until if end is not None})
+    poverty.refused(3, 100.0)
+    report, poison = ledger.out
+    assert isinstance(report, Report)
+    assert isinstance(poison, Fill)
+    assert (report.page, poison.kind, poison.page) == (3, POISON, 3)
+
+
+# --- how a fill is begun -------------------------------------------------------------------------
+
+
+class Pairs:
+    """A planner that fills two pages at a time, and a reader that notes what it is to read."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[int, int, bool]] = []
+
+    def fault(self, page: int) -> tuple[int, int]:
+        return page, 2
+
+    def minor(self, page: int) -> tuple[int, int]:
+        return page, 2
+
+    def fetch(self, page: int, count: int, demand: bool) -> None:
+        self.read.append((page, count, demand))
+
+
+def test_a_fault_fills_what_comes_with_it_from_the_source_that_there_is() -> None:
+    file, function, zero = ledger_of(), ledger_of(source_fetches=True), ledger_of(source_zero=True)
+    pairs = Pairs()
+    for ledger in (file, function, zero):
+        Filling(ledger, pairs, pairs, []).around(4)
+        assert ledger.counters.around == 1
+    assert list(file.out) == [Fill(COPY, 4, 2, START + 4 * PAGE)]
+    assert list(zero.out) == [Fill(ZERO, 4, 2, START + 4 * PAGE)]
+    assert not function.out
+    assert pairs.read == [(4, 2, True)]
+
+
+def test_what_was_given_up_is_poisoned_whoever_begins_to_fill_it() -> None:
+    ledger, pairs = ledger_of(), Pairs()
+    ledger.given_up = "asked to"
+    Filling(ledger, pairs, pairs, []).start(1, 1, demand=True)
+    assert [each.kind for each in ledger.out if isinstance(each, Fill)] == [POISON]
+
+
+def test_a_pause_that_is_over_begins_nothing_anew_that_was_settled_meanwhile() -> None:
+    ledger, pairs = ledger_of(), Pairs()
+    filling = Filling(ledger, pairs, pairs, [])
+    ledger.pages.move(1, 2, FILLING)
+    ledger.pages.move(1, 1, PRESENT)
+    filling.again(1, demand=False)
+    filling.again(2, demand=False)
+    assert list(ledger.out) == [Fill(COPY, 2, 1, START + 2 * PAGE, demand=False)]

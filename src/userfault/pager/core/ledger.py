@@ -54,6 +54,7 @@ class Ledger:
         self.refusals: dict[int, int] = {}
         self.peers: list[Ledger] = [self]
         self.shift = plan.shift
+        self.given_up = ""  # the cause, once every page was to be given up
         self.asked = -1  # the page of the last fault
         self.base = plan.start
         # 0 once the mapping is not one segment any more
@@ -255,6 +256,7 @@ class Ledger:
         """The ledger of a forked child, with its own `pages`, or sharing ours (shared memory)."""
         child = Ledger(self.plan, pages or self.pages, self.segments.copy())
         if pages is None:
+            child.given_up = self.given_up
             child.join(self.peers)
         else:
             pages.revert(0, pages.count)  # our fetch will not reach the child

@@ -1,0 +1,132 @@
+"""How a fill is begun: for a fault, with what comes with it; in advance; again after a pause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Fill
+from userfault.pager.core.ledger import Ledger
+from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED
+from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as MINOR
+
+
+class Chooser(Protocol):
+    """Which pages are filled with the one that a thread waits for, as (first, count)."""
+
+    def fault(self, page: int) -> tuple[int, int]:
+        """It is the source's."""
+        ...
+
+    def minor(self, page: int) -> tuple[int, int]:
+        """It is in the page cache."""
+        ...
+
+
+class Reader(Protocol):
+    """Who reads the source away from the fault path."""
+
+    def fetch(self, page: int, count: int, demand: bool) -> None:
+        """Read MISSING pages."""
+        ...
+
+
+class Peer(Protocol):
+    """A mapping that shares the pages."""
+
+    def hasten(self, page: int) -> None:
+        """A thread has come to wait for the page."""
+        ...
+
+
+class Filling:
+    """Fills of one mapping.  `peers` has that mapping and those that share its pages."""
+
+    def __init__(
+        self, ledger: Ledger, planner: Chooser, reads: Reader, peers: Sequence[Peer]
+    ) -> None:
+        self._ledger = ledger
+        self._pages = ledger.pages
+        self._planner = planner
+        self._reads = reads
+        self.peers = peers
+
+    def around(self, page: int) -> None:
+        """A missing fault on a page of the source: with what comes with it."""
+        first, count = self._planner.fault(page)
+        self._ledger.counters.around += count - 1
+        self.start(first, count, demand=True)
+
+    def hurry(self, page: int) -> None:
+        """A thread comes to wait for a page that is being filled, for one of those who share it."""
+        self._ledger.watch.wait(page, joined=True)
+        self._ledger.timed = True
+        for peer in self.peers:
+            peer.hasten(page)
+
+    def minor(self, page: int, state: int) -> None:
+        """A fault on a page that is in the page cache and not mapped here."""
+        ledger = self._ledger
+        ledger.counters.minor += 1
+        if state == CACHED:
+            first, count = self._planner.minor(page)
+            ledger.counters.around += count - 1
+            ledger.act(CONTINUE, first, count)
+        elif state == POISONED:
+            ledger.act(POISON, page, 1)
+        elif state in (MISSING, FILLING) and not ledger.plan.shared:
+            # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
+            self.around(page) if state == MISSING else self.hurry(page)
+        elif state == FILLING:
+            self.hurry(page)
+        else:  # PRESENT is ours; else the client wrote it, by another mapping
+            ledger.counters.foreign += state == MISSING
+            ledger.act(CONTINUE, page, 1)
+
+    def unowned(self, address: int, flags: int) -> None:
+        """A fault beyond what we were given: memory that mremap grew, which reads zero.
+
+        (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page.)
+        """
+        ledger = self._ledger
+        ledger.counters.unowned += 1
+        start = address >> ledger.shift << ledger.shift
+        ledger.out.append(Fill(CONTINUE if flags & MINOR else ZERO, -1, 1, start))
+
+    def in_advance(self, page: int, count: int) -> None:
+        """Nobody waits: pages that are cached are mapped, others come from the source."""
+        if self._pages.states[page] == CACHED:
+            self._ledger.act(CONTINUE, page, count, demand=False)
+        else:
+            self.start(page, count, demand=False)
+
+    def again(self, page: int, *, demand: bool) -> None:
+        """Its pause is over: as if it had not been begun."""
+        if self._pages.states[page] == FILLING:
+            self._pages.move(page, 1, MISSING)
+            self.start(page, 1, demand=demand)
+
+    def start(self, page: int, count: int, *, demand: bool) -> None:
+        """Fill MISSING pages from the source, at once or by a fetch."""
+        plan = self._ledger.plan
+        if self._ledger.given_up:  # a fill that was to poison them was abandoned
+            self._ledger.poison(page, count, self._ledger.given_up, "", report=False)
+        elif plan.source_fetches:
+            self._reads.fetch(page, count, demand)
+        elif plan.layout is not None and not plan.source_zero:
+            self._start_known(page, count, demand)
+        else:
+            self._pages.move(page, count, FILLING)
+            self._ledger.act(ZERO if plan.source_zero else COPY, page, count, demand)
+
+    def _start_known(self, page: int, count: int, demand: bool) -> None:
+        """Fill MISSING pages, those that are known to be zeros without the source."""
+        layout = self._ledger.plan.layout
+        assert layout is not None
+        end = page + count
+        while page < end:
+            _, high, zeros = layout.at(page)
+            count = min(high, end) - page
+            self._pages.move(page, count, FILLING)
+            self._ledger.act(ZERO if zeros else COPY, page, count, demand)
+            page += count
