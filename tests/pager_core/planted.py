@@ -16,7 +16,7 @@ import pytest
 from pager_core.simparts import MINOR
 from pager_core.simstate import State
 from userfault.pager.core import refusals as module
-from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Wake
+from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Found, Wake
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger
@@ -112,7 +112,7 @@ def _missing_mapping_is_believed(patch: pytest.MonkeyPatch) -> None:
     missed = Refusals._not_mapped
 
     def planted(self: Refusals, fill: Fill, code: int, now: float) -> None:
-        fill.missed = True
+        fill.found = Found.NO_MAPPING
         missed(self, fill, code, now)
 
     patch.setitem(module._REFUSALS, errno.ENOENT, planted)

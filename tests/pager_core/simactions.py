@@ -42,7 +42,7 @@ class Actions:
         elif isinstance(action, WakeAll | actions.Wake):
             self._wake(context, action)
         elif isinstance(action, actions.Inspect):
-            core.inspected(action.page, self._found(context, action), self._state.now)
+            core.inspected(action, self._found(context, action), self._state.now)
         elif isinstance(action, actions.Report):
             dropped_since = any((said.page, said.answer) == (action.page, "poison")
                                 for said in self._state.overdue)  # fmt: skip

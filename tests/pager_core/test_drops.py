@@ -8,7 +8,7 @@ from pager_core.simjudge import calm, finale
 from pager_core.simparts import ANON, HUGETLB, KINDS, SHMEM, SHMEM_PRIVATE, ZEROS, Kind, source
 from pager_core.simstate import Config
 from pager_core.simworld import World
-from userfault.pager.core.actions import Fill
+from userfault.pager.core.actions import Fill, Found
 from userfault.pager.core.states import MISSING, POISONED, PRESENT, REMOVED
 
 LAZY = Config(background=False, window=1)
@@ -276,7 +276,7 @@ def test_a_page_whose_fill_is_overtaken_by_a_move_shows_the_source_at_the_new_pl
 
     core = world.contexts[0].core
     assert core.counters.again == 0
-    assert [fill.missed for fill in core.out if isinstance(fill, Fill)] == [True]
+    assert [fill.found for fill in core.out if isinstance(fill, Fill)] == [Found.NO_MAPPING]
     world.step()
     assert core.counters.again == 1
 

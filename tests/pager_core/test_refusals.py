@@ -22,6 +22,7 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
+from userfault.pager.core.core import MappingCore
 from userfault.pager.core.poverty import MEMORY_RETRIES
 from userfault.pager.core.states import FILLING, PRESENT, REMOVED
 
@@ -165,13 +166,57 @@ def test_eexist_for_a_huge_page_that_the_client_wrote_is_believed() -> None:
     finale(world)
 
 
+def look_at(core: MappingCore, found: Found) -> None:
+    """The look that was asked for finds this, and so does the fill that is made again."""
+    look = core.out.popleft()
+    assert isinstance(look, Inspect)
+    core.inspected(look, found, 0.0)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+
+
+def moved_onto(world: World) -> None:
+    """No memory for page 4: EEXIST -> page 2 is moved onto it -> what lies there is looked at."""
+    kernel = world.kernel
+    touch(world, 2, 1)
+    calm(world)
+    kernel.uffd.poor = 1
+    touch(world, 4)
+    steps(world, 3)
+    assert isinstance(world.contexts[0].core.out[0], Inspect)
+    kernel.calls.mremap(kernel.mms[0], kernel.start + 2, 1, new=kernel.start + 4)
+
+
+def test_a_page_that_was_moved_onto_one_without_memory_is_nobodys_mistake() -> None:
+    world = World(LAZY._replace(kind=HUGETLB_PRIVATE))
+    moved_onto(world)
+    calm(world)
+    assert seen(world) == source(2)  # its thread touches what lies there now
+    finale(world)
+
+
+def test_a_page_that_was_moved_onto_one_without_memory_is_not_taken_for_it() -> None:
+    """A forked child has both still."""
+    world = World(LAZY._replace(kind=HUGETLB))
+    kernel = world.kernel
+    kernel.calls.fork(kernel.mms[0])
+    calm(world)
+    moved_onto(world)
+    calm(world)
+
+    child = kernel.mms[1].threads[0]
+    kernel.touch(child, kernel.start + 4)
+    calm(world)
+    assert child.last == source(4)
+    finale(world)
+
+
 def test_a_shared_huge_page_that_is_mapped_was_there() -> None:
     core = core_of(exists_is_ambiguous=True, shared=True)
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
-    assert core.out.popleft() == Inspect(0, START)
+    assert core.out[0] == Inspect(0, START)
 
-    core.inspected(0, Found.UNSEEN, 0.0)
+    look_at(core, Found.UNSEEN)
     assert core.pages.states[0] == PRESENT
     assert core.out.popleft() == Wake(START, PAGE)
 
@@ -191,8 +236,7 @@ def test_a_private_page_with_the_sources_bytes_is_present_and_a_guard_needs_no_p
     core = core_of()
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
-    core.out.clear()
-    core.inspected(0, found, 0.0)
+    look_at(core, found)
     assert core.pages.states[0] == PRESENT
     assert core.out.popleft() == Wake(START, PAGE)
 
@@ -201,8 +245,7 @@ def test_a_private_page_with_other_bytes_ends_the_client() -> None:
     core = core_of()
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
-    core.out.clear()
-    core.inspected(0, Found.OTHER, 0.0)
+    look_at(core, Found.OTHER)
     action = core.out.popleft()
     assert isinstance(action, EndClient)
     assert "the pager had not filled" in action.message
@@ -212,8 +255,7 @@ def test_a_private_page_that_nobody_can_look_at_is_given_up_and_its_waiters_run_
     core = core_of()
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
-    core.out.clear()
-    core.inspected(0, Found.UNSEEN, 0.0)
+    look_at(core, Found.UNSEEN)
     report, poison = core.out
     assert isinstance(report, Report)
     assert isinstance(poison, Fill)
@@ -227,8 +269,10 @@ def test_an_answer_about_a_page_that_was_dropped_meanwhile_is_ignored() -> None:
     core = core_of(exists_is_ambiguous=True)
     fault(core, 0)
     core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+    (look,) = core.out
     core.remove(START, START + PAGE)
-    core.inspected(0, Found.NOTHING, 0.0)
+    assert isinstance(look, Inspect)
+    core.inspected(look, Found.NOTHING, 0.0)
     assert core.pages.states[0] == REMOVED
     assert core.next_time() is None
 

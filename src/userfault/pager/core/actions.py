@@ -19,12 +19,22 @@ POISON = 3  # UFFDIO_POISON
 KINDS = ("copy", "zero", "continue", "poison")  # their names, for traces
 
 
+class Found(enum.Enum):
+    """What lies where a fill was refused."""
+
+    NOTHING = enum.auto()  # no page
+    SAME = enum.auto()  # a page with the bytes that were to be filled in
+    OTHER = enum.auto()  # a page with other bytes
+    UNSEEN = enum.auto()  # it could not be looked at (of shared memory: a page with any bytes)
+    NO_MAPPING = enum.auto()
+
+
 class Fill(msgspec.Struct, gc=False):
     """Fill `count` pages from `page` on, shown at `address`; wake whoever waits there.
 
     `data`: bytes fetched before (the page `data_page` is its first), None to take the source.
-    `demand`: a thread waits for it (background fills have False).  `missed`: the core's; it
-    found nothing mapped there a moment ago.
+    `demand`: a thread waits for it (background fills have False).  `found`: what was
+    there after it had been refused once, to be believed if it is refused a second time.
     """
 
     kind: int
@@ -34,7 +44,7 @@ class Fill(msgspec.Struct, gc=False):
     demand: bool = True
     data: memoryview | None = None
     data_page: int = 0
-    missed: bool = False
+    found: Found | None = None
 
     def rest(self, done: int, shift: int) -> Fill:
         """What is left after the first `done` pages, of 1 << `shift` bytes each."""
@@ -93,15 +103,6 @@ class WakeAll(msgspec.Struct, frozen=True):
     """
 
 
-class Found(enum.Enum):
-    """What lies where a fill met EEXIST."""
-
-    NOTHING = enum.auto()  # no page
-    SAME = enum.auto()  # a page with the bytes that were to be filled in
-    OTHER = enum.auto()  # a page with other bytes
-    UNSEEN = enum.auto()  # it could not be looked at (of shared memory: a page with any bytes)
-
-
 class Inspect(msgspec.Struct, frozen=True):
     """A fill of `page` at `address` met EEXIST: what is there?  Answer by `MappingCore.inspected`.
 
@@ -115,6 +116,7 @@ class Inspect(msgspec.Struct, frozen=True):
     kind: int = COPY
     data: memoryview | None = None
     data_page: int = 0
+    demand: bool = True
 
 
 class Report(msgspec.Struct, frozen=True):

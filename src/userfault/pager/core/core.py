@@ -182,9 +182,9 @@ class MappingCore:
         """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
         self.refusals.retry()
 
-    def inspected(self, page: int, found: Found, now: float) -> None:
+    def inspected(self, look: Inspect, found: Found, now: float) -> None:
         """The answer to `Inspect`."""
-        self.refusals.inspected(page, found, now)
+        self.refusals.inspected(look, found, now)
 
     def beyond_end(self, fill: Fill, held: int) -> None:
         """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""

@@ -10,7 +10,16 @@ import errno
 
 import msgspec
 
-from userfault.pager.core.actions import POISON, EndClient, Fetch, Fill, Finish, Found, Wake
+from userfault.pager.core.actions import (
+    POISON,
+    EndClient,
+    Fetch,
+    Fill,
+    Finish,
+    Found,
+    Inspect,
+    Wake,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segments
@@ -116,5 +125,5 @@ class LostCore(MappingCore):
     def fetch_failed(self, fetch: Fetch, cause: str, now: float) -> None:
         """A read that was asked for before."""
 
-    def inspected(self, page: int, found: Found, now: float) -> None:
+    def inspected(self, look: Inspect, found: Found, now: float) -> None:
         """An answer to what was asked before."""

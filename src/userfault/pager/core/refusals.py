@@ -70,20 +70,23 @@ class Refusals:
             self._again(self.deferred.popleft())
         self._ledger.finish_if_settled()
 
-    def inspected(self, page: int, found: Found, now: float) -> None:
-        """The answer to `Inspect`: whose page it is, or that no page could be allocated."""
+    def inspected(self, look: Inspect, found: Found, now: float) -> None:
+        """The answer to `Inspect`: whose page it is, or that no page could be allocated.
+
+        The look may have met what mremap has moved there, and whose event is not read yet.  So it
+        counts once the fill was refused again: that begins with a look for events.
+        """
         ledger = self._ledger
+        page = look.page
         if ledger.pages.states[page] != FILLING:
             return
         if found is Found.NOTHING and ledger.plan.exists_is_ambiguous:
             self._poverty.hidden(page, now)
-        elif ledger.plan.shared or found in (Found.SAME, Found.NOTHING):
-            # Nothing, and yet no room: a guard region (7.2).  Once that is lifted it reads zero.
-            ledger.settle(page, 1, PRESENT)
-            ledger.wake(page, 1)
-            ledger.finish_if_settled()
-        else:
-            self._not_ours(page, found)
+            return
+        again = Fill(
+            look.kind, page, 1, look.address, look.demand, look.data, look.data_page, found
+        )
+        ledger.out.appendleft(again)
 
     def beyond_end(self, fill: Fill, held: int) -> None:
         """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
@@ -136,7 +139,7 @@ class Refusals:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
         ledger = self._ledger
         ledger.counters.again += 1
-        fill.missed = False
+        fill.found = None
         if self._is_watchdogs(fill):
             return
         self.deferred.append(fill)
@@ -153,10 +156,7 @@ class Refusals:
         page, plan = fill.page, ledger.plan
         filling = page >= 0 and ledger.pages.states[page] == FILLING
         if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or not plan.shared):
-            compare = not plan.shared
-            ledger.out.append(
-                Inspect(page, fill.address, compare, fill.kind, fill.data, fill.data_page)
-            )
+            self._there(fill)
         else:
             if page >= 0 and ledger.pages.states[page] in (FILLING, CACHED):
                 ledger.settle(page, 1, PRESENT)
@@ -167,6 +167,21 @@ class Refusals:
         if rest.count:
             ledger.out.append(rest)
         ledger.finish_if_settled()
+
+    def _there(self, fill: Fill) -> None:
+        """It has to be looked at; or it was, and no event says that anything has moved since."""
+        ledger, page, found = self._ledger, fill.page, fill.found
+        shared = ledger.plan.shared
+        if found in (None, Found.NO_MAPPING):
+            look = Inspect(page, fill.address, not shared, fill.kind, fill.data, fill.data_page,
+                           fill.demand)  # fmt: skip
+            ledger.out.append(look)
+        elif shared or found in (Found.SAME, Found.NOTHING):
+            # Nothing, and yet no room: a guard region (7.2).  Once that is lifted it reads zero.
+            ledger.settle(page, 1, PRESENT)
+            ledger.wake(page, 1)
+        else:
+            self._not_ours(page, found)
 
     def _not_ours(self, page: int, found: Found) -> None:
         """Private memory holds a page that we did not fill, and its owner cannot have written."""
@@ -193,8 +208,8 @@ class Refusals:
             ledger.out.appendleft(rest)
             ledger.out.appendleft(fill)
             return
-        if not fill.missed:
-            fill.missed = True
+        if fill.found is not Found.NO_MAPPING:
+            fill.found = Found.NO_MAPPING
             ledger.out.appendleft(fill)
             return
         ledger.not_mapped(fill.address)

@@ -173,7 +173,7 @@ class Performer:
 
     def inspect(self, context: Context, action: Inspect) -> None:
         """Look at what is there."""
-        context.core.inspected(action.page, witness.look(context, action), _clock())
+        context.core.inspected(action, witness.look(context, action), _clock())
 
     def report(self, context: Context, action: Report) -> None:
         """Tell the client's standard error, and remember for `check()`."""
