@@ -17,9 +17,11 @@ from pager_core.simparts import MINOR
 from pager_core.simstate import State
 from userfault.pager.core import refusals as module
 from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Wake
+from userfault.pager.core.answers import Answers
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
+from userfault.pager.core.peer import Peer
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
@@ -192,7 +194,7 @@ def _finish_repeated(patch: pytest.MonkeyPatch) -> None:
 
 def _leaving_keeps_work(patch: pytest.MonkeyPatch) -> None:
     """A process ends, and what was under way in its name is waited for by the others."""
-    patch.setattr(MappingCore, "under_way", lambda _: iter(()))
+    patch.setattr(Peer, "under_way", lambda _: iter(()))
 
 
 def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
@@ -205,7 +207,7 @@ def _poison_unregistered(patch: pytest.MonkeyPatch) -> None:
 
 
 def _giving_up_leaves_fetches(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "stop_filling", lambda _: None)
+    patch.setattr(Peer, "stop_filling", lambda _: None)
 
 
 def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def _bytes_of_another_page(patch: pytest.MonkeyPatch) -> None:
 
 
 def _grown_memory_unserved(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "unowned", lambda *_: None)
+    patch.setattr(Answers, "unowned", lambda *_: None)
 
 
 def _neighbours_poisoned(patch: pytest.MonkeyPatch) -> None:

@@ -126,8 +126,7 @@ def _sharing_forgotten(patch: pytest.MonkeyPatch) -> None:
     def planted(*arguments: Any) -> dict[int, MappingCore]:
         cores = rebuild(*arguments)
         for core in cores.values():
-            core.siblings = [core]
-            core._overseer.peers = core.siblings
+            core._peer.peers = [core._peer]
             core.ledger.peers = [core.ledger]
         return cores
 

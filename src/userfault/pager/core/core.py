@@ -17,28 +17,26 @@ The rules that keep bytes right (the essay with the interleavings is docs/pager.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from userfault.pager.core.actions import (
-    CONTINUE,
-    COPY,
     POISON,
     ZERO,
     Fetch,
     Fill,
     Found,
-    Inspect,
 )
-from userfault.pager.core.awaited import fill_awaited, read_awaited
+from userfault.pager.core.answers import Answers
 from userfault.pager.core.ledger import Ledger
-from userfault.pager.core.overdue import Cause, Overseer
+from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.pauses import Pauses
+from userfault.pager.core.peer import Peer
 from userfault.pager.core.plan import Counters, Plan
-from userfault.pager.core.planner import Books, Load, Planner, WindowPlanner
+from userfault.pager.core.planner import Books, Planner, WindowPlanner
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.segments import Segments
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, Pages
+from userfault.pager.core.states import FILLING, MISSING, POISONED, Pages
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
 
 
@@ -64,15 +62,14 @@ class MappingCore:
     ) -> None:
         self.pages = pages
         self.ledger = ledger or Ledger(plan, pages, segments)
-        self.given_up = ""  # the cause, once everything was to be given up
         pauses = self._pauses = Pauses(self.ledger)
         self.reads = Reads(self.ledger, pauses)
         self.refusals = Refusals(self.ledger, pauses, self.leave)
         self._make_planner = planner
         self.planner = planner(self.ledger)
-        # The mappings that share these pages: shared memory of a process and its children.
-        self.siblings: list[MappingCore] = [self]
-        self._overseer = Overseer(self.ledger, self.siblings)
+        self._peer = Peer(self.ledger, self.reads, self.refusals, pauses)
+        self._answers = Answers(self.ledger, self.reads, self.planner, self._peer)
+        self._overseer = Overseer(self.ledger, self._peer)
         self.ledger.gave_up = self._overseer.gave_up
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
@@ -93,6 +90,11 @@ class MappingCore:
     def finished(self) -> bool:
         """Every page is settled."""
         return self.ledger.finished
+
+    @property
+    def given_up(self) -> str:
+        """The cause, once everything was to be given up."""
+        return self._peer.given_up
 
     @property
     def counters(self) -> Counters:
@@ -130,7 +132,7 @@ class MappingCore:
         if not 0 <= page < ledger.straight:
             page = ledger.segments.page_of(address)
             if page < 0:
-                self.unowned(address, flags)
+                self._answers.unowned(address, flags)
                 return
         ledger.asked = page
         for start, end in ledger.filled:
@@ -139,11 +141,11 @@ class MappingCore:
                 return
         state = self.pages.states[page]
         if flags & _MINOR:
-            self._minor(page, state)
+            self._answers.minor(page, state)
         elif state == MISSING:
-            self._fill_around(page)
+            self._answers.missing(page)
         elif state == FILLING:
-            self._hurry(page)
+            self._answers.hurry(page)
         elif state == POISONED:
             ledger.act(POISON, page, 1)
         else:
@@ -171,8 +173,8 @@ class MappingCore:
         child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)
         child.planner.background = False
         if pages is None:
-            child.given_up = self.given_up
-            child._join(self.siblings)
+            child._peer.given_up = self._peer.given_up
+            child._peer.join(self._peer.peers)
         ledger.finish_if_settled()
         return child
 
@@ -232,9 +234,7 @@ class MappingCore:
         faults may have waited for too long."""
         self.reads.tick(now)
         for page, demand in self._pauses.due(now):
-            if self.pages.states[page] == FILLING:
-                self.pages.move(page, 1, MISSING)
-                self._start(page, 1, demand=demand)
+            self._answers.again(page, demand)
         self._overseer.tick(now)
         self.planner.time(now)
 
@@ -242,15 +242,7 @@ class MappingCore:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
         if self.finished or self.out or self.deferred:
             return 0
-        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance))
-        if run is None:
-            return self.planner.more
-        page, count = run
-        if self.pages.states[page] == CACHED:
-            self.ledger.act(CONTINUE, page, count, demand=False)
-        else:
-            self._start(page, count, demand=False)
-        return count
+        return self._answers.in_advance()
 
     def disturb(self) -> None:
         """Faults came, of another mapping: small pieces again."""
@@ -269,72 +261,22 @@ class MappingCore:
 
     def give_up(self, cause: str, cure: str) -> None:
         """Poison every page that is not filled (or end the client, where there is no poison)."""
-        self.given_up = cause
         self.planner.forget()
-        for core in self.siblings:
-            core.given_up = cause
-            core.stop_filling()
-        for state in (FILLING, MISSING):  # in this order: what is poisoned is FILLING until then
-            for page, count in self.pages.runs(0, self.pages.count, state):
-                self.ledger.poison(page, count, cause, cure, report=False)
-
-    def stop_filling(self) -> None:
-        """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
-        self.reads.stop_all()
-        self._pauses.clear()
-        self.refusals.release()
+        self._peer.give_up(cause, cure)
 
     def leave(self) -> None:
         """This mapping is served no more (its process has ended)."""
-        if self not in self.siblings:
-            return
-        self.siblings.remove(self)
-        self.ledger.peers.remove(self.ledger)
-        self.watch.clear()
-        if self.siblings:  # what we had under way for them will not come: they ask again
-            for page, count in self.under_way():
-                self.pages.revert(page, count)
-                self.ledger.wake(page, count)
+        self._peer.leave()
 
     def release(self) -> None:
         """Its mapping has gone: let go of what it holds (a layout, states) by reference counting.
 
         A pager collects no cycles, so the calls of its parts to each other must not keep them.
         """
-        self.leave()
-        if self in self.siblings:
-            self.siblings.remove(self)
+        self._peer.leave()
         self.ledger.release()
         self.refusals.release_owner()
         self.done = _nothing_done
-
-    # --- as a peer of those that share its pages -------------------------------------------------
-
-    def awaited(self, page: int, now: float) -> Cause | None:
-        """What a fault on the page waits for; None where nothing is under way for it here."""
-        return fill_awaited(page, self.ledger, self.refusals) or read_awaited(
-            page, now, self.ledger, self.reads, self._pauses, self
-        )
-
-    def read_alone(self, fetch: Fetch, cause: str, now: float) -> None:
-        """Stop a read of several pages, and read each alone."""
-        self.reads.read_alone(fetch, cause, now)
-
-    def stop(self, page: int) -> None:
-        """`page` was given up: stop what is under way for it alone."""
-        self._pauses.end(page)
-        self.reads.stop(page)
-
-    def under_way(self) -> Iterator[tuple[int, int]]:
-        """The pages that are FILLING because of this mapping."""
-        for action in (*self.out, *self.deferred):
-            if isinstance(action, Fill) and action.page >= 0:
-                yield action.page, action.count
-            elif isinstance(action, Inspect):
-                yield action.page, 1
-        yield from self.reads.under_way()
-        for page in self._pauses.pages():
-            yield page, 1
 
     # --- after a takeover ------------------------------------------------------------------------
 
@@ -342,85 +284,12 @@ class MappingCore:
         """It was served before: how it stood."""
         self.planner.background = background
         self.ledger.finished = finished
-        self.given_up = given_up
+        self._peer.given_up = given_up
 
     def share(self, other: MappingCore) -> None:
         """Share the pages of `other`, which was rebuilt before."""
         self.ledger.join(other.ledger.peers)
-        self._join(other.siblings)
-
-    def _join(self, siblings: list[MappingCore]) -> None:
-        self.siblings = self._overseer.peers = siblings
-        siblings.append(self)
-
-    # --- fills -----------------------------------------------------------------------------------
-
-    def _fill_around(self, page: int) -> None:
-        """A missing fault on a page of the source: with what comes with it."""
-        first, count = self.planner.fault(page)
-        self.ledger.counters.around += count - 1
-        self._start(first, count, demand=True)
-
-    def _hurry(self, page: int) -> None:
-        """A thread comes to wait for a page that is being filled, for one of those who share it."""
-        self.watch.wait(page, joined=True)
-        self.ledger.timed = True
-        for core in self.siblings:
-            core.reads.hasten(page)
-
-    def _start(self, page: int, count: int, *, demand: bool) -> None:
-        """Fill MISSING pages from the source, at once or by a fetch."""
-        plan = self.ledger.plan
-        if self.given_up:  # a fill that was to poison them was abandoned
-            self.ledger.poison(page, count, self.given_up, "", report=False)
-        elif plan.source_fetches:
-            self.reads.fetch(page, count, demand)
-        elif plan.layout is not None and not plan.source_zero:
-            self._start_known(page, count, demand)
-        else:
-            self.pages.move(page, count, FILLING)
-            self.ledger.act(ZERO if plan.source_zero else COPY, page, count, demand)
-
-    def _start_known(self, page: int, count: int, demand: bool) -> None:
-        """Fill MISSING pages, those that are known to be zeros without the source."""
-        layout = self.plan.layout
-        assert layout is not None
-        end = page + count
-        while page < end:
-            _, high, zeros = layout.at(page)
-            count = min(high, end) - page
-            self.pages.move(page, count, FILLING)
-            self.ledger.act(ZERO if zeros else COPY, page, count, demand)
-            page += count
-
-    def _minor(self, page: int, state: int) -> None:
-        """A fault on a page that is in the page cache and not mapped here."""
-        ledger = self.ledger
-        ledger.counters.minor += 1
-        if state == CACHED:
-            first, count = self.planner.minor(page)
-            ledger.counters.around += count - 1
-            ledger.act(CONTINUE, first, count)
-        elif state == POISONED:
-            ledger.act(POISON, page, 1)
-        elif state in (MISSING, FILLING) and not self.plan.shared:
-            # Whoever put it into the file, this mapping has its own pages: COPY passes it by.
-            self._fill_around(page) if state == MISSING else self._hurry(page)
-        elif state == FILLING:
-            self._hurry(page)
-        else:  # PRESENT is ours; else the client wrote it, by another mapping
-            ledger.counters.foreign += state == MISSING
-            ledger.act(CONTINUE, page, 1)
-
-    def unowned(self, address: int, flags: int) -> None:
-        """A fault beyond what we were given: memory that mremap grew, which reads zero.
-
-        (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page.)
-        """
-        ledger = self.ledger
-        ledger.counters.unowned += 1
-        start = address >> ledger.shift << ledger.shift
-        self.out.append(Fill(CONTINUE if flags & _MINOR else ZERO, -1, 1, start))
+        self._peer.join(other._peer.peers)
 
 
 def _nothing_done(fill: Fill) -> None:

@@ -49,12 +49,21 @@ class Peer(Protocol):
         ...
 
 
-class Overseer:
-    """The watchdog of one mapping; `peers` has that mapping and those that share its pages."""
+class Sharing(Protocol):
+    """Whose pages they are."""
 
-    def __init__(self, ledger: Ledger, peers: Sequence[Peer]) -> None:
+    @property
+    def peers(self) -> Sequence[Peer]:
+        """The mapping itself, and those that share its pages."""
+        ...
+
+
+class Overseer:
+    """The watchdog of one mapping; `sharing` tells who shares its pages."""
+
+    def __init__(self, ledger: Ledger, sharing: Sharing) -> None:
         self._ledger = ledger
-        self.peers = peers
+        self._sharing = sharing
         self._interrupted: dict[int, str] = {}  # pages that are being given up, and why
 
     def tick(self, now: float) -> None:
@@ -93,7 +102,7 @@ class Overseer:
             deadline = self._ledger.plan.policy.fault_deadline_s
             cause, cure = f"a thread waited for longer than {deadline} s", _CURE
         self._ledger.out.append(Report(page, cause, cure))
-        for peer in self.peers:
+        for peer in self._sharing.peers:
             peer.stop(page)
 
     def _too_long(self, page: int, wait: Wait, cause: Cause, now: float) -> None:
@@ -131,7 +140,7 @@ class Overseer:
         return "poison" if plan.has_poison else "kill"
 
     def _awaited(self, page: int, now: float) -> Cause | None:
-        for peer in self.peers:
+        for peer in self._sharing.peers:
             found = peer.awaited(page, now)
             if found is not None:
                 return found
