@@ -17,7 +17,8 @@ class Invariant(msgspec.Struct, frozen=True):
 
     `holds` is given the machine between two steps and raises InvariantBroken.  `watches`: the
     kinds of places (first words, see `userfault.model.tasks.recorder`) whose change can break it;
-    it is looked at after steps that wrote or counted one of them, and after every step if empty.
+    it is looked at after steps that wrote or counted one of them; if empty, after every step that
+    changed anything.
     """
 
     name: str
@@ -31,11 +32,18 @@ def _books(machine: Machine) -> None:
     invariants.check(machine.spaces)
 
 
+_BOOKED = {
+    *("entry", "huge", "entries", "maps", "mappings", "refs", "page", "slot", "object", "queue"),
+    *("waiters", "events", "changing", "context", "alive", "pool", "blocks", "memory", "cgroup"),
+    *("links", "process"),
+}
+
 BOOKS = Invariant(
     "books",
     "counts of references and mappings, accounts and queues are what a recount gives",
     "userfault.model.invariants: every invariant of the model",
     _books,
+    frozenset(_BOOKED),
 )
 
 # What is looked at unless told otherwise.
@@ -55,6 +63,8 @@ class Watch:
     def broken(self, machine: Machine, step: Step) -> tuple[Invariant, InvariantBroken] | None:
         """The first one that does not hold after this step."""
         kinds = frozenset([place[0] for place in (*step.writes, *step.adds)])
+        if not kinds:
+            return None
         asked = self._by_kinds.get(kinds)
         if asked is None:
             asked = self._by_kinds[kinds] = [

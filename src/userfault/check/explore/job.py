@@ -13,7 +13,7 @@ from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.search import Found, Plain, count_plain, search
 from userfault.check.explore.shorten import shortest
-from userfault.check.explore.steps import Outcome, Violation
+from userfault.check.explore.steps import Outcome, Run, Violation
 from userfault.check.explore.strategies.chance import Priorities, Random
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced, Root, SavedNode
@@ -125,17 +125,19 @@ def run(job: Job, told: Callable[[Progress], None], stop: Callable[[], bool]) ->
     result.ended = True
     result.outcomes = list(found.outcomes.items())
     if found.violation is not None and found.run is not None:
-        short = shortest(runner, found.run)
-        assert short.violation is not None
-        line = line_of(job.scenario, job.kernel, runner.bugs, short)
-        result.failure = Failure(
-            short.violation, str(line), len(short.steps), short.preemptions, found.after
-        )
+        result.failure = _failure(job, runner, found.run, found.violation, found.after)
     elif job.plain and found.exhausted and not stop():
         result.plain = count_plain(runner, job.plain, stop)
     if isinstance(strategy, Reduced) and not found.exhausted and result.failure is None:
         result.saved = tuple(strategy.saved())
     return result
+
+
+def _failure(job: Job, runner: Runner, run: Run, violation: Violation, after: int) -> Failure:
+    short = shortest(runner, run) if run.violation is not None else run
+    line = line_of(job.scenario, job.kernel, runner.bugs, short)
+    violation = short.violation or violation
+    return Failure(violation, str(line), len(short.steps), short.preemptions, after)
 
 
 def _progress(found: Found) -> Progress:

@@ -9,7 +9,8 @@ from typing import NoReturn
 from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.world import World
 from userfault.check.explore.invariants import Invariant, Watch
-from userfault.check.explore.steps import NOBODY, Run, Step, Violation
+from userfault.check.explore.steps import NOBODY, TWO_TRACES, Run, Step, Violation
+from userfault.check.explore.strategies.replay import Replay
 from userfault.check.explore.strategies.strategy import CUT, Strategy
 from userfault.model.errors import Deadlock
 from userfault.model.profiles import Profile
@@ -59,6 +60,19 @@ class Runner:
         self._last = run = schedule.run()
         strategy.end(run)
         return run
+
+    def again(self, run: Run) -> Violation | None:
+        """Run the same schedule once more: what there is to say if it goes another way."""
+        strategy = Replay(run.schedule)
+        strategy.begin()
+        repeated = _Schedule(self, strategy, (), self._watch).run()
+        for depth, (one, other) in enumerate(zip(run.steps, repeated.steps, strict=False)):
+            if (one.task, one.point, one.enabled) != (other.task, other.point, other.enabled):
+                return _two_traces(depth, one, f"{other.point!r} with {other.enabled}")
+        if run.outcome != repeated.outcome or len(run.steps) != len(repeated.steps):
+            told = f"{repeated.outcome} after {len(repeated.steps)} steps"
+            return Violation(TWO_TRACES, "end", f"{_TWICE}: {run.outcome}, and then {told}")
+        return None
 
     def bare(self) -> Runner:
         """The same without invariants: what is left is the machine's own time."""
@@ -206,7 +220,9 @@ class _Schedule:
         if before.enabled != self.enabled or (
             before.point != self._stands.get(before.task, "start")
         ):
-            self._two_traces(before)
+            now = f"{self._stands.get(before.task, 'start')!r} with {self.enabled}"
+            self.result.violation = _two_traces(len(self.steps), before, now)
+            self._stop()
         return before.task
 
     # --- a whole run -----------------------------------------------------------------------------
@@ -280,14 +296,14 @@ class _Schedule:
         )
         self._stop()
 
-    def _two_traces(self, before: Step) -> None:
-        depth = len(self.steps)
-        now = self._stands.get(before.task, "start")
-        self.result.violation = Violation(
-            "two traces",
-            f"step {depth}",
-            f"the same schedule gave two traces: at step {depth} task {before.task} stood at"
-            f" {before.point!r} with {before.enabled} ready, and now at {now!r} with"
-            f" {self.enabled}: something else than the schedule decides what happens",
-        )
-        self._stop()
+
+_TWICE = "the same schedule gave two traces, since something else than it decides what happens"
+
+
+def _two_traces(depth: int, before: Step, now: str) -> Violation:
+    return Violation(
+        TWO_TRACES,
+        f"step {depth}",
+        f"{_TWICE}: at step {depth} task {before.task} stood at {before.point!r} with"
+        f" {before.enabled} ready, and then at {now} ready",
+    )

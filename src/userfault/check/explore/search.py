@@ -56,6 +56,8 @@ def search(
             found.exhausted = strategy.exhausts
             break
         _note(found, run)
+        if found.violation is None and not found.schedules & (found.schedules - 1):
+            _twice(found, runner, run)
         if found.violation is not None and not onwards:
             break
         if stop is not None and stop():
@@ -79,6 +81,14 @@ def _note(found: Found, run: Run) -> None:
         found.violation = run.violation
         found.run = run
         found.after = found.schedules
+
+
+def _twice(found: Found, runner: Runner, run: Run) -> None:
+    """The first schedule, the second, the fourth ... are run once more: they must go alike."""
+    if run.outcome is not None:
+        found.violation = runner.again(run)
+        if found.violation is not None:
+            found.run, found.after = run, found.schedules
 
 
 class Plain(msgspec.Struct, frozen=True):

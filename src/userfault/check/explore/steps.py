@@ -53,6 +53,9 @@ class Step:
         return not (self.reads.isdisjoint(adds) and self.adds.isdisjoint(reads))
 
 
+TWO_TRACES = "two traces"  # a kind of violation: the same schedule went two ways
+
+
 class Violation(msgspec.Struct, frozen=True):
     """What went wrong in a schedule.
 

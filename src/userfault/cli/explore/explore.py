@@ -13,6 +13,7 @@ from userfault.check.explore.building import loading
 from userfault.check.explore.building.scenario import Scenario, profile_named
 from userfault.check.explore.building.switches import SWITCHES, bugs_named
 from userfault.check.explore.job import STRATEGIES, Job
+from userfault.check.explore.steps import TWO_TRACES
 from userfault.check.explore.strategies import replay as replaying
 from userfault.check.explore.telling.page import page
 from userfault.check.explore.telling.timeline import Timeline, tell
@@ -186,6 +187,10 @@ class _Report:
 
     def _failure(self, scenario: Scenario, result: Result) -> None:
         assert result.failure is not None
+        if result.failure.violation.kind == TWO_TRACES:  # it cannot be run again
+            if not self._as_json:
+                self._console.print(str(result.failure.violation))
+            return
         line = replaying.parse(result.failure.line)
         timeline = tell(scenario, profile_named(result.kernel), line)
         if not self._as_json:
