@@ -7,10 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from userfault.check.explore.building.scenario import Build, profile_named, scenario
+from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Outcome, Run, Violation
 from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.reduced import Reduced
 from userfault.check.explore.strategies.strategy import Strategy
+from userfault.kernel.errors import UsageError
 
 _EVERY = 64  # schedules between two looks at the clock
 
@@ -89,6 +93,18 @@ def _twice(found: Found, runner: Runner, run: Run) -> None:
         found.violation = runner.again(run)
         if found.violation is not None:
             found.run, found.after = run, found.schedules
+
+
+def explored(build: Build, kernel: str | None = None) -> Found:
+    """One schedule of each kind of a scenario, with every invariant, until one breaks.
+
+    `build`: the function that `@scenario()` decorates; `kernel`: another profile than its own.
+    """
+    for known in scenario.by_name.values():
+        if known.build is build:
+            runner = Runner(known, profile_named(kernel or known.kernel), invariants=INVARIANTS)
+            return search(runner, Reduced())
+    raise UsageError("this function is no scenario", cure="decorate it with @scenario()")
 
 
 class Plain(msgspec.Struct, frozen=True):
