@@ -15,12 +15,14 @@ import pytest
 
 from pager_core.simparts import MINOR
 from pager_core.simstate import State
+from userfault.pager.core import put_aside
 from userfault.pager.core import refusals as module
 from userfault.pager.core.actions import POISON, ZERO, Fill, Finish, Found, Wake
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
+from userfault.pager.core.put_aside import PutAside
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.states import FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
@@ -71,7 +73,7 @@ def _deferred_forgotten(patch: pytest.MonkeyPatch) -> None:
 def _deferred_repeated_blindly(patch: pytest.MonkeyPatch) -> None:
     """What met EAGAIN is repeated as it was, whatever the events said."""
 
-    def again(self: Refusals, fill: Fill) -> None:
+    def again(self: PutAside, fill: Fill) -> None:
         ledger = self._ledger
         if fill.page >= 0 and fill.kind not in (ZERO, POISON):
             for page in range(fill.page, fill.page + fill.count):
@@ -79,7 +81,7 @@ def _deferred_repeated_blindly(patch: pytest.MonkeyPatch) -> None:
                     ledger.pages.states[page] = PRESENT
         ledger.out.append(fill)
 
-    patch.setattr(Refusals, "_again", again)
+    patch.setattr(PutAside, "_again", again)
 
 
 def _exists_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
@@ -259,7 +261,7 @@ def _watchdog_poison_is_put_aside(patch: pytest.MonkeyPatch) -> None:
         self.deferred.append(fill)
 
     patch.setitem(module._REFUSALS, errno.EAGAIN, planted)
-    patch.setitem(module._REPEATED, (POISON, False), (FILLING, POISONED))
+    patch.setitem(put_aside._REPEATED, (POISON, False), (FILLING, POISONED))
 
 
 def _watchdog_poisons_whatever_waits(patch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_a_fill_put_aside_is_repeated_as_far_as_its_pages_are_wanted() -> None:
     assert not ledger.out
     ledger.drop(1, 1)
     ledger.out.clear()
-    refusals.retry()
+    refusals.put_aside.retry()
     repeated = [(each.page, each.count) for each in ledger.out if isinstance(each, Fill)]
     assert repeated == [(0, 1), (2, 2)]
     assert Wake(START, 4 * PAGE) in ledger.out
@@ -182,7 +182,7 @@ def test_addresses_that_moved_make_what_was_put_aside_the_sources_again() -> Non
     ledger = ledger_of()
     refusals = refusals_of(ledger)
     refusals.failed(fill(ledger, 0, 2), errno.EAGAIN, 0, 0.0)
-    refusals.abandon()
+    refusals.put_aside.abandon()
     assert set(ledger.pages.states[0:2]) == {MISSING}
     assert not refusals.deferred
     assert Wake(START, 2 * PAGE) in ledger.out
@@ -194,7 +194,7 @@ def test_giving_up_keeps_what_was_put_aside_for_pages_that_are_settled() -> None
     refusals.failed(fill(ledger, 0), errno.EAGAIN, 0, 0.0)
     zeros = Fill(POISON, -1, 1, START + 50 * PAGE)
     refusals.failed(zeros, errno.EAGAIN, 0, 0.0)
-    refusals.release()
+    refusals.put_aside.release()
     assert list(refusals.deferred) == [zeros]
     assert Wake(START, PAGE) in ledger.out
 

@@ -31,7 +31,7 @@ from userfault.cli.shared import errors, json_output, progress
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.errors import UsageError
 
-_SCHEMA = "userfault-explore/1"
+_SCHEMA = "userfault.explore/1"
 _PLAIN = 2_000  # schedules of plain search that are counted for comparison
 _BOUND = 200_000
 

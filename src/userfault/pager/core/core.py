@@ -25,6 +25,7 @@ from userfault.pager.core.actions import (
     Fetch,
     Fill,
     Found,
+    Inspect,
 )
 from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger
@@ -159,7 +160,7 @@ class MappingCore:
     def remap(self, old: int, new: int, length: int) -> None:
         """mremap moved addresses: fills under way for the old place are done anew at the new."""
         self.ledger.remap(old, new, length)
-        self.refusals.abandon()
+        self.refusals.put_aside.abandon()
         self.ledger.finish_if_settled()
 
     def fork(self, pages: Pages | None = None) -> MappingCore:
@@ -180,7 +181,7 @@ class MappingCore:
 
     def retry(self) -> None:
         """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
-        self.refusals.retry()
+        self.refusals.put_aside.retry()
 
     def inspected(self, look: Inspect, found: Found, now: float) -> None:
         """The answer to `Inspect`."""

@@ -7,11 +7,9 @@ measured on 6.1 to 7.3.
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable
 
 from userfault.pager.core.actions import (
-    CONTINUE,
     COPY,
     POISON,
     ZERO,
@@ -25,7 +23,8 @@ from userfault.pager.core.actions import (
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.poverty import Poverty
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED
+from userfault.pager.core.put_aside import PutAside, wake_range
+from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED
 
 
 class Refusals:
@@ -40,7 +39,8 @@ class Refusals:
         pauses: Pauses,
         leave: Callable[[], None],
     ) -> None:
-        self.deferred: deque[Fill] = deque()
+        self.put_aside = PutAside(ledger)
+        self.deferred = self.put_aside.fills
         self._ledger = ledger
         self._poverty = Poverty(ledger, pauses)
         self._leave = leave
@@ -63,12 +63,6 @@ class Refusals:
                 ledger.out.appendleft(fill)
                 return
         _REFUSALS.get(code, Refusals._refused)(self, fill, code, now)
-
-    def retry(self) -> None:
-        """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
-        for _ in range(len(self.deferred)):
-            self._again(self.deferred.popleft())
-        self._ledger.finish_if_settled()
 
     def inspected(self, look: Inspect, found: Found, now: float) -> None:
         """The answer to `Inspect`: whose page it is, or that no page could be allocated.
@@ -109,31 +103,8 @@ class Refusals:
         inspecting = not fill.demand and ledger.pages.states[fill.page] == FILLING
         if inspecting:
             self._poverty.not_cached(fill.page)
-        self._wake_range(fill)
+        wake_range(ledger, fill)
         ledger.finish_if_settled()
-
-    def abandon(self) -> None:
-        """Addresses have moved: forget what was put aside, which is the source's again."""
-        ledger = self._ledger
-        for fill in self.deferred:
-            if fill.page >= 0:
-                ledger.pages.revert(fill.page, fill.count)
-                ledger.wake(fill.page, fill.count)
-            self._wake_range(fill)
-        self.deferred.clear()
-
-    def release(self) -> None:
-        """What is unfilled will be poisoned: forget fills put aside for it, wake who waits."""
-        pages = self._ledger.pages
-        for _ in range(len(self.deferred)):
-            fill = self.deferred.popleft()
-            end = fill.page + fill.count
-            if fill.page >= 0 and any(
-                pages.find(state, fill.page, end) >= 0 for state in (MISSING, FILLING)
-            ):
-                self._wake_range(fill)
-            else:
-                self.deferred.append(fill)
 
     def _event_pending(self, fill: Fill, _code: int, _now: float) -> None:
         """EAGAIN: an event waits to be read, or its thread has not run since."""
@@ -264,7 +235,7 @@ class Refusals:
         """Any other errno: nothing we know of helps, so give the pages up with that cause."""
         ledger = self._ledger
         if fill.page < 0 and code == errno.EFAULT:  # the file ends before it, or it was dropped
-            self._wake_range(fill)
+            wake_range(ledger, fill)
             return
         name = errno.errorcode.get(code, str(code))
         if fill.kind == POISON or fill.page < 0:
@@ -273,37 +244,6 @@ class Refusals:
         cause = f"the kernel refused to fill it: {name}"
         ledger.poison(fill.page, fill.count, cause, "report this")
 
-    def _again(self, fill: Fill) -> None:
-        """Repeat a deferred fill as far as its pages still wait; wake who waits at others."""
-        ledger = self._ledger
-        page, states = fill.page, ledger.pages.states
-        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED)
-        if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
-            ledger.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
-            return
-        left = fill.count
-        for state in _REPEATED[fill.kind, fill.demand]:
-            for first, count in ledger.pages.runs(page, fill.count, state):
-                ledger.act(fill.kind, first, count, fill.demand, fill.data, fill.data_page)
-                left -= count
-        if left:
-            self._wake_range(fill)
-
-    def _wake_range(self, fill: Fill) -> None:
-        self._ledger.out.append(Wake(fill.address, fill.count << self._ledger.shift))
-
-
-# Which pages of a fill that met EAGAIN still want it, by kind and demand.  (A CONTINUE that nobody
-# waits for asks whether a page that could not be filled is cached.)
-_REPEATED = {
-    (COPY, True): (FILLING,),
-    (COPY, False): (FILLING,),
-    (ZERO, True): (FILLING,),
-    (ZERO, False): (FILLING,),
-    (CONTINUE, True): (CACHED,),
-    (CONTINUE, False): (CACHED, FILLING),
-    (POISON, True): (FILLING, POISONED),
-}
 
 _REFUSALS = {
     errno.EAGAIN: Refusals._event_pending,

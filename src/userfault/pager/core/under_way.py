@@ -62,7 +62,7 @@ class UnderWay:
         """Forget whatever is under way to unfilled pages: they will be poisoned instead."""
         self._reads.stop_all()
         self._pauses.clear()
-        self._refusals.release()
+        self._refusals.put_aside.release()
 
     def give_up(self, cause: str, cure: str) -> None:
         """Poison every page that is not filled (or end the client, where there is no poison)."""
