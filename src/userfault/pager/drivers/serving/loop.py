@@ -65,14 +65,16 @@ class Loop:
         self.turn = BATCH
         self.timers: dict[Timer, None] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._fresh: set[int] = set()  # watched since the last wait told of several
         self._looks: list[Look] = []
         self._look_at = 0.0
-        self._at_most = _AT_MOST_S
+        self._at_most = 0.0  # how long to sleep, as the last looks said
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `fd` is readable."""
         self._epoll.register(fd, select.EPOLLIN)
         self._handlers[fd] = handler
+        self._fresh.add(fd)
 
     def forget(self, fd: int) -> None:
         """No more."""
@@ -86,7 +88,7 @@ class Loop:
 
     def look_soon(self) -> None:
         """There is more to look at than there was: not after the next sleep, but before."""
-        self._look_at = 0.0
+        self._look_at = self._at_most = 0.0
 
     def lifted(self) -> contextlib.AbstractContextManager[None]:
         """Within it, what is started (a thread, a process) inherits no place of ours."""
@@ -96,11 +98,11 @@ class Loop:
         """Go on as long as there is anybody in `whom` (a collection)."""
         while whom:
             ready = self.placement.wait(self._slept(background), working=bool(background))
-            self.turn = _FEW if len(ready) > 1 else BATCH
-            for fd, _ in ready:
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler()
+            if len(ready) == 1:
+                self.turn = BATCH
+                self._handlers.get(ready[0][0], _nobody)()
+            else:
+                self._call_all(ready)
             if self.timers:
                 self._tick(_clock())
             now = _clock()
@@ -111,6 +113,18 @@ class Loop:
             elif background:
                 # A client on this CPU goes first: it may fault again at once.
                 os.sched_yield()
+
+    def _call_all(self, ready: list[tuple[int, int]]) -> None:
+        """Call who has watched them.
+
+        One of them may close a descriptor, whose number is another's by now; epoll has told nothing
+        of that one, and whoever read there might wait.
+        """
+        self.turn = _FEW
+        self._fresh.clear()
+        for fd, _ in ready:
+            if fd not in self._fresh:
+                self._handlers.get(fd, _nobody)()
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -148,3 +162,7 @@ class Loop:
     def _look(self, now: float) -> None:
         self._look_at = now + _LOOK_S
         self._at_most = min((each.look(now) for each in self._looks), default=_AT_MOST_S)
+
+
+def _nobody() -> None:
+    """Whoever watched it has forgotten it a moment ago."""

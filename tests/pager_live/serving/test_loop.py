@@ -1,0 +1,159 @@
+"""The loop alone: it knows descriptors, times and background work, and nobody whom it serves."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from userfault.pager.core.placing import ANY, Placing
+from userfault.pager.drivers.serving.loop import Loop
+
+
+class Nothing:
+    """No background work."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def disturbed(self) -> bool:
+        return False
+
+    def work(self) -> None:
+        return
+
+
+class Heap(Nothing):
+    """So many pieces of work; `out` is emptied with the last."""
+
+    def __init__(self, pieces: int, out: list[int]) -> None:
+        self.left = pieces
+        self._out = out
+
+    def __bool__(self) -> bool:
+        return bool(self.left)
+
+    def work(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self._out.clear()
+
+
+class Alarm:
+    """A timer that rings once."""
+
+    def __init__(self, when: float, ring: Callable[[], None]) -> None:
+        self.when: float | None = when
+        self._ring = ring
+
+    def next_time(self) -> float | None:
+        return self.when
+
+    def tick(self, now: float) -> None:
+        if self.when is not None and now >= self.when:
+            self.when = None
+            self._ring()
+
+
+class Looks:
+    """Something to look at; it wants to be looked at again after 50 ms at the latest."""
+
+    def __init__(self, most: int, out: list[int]) -> None:
+        self.times: list[float] = []
+        self._most = most
+        self._out = out
+
+    def look(self, now: float) -> float:
+        self.times.append(now)
+        if len(self.times) == self._most:
+            self._out.clear()
+        return 0.05
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop(Placing(ANY))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def eventfds() -> Iterator[list[int]]:
+    made = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(2)]
+    yield made
+    for fd in made:
+        os.close(fd)
+
+
+def test_it_calls_whoever_watches_what_is_ready_until_nobody_is_left(
+    loop: Loop, eventfds: list[int]
+) -> None:
+    whom = [1, 2]
+    heard: list[int] = []
+
+    def hear(fd: int) -> None:
+        os.eventfd_read(fd)
+        heard.append(fd)
+        whom.pop()
+
+    for fd in eventfds:
+        loop.watch(fd, functools.partial(hear, fd))
+    loop.run(whom, Nothing())
+    assert sorted(heard) == sorted(eventfds)
+
+
+def test_a_number_that_is_another_descriptors_by_now_is_not_taken_for_ready(
+    loop: Loop, eventfds: list[int]
+) -> None:
+    """Two are ready; whoever is called first closes the other, whose number is given again."""
+    whom = [1]
+    wrong: list[int] = []
+
+    def quiet(fd: int) -> None:
+        try:
+            os.eventfd_read(fd)
+        except BlockingIOError:
+            wrong.append(fd)
+
+    def first(fd: int) -> None:
+        os.eventfd_read(fd)
+        (other,) = set(eventfds) - {fd}
+        loop.forget(fd)
+        loop.forget(other)
+        os.close(other)
+        assert os.dup2(empty, other) == other
+        loop.watch(other, lambda: quiet(other))
+        loop.timers[Alarm(time.monotonic() + 0.02, whom.clear)] = None
+
+    empty = os.eventfd(0, os.EFD_NONBLOCK)
+    for fd in eventfds:
+        loop.watch(fd, functools.partial(first, fd))
+    loop.run(whom, Nothing())
+    os.close(empty)
+    assert not wrong
+
+
+def test_a_timer_rings_and_is_forgotten_once_it_waits_for_nothing(loop: Loop) -> None:
+    whom = [1]
+    loop.timers[Alarm(time.monotonic() + 0.01, lambda: None)] = None
+    loop.timers[Alarm(time.monotonic() + 0.03, whom.clear)] = None
+    loop.run(whom, Nothing())
+    assert len(loop.timers) <= 1  # the first was found to wait for nothing
+
+
+def test_what_nobody_tells_of_is_looked_at_though_nothing_happens(loop: Loop) -> None:
+    whom = [1]
+    looks = Looks(3, whom)
+    loop.look_at(looks)
+    loop.run(whom, Nothing())
+    assert len(looks.times) == 3
+
+
+def test_background_work_is_done_while_nothing_waits(loop: Loop) -> None:
+    whom = [1]
+    heap = Heap(5, whom)
+    loop.run(whom, heap)
+    assert not heap.left
