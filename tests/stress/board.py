@@ -18,7 +18,7 @@ OPS = ("read", "write", "alias", "drop", "remove", "punch", "move", "unmap", "fo
 PLANTS = ("none", "stale", "zeroed", "half", "lost", "sigbus")  # mistakes: see toucher.c
 ZERO, BAD = 0, (1 << 64) - 1
 _THREADS, _SLOW, _WRONG = 8, 4096, 64
-_ENTRY = {63: "a page", 62: "a swapped page", 61: "(of a file)", 57: "(protected)"}
+_ENTRY = {63: "a page", 62: "an entry of swap or poison", 61: "(of a file)", 57: "(protected)"}
 
 
 class Slow(ctypes.Structure):

@@ -134,7 +134,7 @@ def test_memory_that_moves_all_the_time_it_is_filled_shows_the_source(
     image: Path, memory: str
 ) -> None:
     """A fill that mremap overtakes met ENOENT, which was taken for memory that is no more."""
-    for _ in range(4):
+    for _ in range(2):
         assert (
             child.run("pager_live.serving.moving_scenes:moved_to_and_fro", str(image), memory) == 0
         )
