@@ -21,7 +21,7 @@ from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import InvariantBroken
 from userfault.model.machine import Machine
-from userfault.model.tasks.sched import RWLock
+from userfault.model.tasks.locks import RWLock
 from userfault.uapi import mman
 
 NEXT = profile_named("next")
@@ -165,7 +165,7 @@ def test_an_invariant_is_looked_at_when_its_places_change() -> None:
 
     def holds(machine: Machine) -> None:
         looked.append(1)
-        if any(mm.table.tables for mm in machine.spaces):
+        if any(mm.table.tables for mm in machine.spaces.all):
             raise InvariantBroken("an entry")
 
     entries = Invariant("none", "there are no entries", "a test", holds, frozenset({"entry"}))
