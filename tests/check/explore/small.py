@@ -10,6 +10,7 @@ from userfault.check.explore.building.scenario import Scenario, Scenarios
 from userfault.check.explore.building.world import World
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
+from userfault.model.mm.madvise import madvise
 from userfault.uapi import mman
 
 small = Scenarios()
@@ -143,6 +144,122 @@ def private_copies(world: World) -> None:
     world.task("writer b", lambda me: me.write(area[0] + 1, b"2"), may_wait=True)
     world.task("handler", lambda me: me.copy(uffd, area[0], b"zz"))
     world.final("memory", lambda: (world.peek(area[0], 3), world.peek(alias[0], 3)))
+
+
+@small()
+def truncation_while_a_copy_is_in_the_cache(world: World) -> None:
+    """COPY that has to take its page back, while truncation waits for that page's lock."""
+    area = world.map("shmem")
+    uffd = world.uffd(area)
+    file = world.open(area.file)
+    world.task("handler", lambda me: me.copy(uffd, area[0], b"copy"))
+    world.task("truncater", lambda me: me.truncate(file, 0))
+    world.task("writer", lambda me: me.pwrite(file, 0, b"W"))
+    world.task("reader", lambda me: me.pread(file, 0, 4))
+    world.final("memory", lambda: world.peek(area[0]))
+
+
+@small()
+def huge_page_dropped_in_part(world: World) -> None:
+    """A transparent huge page: a write makes it, a read looks at it, MADV_DONTNEED splits it."""
+    huge = 2 << 20
+    area = world.map("anon", 1024)
+    base = (area[0] + huge - 1) & -huge
+    madvise(world.process.threads[0], world.process.mm, area[0], area.length, mman.MADV_HUGEPAGE)
+    world.task("writer", lambda me: me.write(base + 5 * PAGE, b"w"))
+    world.task("reader", lambda me: me.read(base))
+    world.task("dropper", lambda me: me.madvise(base, PAGE, mman.MADV_DONTNEED))
+    world.final("memory", lambda: (world.peek(base + 5 * PAGE), world.peek(base)))
+
+
+@small()
+def written_pages_scanned(world: World) -> None:
+    """WP_ASYNC: a write, and PAGEMAP_SCAN that reports it and protects again."""
+    area = world.map("anon", 2)
+    world.store(area[0], b"x")
+    uffd = world.uffd(area, mode=Mode.WP, features=Feature.WP_ASYNC)
+
+    def scan(me: Caller) -> object:
+        me.writeprotect(uffd, area[0], area.length)
+        first = me.scan(area[0], area.end, mask=2)
+        return [first, me.scan(area[0], area.end, flags=3, mask=2)]
+
+    world.task("writer a", lambda me: me.write(area[0], b"1"))
+    world.task("writer b", lambda me: me.write(area[1], b"2"))
+    world.task("scanner", scan)
+
+
+@small()
+def two_contexts_for_one_range(world: World) -> None:
+    """Two registrations that want the same pages, and a read."""
+    area = world.map("anon", 2)
+    one, other = world.uffd(), world.uffd()
+    world.task("first", lambda me: me.register(one, area[0], PAGE, Mode.MISSING))
+    world.task("second", lambda me: me.register(other, area[0], area.length, Mode.MISSING))
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
+
+
+@small()
+def two_handlers_of_one_fault(world: World) -> None:
+    """Two tasks read messages of one descriptor: one of them gets it."""
+    area = world.map("anon")
+    uffd = world.uffd(area)
+
+    def serve(me: Caller) -> object:
+        return me.copy(uffd, me.message(uffd).address, me.name.encode())
+
+    world.task("reader", lambda me: me.read(area[0]))
+    world.task("a handler", serve, may_wait=True)
+    world.task("b handler", serve, may_wait=True)
+    world.final("memory", lambda: world.peek(area[0]))
+
+
+@small()
+def poison_and_guard(world: World) -> None:
+    """POISON and MADV_GUARD_INSTALL of one page, and a read."""
+    area = world.map("anon")
+    uffd = world.uffd(area)
+    world.task("poisoner", lambda me: me.poison(uffd, area[0]))
+    world.task("guard", lambda me: me.madvise(area[0], PAGE, mman.MADV_GUARD_INSTALL))
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
+
+
+@small()
+def access_protected(world: World) -> None:
+    """RWPROTECT of a page that is read and written."""
+    area = world.map("anon")
+    world.store(area[0], b"x")
+    uffd = world.uffd(area, mode=Mode.RWP, features=Feature.RWP)
+
+    def protect(me: Caller) -> object:
+        first = me.rwprotect(uffd, area[0])
+        return [first, me.rwprotect(uffd, area[0], protect=False)]
+
+    world.task("protector", protect)
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
+    world.task("writer", lambda me: me.write(area[0], b"w"), may_wait=True)
+
+
+@small()
+def one_page_of_memory(world: World) -> None:
+    """Two COPYs where there is memory for one page, and one that frees it."""
+    area = world.map("anon", 2)
+    uffd = world.uffd(area)
+    world.machine.memory.limit = 1
+    world.task("handler a", lambda me: me.copy(uffd, area[0], b"a"))
+    world.task("handler b", lambda me: me.copy(uffd, area[1], b"b"))
+    world.task("dropper", lambda me: me.madvise(area[0], area.length, mman.MADV_DONTNEED))
+
+
+@small()
+def fork_and_move(world: World) -> None:
+    """MOVE of a page while the process forks: EBUSY once it is shared."""
+    area = world.map("anon", 2)
+    world.store(area[1], b"source")
+    uffd = world.uffd(area)
+    world.task("mover", lambda me: me.move(uffd, area[0], area[1]))
+    world.task("forker", lambda me: me.fork(lambda child: child.read(area[1])))
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
 
 
 SMALL: list[Scenario] = list(small.by_name.values())

@@ -124,6 +124,7 @@ def fallocate(files: PageCache, target: Inode, mode: int, offset: int, length: i
         try:
             folio = hook(files.where(target, index))
         except Refused as refusal:
+            target.changed()
             target.size = old
             raise Errno(refusal.code) from None
         target.cached(index)
@@ -194,6 +195,7 @@ def write_through(files: PageCache, target: Inode, offset: int, data: bytes) -> 
         try:
             folio = _for_write(files, target, index)
         except Refused as refusal:
+            target.changed()
             target.size = before
             if done:
                 return done

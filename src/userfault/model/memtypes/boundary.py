@@ -175,9 +175,11 @@ def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -
     hook = ops.filemap_remove
     assert hook is not None
     index = folio.index
+    left = folio.refs - 1  # ours, and those of tasks that wait for its lock
     called(sched, ops, "filemap_remove", lambda: hook(folio, target))
-    if target.cache.get(index) is folio or folio.flags & LOCKED or folio.refs != 1:
+    if target.cache.get(index) is folio or folio.flags & LOCKED or folio.refs != left:
         _take_out(target, index, folio, None)
+        folio.refs = left
         raise ContractBreach(ops.name, "filemap_remove", "it did not undo filemap_add exactly")
 
 
