@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import NoReturn
 
 import click
 
-from userfault.cli.check.check import check
-from userfault.cli.check.probe import probe
-from userfault.cli.demo.demo import demo
-from userfault.cli.explore.explore import explore
-from userfault.cli.lab.lab import lab
 from userfault.cli.shared import errors, interrupts, terminal
-from userfault.cli.store.diff import diff
-from userfault.cli.store.export import export
-from userfault.cli.store.gc import gc
-from userfault.cli.store.info import info
-from userfault.cli.store.ls import ls
-from userfault.cli.store.pack import pack
-from userfault.cli.store.rm import rm
-from userfault.cli.store.squash import squash
-from userfault.cli.store.verify import verify
 from userfault.kernel.errors import UserfaultError
 from userfault.version import __version__
 
@@ -31,20 +18,40 @@ _EPILOG = (
     " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
+_STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc")
+# Where each command is; the file has its name, and so has what is in it.
+_COMMANDS = {
+    "probe": "check.probe",
+    "check": "check.check",
+    "demo": "demo.demo",
+    "explore": "explore.explore",
+    "lab": "lab.lab",
+    **{name: f"store.{name}" for name in _STORE},
+}
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Loads the command that was asked for, and none of the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"userfault.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, "-V", "--version", prog_name="userfault")
 def userfault() -> None:
     """Serve page faults from user space, for every memory type that Linux has."""
-
-
-userfault.add_command(probe)
-userfault.add_command(check)
-userfault.add_command(demo)
-userfault.add_command(explore)
-userfault.add_command(lab)
-for command in (pack, ls, info, verify, diff, export, squash, rm, gc):
-    userfault.add_command(command)
 
 
 def main() -> NoReturn:
