@@ -11,8 +11,10 @@ import struct
 import sys
 from typing import Any
 
+import click
+
 from helpers.child import become_nobody, forbid_system_call
-from userfault.cli.main import main
+from userfault.cli.main import main, userfault
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.syscalls import SYSCALLS
 
@@ -22,6 +24,7 @@ _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 
 def run_behind_seccomp(*arguments: str) -> dict[str, Any]:
     """Run the command as nobody where a filter refuses userfaultfd(2), as in a container."""
+    userfault.get_command(click.Context(userfault), arguments[0])  # nobody may not read its files
     forbid_system_call(SYSCALLS[os.uname().machine]["userfaultfd"], errno.EPERM)
     become_nobody()
     return run(*arguments)

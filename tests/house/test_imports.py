@@ -17,10 +17,10 @@ from cli.commands import ROOT
 from house import circles
 
 PLANTS = {
-    "at the top": "from userfault.cli import main\n",
-    "in a function": "def late() -> None:\n    import userfault.cli.main\n",
+    "at the top": "from userfault.cli.check import check\n",
+    "in a function": "def late() -> None:\n    import userfault.cli.check.check\n",
     "for type checkers": (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from userfault.cli import main\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from userfault.cli.check import check\n"
     ),
 }
 
@@ -50,4 +50,4 @@ def test_a_circle_that_is_planted_is_named(tmp_path: Path, where: str) -> None:
     found = circle_in(tmp_path)
 
     assert found[0] == found[-1]
-    assert found[found.index("userfault.uapi.layout") + 1] == "userfault.cli.main"
+    assert found[found.index("userfault.uapi.layout") + 1] == "userfault.cli.check.check"
