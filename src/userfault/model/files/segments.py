@@ -23,6 +23,7 @@ class Segments:
         self._small = small
         self._huge = huge
         self._by_id: dict[int, Inode] = {}
+        self._last = 0  # id given away: none is given twice
 
     def get(self, length: int, flags: int) -> int:
         """shmget(2) with IPC_PRIVATE: a new id."""
@@ -32,9 +33,9 @@ class Segments:
             target = self._of_huge_pages(length, (flags >> _HUGE_SHIFT & 0x3F) or 21)
         else:
             target = self._files.create(self._small, round_up(length, PAGE))
-        number = len(self._by_id) + 1
-        self._by_id[number] = target
-        return number
+        self._last += 1
+        self._by_id[self._last] = target
+        return self._last
 
     def _of_huge_pages(self, length: int, shift: int) -> Inode:
         memory = self._files.memory

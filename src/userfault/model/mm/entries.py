@@ -1,8 +1,8 @@
 """The entries of an address space, and the folios that they count.
 
-Only `mm` and `uffd` change entries, and all of them here.  `allowed` says what the processor may do
-with a present entry; it is a function of the mapping and the entry, so that it can be computed
-again (`invariants`).
+Only `mm` and `uffd` change entries: by the steps here, or in the table itself where nothing that is
+counted comes or goes.  `allowed` says what the processor may do with a present entry; it is a
+function of the mapping and the entry, so that it can be computed again (`invariants`).
 """
 
 from __future__ import annotations

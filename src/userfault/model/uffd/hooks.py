@@ -20,6 +20,7 @@ _SIGBUS = abi.UFFD_FEATURE_SIGBUS
 _EXACT = abi.UFFD_FEATURE_EXACT_ADDRESS
 _THREAD_ID = abi.UFFD_FEATURE_THREAD_ID
 _WP_ASYNC = abi.UFFD_FEATURE_WP_ASYNC
+_WP_UNPOPULATED = abi.UFFD_FEATURE_WP_UNPOPULATED
 _RWP_ASYNC = abi.UFFD_FEATURE_RWP_ASYNC
 
 
@@ -77,7 +78,8 @@ class Hooks(Userfaultfd[AddressSpace]):
         return isinstance(context, Context) and context.has(_RWP_ASYNC)
 
     def wp_unpopulated(self, vma: Vma) -> bool:
-        return wants(context_of(vma), abi.UFFD_FEATURE_WP_UNPOPULATED)
+        context = vma.context
+        return isinstance(context, Context) and context.has(_WP_UNPOPULATED)
 
     # --- mappings --------------------------------------------------------------------------------
 
