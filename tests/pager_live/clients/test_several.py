@@ -94,6 +94,25 @@ def test_whatever_one_client_does_or_suffers_the_others_read_right_bytes(
             each.communicate()
 
 
+def test_clients_that_have_gone_leave_no_descriptor(
+    pager: Opened, image: Path, tmp_path: Path
+) -> None:
+    def held() -> int:
+        return len(os.listdir(f"/proc/{pager.member(Shown.WORKER)}/fd"))
+
+    assert child.finish(start("comes_and_goes", pager, image, 1)) == 1
+    wait_until(lambda: serves(pager) == 0)
+    before = held()
+    report = tmp_path / "report"
+    rubbish = start("sends_rubbish", pager, report)
+    wait_until(report.exists, rubbish)
+    report.unlink()
+    assert child.finish(start("comes_and_goes", pager, image, 20)) == 20
+    assert child.finish(start("leaves_without_a_word", pager, image)) == 8
+    child.finish(rubbish)
+    wait_until(lambda: held() == before)
+
+
 def test_clients_that_came_before_and_after_survive_every_death_in_the_family(
     pager: Opened, image: Path, tmp_path: Path
 ) -> None:

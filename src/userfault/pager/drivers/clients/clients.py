@@ -86,6 +86,8 @@ class Clients:
         """A client asked us to end, or closed its end: it is served on while it still lives."""
         self._loop.forget(client.channel.fileno())
         client.open = False
+        if quit_now or not client.mappings:  # nobody asks when it ends
+            self._loop.forget(client.owner.process)
         if quit_now:
             for served in list(client.mappings.values()):
                 self.service.drop(served)

@@ -10,29 +10,14 @@ asks its successor has another one started.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.mappings.workers import Worker, Workers
+from userfault.pager.drivers.processes.watching import Watching
 from userfault.pager.drivers.wire import messages
-
-
-class Loop(Protocol):
-    """The worker's loop."""
-
-    def lifted(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, what is started inherits no place of ours."""
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-
-    def forget(self, fd: int) -> None:
-        """No more."""
 
 
 class _Started(msgspec.Struct):
@@ -45,7 +30,7 @@ class _Started(msgspec.Struct):
 class Loading:
     """The processes that load functions, by the number of the mapping that is to come."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Watching) -> None:
         self._loop = loop
         self._started: dict[int, _Started] = {}
 

@@ -8,10 +8,8 @@ made from a new interpreter, as it does when the client asks for `Pager.replace(
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, MutableMapping
-from typing import Protocol
+from collections.abc import Callable
 
 from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
@@ -20,48 +18,12 @@ from userfault.linux.refused import calling
 from userfault.pager.drivers.family import supervisor
 from userfault.pager.drivers.family.handover import READY_S, Asked, Successor
 from userfault.pager.drivers.family.stall import WORKER_LOOK_S, Stall, tell_of_stall
+from userfault.pager.drivers.processes.watching import Loop
 from userfault.pager.drivers.record.journal import Journal, Word
 
 _LOOK_AGAIN_S = 0.05  # a spare that becomes the supervisor takes some milliseconds
 
 Told = Callable[[PagerError | None], None]
-
-
-class Timer(Protocol):
-    """Waits for a time."""
-
-    def next_time(self) -> float | None:
-        """When; None for nothing."""
-
-    def tick(self, now: float) -> None:
-        """Do what is due."""
-
-
-class Look(Protocol):
-    """Is looked at now and then."""
-
-    def look(self, now: float) -> float:
-        """Look, if it is due: how many seconds to sleep at most."""
-
-
-class Loop(Protocol):
-    """The worker's loop.  `timers`: those who wait for a time."""
-
-    @property
-    def timers(self) -> MutableMapping[Timer, None]:
-        """Who waits for a time is in here."""
-
-    def look_at(self, what: Look) -> None:
-        """Look at it now and then."""
-
-    def lifted(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, what is started inherits no place of ours."""
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-
-    def forget(self, fd: int) -> None:
-        """No more."""
 
 
 class Succession:

@@ -21,8 +21,7 @@ import socket
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -33,6 +32,7 @@ from userfault.linux.parent import end_with_parent
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.say import Errors
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.watching import Watching
 from userfault.snapshot.serving.source import SnapshotSource
 from userfault.source.spec import StoreSpec
 
@@ -70,19 +70,6 @@ class Done(msgspec.Struct):
     """The first `count` chunks asked for are there; the next one could not be had."""
 
     count: int
-
-
-class Loop(Protocol):
-    """The worker's loop."""
-
-    def lifted(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, what is started inherits no place of ours."""
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-
-    def forget(self, fd: int) -> None:
-        """No more."""
 
 
 class _Process:
@@ -171,7 +158,7 @@ class _Image:
 class Unpackers:
     """The processes, and the memory in which they answer."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Watching) -> None:
         self._loop = loop
         self._images: dict[int, _Image] = {}
         self._processes: list[_Process] = []

@@ -11,8 +11,8 @@ already.  Nobody else waits meanwhile: other contexts are served, and filled in 
 from __future__ import annotations
 
 from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.processes.watching import Timer
 from userfault.pager.drivers.serving.acting import Acting
-from userfault.pager.drivers.serving.loop import Timer
 
 _FIRST_PAUSE_S = 20e-6
 _LONG_PAUSE_S = 1e-3

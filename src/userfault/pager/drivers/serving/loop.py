@@ -15,6 +15,7 @@ from typing import Protocol
 
 from userfault.linux.refused import calling
 from userfault.pager.core.placing import Placing
+from userfault.pager.drivers.processes.watching import Look, Timer
 from userfault.pager.drivers.record.journal import BATCH
 from userfault.pager.drivers.serving.placement import Placement
 
@@ -24,23 +25,6 @@ _LOOK_S = 0.1  # between two looks, while something happens
 _AT_MOST_S = 10.0  # without a look
 
 _clock = time.monotonic
-
-
-class Timer(Protocol):
-    """Something that waits for a time.  It is in `Loop.timers` while it does."""
-
-    def next_time(self) -> float | None:
-        """When `tick` is to be called; None while it waits for nothing: the loop forgets it."""
-
-    def tick(self, now: float) -> None:
-        """Do what is due at `now`, if anything is."""
-
-
-class Look(Protocol):
-    """Something that is looked at now and then, because nobody tells."""
-
-    def look(self, now: float) -> float:
-        """Look, if it is due: how many seconds to sleep at most if nothing happens."""
 
 
 class Background(Protocol):

@@ -10,8 +10,6 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable
-from typing import Protocol
 
 from userfault.linux.refused import calling
 from userfault.pager.core.actions import Abandon, Fetch, Hasten
@@ -19,23 +17,11 @@ from userfault.pager.core.shares import Shares
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.mappings.workers import Worker, Workers
+from userfault.pager.drivers.processes.watching import Watching
 from userfault.pager.drivers.serving.acting import Acting
 from userfault.pager.drivers.serving.timed import Timed
 
 _clock = time.monotonic
-
-
-class Watching(Protocol):
-    """The worker's loop."""
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-
-    def forget(self, fd: int) -> None:
-        """No more."""
-
-    def lifted(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, what is started inherits no place of ours."""
 
 
 class Reads:

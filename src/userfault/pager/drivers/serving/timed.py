@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.processes.watching import Timer
 from userfault.pager.drivers.serving.acting import Acting
-from userfault.pager.drivers.serving.loop import Timer
 
 _CHECK_S = 1.0
 
