@@ -20,7 +20,8 @@ PLANTS = {
     "at the top": "from userfault.cli.check import check\n",
     "in a function": "def late() -> None:\n    import userfault.cli.check.check\n",
     "for type checkers": (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from userfault.cli.check import check\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from userfault.cli.check import check\n"
     ),
 }
 
