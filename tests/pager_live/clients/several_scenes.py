@@ -135,3 +135,13 @@ def replaces_the_pager(path: str, image: str) -> list[int]:
         found = [at(held, 1)]
         pager.replace()
         return [*found, at(held, 100)]
+
+
+def leaves_a_child(path: str, image: str, report: str, told: str) -> None:
+    """Ends at once; the child that it forked reads when the test has removed the report."""
+    held = lazy(image, pager=Connected(path), policy=DEMAND, fork=True)
+    assert at(held, 1) == 2
+    if not os.fork():
+        halfway(report)
+        Path(told).write_text(f"{at(held, 300)} {at(held, 1)}")
+    os._exit(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers import child
+from helpers.skips import need_root
 from pager_live.clients.door import Opened, opened
 from userfault.pager.drivers.record.status import Shown
 
@@ -132,6 +133,30 @@ def test_clients_that_came_before_and_after_survive_every_death_in_the_family(
         assert [child.finish(each)["right"] for each in clients] == [True] * 3
     finally:
         for each in clients:
+            each.kill()
+            each.communicate()
+
+
+def test_the_child_of_a_client_that_has_ended_is_served_beside_the_others(
+    pager: Opened, image: Path, tmp_path: Path
+) -> None:
+    need_root()  # fork events
+    reports, told = [tmp_path / "first", tmp_path / "second"], tmp_path / "told"
+    reader = start("reads_everything", pager, image, "anon", 4, reports[0])
+    parent = start("leaves_a_child", pager, image, reports[1], told)
+    try:
+        wait_until(lambda: all(report.exists() for report in reports), reader)
+        wait_until(lambda: parent.poll() is not None, reader)
+        wait_until(lambda: serves(pager) == 2, reader)  # the reader and the child
+        pager.kill_worker()
+        reports[1].unlink()
+        wait_until(told.exists, reader)
+        wait_until(lambda: serves(pager) == 1, reader)  # it was seen to end
+        assert told.read_text() == "301 2"
+        reports[0].unlink()
+        assert child.finish(reader)["right"]
+    finally:
+        for each in (reader, parent):
             each.kill()
             each.communicate()
 

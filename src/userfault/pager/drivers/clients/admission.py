@@ -24,7 +24,8 @@ from userfault.pager.drivers.wire.messages import Attach, Load, Prefetch
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
 
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
-_F_GET_SEALS, _F_SEAL_SHRINK = 1034, 0x2  # linux/fcntl.h
+_F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_WRITE = 1034, 0x2, 0x8  # linux/fcntl.h
+_SEALED = _F_SEAL_SHRINK | _F_SEAL_WRITE
 
 
 def entitled(request: messages.Request, sender: Sender | None, client: int) -> None:
@@ -117,10 +118,11 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
     for line in (held.lifeline_read, held.lifeline_write):
         _hold(stat.S_ISFIFO(os.fstat(line).st_mode), "the life line")
     _hold(os.fstat(held.states).st_size == request.pages, "the size of the states")
-    with_seals = fcntl.fcntl(held.states, _F_GET_SEALS)
-    _hold(bool(with_seals & _F_SEAL_SHRINK), "states that may shrink")
-    if held.signals >= 0:  # read in the loop, so it must be memory; else this raises OSError
-        fcntl.fcntl(held.signals, _F_GET_SEALS)
+    _hold(_sealed(held.states, _F_SEAL_SHRINK), "states that may shrink")
+    if held.signals >= 0:  # it is read in the loop, which must not wait
+        _hold(_sealed(held.signals, 0), "a log of signals that is no memory")
+    if isinstance(request.source, StoreSpec):  # the table of its pages is mapped
+        _hold(_sealed(held.source, _SEALED), "a table of a snapshot that may change")
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")
@@ -158,6 +160,13 @@ def _is(fd: int, kind: str) -> bool:
     with contextlib.suppress(OSError):
         found = os.readlink(f"/proc/self/fd/{fd}")
     return found == f"anon_inode:{kind}"
+
+
+def _sealed(fd: int, seals: int) -> bool:
+    """Whether it is a memfd that has these seals (memfd_create(2), fcntl(2))."""
+    with contextlib.suppress(OSError):
+        return fcntl.fcntl(fd, _F_GET_SEALS) & seals == seals
+    return False
 
 
 def _nonblocking(fd: int) -> bool:
