@@ -13,6 +13,7 @@ from userfault.model.files.folio import Cgroup
 from userfault.model.files.open_files import O_CLOEXEC, OpenFile
 from userfault.model.machine import Machine
 from userfault.model.mm import fork as forking
+from userfault.model.mm import lifetime
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task, Wait
@@ -174,11 +175,15 @@ class Process:
         self.status = status
         current = self.machine.sched.current
         for task in self.threads:
-            if task is not current:
-                task.kill()
-            else:
+            if task is current:
                 task.killed = True
-        forking.tear_down(self.mm)
+                continue
+            busy = not task.idle
+            task.kill()
+            if busy:  # it uses the memory until it has left the kernel
+                self.mm.users += 1
+                task.submit(lambda: lifetime.put(self.mm))
+        lifetime.put(self.mm, owner=True)
         for fd in sorted(self.fds):
             self.close(fd)
         if self.parent is not None:

@@ -262,4 +262,27 @@ def fork_and_move(world: World) -> None:
     world.task("reader", lambda me: me.read(area[0]), may_wait=True)
 
 
+@small()
+def exit_while_filling(world: World) -> None:
+    """A process ends while a handler outside of it copies a page in, and its thread waits."""
+    process = world.spawn()
+    area = world.map("anon", process=process)
+    uffd = world.uffd(area)
+    world.task("reader", lambda me: me.read(area[0]), process=process)
+    world.task("handler", lambda me: me.copy(uffd, area[0], b"x"))
+    world.task("killer", lambda me: me.exit(process))
+
+
+@small()
+def exit_with_threads_in_the_kernel(world: World) -> None:
+    """A process ends while its threads fault, and another one punches a hole."""
+    process = world.spawn()
+    area = world.map("shmem", process=process)
+    file = world.open(area.file)
+    world.task("reader", lambda me: me.read(area[0]), process=process)
+    world.task("writer", lambda me: me.write(area[0], b"1"), process=process)
+    world.task("killer", lambda me: me.exit(process))
+    world.task("puncher", lambda me: me.punch(file, 0))
+
+
 SMALL: list[Scenario] = list(small.by_name.values())

@@ -6,6 +6,7 @@ import pytest
 
 from check.explore.small import SMALL
 from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
@@ -19,8 +20,8 @@ ALL = [*SMALL, *SCENARIOS]
 
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_reduced_search_loses_no_outcome(scenario: Scenario) -> None:
-    runner = Runner(scenario, profile_named("next")).bare()
-    plain = search(runner, DepthFirst(), schedules=_PLAIN, onwards=True)
+    runner = Runner(scenario, profile_named("next"), invariants=INVARIANTS)
+    plain = search(runner.bare(), DepthFirst(), schedules=_PLAIN, onwards=True)
     reduced = search(runner, Reduced(), schedules=_PLAIN, onwards=True)
     assert reduced.exhausted
     assert reduced.schedules + reduced.cut < plain.schedules / 2

@@ -76,6 +76,8 @@ class AddressSpace(Entries):
         self.vmas: SortedDict[int, Vma] = SortedDict()
         self.lock = RWLock(files.sched, "mmap")
         self.alive = True
+        self.users = 1  # see lifetime.py
+        self.owned = True  # its process has not ended
         self.number = self.table.number
         self.task_size = TASK_SIZE
         self.contexts: dict[UserfaultfdCtx, None] = {}  # userfaultfds that belong to it

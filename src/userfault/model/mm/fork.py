@@ -8,7 +8,6 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
-from userfault.model.mm.mmap import discard
 from userfault.model.mm.userfaultfd_k import Forks
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.recorder import RECORD
@@ -94,15 +93,3 @@ def _copy_huge(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma, l
         if not folio.flags & folios.ZERO:
             folio.get()
         child.map_thp(twin, address, flags & ~(lost | pt.EXCLUSIVE), folio)
-
-
-def tear_down(mm: AddressSpace) -> None:
-    """The last task is gone: every mapping goes, and its userfaultfds learn it."""
-    if RECORD.on:
-        RECORD.writes.add(("alive", mm.number))
-    mm.changed()
-    mm.alive = False
-    for vma in list(mm.vmas.values()):
-        vma.reset_ctx()
-        discard(mm, vma)
-    mm.spaces.all.pop(mm, None)

@@ -7,6 +7,7 @@ faults, which are always read first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import deque
 
@@ -15,6 +16,7 @@ from userfault.model.errors import Errno
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.change_protection import clear_protection
+from userfault.model.mm.lifetime import using
 from userfault.model.mm.vma import UserfaultfdCtx, Vma
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Sched, Task, Wait
@@ -135,13 +137,9 @@ class Context(UserfaultfdCtx):
             RECORD.reads.add(("changing", self.number))
         return bool(self.changing)
 
-    def space(self) -> AddressSpace:
-        """The address space; ESRCH when its process has ended."""
-        if RECORD.on:
-            RECORD.reads.add(("alive", self.mm.number))
-        if not self.mm.alive:
-            raise Errno(errno.ESRCH)
-        return self.mm
+    def space(self) -> contextlib.AbstractContextManager[AddressSpace]:
+        """The address space, which stays within the block; ESRCH when its process has ended."""
+        return using(self.mm, errno.ESRCH)
 
     def set_mode(self, enable: int, disable: int) -> None:
         """UFFDIO_SET_MODE (7.3): RWP_ASYNC on or off; switching it on wakes every waiter."""
@@ -152,7 +150,8 @@ class Context(UserfaultfdCtx):
             raise Errno(errno.EINVAL)
         if enable and not self.features & abi.UFFD_FEATURE_RWP:
             raise Errno(errno.EINVAL)
-        self.space()
+        with self.space():
+            pass
         if RECORD.on:
             RECORD.writes.add(("context", self.number))
         self.features = (self.features | enable) & ~disable
@@ -296,9 +295,8 @@ class Context(UserfaultfdCtx):
         if RECORD.on:
             RECORD.writes.add(("context", self.number))
             RECORD.writes.add(("events", self.number))
-            RECORD.reads.add(("alive", mm.number))
         self.released = True
-        if mm.alive:
+        with contextlib.suppress(Errno), self.space():
             mm.lock.write()
             for vma in [vma for vma in mm.vmas.values() if vma.context is self]:
                 withdraw(mm, vma)

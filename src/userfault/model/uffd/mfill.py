@@ -69,7 +69,11 @@ def fill(job: Job, action: Action) -> tuple[int, int]:
 
     Raises Errno where the result field stays untouched (ESRCH).
     """
-    mm = job.context.space()
+    with job.context.space() as mm:
+        return _fill(job, action, mm)
+
+
+def _fill(job: Job, action: Action, mm: AddressSpace) -> tuple[int, int]:
     sched = mm.sched
     done = 0
     code = 0

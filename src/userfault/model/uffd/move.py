@@ -20,7 +20,13 @@ def move(
     context: Context, dst: int, src: int, length: int, *, allow_holes: bool
 ) -> tuple[int, int]:
     """Move the range: (bytes done, errno that ended it or 0)."""
-    mm = context.space()
+    with context.space() as mm:
+        return _move(mm, context, dst, src, length, allow_holes=allow_holes)
+
+
+def _move(
+    mm: AddressSpace, context: Context, dst: int, src: int, length: int, *, allow_holes: bool
+) -> tuple[int, int]:
     done = 0
     mm.lock.read()
     try:

@@ -17,14 +17,14 @@ from userfault.model.uffd.context import Context
 @contextlib.contextmanager
 def _locked(context: Context) -> Iterator[AddressSpace]:
     """The address space with its lock held for reading; EAGAIN while an event is pending."""
-    mm = context.space()
-    mm.lock.read()
-    try:
-        if context.is_changing:
-            raise Errno(errno.EAGAIN)
-        yield mm
-    finally:
-        mm.lock.read_done()
+    with context.space() as mm:
+        mm.lock.read()
+        try:
+            if context.is_changing:
+                raise Errno(errno.EAGAIN)
+            yield mm
+        finally:
+            mm.lock.read_done()
 
 
 def _demand(vma: Vma, mode: int, start: int, length: int) -> None:

@@ -10,6 +10,7 @@ from userfault.model.memtypes.ops import Facts
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.change_protection import clear_protection
+from userfault.model.mm.lifetime import using
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context, context_of
@@ -41,17 +42,16 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
     if modes & vmas.RWP and (not context.features & abi.UFFD_FEATURE_RWP or modes & vmas.WP):
         raise Errno(errno.EINVAL)
     check_range(mm, start, length)
-    if not mm.alive:
-        raise Errno(errno.ENOMEM)
-    mm.lock.write()
-    try:
-        found = _range(mm, start, start + length)
-        for vma in found:
-            _may_register(context, vma, start + length, modes)
-        for vma in mm.each(start, start + length):
-            _set(mm, vma, start, start + length, context, modes)
-    finally:
-        mm.lock.write_done()
+    with using(mm, errno.ENOMEM):
+        mm.lock.write()
+        try:
+            found = _range(mm, start, start + length)
+            for vma in found:
+                _may_register(context, vma, start + length, modes)
+            for vma in mm.each(start, start + length):
+                _set(mm, vma, start, start + length, context, modes)
+        finally:
+            mm.lock.write_done()
     return _ioctls(mm, found, modes)
 
 
@@ -136,23 +136,22 @@ def unregister(task: Task, context: Context, start: int, length: int) -> None:
     del task
     mm = context.mm
     check_range(mm, start, length)
-    if not mm.alive:
-        raise Errno(errno.ENOMEM)
     end = start + length
-    mm.lock.write()
-    try:
-        found = _range(mm, start, end)
-        for vma in found:
-            foreign = vma.context is not None and vma.context is not context
-            if foreign and not mm.profile.foreign_unregister:
-                raise Errno(errno.EINVAL)
-            if not supported(context, vma, vma.modes):
-                raise Errno(errno.EINVAL)
-        for vma in mm.each(start, end):
-            if vma.context is not None:
-                _clear(mm, vma, start, end)
-    finally:
-        mm.lock.write_done()
+    with using(mm, errno.ENOMEM):
+        mm.lock.write()
+        try:
+            found = _range(mm, start, end)
+            for vma in found:
+                foreign = vma.context is not None and vma.context is not context
+                if foreign and not mm.profile.foreign_unregister:
+                    raise Errno(errno.EINVAL)
+                if not supported(context, vma, vma.modes):
+                    raise Errno(errno.EINVAL)
+            for vma in mm.each(start, end):
+                if vma.context is not None:
+                    _clear(mm, vma, start, end)
+        finally:
+            mm.lock.write_done()
 
 
 def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:

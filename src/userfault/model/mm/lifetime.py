@@ -1,0 +1,47 @@
+"""How long an address space lives: as long as anybody uses it (mm_users, include/linux/sched/mm.h).
+
+A process is one user, each of its threads that is still in the kernel when it ends another, and
+so is a call on a userfaultfd of another process (mmget_not_zero in fs/userfaultfd.c): memory goes
+when the last of them is done with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from userfault.model.errors import Errno
+from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.mmap import discard
+from userfault.model.tasks.recorder import RECORD
+
+
+@contextlib.contextmanager
+def using(mm: AddressSpace, gone: int) -> Iterator[AddressSpace]:
+    """Within the block it stays; the errno `gone` where it is gone already."""
+    if RECORD.on:
+        RECORD.adds.add(("alive", mm.number))
+    if not mm.alive:
+        raise Errno(gone)
+    mm.users += 1
+    try:
+        yield mm
+    finally:
+        put(mm)
+
+
+def put(mm: AddressSpace, *, owner: bool = False) -> None:
+    """One user less; with the last one everything goes.  `owner`: it was the process itself."""
+    if owner:
+        mm.owned = False
+    if RECORD.on:  # who is the last matters once the process has ended
+        (RECORD.adds if mm.owned else RECORD.writes).add(("alive", mm.number))
+    mm.users -= 1
+    if mm.users:
+        return
+    mm.changed()
+    mm.alive = False
+    for vma in list(mm.vmas.values()):
+        vma.reset_ctx()
+        discard(mm, vma)
+    mm.spaces.all.pop(mm, None)
