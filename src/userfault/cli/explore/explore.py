@@ -192,10 +192,11 @@ class _Report:
         self._told.add(piece.job.scenario)
         result = piece.result()
         self.broken += result.failure is not None
+        kept = False
         if result.exhausted or result.failure is not None:
             states.forget(piece)
         else:
-            states.keep(piece)
+            kept = states.keep(piece) is not None
         if self._as_json:
             json_output.line({"schema": _SCHEMA, **msgspec.to_builtins(result)})
         else:
@@ -203,7 +204,7 @@ class _Report:
         if result.failure is not None:
             self._failure(piece.scenario, result)
         elif not result.exhausted and not self._as_json:
-            print_unseen(self._console, result)
+            print_unseen(self._console, result, kept=kept)
 
     def _failure(self, scenario: Scenario, result: Result) -> None:
         assert result.failure is not None
