@@ -7,6 +7,8 @@ call.  It trusts nothing that the model keeps as a sum: it counts again.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
 from itertools import compress
 
 from userfault.model.errors import InvariantBroken
@@ -43,25 +45,36 @@ def _fail(what: str) -> None:
     raise InvariantBroken(what)
 
 
+# In words only where something is wrong: this runs after every step of every schedule.
+
+
+def _mapping(vma: Vma) -> str:
+    return f"mapping [{vma.start:#x}, {vma.end:#x}) of {vma.kind}"
+
+
+def _entry(flags: int, address: int) -> str:
+    return f"entry {flags:#x} at {address:#x}"
+
+
 def _check_mappings(mm: AddressSpace) -> None:
     before: Vma | None = None
     for start, vma in mm.vmas.items():
-        where = f"mapping [{vma.start:#x}, {vma.end:#x}) of {vma.kind}"
+        where = partial(_mapping, vma)
         if start != vma.start or vma.start >= vma.end or vma.mm is not mm:
-            _fail(f"{where} is filed wrongly")
+            _fail(f"{where()} is filed wrongly")
         if (vma.start | vma.end | vma.offset) & ((1 << vma.shift) - 1):
-            _fail(f"{where} is not whole pages of its type")
+            _fail(f"{where()} is not whole pages of its type")
         if before is not None and before.end > vma.start:
-            _fail(f"{where} overlaps the one before it")
+            _fail(f"{where()} overlaps the one before it")
         if (vma.context is None) != (not vma.modes):
-            _fail(f"{where} has modes {vma.modes} and context {vma.context}")
+            _fail(f"{where()} has modes {vma.modes} and context {vma.context}")
         # One that is being closed waits for the lock with its ranges still registered.
         if vma.context is not None and vma.context not in mm.contexts:
-            _fail(f"{where} is registered with a context of another process, or a closed one")
+            _fail(f"{where()} is registered with a context of another process, or a closed one")
         if vma.modes & vmas.WP and vma.modes & vmas.RWP:
-            _fail(f"{where} is registered for WP and RWP")
+            _fail(f"{where()} is registered for WP and RWP")
         if vma.object is not None and vma not in vma.object.mappings:
-            _fail(f"{where} is not known to its object")
+            _fail(f"{where()} is not known to its object")
         before = vma
 
 
@@ -96,43 +109,43 @@ def _check_entry(
     thp: bool = False,
 ) -> None:
     flags, folio = entry
-    where = f"entry {flags:#x} at {address:#x}"
+    where = partial(_entry, flags, address)
     vma = mm.find(address)
     if vma is None or address + (1 << shift) > vma.end:
-        _fail(f"{where} lies outside of every mapping")
+        _fail(f"{where()} lies outside of every mapping")
         return
     if vma.shift != shift and not thp:
-        _fail(f"{where} has the page size of another type")
+        _fail(f"{where()} has the page size of another type")
     if folio is None:
         if not flags & pt.MARKS or flags & ~pt.MARKS:
-            _fail(f"{where} is neither a page nor a marker")
+            _fail(f"{where()} is neither a page nor a marker")
         return
     if not flags & pt.PRESENT or flags & pt.MARKS:
-        _fail(f"{where} has a folio and is not present")
+        _fail(f"{where()} has a folio and is not present")
     if allowed(vma, flags) != flags:
-        _fail(f"{where} does not give what the mapping and its protection give")
+        _fail(f"{where()} does not give what the mapping and its protection give")
     if folio.flags & folios.ZERO:
         if flags & (pt.EXCLUSIVE | pt.WRITE) or vma.shared:
-            _fail(f"{where} makes the zero page writable or shared")
+            _fail(f"{where()} makes the zero page writable or shared")
         return
     _check_page(vma, address, flags, folio, where)
     refs[folio] += 1
     maps[folio] += 1
 
 
-def _check_page(vma: Vma, address: int, flags: int, folio: Folio, where: str) -> None:
+def _check_page(vma: Vma, address: int, flags: int, folio: Folio, where: Callable[[], str]) -> None:
     if not folio.flags & folios.UPTODATE:
-        _fail(f"{where} shows a page that nobody has written")
+        _fail(f"{where()} shows a page that nobody has written")
     if folio.flags & folios.ANON:
         if folio.object is not None or vma.shared:
-            _fail(f"{where}: a private page is in a page cache or a shared mapping")
+            _fail(f"{where()}: a private page is in a page cache or a shared mapping")
         if flags & pt.EXCLUSIVE and folio.mapcount != 1:
-            _fail(f"{where}: an exclusive page is mapped {folio.mapcount} times")
+            _fail(f"{where()}: an exclusive page is mapped {folio.mapcount} times")
         return
     if flags & pt.EXCLUSIVE:
-        _fail(f"{where}: a page of a file is exclusive")
+        _fail(f"{where()}: a page of a file is exclusive")
     if folio.object is not vma.object or folio.index != vma.index(address):
-        _fail(f"{where}: stale mapping of {folio.name}")
+        _fail(f"{where()}: stale mapping of {folio.name}")
 
 
 def _check_object(spaces: Spaces, target: Inode, refs: Counts) -> None:

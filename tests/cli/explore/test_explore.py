@@ -57,6 +57,12 @@ def test_a_failure_is_told_and_its_line_shows_it_again(tmp_path: Path) -> None:
     assert "no scenario is called 'a-page-stays'" in without.stderr
 
 
+def test_the_audit_tells_what_it_checked() -> None:
+    done = userfault("explore", "two-readers-one-copy", "--audit")
+    assert done.returncode == 0, done.stderr
+    assert "pairs of steps, 0 do not commute" in done.stdout
+
+
 def test_what_is_called_wrongly_is_told() -> None:
     for arguments, told in (
         (["no-such-scenario"], "no scenario is called"),

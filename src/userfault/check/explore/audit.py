@@ -14,7 +14,9 @@ import msgspec
 from userfault.check.explore.fingerprint import fingerprint
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategies.strategy import CUT, Here
+from userfault.check.explore.strategies.chance import Random
+from userfault.check.explore.strategies.reduced import Reduced
+from userfault.check.explore.strategies.strategy import CUT, Here, Strategy
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -30,6 +32,12 @@ class Claim(msgspec.Struct, frozen=True):
             f"{self.first} and {self.second} do not commute after {list(self.schedule[:-2])}:"
             f" {self.difference}"
         )
+
+
+class _Recorded(Random):
+    """Random schedules whose steps are looked at."""
+
+    records = True
 
 
 class _Prefix:
@@ -107,3 +115,21 @@ def _difference(one: str, other: str) -> str:
     at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
     low = max(at - 100, 0)
     return f"...{one[low : at + 60]!r} against ...{other[low : at + 60]!r}"
+
+
+def audited(runner: Runner, runs: int) -> tuple[int, list[Claim]]:
+    """Check the claims of so many schedules of the reduced search, and as many random ones.
+
+    Returns how many pairs of steps were made in both orders, and those that do not commute.
+    """
+    audit = Audit(runner)
+    bare = runner.bare()
+    wrong: list[Claim] = []
+    strategies: list[Strategy] = [Reduced(), _Recorded(1, runs)]
+    for strategy in strategies:
+        for _ in range(runs):
+            run = bare.run(strategy)
+            if run is None:
+                break
+            wrong += audit.wrong(run)
+    return audit.checked, wrong

@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from userfault.check.explore.audit import audited
 from userfault.check.explore.building import loading
 from userfault.check.explore.building.scenario import Scenario, profile_named
 from userfault.check.explore.building.switches import SWITCHES, bugs_named
 from userfault.check.explore.job import STRATEGIES, Job
+from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import TWO_TRACES
 from userfault.check.explore.strategies import replay as replaying
 from userfault.check.explore.telling.page import page
@@ -34,6 +36,7 @@ from userfault.kernel.errors import UsageError
 _SCHEMA = "userfault.explore/1"
 _PLAIN = 2_000  # schedules of plain search that are counted for comparison
 _BOUND = 200_000
+_AUDITED = 50  # schedules of a scenario, for each of two strategies
 
 
 @click.command()
@@ -61,6 +64,7 @@ _BOUND = 200_000
     "--plain", metavar="N", type=click.IntRange(0), default=_PLAIN,
     help=f"Count so many plain schedules for comparison (default: {_PLAIN}).",
 )  # fmt: skip
+@click.option("--audit", is_flag=True, help="Make independent steps in both orders instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def explore(
     names: tuple[str, ...],
@@ -76,6 +80,7 @@ def explore(
     jobs: int | None,
     resume: bool,
     plain: int,
+    audit: bool,
     as_json: bool,
 ) -> int:
     """Run scenarios on the model kernel under every schedule, and check it after every step.
@@ -89,6 +94,8 @@ def explore(
     chosen = loading.named(names)
     if as_list:
         return _list(console, [one for one, _ in chosen], as_json=as_json)
+    if audit:
+        return _audit(console, [one for one, _ in chosen], kernel)
     bugs = tuple(sorted(bugs_named(switch)))
     wanted = Job("", "", "", bugs, strategy, preemptions, schedules or _BOUND, seed, plain=plain)
     wanted.make()
@@ -134,6 +141,19 @@ def _list(console: Screen, scenarios: Sequence[Scenario], *, as_json: bool) -> i
     return 0
 
 
+def _audit(console: Screen, scenarios: Sequence[Scenario], kernel: str | None) -> int:
+    """Whether steps that recorded nothing in common commute; the exit code."""
+    wrong = 0
+    for scenario in scenarios:
+        runner = Runner(scenario, profile_named(kernel or scenario.kernel))
+        checked, claims = audited(runner, _AUDITED)
+        wrong += bool(claims)
+        console.print(f"{scenario.name}: {checked} pairs of steps, {len(claims)} do not commute")
+        if claims:
+            console.print(f"  {claims[0]}")
+    return errors.FAILED if wrong else 0
+
+
 def _run(
     console: Screen, work: Sequence[Piece], processes: int, html: Path | None, *, as_json: bool
 ) -> int:
@@ -172,10 +192,11 @@ class _Report:
         self._told.add(piece.job.scenario)
         result = piece.result()
         self.broken += result.failure is not None
+        kept = False
         if result.exhausted or result.failure is not None:
             states.forget(piece)
         else:
-            states.keep(piece)
+            kept = states.keep(piece) is not None
         if self._as_json:
             json_output.line({"schema": _SCHEMA, **msgspec.to_builtins(result)})
         else:
@@ -183,7 +204,7 @@ class _Report:
         if result.failure is not None:
             self._failure(piece.scenario, result)
         elif not result.exhausted and not self._as_json:
-            print_unseen(self._console, result)
+            print_unseen(self._console, result, kept=kept)
 
     def _failure(self, scenario: Scenario, result: Result) -> None:
         assert result.failure is not None

@@ -29,15 +29,21 @@ def _path(job: Job) -> Path | None:
 
 
 def keep(piece: Piece) -> Path | None:
-    """Write down where it was left; None where it cannot be continued (or there is no home)."""
+    """Write down where it was left.
+
+    None where it cannot be continued, or there is no place for it.
+    """
     path = _path(piece.job)
     if path is None or piece.job.strategy != "reduced" or piece.job.preemptions is not None:
         return None
     parts = [_left(part) for part in piece.parts]
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_bytes(msgspec.json.encode(_State(__version__, parts)))
-    fresh.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(msgspec.json.encode(_State(__version__, parts)))
+        fresh.replace(path)
+    except OSError:
+        return None
     return path
 
 

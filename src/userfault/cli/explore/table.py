@@ -65,7 +65,7 @@ def _reduction(result: Result) -> str:
     return f" of {more}{result.plain.schedules} (1 in {more}{result.reduction:.0f})"
 
 
-def print_unseen(console: Console, result: Result) -> None:
+def print_unseen(console: Console, result: Result, *, kept: bool) -> None:
     """What a search that was not exhausted leaves open."""
     if result.strategy in ("random", "pct"):
         told = "random schedules: what they did not meet is not known"
@@ -73,7 +73,8 @@ def print_unseen(console: Console, result: Result) -> None:
         told = "the schedules beyond the bound were not seen"
     else:
         told = f"at least {result.left} more kinds of schedules were not seen"
-    console.print(Text(f"       {result.scenario}: {told}", "yellow"))
+    more = "; --continue goes on there" if kept else ""
+    console.print(Text(f"       {result.scenario}: {told}{more}", "yellow"))
 
 
 def print_failure(console: Console, result: Result, timeline: Timeline) -> None:
