@@ -127,7 +127,9 @@ class Crew:
         deadline = time.monotonic() + _END_S
         while busy and (left := deadline - time.monotonic()) > 0:
             for worker in select.select(busy, [], [], left)[0]:
-                with contextlib.suppress(UserfaultError):
+                try:
                     worker.hear()
+                except UserfaultError:  # it had not begun
+                    worker.piece = None
                 if worker.piece is None:
                     busy.remove(worker)
