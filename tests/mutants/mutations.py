@@ -105,7 +105,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a write to the huge zero page splits it",
-        "mm/fault.py",
+        "mm/cow.py",
         "new = thp.of_zeroes(mm) if mm.profile.zero_page_becomes_huge else None",
         "new = None",
     ),
@@ -208,20 +208,20 @@ MUTATIONS = (
         "poison over a page succeeds",
         "uffd/mfill.py",
         "_check_size(vma, address)\n    if job.mm.entry(vma, address) is not None:\n"
-        "        raise Errno(errno.EEXIST)\n    job.mm.mark",
+        "        raise Errno(errno.EEXIST)\n    _note(job, vma, address)\n    job.mm.mark",
         "_check_size(vma, address)\n    job.mm.mark",
     ),
     Mutation(
         "COPY with WP leaves the bit out",
         "uffd/mfill.py",
-        "(pt.UFFD_WP if job.wp else 0)",
+        "(pt.UFFD_WP if wp else 0)",
         "0",
     ),
     Mutation(
         "COPY to the private mapping of a file fills the file",
         "uffd/mfill.py",
-        "ops = vma.ops if vma.shared else vma.ops.for_private\n    place = where(mm, vma, "
-        "address, shared=vma.shared)",
+        "ops = vma.ops if cached else vma.ops.for_private\n    place = where(mm, vma, "
+        "address, shared=cached)",
         "ops = vma.ops\n    place = where(mm, vma, address, shared=True)",
     ),
     Mutation(
@@ -293,8 +293,8 @@ MUTATIONS = (
     Mutation(
         "closing wakes nobody",
         "uffd/context.py",
-        "            mm.lock.write_done()\n        self.wake_all()",
-        "            mm.lock.write_done()",
+        "        self.released = True\n        self.wake_all()",
+        "        self.released = True",
     ),
     Mutation(
         "poison goes with the registration",
@@ -318,9 +318,9 @@ MUTATIONS = (
     Mutation(
         "an event's sender goes on before it is read",
         "uffd/events.py",
-        "        context.wake_readers()\n        task.sched.block(",
-        "        context.wake_readers()\n        if event.child is None:\n            return\n"
-        "        task.sched.block(",
+        "    context.wake_readers()\n    task.sched.block(",
+        "    context.wake_readers()\n    if event.child is None:\n        return\n"
+        "    task.sched.block(",
     ),
     Mutation(
         "an unmapping leaves the mapping",
@@ -454,8 +454,8 @@ MUTATIONS = (
     Mutation(
         "guards replace uffd-wp markers",
         "mm/madvise.py",
-        "    mm.zap(vma, start, end, drop_markers=False)\n    for address",
-        "    mm.zap(vma, start, end, drop_markers=True)\n    for address",
+        "    mm.zap(vma, start, end, drop_markers=False)\n    if mm.sched.preemptive",
+        "    mm.zap(vma, start, end, drop_markers=True)\n    if mm.sched.preemptive",
     ),
     Mutation(
         "mlock reads private pages only",

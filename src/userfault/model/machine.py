@@ -10,8 +10,12 @@ from userfault.model.files.memory import Memory
 from userfault.model.files.pagecache import PageCache
 from userfault.model.files.segments import Segments
 from userfault.model.memtypes.anon import ANONYMOUS
-from userfault.model.memtypes.guest_memfd import GUEST_MEMFD, GUEST_MEMFD_RELEASED
-from userfault.model.memtypes.hugetlb import HUGETLB
+from userfault.model.memtypes.guest_memfd import (
+    GUEST_MEMFD,
+    GUEST_MEMFD_POSTED,
+    GUEST_MEMFD_RELEASED,
+)
+from userfault.model.memtypes.hugetlb import HUGETLB, HUGETLB_UNCHECKED
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.memtypes.others import (
     DROPPABLE,
@@ -52,7 +56,7 @@ class Machine:
         self.files = PageCache(self.sched, self.memory)
         userfaultfd = Hooks() if config.userfaultfd else Absent()
         self.spaces = Spaces(profile, config, self.files, userfaultfd)
-        self.types = {ops.name: ops for ops in _types(profile)}
+        self.types = {ops.name: ops for ops in _types(profile, config.bugs)}
         self.types.update((ops.name, ops) for ops in types)
         self.memfd = self.types[memfd].name  # of which type the files of memfd_create(2) are
         self.segments = Segments(self.files, self.types["sysv"], self.types["sysv-hugetlb"])
@@ -69,15 +73,19 @@ class Machine:
         return self.types[target.kind.name]
 
 
-def _types(profile: Profile) -> list[MemoryOps]:
+def _types(profile: Profile, bugs: frozenset[str]) -> list[MemoryOps]:
+    guest_memfd = GUEST_MEMFD if profile.guest_memfd_userfault else GUEST_MEMFD_RELEASED
+    if "guest-memfd-stale" in bugs:
+        guest_memfd = GUEST_MEMFD_POSTED
+    droppable = profile.droppable_registers or "registers-droppable" in bugs
     return [
         ANONYMOUS,
         SHMEM,
-        HUGETLB,
-        GUEST_MEMFD if profile.guest_memfd_userfault else GUEST_MEMFD_RELEASED,
+        HUGETLB if "huge-fill-beyond-end" not in bugs else HUGETLB_UNCHECKED,
+        guest_memfd,
         ORDINARY,
         SYSV,
         SYSV_HUGETLB_RECOGNISED if profile.sysv_hugetlb else SYSV_HUGETLB,
-        DROPPABLE_RECOGNISED if profile.droppable_registers else DROPPABLE,
+        DROPPABLE_RECOGNISED if droppable else DROPPABLE,
         SPECIAL,
     ]

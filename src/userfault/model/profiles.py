@@ -52,6 +52,9 @@ class Profile(msgspec.Struct, frozen=True):
     checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
     no_huge_page: int = errno.EEXIST  # COPY with an empty hugetlb pool; ENOMEM to 6.17
     copy_over_guard: bool = True  # EEXIST since 7.2
+    # Faults (6.6) and fills (6.9) lock their mapping and not the address space, and an event waits
+    # for the fills that have begun (map_changing_lock, 6.9)
+    vma_locks: bool = True
     fill_prepares_first: bool = True  # the destination's anon_vma, before any check (not 6.1)
     field_on_event: bool = True  # the result field says -EAGAIN while an event is pending
     # The rest
@@ -168,6 +171,7 @@ LINUX_6_1 = Profile(
     foreign_unregister=True,
     checks_source=False,
     no_huge_page=errno.ENOMEM,
+    vma_locks=False,
     fill_prepares_first=False,
     field_on_event=False,
     wp_many_mappings=False,

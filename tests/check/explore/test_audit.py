@@ -22,7 +22,7 @@ def _claims(scenario: Scenario) -> tuple[int, list[Claim]]:
 @pytest.mark.parametrize("scenario", [*SMALL, *SCENARIOS], ids=lambda scenario: scenario.name)
 def test_what_is_taken_for_independent_commutes(scenario: Scenario) -> None:
     checked, wrong = _claims(scenario)
-    assert checked > 4
+    assert checked > 4 or scenario.group == "old-bugs"  # some of those have one task
     assert not wrong, str(wrong[0])
 
 

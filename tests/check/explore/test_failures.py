@@ -9,7 +9,7 @@ import pytest
 from userfault.check.explore.building.caller import Caller
 from userfault.check.explore.building.scenario import Scenario, Scenarios, profile_named
 from userfault.check.explore.building.world import World
-from userfault.check.explore.invariants import INVARIANTS, Invariant
+from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.search import Found, search
 from userfault.check.explore.shorten import shortest
@@ -20,7 +20,7 @@ from userfault.check.explore.telling.timeline import tell
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import InvariantBroken
-from userfault.model.machine import Machine
+from userfault.model.invariants import Rule, Seen
 from userfault.model.tasks.locks import RWLock
 from userfault.uapi import mman
 
@@ -151,7 +151,7 @@ def test_what_depends_on_more_than_the_schedule_is_named() -> None:
     @moody()
     def build(world: World) -> None:
         area = world.map("anon")
-        advice = mman.MADV_COLD if next(turns) % 2 else mman.MADV_DONTNEED
+        advice = mman.MADV_NOHUGEPAGE if next(turns) % 2 else mman.MADV_DONTNEED
         world.task("one", lambda me: me.madvise(area[0], PAGE, advice))
         world.task("two", lambda me: me.madvise(area[0], PAGE, mman.MADV_DONTNEED))
 
@@ -163,19 +163,19 @@ def test_what_depends_on_more_than_the_schedule_is_named() -> None:
 def test_an_invariant_is_looked_at_when_its_places_change() -> None:
     looked: list[int] = []
 
-    def holds(machine: Machine) -> None:
+    def holds(seen: Seen) -> None:
         looked.append(1)
-        if any(mm.table.tables for mm in machine.spaces.all):
+        if any(mm.table.tables for mm in seen.spaces.all):
             raise InvariantBroken("an entry")
 
-    entries = Invariant("none", "there are no entries", "a test", holds, frozenset({"entry"}))
+    entries = Rule("none", "there are no entries", "a test", holds, frozenset({"entry"}))
     scenario = broken.by_name["a-page-that-is-dropped"]
     found = search(Runner(scenario, NEXT, invariants=[entries]), Reduced())
     assert found.violation is not None
     assert (found.violation.kind, found.violation.name) == ("invariant", "none")
     assert found.run is not None
     assert len(looked) < len(found.run.steps)
-    pool = Invariant("pool", "", "a test", holds, frozenset({"pool"}))
+    pool = Rule("pool", "", "a test", holds, frozenset({"pool"}))
     looked.clear()
     search(Runner(scenario, NEXT, invariants=[pool]), Reduced())
     assert not looked
@@ -192,5 +192,8 @@ def test_the_timeline_tells_what_each_step_changed() -> None:
     told = [change for row in timeline.rows for change in row.changes]
     assert any(change.startswith("entry 0x") and change.endswith("exclusive") for change in told)
     assert any(change.startswith("entry 0x") and change.endswith(": gone") for change in told)
-    assert any(change.startswith("lock mmap: held by 1 for reading") for change in told)
+    assert any(
+        change.startswith("lock of mapping 0x") and "held by 1 for reading" in change
+        for change in told
+    )
     assert timeline.violation == found.violation

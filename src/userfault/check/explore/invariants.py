@@ -1,78 +1,68 @@
-"""What must hold after every step: named functions, each with its sentence and its source."""
+"""What must hold after every step: the model's rules, asked where a step can have broken them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-
-import msgspec
+from collections.abc import Iterable, Sequence
 
 from userfault.check.explore.steps import Step
-from userfault.model import invariants
 from userfault.model.errors import InvariantBroken
+from userfault.model.invariants import RULES, Rule, Seen
+from userfault.model.invariants.ledger import Ledger
 from userfault.model.machine import Machine
+from userfault.model.tasks.recorder import Note
 
-
-class Invariant(msgspec.Struct, frozen=True):
-    """One rule.
-
-    `holds` is given the machine between two steps and raises InvariantBroken.  `watches`: the
-    kinds of places (first words, see `userfault.model.tasks.recorder`) whose change can break it;
-    it is looked at after steps that wrote or counted one of them; if empty, after every step that
-    changed anything.
-    """
-
-    name: str
-    sentence: str
-    source: str
-    holds: Callable[[Machine], None]
-    watches: frozenset[str] = frozenset()
-
-
-def _books(machine: Machine) -> None:
-    invariants.check(machine.spaces)
-
-
-_BOOKED = {
-    *("entry", "huge", "entries", "maps", "mappings", "refs", "page", "slot", "object", "queue"),
-    *("waiters", "events", "changing", "context", "alive", "pool", "blocks", "memory", "cgroup"),
-    *("links", "process"),
-}
-
-BOOKS = Invariant(
-    "books",
-    "counts of references and mappings, accounts and queues are what a recount gives",
-    "userfault.model.invariants: every invariant of the model",
-    _books,
-    frozenset(_BOOKED),
-)
+Broken = tuple[str, str, InvariantBroken]  # name and sentence of the rule, and what is wrong
 
 # What is looked at unless told otherwise.
-INVARIANTS: list[Invariant] = [BOOKS]
+INVARIANTS: list[Rule] = list(RULES.values())
 
 
 class Watch:
-    """Invariants, looked at after the steps that can break them."""
+    """Rules, asked after the steps that can break them."""
 
-    def __init__(self, invariants: Iterable[Invariant]) -> None:
-        self._all = list(invariants)
-        self._by_kinds: dict[frozenset[object], Sequence[Invariant]] = {}
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._all = list(rules)
+        self._by_kinds: dict[frozenset[object], Sequence[Rule]] = {}
+        self._machine: Machine | None = None
+        self._ledger: Ledger | None = None
 
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    def broken(self, machine: Machine, step: Step) -> tuple[Invariant, InvariantBroken] | None:
-        """The first one that does not hold after this step."""
-        kinds = frozenset([place[0] for place in (*step.writes, *step.adds)])
-        if not kinds:
-            return None
-        asked = self._by_kinds.get(kinds)
+    def broken(self, machine: Machine, step: Step, notes: Sequence[Note]) -> Broken | None:
+        """The name and the sentence of the first rule that does not hold after this step."""
+        ledger = self._count(machine)
+        kinds = {place[0] for place in step.writes}
+        kinds.update([place[0] for place in step.adds])
+        kinds.update([note[0] for note in notes])
+        key = frozenset(kinds)
+        asked = self._by_kinds.get(key)
         if asked is None:
-            asked = self._by_kinds[kinds] = [
-                one for one in self._all if not one.watches or not one.watches.isdisjoint(kinds)
+            asked = self._by_kinds[key] = [
+                rule for rule in self._all if not rule.watches or not rule.watches.isdisjoint(key)
             ]
-        for invariant in asked:
-            try:
-                invariant.holds(machine)
-            except InvariantBroken as broken:
-                return invariant, broken
-        return None
+        if not asked:
+            return None
+        return _first(asked, Seen(machine.spaces, step.writes | step.adds, notes, ledger))
+
+    def broken_at_the_end(self, machine: Machine) -> Broken | None:
+        """The same when all tasks have ended: what was leaked shows in no place."""
+        asked = [rule for rule in self._all if "refs" in rule.watches]
+        return _first(asked, Seen(machine.spaces, (), (), self._count(machine)))
+
+    def _count(self, machine: Machine) -> Ledger:
+        """The ledger of this machine; what the steps before left was looked at when first made."""
+        if machine is not self._machine:
+            self._machine = machine
+            self._ledger = Ledger(machine.spaces)
+        assert self._ledger is not None
+        return self._ledger
+
+
+def _first(rules: Iterable[Rule], seen: Seen) -> Broken | None:
+    for rule in rules:
+        try:
+            rule.holds(seen)
+        except InvariantBroken as broken:
+            return rule.name, rule.sentence, broken
+    return None

@@ -8,11 +8,12 @@ from typing import NoReturn
 
 from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.world import World
-from userfault.check.explore.invariants import Invariant, Watch
+from userfault.check.explore.invariants import Broken, Watch
 from userfault.check.explore.steps import NOBODY, TWO_TRACES, Run, Step, Violation
 from userfault.check.explore.strategies.replay import Replay
 from userfault.check.explore.strategies.strategy import CUT, Strategy
-from userfault.model.errors import Deadlock
+from userfault.model.errors import ContractBreach, Deadlock
+from userfault.model.invariants import RULES, Rule
 from userfault.model.profiles import Profile
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
@@ -38,7 +39,7 @@ class Runner:
         profile: Profile,
         *,
         bugs: frozenset[str] = frozenset(),
-        invariants: Iterable[Invariant] = (),
+        invariants: Iterable[Rule] = (),
         points: int = POINTS,
     ) -> None:
         self.scenario = scenario
@@ -177,6 +178,7 @@ class _Schedule:
                 RECORD.reads.add(("wake", tid))
             RECORD.writes = set()
             RECORD.adds = set()
+            RECORD.notes = []
 
     def _finish(self, point: str) -> None:
         """The step that ran is over: its task stands at `point`, sleeps, or has ended."""
@@ -208,12 +210,14 @@ class _Schedule:
         step.reads = RECORD.reads
         step.writes = RECORD.writes
         step.adds = RECORD.adds
-        broken = self._watch.broken(self._machine, step)
+        broken = self._watch.broken(self._machine, step, RECORD.notes)
         if broken is not None:
-            invariant, why = broken
-            text = f"{invariant.sentence}: {why}"
-            self.result.violation = Violation("invariant", invariant.name, text)
+            self._broke(broken)
             self._stop()
+
+    def _broke(self, broken: Broken) -> None:
+        name, sentence, why = broken
+        self.result.violation = Violation("invariant", name, f"{sentence}: {why}")
 
     def _repeat(self, before: Step) -> int:
         """The same choice as in the run before, which must have come to the same place."""
@@ -273,6 +277,10 @@ class _Schedule:
             )
             result.violation = Violation("stuck", names, told)
             return
+        broken = self._watch.broken_at_the_end(self._machine) if self._watch else None
+        if broken is not None:
+            self._broke(broken)
+            return
         complaint = world.complaint()
         if complaint is not None:
             result.violation = Violation("check", self._runner.scenario.name, complaint)
@@ -286,6 +294,11 @@ class _Schedule:
 
     def _raised(self, number: int, mistake: BaseException) -> None:
         name = self._world.callers[number].name
+        if isinstance(mistake, ContractBreach):  # a driver's mistake, found around its hook
+            rule = RULES["contract"]
+            told = f"{rule.sentence}: {name}: {mistake}: {mistake.rule}"
+            self.result.violation = Violation("invariant", rule.name, told)
+            return
         text = "".join(traceback.format_exception(mistake)).rstrip()
         self.result.violation = Violation("raised", type(mistake).__name__, f"{name}: {text}")
 

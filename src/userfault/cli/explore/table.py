@@ -28,7 +28,7 @@ def print_list(console: Console, scenarios: Sequence[Scenario]) -> None:
         console.print("\nold bugs that --switch puts back")
         table = Table(box=None, padding=(0, 2, 0, 0))
         for switch in SWITCHES.values():
-            table.add_row(switch.name, switch.sentence, f"{switch.commit} {switch.subject}")
+            table.add_row(switch.name, switch.sentence, switch.fix)
         console.print(table)
 
 

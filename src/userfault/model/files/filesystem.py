@@ -40,10 +40,22 @@ _NO_END = 1 << 40  # a page that no mapping reaches
 
 def truncate(files: PageCache, target: Inode, size: int) -> None:
     """Set the size; what lies beyond goes, private copies too."""
+    target.cut += 1
+    try:
+        _cut(files, target, size)
+    finally:
+        target.cut -= 1
+        if RECORD.on:
+            RECORD.notes.append(("cut", target))
+
+
+def _cut(files: PageCache, target: Inode, size: int) -> None:
     old = target.pages()
     target.changed()
     target.size = size
     keep = target.pages()
+    if keep < old and files.sched.preemptive:
+        files.sched.point("truncate.unmap")
     if target.kind.truncate_drops_markers:
         # Whatever the size was: everything behind the new one, markers too (measured on 6.18).
         _unmap(target, keep, _NO_END, private_too=True, drop_markers=True)

@@ -33,10 +33,10 @@ class Mapping(Protocol):
 class Inode(Object):
     """An object with its memory type, and what keeps it: mappings, descriptors, segments.
 
-    `links` counts them; with the last one its pages go.
+    `links` counts them; with the last one its pages go.  `cut`: tasks that are making it shorter.
     """
 
-    __slots__ = ("kind", "links", "mappings", "seals")
+    __slots__ = ("cut", "kind", "links", "mappings", "seals")
 
     def __init__(
         self,
@@ -51,4 +51,5 @@ class Inode(Object):
         self.kind = kind
         self.mappings: dict[Mapping, None] = {}
         self.links = 0
+        self.cut = 0
         self.seals = 0

@@ -13,7 +13,7 @@ import errno
 from msgspec.structs import replace
 
 from userfault.model.errors import Refused
-from userfault.model.files.folio import Folio, Object
+from userfault.model.files.folio import LOCKED, Folio, Object
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 
@@ -38,6 +38,16 @@ def _get(target: Object, index: int) -> Folio:
     if not _shared(target, index):
         raise Refused(errno.EFAULT)
     return pagecache.lookup(target, index)
+
+
+def _get_posted(target: Object, index: int) -> Folio:
+    """As posted in March 2026: what the memory held before is shown."""
+    folio = target.cached(index)
+    if folio is None or not _shared(target, index) or index >= target.pages():
+        raise Refused(errno.EFAULT)
+    folio.refs += 1
+    folio.flags |= LOCKED
+    return folio
 
 
 def _alloc(where: Where) -> Folio | None:
@@ -90,3 +100,5 @@ GUEST_MEMFD = replace(
     filemap_remove=pagecache.remove,
     size_checked_at_entry=True,
 )
+
+GUEST_MEMFD_POSTED = replace(GUEST_MEMFD, get_folio_noalloc=_get_posted)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+from msgspec.structs import replace
+
 from userfault.model.errors import Refused
 from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Object
 from userfault.model.files.memory import Memory
@@ -124,6 +126,11 @@ def _unreserve(
     memory.pools[shift].reserved -= len(gone)
 
 
+def _add_anywhere(folio: Folio, where: Where) -> None:
+    """Without a look at the size, as an old bug had it."""
+    pagecache.add(folio, where)
+
+
 HUGETLB = MemoryOps(
     name="hugetlb",
     can_userfault=pagecache.every_mode,
@@ -145,3 +152,5 @@ HUGETLB = MemoryOps(
     punch_takes_copies=True,
     truncate_drops_markers=True,
 )
+
+HUGETLB_UNCHECKED = replace(HUGETLB, filemap_add=_add_anywhere)

@@ -54,10 +54,10 @@ def add(folio: Folio, where: Where) -> None:
         raise Refused(errno.EEXIST)
     mount = target.mount
     if mount is not None:
-        if mount.limit is not None and mount.used >= mount.limit:
-            raise Refused(errno.ENOMEM)
         if RECORD.on:
             mount.record()
+        if mount.limit is not None and mount.used >= mount.limit:
+            raise Refused(errno.ENOMEM)
         mount.used += 1
         target.blocks += 1
     folio.flags |= LOCKED

@@ -15,11 +15,10 @@ from userfault.model.files.folio import Cgroup
 from userfault.model.files.pagecache import PageCache
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
-from userfault.model.mm.entries import Entries
+from userfault.model.mm.locked import Locked
 from userfault.model.mm.userfaultfd_k import Userfaultfd
 from userfault.model.mm.vma import WP, UserfaultfdCtx, Vma
 from userfault.model.profiles import Config, Profile
-from userfault.model.tasks.locks import RWLock
 from userfault.model.tasks.recorder import RECORD
 
 
@@ -61,20 +60,18 @@ class Spaces:
         return self._families
 
 
-class AddressSpace(Entries):
-    """The memory of one process: mappings, and their entries.  `lock` is the mmap lock."""
+class AddressSpace(Locked):
+    """The memory of one process: mappings, and their entries."""
 
     def __init__(self, spaces: Spaces, cgroup: Cgroup) -> None:
         files = spaces.files
-        super().__init__(files.memory, cgroup)
+        super().__init__(files.memory, cgroup, files.sched, vma_locks=spaces.profile.vma_locks)
         self.spaces = spaces
         self.profile = spaces.profile
         self.config = spaces.config
         self.files = files
-        self.sched = files.sched
         self.userfaultfd = spaces.userfaultfd
         self.vmas: SortedDict[int, Vma] = SortedDict()
-        self.lock = RWLock(files.sched, "mmap")
         self.alive = True
         self.users = 1  # see lifetime.py
         self.owned = True  # its process has not ended
@@ -133,6 +130,7 @@ class AddressSpace(Entries):
         self.changed()
         if RECORD.on and vma.object is not None:
             RECORD.writes.add(("mappings", vma.object.number))
+        self.start_write(vma)
         self.vmas[vma.start] = vma
         if vma.object is not None:
             vma.object.mappings[vma] = None
@@ -142,6 +140,7 @@ class AddressSpace(Entries):
         self.changed()
         if RECORD.on and vma.object is not None:
             RECORD.writes.add(("mappings", vma.object.number))
+        self.start_write(vma)
         del self.vmas[vma.start]
         self._last = None
         if vma.object is not None:
@@ -152,6 +151,7 @@ class AddressSpace(Entries):
         """Cut at `at`; returns the upper part.  EINVAL inside of a huge page."""
         if at & ((1 << vma.shift) - 1):
             raise Errno(errno.EINVAL)
+        self.start_write(vma)
         if self.thp and at & ~pt.PMD_MASK:
             thp.split(self, at & pt.PMD_MASK)
         upper = vma.like(at, vma.end, vma.offset + at - vma.start)
@@ -162,7 +162,8 @@ class AddressSpace(Entries):
         return upper
 
     def isolate(self, vma: Vma, start: int, end: int) -> Vma:
-        """The part of `vma` inside [start, end), split off where need be."""
+        """The part of `vma` inside [start, end), split off where need be, to be changed."""
+        self.start_write(vma)
         if vma.start < start:
             vma = self.split(vma, start)
         if vma.end > end:
@@ -190,6 +191,8 @@ class AddressSpace(Entries):
                 and self.userfaultfd.may_merge(before, after)
                 and self._related(changed, before, after, end)
             ):
+                self.start_write(before)
+                self.start_write(after)
                 before.family = before.family or after.family
                 before.inherited = before.inherited or after.inherited
                 before.soft_dirty |= after.soft_dirty
@@ -273,8 +276,10 @@ class AddressSpace(Entries):
         File mappings keep uffd-wp as a marker unless `drop_markers`.  Without `private_too`
         (punching a hole) copies made by private writes stay, and poison with them.
         """
-        if RECORD.on and vma.shift == 12:
-            self.table.record_range(start & pt.PMD_MASK, end, pt.PMD_SHIFT)
+        if RECORD.on:
+            RECORD.notes.append(("zap", self, vma))
+            if vma.shift == 12:
+                self.table.record_range(start & pt.PMD_MASK, end, pt.PMD_SHIFT)
         if self.thp:
             for address in thp.whole(self, start, end):
                 self.forget(self.take_thp(address))

@@ -20,7 +20,10 @@ from userfault.model.tasks.sched import Task
 
 
 def collapse(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice: int) -> int:
-    """Of one mapping.  Raises Errno: with the reason of the last huge page that could not be."""
+    """Of one mapping, the lock held for writing.
+
+    Raises Errno: with the reason of the last huge page that could not be.
+    """
     del task, advice
     last = (vma.end - pt.PMD_SIZE) & pt.PMD_MASK
     anonymous = vma.object is None and vma.ops.movable
@@ -33,12 +36,9 @@ def collapse(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advic
         raise Errno(errno.EINVAL)
     first, behind = (start + ~pt.PMD_MASK) & pt.PMD_MASK, end & pt.PMD_MASK
     code = mm.profile.collapse_of_nothing if first > behind else 0
-    mm.lock.write()
-    try:
-        for address in range(first, behind, pt.PMD_SIZE):
-            code = _collapse_one(mm, vma, address) or code
-    finally:
-        mm.lock.write_done()
+    mm.start_write(vma)
+    for address in range(first, behind, pt.PMD_SIZE):
+        code = _collapse_one(mm, vma, address) or code
     if code:
         raise Errno(code)
     return end

@@ -21,13 +21,13 @@ from userfault.model.errors import (
 from userfault.model.files import folio as folios
 from userfault.model.files.boundary import fault_folio
 from userfault.model.files.folio import Folio
-from userfault.model.files.ops import Where
-from userfault.model.memtypes import boundary
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.mm.cow import break_cow, private_page, where
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.uapi import userfaultfd as abi
 from userfault.uapi.mman import PROT_WRITE
@@ -48,20 +48,41 @@ def fault(task: Task, mm: AddressSpace, address: int, *, write: bool, user: bool
     """
     if task.killed:
         raise Errno(errno.EFAULT)
-    mm.lock.read()
+    vma = mm.enter(address)
+    if vma is None:
+        raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
+    waiter = None
     try:
-        vma = mm.find(address)
-        if vma is None:
-            raise Signalled(signal.SIGSEGV, SEGV_MAPERR, address)
         if not (vma.prot & PROT_WRITE if write else vma.prot):
             raise Signalled(signal.SIGSEGV, SEGV_ACCERR, address)
         reason = _resolve(mm, vma, address, write)
+        if reason >= 0:
+            waiter = mm.userfaultfd.fault(task, vma, address, reason, write=write, user=user)
     finally:
-        mm.lock.read_done()
-    if reason == _AGAIN:
+        mm.leave(vma)
+    if waiter is not None:
+        waiter.sleep()
+        if "fault-retried-once" in mm.config.bugs:
+            _retry_once(mm, address, write=write, user=user)
+    elif reason == _AGAIN:
         task.sched.spin(lambda: f"a write to {address:#x} of another registration's protection")
-    elif reason != _RESOLVED:
-        mm.userfaultfd.fault(task, vma, address, reason, write=write, user=user)
+
+
+def _retry_once(mm: AddressSpace, address: int, *, write: bool, user: bool) -> None:
+    """The second try of a fault must not wait any more, as an old bug had it."""
+    vma = mm.enter(address)
+    if vma is None:
+        return
+    try:
+        waits = _resolve(mm, vma, address, write) >= 0
+    finally:
+        mm.leave(vma)
+    if waits:
+        if RECORD.on:
+            RECORD.notes.append(("refused", vma.context, address))
+        if not user:
+            raise Errno(errno.EFAULT)
+        raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
 
 
 def fault_held(mm: AddressSpace, vma: Vma, address: int) -> bool:
@@ -112,19 +133,6 @@ def _unlike(vma: Vma, page: int) -> int:
     return _MISSING if vma.modes & vmas.MISSING and not beyond else _RESOLVED
 
 
-def where(mm: AddressSpace, vma: Vma, page: int, *, shared: bool) -> Where:
-    """For which page a type is asked for a folio."""
-    return Where(
-        mm.memory,
-        vma.object,
-        vma.index(page),
-        shared,
-        vma.shift,
-        mm.cgroup,
-        vma.promised,
-    )
-
-
 def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: bool) -> int:
     """Nothing is mapped; `wp` is the bit that a marker left there."""
     if write and not vma.shared and not vma.ops.pool:
@@ -144,7 +152,7 @@ def _empty(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, write: 
         mm.map_folio(vma, page, wp, mm.memory.zero)
         return _RESOLVED
     mm.prepare_private(vma)
-    folio = _private_page(mm, vma, page, address)
+    folio = private_page(mm, vma, page, address)
     folio.clear()
     mm.unmap(vma, page)
     mm.map_folio(vma, page, wp | pt.EXCLUSIVE | pt.DIRTY, folio)
@@ -175,8 +183,8 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     if around and _served_around(mm, vma, page, wp):
         return _RESOLVED
     cached = target.cached(index)
-    beyond = index >= target.pages() and not (ops.pool and cached is not None)
-    if beyond or (ops.touchable is not None and not ops.touchable(target)):
+    touchable = ops.touchable is None or ops.touchable(target)
+    if _is_beyond(mm, vma, index, cached) or not touchable:
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
     if cached is None:
         if vma.modes & vmas.MISSING:
@@ -188,7 +196,10 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
         return _RESOLVED
     if cached is not None and cached.flags & folios.HWPOISON:
         raise Signalled(signal.SIGBUS, BUS_MCEERR_AR, address, vma.shift)
+    found = mm.entry(vma, page)
     folio = _file_page(mm, vma, page, address)
+    if _was_overtaken(mm, vma, page, found, folio):
+        return _RESOLVED
     flags = wp
     if folio.flags & folios.ANON:
         mm.prepare_private(vma)
@@ -202,6 +213,34 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     mm.unmap(vma, page)
     mm.map_folio(vma, page, flags, folio)
     return _RESOLVED
+
+
+def _is_beyond(mm: AddressSpace, vma: Vma, index: int, cached: Folio | None) -> bool:
+    """Whether a page lies beyond the end of its file; huge pages that are there may."""
+    assert vma.object is not None
+    if "guest-memfd-no-end" in mm.config.bugs and vma.modes & vmas.MISSING:
+        return False
+    return index >= vma.object.pages() and not (vma.ops.pool and cached is not None)
+
+
+def _was_overtaken(
+    mm: AddressSpace, vma: Vma, page: int, found: pt.Entry | None, folio: Folio
+) -> bool:
+    """Whether the entry has changed while the page of the file was got, which is given back then.
+
+    The table is locked only once the page is there (finish_fault); of huge pages a mutex is held
+    (hugetlb_fault).
+    """
+    if not mm.sched.preemptive or vma.ops.pool:
+        return False
+    mm.memory.hold(folio)
+    mm.sched.point("fault.install")
+    mm.memory.release(folio)
+    if mm.entry(vma, page) is found:
+        return False
+    mm.files.unlock_folio(folio)
+    mm.memory.put(folio)
+    return True
 
 
 def _waits_protected(mm: AddressSpace, vma: Vma, wp: int) -> bool:
@@ -221,25 +260,11 @@ def _file_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address) from None
 
 
-def _private_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
-    """A new private page with stale content."""
-    ops = vma.ops.for_private
-    try:
-        folio = boundary.alloc_folio(mm.sched, ops, where(mm, vma, page, shared=False))
-    except Refused:
-        folio = None
-    if folio is None:
-        number = signal.SIGBUS if ops.pool else signal.SIGKILL
-        raise Signalled(number, BUS_ADRERR if ops.pool else 0, address)
-    folio.flags |= folios.UPTODATE
-    return folio
-
-
 def _copied(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> Folio:
     """A private copy of a locked cache page, which is given back; the copy comes locked."""
     mm.prepare_private(vma)
     try:
-        copy = _private_page(mm, vma, page, address)
+        copy = private_page(mm, vma, page, address)
         copy.copy_from(folio)
         copy.flags |= folios.LOCKED
         return copy
@@ -313,7 +338,7 @@ def _present(
     if flags & pt.SOFT_CLEAN or flags & (pt.UFFD_WP | pt.WP_OPEN) == pt.UFFD_WP:
         return _protected(mm, vma, page, entry)
     assert folio is not None
-    _break_cow(mm, vma, page, address, folio)
+    break_cow(mm, vma, page, address, folio)
     return _RESOLVED
 
 
@@ -333,80 +358,3 @@ def _protected(mm: AddressSpace, vma: Vma, page: int, entry: pt.Entry) -> int:
             return _RESOLVED
     mm.change(vma, page, entry, 0, pt.UFFD_WP | pt.SOFT_CLEAN)
     return _RESOLVED
-
-
-def unshare(mm: AddressSpace, address: int) -> None:
-    """Before a page is pinned for reading: a private page shared by fork becomes this space's."""
-    vma = mm.find(address)
-    if vma is None or vma.shared:
-        return
-    page = address & -(1 << vma.shift)
-    entry = mm.entry(vma, page)
-    if entry is None or entry[1] is None or entry[0] & pt.EXCLUSIVE:
-        return
-    if not entry[1].flags & folios.ANON:
-        return
-    if page & pt.PMD_MASK in mm.thp:
-        if entry[1].is_alone and not entry[1].pieces:
-            return
-        thp.split(mm, page & pt.PMD_MASK)
-        entry = mm.table.get(page, vma.shift)
-        assert entry is not None
-    folio = entry[1]
-    assert folio is not None
-    kept = entry[0] & (pt.UFFD_WP | pt.UFFD_RWP | pt.SOFT_CLEAN)
-    _break_cow(mm, vma, page, address, folio)
-    made = mm.table.get(page, vma.shift)
-    if kept and made is not None:
-        mm.change(vma, page, made, kept, 0)
-
-
-def _break_cow(mm: AddressSpace, vma: Vma, page: int, address: int, folio: Folio) -> None:
-    """A write to a page that this mapping does not own: keep it if it is the last user's."""
-    mm.prepare_private(vma)
-    if page & pt.PMD_MASK in mm.thp:
-        _break_huge(mm, vma, page & pt.PMD_MASK, folio)
-        return
-    if folio.flags & folios.ANON and folio.is_alone and _may_keep(mm, page, folio):
-        entry = mm.table.get(page, vma.shift)
-        assert entry is not None
-        folio.own(True)
-        mm.change(vma, page, entry, pt.EXCLUSIVE | pt.DIRTY, 0)
-        return
-    if mm.sched.preemptive and not vma.ops.pool:
-        entry = mm.table.get(page, vma.shift)
-        mm.set_flushing(vma, page, True)
-        mm.sched.point("cow.flush")
-        mm.set_flushing(vma, page, False)
-        if mm.table.get(page, vma.shift) is not entry:
-            return
-    copy = _private_page(mm, vma, page, address)
-    copy.copy_from(folio)
-    mm.unmap(vma, page)
-    mm.map_folio(vma, page, pt.EXCLUSIVE | pt.DIRTY, copy)
-
-
-def _may_keep(mm: AddressSpace, page: int, folio: Folio) -> bool:
-    """Whether the last user of a page may keep it: not while it is part of one that is shared."""
-    large = folio.in_large
-    if folio.whole is not None or large is None:
-        return folio.whole is None
-    return mm.profile.keeps_parts and not thp.is_shared(mm, page, large)
-
-
-def _break_huge(mm: AddressSpace, vma: Vma, start: int, folio: Folio) -> None:
-    """The same of a huge page: kept by its last user, replaced if it is the zero page, else split.
-
-    After a split the access is tried again, and one small page is copied.
-    """
-    flags, _ = mm.table.huge[start]
-    if folio.flags & folios.ZERO:
-        new = thp.of_zeroes(mm) if mm.profile.zero_page_becomes_huge else None
-        if new is not None:
-            mm.take_thp(start)
-            mm.map_thp(vma, start, pt.EXCLUSIVE | pt.DIRTY, new)
-            return
-    elif folio.is_alone and not folio.pieces:
-        mm.change(vma, start, (flags, folio), pt.EXCLUSIVE | pt.DIRTY, 0)
-        return
-    thp.split(mm, start)

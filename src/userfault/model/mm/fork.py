@@ -17,16 +17,18 @@ def fork_space(parent: AddressSpace, cgroup: Cgroup) -> tuple[AddressSpace, Fork
     """A copy of the address space; who has to be told of it (`dup_complete`)."""
     child = AddressSpace(parent.spaces, cgroup)
     forks: Forks = {}
-    parent.lock.write()
+    parent.write()
     try:
         if RECORD.on:
             RECORD.reads.add(("maps", parent.number))
             RECORD.reads.add(("families", parent.number))
+        for vma in parent.vmas.values():
+            parent.start_write(vma)
         for vma in list(parent.vmas.values()):
             if not vma.flags & vmas.DONTFORK:
                 _copy(parent, child, vma, forks)
     finally:
-        parent.lock.write_done()
+        parent.write_done()
     return child, forks
 
 
@@ -60,7 +62,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, vma: Vma, twin: Vma
         assert entry is not None
         flags, folio = entry
         if folio is None:
-            if lost:
+            if lost and "fork-keeps-markers" not in child.config.bugs:
                 flags &= ~pt.MARK_WP
             child.mark(twin, address, flags)
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.memtypes import round_up
@@ -42,13 +43,28 @@ def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int
     if action is _populate and not mm.profile.populate_skips_holes:
         _populate_all(task, mm, address, end, advice)
         return
+    lock, unlock = _LOCKS.get(action, _NO_LOCK)
+    lock(mm)
+    try:
+        hole = _walk(task, mm, address, end, advice, action)
+    finally:
+        unlock(mm)
+    if hole:
+        raise Errno(errno.ENOMEM)
+
+
+_Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
+
+
+def _walk(
+    task: Task, mm: AddressSpace, at: int, end: int, advice: int, action: _Action | None
+) -> bool:
+    """Mapping by mapping; whether there was a hole."""
     hole = False
-    at = address
     while at < end:
         found = mm.overlapping(at, end)
         if not found:
-            hole = True
-            break
+            return True
         vma = found[0]
         if vma.start > at:
             hole = True
@@ -58,11 +74,17 @@ def madvise(task: Task, mm: AddressSpace, address: int, length: int, advice: int
             # After an event the mapping may end earlier: what is left is looked at anew.
             stop = action(task, mm, vma, at, stop, advice)
         at = stop
-    if hole:
-        raise Errno(errno.ENOMEM)
+    return hole
 
 
-_Action = Callable[[Task, AddressSpace, Vma, int, int, int], int]
+@contextlib.contextmanager
+def _unlocked(mm: AddressSpace) -> Iterator[None]:
+    """While an action sleeps, mappings may change."""
+    mm.lock.read_done()
+    try:
+        yield
+    finally:
+        mm.lock.read()
 
 
 def _action(mm: AddressSpace, advice: int) -> _Action | None:
@@ -81,23 +103,19 @@ def _dontneed(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advi
     if start == end:
         return stop
     if mm.userfaultfd.remove(task, vma, start, end):
-        again = mm.find(start)
+        again = mm.find(start) if "removal-of-old-mapping" not in mm.config.bugs else vma
         if again is None:
             raise Errno(errno.ENOMEM)
         vma = again
         if mm.profile.removal_goes_on:
             stop = min(stop, vma.end)
         end = min(_check_dontneed(vma, start, end, advice), vma.end)
-    mm.lock.read()
-    try:
-        if advice == mman.MADV_FREE:
-            _free(mm, vma, start, end)
-        else:
-            mm.zap(vma, start, end, drop_markers=False)
-            if mm.profile.frees_tables and vma.shift == 12:
-                mm.table.free_empty(start, end)
-    finally:
-        mm.lock.read_done()
+    if advice == mman.MADV_FREE:
+        _free(mm, vma, start, end)
+    else:
+        mm.zap(vma, start, end, drop_markers=False)
+        if mm.profile.frees_tables and vma.shift == 12:
+            mm.table.free_empty(start, end)
     return stop
 
 
@@ -135,7 +153,8 @@ def _remove(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice
     try:
         mm.userfaultfd.remove(task, vma, start, end)
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-        filesystem.fallocate(mm.files, target, mode, offset, end - start)
+        with _unlocked(mm):
+            filesystem.fallocate(mm.files, target, mode, offset, end - start)
     finally:
         mm.files.unlink(target)
     return end
@@ -148,22 +167,17 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
         raise Errno(errno.EINVAL)
     if not files and (vma.object is not None or not vma.prot & mman.PROT_WRITE):
         raise Errno(errno.EINVAL)
-    done = True
-    mm.lock.read()
-    try:
-        if advice == mman.MADV_GUARD_INSTALL:
-            if RECORD.on:  # as the family of a mapping: seen where mappings join, and by fork
-                RECORD.adds.add(("families", mm.number))
-            vma.guarded = True
-            if vma.object is None or mm.profile.guards_prepare_files:
-                mm.prepare_private(vma)
-            done = _install_guards(mm, vma, start, end)
-        else:
-            _remove_guards(mm, vma, start, end)
-    finally:
-        mm.lock.read_done()
-    if not done:
-        task.sched.spin(lambda: f"guards at {start:#x} where uffd-wp markers stay")
+    if advice == mman.MADV_GUARD_REMOVE:
+        _remove_guards(mm, vma, start, end)
+        return end
+    if RECORD.on:  # as the family of a mapping: seen where mappings join, and by fork
+        RECORD.adds.add(("families", mm.number))
+    vma.guarded = True
+    if vma.object is None or mm.profile.guards_prepare_files:
+        mm.prepare_private(vma)
+    if not _install_guards(mm, vma, start, end):
+        with _unlocked(mm):
+            task.sched.spin(lambda: f"guards at {start:#x} where uffd-wp markers stay")
         return start
     return end
 
@@ -171,10 +185,14 @@ def _guard(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
 def _install_guards(mm: AddressSpace, vma: Vma, start: int, end: int) -> bool:
     """False where a uffd-wp marker of a file is: zapping leaves it (measured on 6.18)."""
     mm.zap(vma, start, end, drop_markers=False)
+    if mm.sched.preemptive:
+        mm.sched.point("guard.install")
     for address in range(start, end, PAGE):
         entry = mm.table.get(address)
         if entry is None:
             mm.table.set(address, 12, pt.MARKER_GUARD)
+        elif entry[1] is not None:  # it came back meanwhile
+            return _install_guards(mm, vma, start, end)
         elif not entry[0] & pt.MARK_GUARD:
             return False
     return True
@@ -200,14 +218,10 @@ def _flags(task: Task, mm: AddressSpace, vma: Vma, start: int, end: int, advice:
     add, clear = _FLAGS[advice]
     if (vma.flags | add) & ~clear == vma.flags:
         return end
-    mm.lock.write()
-    try:
-        part = mm.isolate(vma, start, end)
-        mm.changed()
-        part.flags = (part.flags | add) & ~clear
-        mm.merge(start, end)
-    finally:
-        mm.lock.write_done()
+    part = mm.isolate(vma, start, end)
+    mm.changed()
+    part.flags = (part.flags | add) & ~clear
+    mm.merge(start, end)
     return end
 
 
@@ -271,4 +285,26 @@ _ACTIONS: dict[int, _Action] = {
     mman.MADV_POPULATE_WRITE: _populate,
     mman.MADV_COLLAPSE: collapse.collapse,
     **dict.fromkeys(_FLAGS, _flags),
+}
+
+_Locking = Callable[[AddressSpace], None]
+
+
+def _read(mm: AddressSpace) -> None:
+    mm.lock.read()
+
+
+def _read_done(mm: AddressSpace) -> None:
+    mm.lock.read_done()
+
+
+def _nothing(mm: AddressSpace) -> None:
+    del mm
+
+
+# What is held while mappings are looked up and acted upon.
+_NO_LOCK: tuple[_Locking, _Locking] = (_nothing, _nothing)
+_LOCKS: dict[_Action | None, tuple[_Locking, _Locking]] = {
+    **dict.fromkeys((None, _dontneed, _remove, _guard), (_read, _read_done)),
+    **dict.fromkeys((_flags, collapse.collapse), (AddressSpace.write, AddressSpace.write_done)),
 }

@@ -64,7 +64,7 @@ def mmap(
     step = 1 << target.shift if target is not None else PAGE
     length = round_up(length, step)
     unmaps: Unmaps = []
-    mm.lock.write()
+    mm.write()
     try:
         address = _place(mm, address, length, flags, step)
         if behind.refusal:
@@ -74,7 +74,7 @@ def mmap(
         _ask_file(behind, shared=is_shared(flags))
         _insert(mm, address, length, prot, flags, behind)
     finally:
-        mm.lock.write_done()
+        mm.write_done()
         mm.userfaultfd.unmap_complete(task, unmaps)  # also of what was announced before it failed
     if flags & (mman.MAP_LOCKED | mman.MAP_POPULATE):
         fault_in(task, mm, address, address + length, tolerant=True)
@@ -158,11 +158,11 @@ def munmap(task: Task, mm: AddressSpace, address: int, length: int) -> None:
     if length > mm.task_size - address:
         raise Errno(errno.EINVAL)
     unmaps: Unmaps = []
-    mm.lock.write()
+    mm.write()
     try:
         unmap_locked(mm, address, address + length, unmaps)
     finally:
-        mm.lock.write_done()
+        mm.write_done()
         mm.userfaultfd.unmap_complete(task, unmaps)  # also of what was announced before it failed
 
 
@@ -176,6 +176,8 @@ def _make_room(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
 def unmap_locked(mm: AddressSpace, start: int, end: int, unmaps: Unmaps) -> None:
     """Take everything in [start, end) away; `unmaps` gets who has to be told."""
     found = mm.overlapping(start, end)
+    for vma in found:
+        mm.start_write(vma)
     # Cut at the start, announce from there on, cut at the end: what was done stays where the end
     # would cut a huge page.
     if found and found[0].start < start:
@@ -213,7 +215,7 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
     end = address + round_up(length, PAGE)
     if end <= address:
         raise Errno(errno.ENOMEM)
-    mm.lock.write()
+    mm.write()
     try:
         at = address
         for vma in mm.each(address, end):
@@ -233,7 +235,7 @@ def mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        mm.lock.write_done()
+        mm.write_done()
 
 
 def _copies_when_writable(vma: Vma) -> bool:
@@ -259,6 +261,15 @@ def _set_prot(mm: AddressSpace, vma: Vma, prot: int) -> None:
         entry = mm.entry(vma, address)
         if entry is not None and entry[1] is not None:
             mm.change(vma, address, entry, 0, 0 if prot & mman.PROT_WRITE else pt.WP_OPEN)
+            if "mprotect-lifts-protection" in mm.config.bugs and vma.shared:
+                _make_writable(mm, vma, address, prot)
+
+
+def _make_writable(mm: AddressSpace, vma: Vma, address: int, prot: int) -> None:
+    """By what the mapping allows alone, as an old bug did."""
+    entry = mm.entry(vma, address)
+    if entry is not None and prot & mman.PROT_WRITE:
+        mm.table.set(address, vma.shift, (entry[0] | pt.WRITE, entry[1]))
 
 
 def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool) -> None:
@@ -269,7 +280,7 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         raise Errno(errno.EINVAL)
     if end == start:
         return
-    mm.lock.write()
+    mm.write()
     try:
         at = start
         for vma in mm.each(start, end):
@@ -285,7 +296,7 @@ def mlock(task: Task, mm: AddressSpace, address: int, length: int, *, lock: bool
         if at < end:
             raise Errno(errno.ENOMEM)
     finally:
-        mm.lock.write_done()
+        mm.write_done()
     if lock:
         fault_in(task, mm, start, end)
 

@@ -51,11 +51,11 @@ def mremap(
         raise Errno(errno.EINVAL)
     _check(call)
     try:
-        mm.lock.write()
+        mm.write()
         try:
             result = _remap(call)
         finally:
-            mm.lock.write_done()
+            mm.write_done()
         _populate(task, call, result)
     finally:
         mm.userfaultfd.unmap_complete(task, call.early)
@@ -176,6 +176,7 @@ def _grow(call: _Call, vma: Vma) -> bool:
     """In place, if it ends the mapping and the space behind is free."""
     mm = call.mm
     end = call.old + call.new_length
+    mm.start_write(vma)
     if call.old + call.old_length != vma.end or end > mm.task_size:
         return False
     if mm.overlapping(vma.end, end):
@@ -243,6 +244,7 @@ def _remap_many(call: _Call) -> int:
 def _move(call: _Call, vma: Vma, old: int, old_length: int, new: int, new_length: int) -> None:
     mm = call.mm
     profile = mm.profile
+    mm.start_write(vma)
     if new_length > old_length and vma.ops.pool:
         raise Errno(errno.EFAULT)
     unlocks = call.flags & MREMAP_DONTUNMAP and vma.flags & vmas.LOCKED
@@ -312,6 +314,8 @@ def _move_entries(
     """Entries go as they are; without an event of it, uffd bits and wp markers stay behind."""
     table = mm.table
     shift = vma.shift
+    if "mremap-keeps-protection" in mm.config.bugs:
+        keep_wp = True
     bits = 0 if keep_wp else pt.UFFD_WP | pt.UFFD_RWP
     moved_bit = softdirty.moved_bit(mm, shift)
     if moved_bit:

@@ -78,6 +78,8 @@ class PageTable:
         if RECORD.on:
             RECORD.writes.add(("entry" if shift == 12 else "huge", self.number, address))
             RECORD.adds.add(("entries", self.number))
+            if RECORD.hook:
+                RECORD.notes.append(("hook", RECORD.hook, address))
         if shift != 12:
             if entry is None:
                 self.huge.pop(address, None)

@@ -18,14 +18,15 @@ def clear(mm: AddressSpace) -> None:
     """What writing 4 to /proc/PID/clear_refs does; without the configuration, nothing."""
     if not mm.config.soft_dirty:
         return
-    mm.lock.write()
+    mm.write()
     try:
         for vma in list(mm.vmas.values()):
+            mm.start_write(vma)
             vma.soft_dirty = False
             if vma.shift == 12:
                 _clear_pages(mm, vma)
     finally:
-        mm.lock.write_done()
+        mm.write_done()
 
 
 def _clear_pages(mm: AddressSpace, vma: Vma) -> None:

@@ -26,6 +26,14 @@ Moves = list[tuple[UserfaultfdCtx, int, int, int]]
 Forks = dict[UserfaultfdCtx, UserfaultfdCtx]
 
 
+class Sleeper(ABC):
+    """A task in a fault, which sleeps when it holds no lock any more."""
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Until it is woken; at once if it has been woken meanwhile."""
+
+
 class Userfaultfd(ABC, Generic[Mm]):
     """Userfaultfd, as memory management sees it."""
 
@@ -34,12 +42,13 @@ class Userfaultfd(ABC, Generic[Mm]):
     @abstractmethod
     def fault(
         self, task: Task, vma: Vma, address: int, reason: int, *, write: bool, user: bool
-    ) -> None:
-        """Tell of a fault and sleep until woken; the access is then tried again (handle_userfault).
+    ) -> Sleeper | None:
+        """Tell of a fault: who is to sleep once the mapping is let go (handle_userfault).
 
-        `reason`: the UFFD_PAGEFAULT_FLAG of its kind, 0 for a missing page.  The mmap lock is no
-        longer held, and nothing has run since the entry was looked at.  Raises Signalled, or Errno
-        EFAULT for an access by the kernel (`user` False), where a wait is refused.
+        None where there is nothing to wait for any more; the access is tried again in both cases.
+        `reason`: the UFFD_PAGEFAULT_FLAG of its kind, 0 for a missing page.  The mapping is
+        locked.  Raises Signalled, or Errno EFAULT for an access by the kernel (`user` False),
+        where a wait is refused.
         """
 
     @abstractmethod
@@ -82,7 +91,10 @@ class Userfaultfd(ABC, Generic[Mm]):
 
     @abstractmethod
     def remove(self, task: Task, vma: Vma, start: int, end: int) -> bool:
-        """Tell that pages are about to be dropped; whether that slept, so that all may differ."""
+        """Tell that pages are about to be dropped; whether that slept, so that all may differ.
+
+        The mmap lock is held for reading, and let go while it sleeps.
+        """
 
     # --- fork ------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from userfault.model.files.inode import Inode
 from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.tasks.locks import RWLock
+from userfault.model.tasks.sched import Sched
 
 SHARED = 1
 MAY_WRITE = 2
@@ -37,6 +39,8 @@ class UserfaultfdCtx:
 class Space(Protocol):
     """The address space of a mapping, as far as the mapping itself asks it something."""
 
+    sched: Sched
+
     def zap(
         self,
         vma: Vma,
@@ -57,8 +61,9 @@ class Vma:
 
     `offset`: of `start` in the object, in bytes; of anonymous memory, where it would be if it had
     never been moved.  `modes`: registration modes, not 0 if and only if there is a `context`.
-    `family` stands for the kernel's anon_vma: 0 until a private page could exist; `inherited`: it
-    came with a fork, so that nobody else may join it.
+    `lock`: held for reading by faults and fills, for writing (beside the mmap lock) by who changes
+    the mapping.  `family` stands for the kernel's anon_vma: 0 until a private page could exist;
+    `inherited`: it came with a fork, so that nobody else may join it.
     """
 
     __slots__ = (
@@ -68,6 +73,7 @@ class Vma:
         "flags",
         "guarded",
         "inherited",
+        "lock",
         "mm",
         "modes",
         "name",
@@ -94,6 +100,7 @@ class Vma:
         offset: int,
     ) -> None:
         self.mm = mm
+        self.lock = RWLock(mm.sched, "vma")
         self.start = start
         self.end = end
         self.prot = prot

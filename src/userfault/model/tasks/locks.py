@@ -24,18 +24,35 @@ class RWLock:
     def read(self) -> None:
         if self._sched.preemptive:
             self._sched.point(self.name + ".read")
-            if RECORD.on:
-                RECORD.adds.add(("lock", self.number))
+        self.read_at_once()
+
+    def read_at_once(self) -> None:
+        """Without a point: there is one just before, and nothing was looked at since."""
+        if RECORD.on:
+            RECORD.adds.add(("lock", self.number))
         if not self.writing and not self._queue:
             self.readers += 1
         else:
             self._wait(False)
 
+    def try_read(self) -> bool:
+        """For reading if nobody has it or waits for it for writing; never sleeps."""
+        if RECORD.on:
+            RECORD.adds.add(("lock", self.number))
+        if self.writing or self._queue:
+            return False
+        self.readers += 1
+        return True
+
     def write(self) -> None:
         if self._sched.preemptive:
             self._sched.point(self.name + ".write")
-            if RECORD.on:
-                RECORD.writes.add(("lock", self.number))
+        self.write_at_once()
+
+    def write_at_once(self) -> None:
+        """Without a point: what was looked at since the last one is locked already."""
+        if RECORD.on:
+            RECORD.writes.add(("lock", self.number))
         if not self.writing and not self.readers and not self._queue:
             self.writing = True
         else:

@@ -12,6 +12,9 @@ commutes need not be tried in both orders:
 Nothing is noted unless `on` is set: code asks that first, so that it costs one look when off.  One
 recorder serves all machines, since only one step runs at a time.
 
+Beside the places there are `notes`: what was done, for rules that ask not how things are but what
+somebody did (`userfault.model.invariants`).  The first word of a note says what it is.
+
 Things have a `number` that depends on the task that made them and on how many it made before, and
 on nothing that other tasks did: in two runs that differ by the order of independent steps a thing
 has the same number.
@@ -19,13 +22,16 @@ has the same number.
 
 from __future__ import annotations
 
+from typing import Any
+
 Place = tuple[object, ...]
+Note = tuple[Any, ...]
 
 
 class Recorder:
     """The notes about the step that runs."""
 
-    __slots__ = ("adds", "numbers", "on", "reads", "writes")
+    __slots__ = ("adds", "hook", "notes", "numbers", "on", "reads", "writes")
 
     def __init__(self) -> None:
         self.on = False
@@ -33,6 +39,8 @@ class Recorder:
         self.reads: set[Place] = set()
         self.writes: set[Place] = set()
         self.adds: set[Place] = set()
+        self.notes: list[Note] = []
+        self.hook = ""  # of which memory type a hook is running
 
     def number(self) -> int:
         """A number for a thing that is being made."""

@@ -5,9 +5,7 @@ ways: at a *point*, a named place where the real kernel can be preempted, and in
 somebody wakes it.  A `Scheduler` decides at points and whenever more than one task can run; with
 the same scheduler and seed a run is the same, step by step (`trace`).
 
-Points are named where they stand: lock names (`mmap.read`, `mmap.write`, `map_changing.read`),
-`folio.lock`, `copy.user`, `fill.page`, `fault.around`, `fault.retry`, `cow.flush`, `event.resume`,
-`read.next`.
+Points are named where they stand: `userfault.model.tasks.points` says what each stands for.
 """
 
 from __future__ import annotations
@@ -230,12 +228,22 @@ class Sched:
         self.sleeping: dict[Task, None] = {}
         self.current: Task | None = None
         self.trace: list[tuple[str, str]] | None = [] if trace else None
-        self.hook: tuple[str, str] | None = None  # the memory type's hook that is running
+        self._hook: tuple[str, str] | None = None
         self.steps = 0
         self.progress = 0  # operations and sleeps that have come to their end, but for spinning
         self._seen = 0  # ... when tasks that spin last looked
         self._chosen: Task | None = None
         self.hub: greenlet = getcurrent()
+
+    @property
+    def hook(self) -> tuple[str, str] | None:
+        """The memory type's hook that is running."""
+        return self._hook
+
+    @hook.setter
+    def hook(self, hook: tuple[str, str] | None) -> None:
+        self._hook = hook
+        RECORD.hook = hook[0] if hook else ""
 
     def use(self, scheduler: Scheduler, *, every_point: bool = False) -> None:
         """From now on this one decides; it begins a run.

@@ -11,13 +11,15 @@ import contextlib
 import errno
 from collections import deque
 
-from userfault.kernel.calls import WAITS_MESSAGE
+from userfault.kernel.calls import WAITS_FAULT, WAITS_MESSAGE
 from userfault.model.errors import Errno
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.change_protection import clear_protection
 from userfault.model.mm.lifetime import using
+from userfault.model.mm.userfaultfd_k import Sleeper
 from userfault.model.mm.vma import UserfaultfdCtx, Vma
+from userfault.model.tasks.locks import RWLock
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Sched, Task, Wait
 from userfault.uapi import userfaultfd as abi
@@ -26,20 +28,61 @@ _LISTED = 16  # pages of a range that are recorded one by one
 INITIALIZED = 1 << 31  # the kernel's own feature bit; fdinfo shows it
 
 
-class Waiter:
-    """A task asleep in a fault, and the message about it."""
+class Waiter(Sleeper):
+    """A task in a fault, and the message about it."""
 
-    __slots__ = ("address", "flags", "page", "shift", "task", "thread_id")
+    __slots__ = (
+        "address",
+        "asleep",
+        "context",
+        "flags",
+        "page",
+        "shift",
+        "task",
+        "thread_id",
+        "user",
+        "woken",
+    )
 
     def __init__(
-        self, task: Task, address: int, flags: int, thread_id: int, page: int, shift: int
+        self,
+        context: Context,
+        task: Task,
+        address: int,
+        flags: int,
+        thread_id: int,
+        page: int,
+        shift: int,
+        *,
+        user: bool,
     ) -> None:
+        self.context = context
         self.task = task
         self.address = address
         self.flags = flags
         self.thread_id = thread_id
         self.page = page
         self.shift = shift
+        self.user = user  # touched by the program, not by the kernel for it
+        self.asleep = False
+        self.woken = False  # off the queues, whether it sleeps yet or not
+
+    def sleep(self) -> None:
+        """Until it is woken; at once if it has been woken meanwhile."""
+        if self.woken:
+            return
+        self.asleep = True
+        context = self.context
+        if RECORD.on:
+            RECORD.notes.append(("sleeps", self))
+        self.task.sched.block(
+            Wait(
+                WAITS_FAULT,
+                lambda: context.tell(self),
+                interruptible=self.user,
+                give_up=lambda: context.forget(self),
+            )
+        )
 
 
 _NAMES = {
@@ -90,6 +133,8 @@ class Context(UserfaultfdCtx):
         self.delivered: list[Waiter] = []
         self.events: deque[Event] = deque()
         self.readers: deque[Task] = deque()
+        # Fills hold it for reading, events are announced under it: one waits for the others.
+        self.map_changing = RWLock(mm.sched, "map_changing")
         self.changing = 0  # events whose sender has not run again since they were read
         self.released = False
         self.number = RECORD.number()
@@ -116,12 +161,14 @@ class Context(UserfaultfdCtx):
 
     def initialize(self, features: int) -> None:
         """The last step of the handshake; EINVAL if it was done before."""
-        if self.features:
+        if RECORD.on:
+            RECORD.writes.add(("context", self.number))
+        if self.features and "handshake-twice" not in self.mm.config.bugs:
             raise Errno(errno.EINVAL)
         if features & abi.UFFD_FEATURE_WP_ASYNC:
             features |= abi.UFFD_FEATURE_WP_UNPOPULATED
         if RECORD.on:
-            RECORD.writes.add(("context", self.number))
+            RECORD.notes.append(("features", self, self.features))
         self.features = features | INITIALIZED
 
     def has(self, feature: int) -> bool:
@@ -135,7 +182,7 @@ class Context(UserfaultfdCtx):
         """Whether an event is announced whose sender has not gone on yet."""
         if RECORD.on:
             RECORD.reads.add(("changing", self.number))
-        return bool(self.changing)
+        return bool(self.changing) and "fills-during-events" not in self.mm.config.bugs
 
     def space(self) -> contextlib.AbstractContextManager[AddressSpace]:
         """The address space, which stays within the block; ESRCH when its process has ended."""
@@ -174,17 +221,17 @@ class Context(UserfaultfdCtx):
         if vma is None or vma.context is not self:
             return False
         entry = self.mm.entry(vma, waiter.page & -(1 << vma.shift))
-        if entry is None:
+        if entry is None or waiter.page in self.mm.flushing:
             return True
         flags, folio = entry
         if folio is None:
             return bool(flags & pt.MARK_WP)
         if waiter.flags & abi.UFFD_PAGEFAULT_FLAG_WP:
-            return bool(flags & pt.UFFD_WP)
+            return not flags & pt.WRITE
         return bool(flags & pt.UFFD_RWP)
 
     def forget(self, waiter: Waiter) -> None:
-        """It has left its sleep without having been woken."""
+        """Off the queues: something other than a wake-up ends its wait."""
         if RECORD.on:
             RECORD.writes.add(("queue", self.number))
             RECORD.writes.add(("waiters", self.number, waiter.page))
@@ -255,6 +302,7 @@ class Context(UserfaultfdCtx):
     def _run(self, woken: list[Waiter]) -> None:
         sched = self.mm.sched
         for waiter in woken:
+            waiter.woken = True
             sched.wake(waiter.task)
 
     # --- poll, readers ---------------------------------------------------------------------------
@@ -289,6 +337,12 @@ class Context(UserfaultfdCtx):
 
     # --- the end ---------------------------------------------------------------------------------
 
+    def forget_mappings(self) -> None:
+        """Close it and leave its mappings registered, as an old bug did."""
+        self.mm.changed()
+        self.released = True
+        self.mm.contexts.pop(self, None)
+
     def release(self) -> None:
         """The last descriptor was closed: unregister everything, let everybody go."""
         mm = self.mm
@@ -297,11 +351,11 @@ class Context(UserfaultfdCtx):
             RECORD.writes.add(("events", self.number))
         self.released = True
         with contextlib.suppress(Errno), self.space():
-            mm.lock.write()
+            mm.write()
             for vma in [vma for vma in mm.vmas.values() if vma.context is self]:
                 withdraw(mm, vma)
                 mm.merge(vma.start, vma.end)  # others that could join stay as they are
-            mm.lock.write_done()
+            mm.write_done()
         self.wake_all()
         while self.events:
             self.events.popleft().abandon(mm.sched)
@@ -311,7 +365,9 @@ class Context(UserfaultfdCtx):
 
 def withdraw(mm: AddressSpace, vma: Vma) -> None:
     """Take the registration off a mapping: protection and wp markers go, poison stays."""
-    clear_protection(mm, vma, vma.start, vma.end)
+    mm.start_write(vma)
+    if "close-keeps-protection" not in mm.config.bugs:
+        clear_protection(mm, vma, vma.start, vma.end)
     mm.changed()
     vma.reset_ctx()
 

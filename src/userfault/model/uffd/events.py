@@ -14,31 +14,28 @@ from userfault.model.uffd.context import Context, Event
 
 
 def announce(context: Context) -> None:
-    """A change is about to happen: fills fail from now on."""
+    """A change is about to happen: fills fail from now on; those that have begun are waited for."""
+    bugs = context.mm.config.bugs
+    waits = context.mm.vma_locks and "events-do-not-wait" not in bugs
+    if waits:
+        context.map_changing.write_at_once()
     if RECORD.on:
         RECORD.adds.add(("changing", context.number))
-    context.changing += 1
+    context.changing = 1 if "changing-is-a-flag" in bugs else context.changing + 1
+    if waits:
+        context.map_changing.write_done()
 
 
 def send(task: Task, context: Context, event: Event) -> None:
     """Queue an announced event and sleep until it was read; no lock is held."""
     try:
+        if task.sched.preemptive:
+            task.sched.point("event.queue")
         if RECORD.on:
             RECORD.reads.add(("context", context.number))
             RECORD.writes.add(("events", context.number))
-        if context.released:
-            return
-        context.events.append(event)
-        context.wake_readers()
-        task.sched.block(
-            Wait(
-                WAITS_EVENT,
-                lambda: f"its event {event.name} of {context.name} to be read",
-                give_up=lambda: _drop(context, event),
-            )
-        )
-        if task.sched.preemptive:
-            task.sched.point("event.resume")
+        if not context.released:
+            _wait(task, context, event)
     except Killed:
         if event.child is not None and not event.read:
             event.child.release()
@@ -46,10 +43,26 @@ def send(task: Task, context: Context, event: Event) -> None:
     finally:
         if RECORD.on:
             RECORD.adds.add(("changing", context.number))
-        context.changing -= 1
+        flag = "changing-is-a-flag" in context.mm.config.bugs
+        context.changing = 0 if flag else context.changing - 1
     if event.child is not None and not event.read:
         # Nobody will ever hold a descriptor of the child's context.
+        if "child-keeps-context" in context.mm.config.bugs:
+            event.child.forget_mappings()
+            return
         event.child.release()
+
+
+def _wait(task: Task, context: Context, event: Event) -> None:
+    context.events.append(event)
+    context.wake_readers()
+    task.sched.block(
+        Wait(
+            WAITS_EVENT,
+            lambda: f"its event {event.name} of {context.name} to be read",
+            give_up=lambda: _drop(context, event),
+        )
+    )
 
 
 def _drop(context: Context, event: Event) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import signal
 
-from userfault.kernel.calls import WAITS_FAULT
 from userfault.model.errors import BUS_ADRERR, Errno, Signalled
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.userfaultfd_k import Forks, Moves, Unmaps, Userfaultfd
 from userfault.model.mm.vma import UserfaultfdCtx, Vma
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.tasks.sched import Task, Wait
+from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context, Event, Waiter, context_of
 from userfault.model.uffd.events import announce, send, wants
 from userfault.uapi import userfaultfd as abi
@@ -31,8 +30,12 @@ class Hooks(Userfaultfd[AddressSpace]):
 
     def fault(
         self, task: Task, vma: Vma, address: int, reason: int, *, write: bool, user: bool
-    ) -> None:
-        """Queue a message and sleep until woken."""
+    ) -> Waiter | None:
+        """Queue a message.
+
+        Others may have filled the page since it was looked at, so it is looked at again when the
+        message can be seen (userfaultfd_must_wait).
+        """
         context = context_of(vma)
         assert context is not None
         if RECORD.on:
@@ -45,29 +48,36 @@ class Hooks(Userfaultfd[AddressSpace]):
             raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
         if context.user_mode_only and not user:
             raise Errno(errno.EFAULT)
+        sched = task.sched
+        if sched.preemptive:
+            sched.point("fault.queue")
         waiter = Waiter(
+            context,
             task,
             address if features & _EXACT else page,
             reason | (abi.UFFD_PAGEFAULT_FLAG_WRITE if write else 0),
             task.tid if features & _THREAD_ID else 0,
             page,
             vma.shift,
+            user=user,
         )
         if RECORD.on:
             RECORD.writes.add(("queue", context.number))
             RECORD.writes.add(("waiters", context.number, page))
+            RECORD.notes.append(("queued", waiter, vma))
         context.pending.append(waiter)
+        if sched.preemptive:
+            sched.point("fault.check")
+            if RECORD.on:
+                RECORD.reads.add(("waiters", context.number, page))
+            if waiter.woken:
+                return None
+            looks = "no-second-look" not in context.mm.config.bugs
+            if looks and not context.must_wait(waiter):
+                context.forget(waiter)
+                return None
         context.wake_readers()
-        task.sched.block(
-            Wait(
-                WAITS_FAULT,
-                lambda: context.tell(waiter),
-                interruptible=user,
-                give_up=lambda: context.forget(waiter),
-            )
-        )
-        if task.sched.preemptive:
-            task.sched.point("fault.retry")
+        return waiter
 
     def wp_async(self, vma: Vma) -> bool:
         context = vma.context
@@ -116,7 +126,12 @@ class Hooks(Userfaultfd[AddressSpace]):
         if context is None or not wants(context, abi.UFFD_FEATURE_EVENT_REMOVE):
             return False
         announce(context)
-        _send(task, context, abi.UFFD_EVENT_REMOVE, start, end)
+        lock = context.mm.lock
+        lock.read_done()
+        try:
+            _send(task, context, abi.UFFD_EVENT_REMOVE, start, end)
+        finally:
+            lock.read()
         return True
 
     # --- fork ------------------------------------------------------------------------------------

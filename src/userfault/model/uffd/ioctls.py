@@ -90,8 +90,12 @@ def _api(task: Task, caller: Caller, context: Context, argument: Argument) -> No
     api, features, _ = _THREE(argument.read(24))
     may_trace = caller.may(task, CAP_SYS_PTRACE)
     try:
+        if "handshake-twice" in context.mm.config.bugs and context.has(-1):
+            raise Errno(errno.EINVAL)  # asked once, and not when they are set
         offered, ioctls = context.handshake(api, features, may_trace=may_trace)
         argument.write(0, abi.uffdio_api.struct.pack(api, offered, ioctls))
+        if task.sched.preemptive:
+            task.sched.point("api.set")
         context.initialize(features)
     except Errno as refusal:
         if refusal.code != errno.EFAULT:

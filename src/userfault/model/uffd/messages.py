@@ -82,6 +82,8 @@ def _next(task: Task, caller: Caller, file: UffdFile) -> bytes | None:
     if event is None:
         return None
     if event.child is not None:
+        if task.sched.preemptive:
+            task.sched.point("read.fork")  # its queue is not locked while a descriptor is made
         heir = UffdFile(event.child.flags, event.child)
         message = _fork(event.code, caller.open(heir, event.child.flags))
     elif event.code == abi.UFFD_EVENT_REMAP:

@@ -2,8 +2,8 @@
 
 One page at a time: an *action* makes what is to be there (a folio, the zero page, a marker), and
 `_install` puts it into the page table or says why not.  Types appear through their table only.
-The mmap lock is held for reading throughout, but for the one place where a COPY's source has to
-be faulted in: there it is dropped, and everything is looked at again afterwards.
+The mapping is locked throughout, but for the one place where a COPY's source has to be faulted
+in: there it is let go, and everything is looked at again afterwards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from userfault.model.mm import pgtable as pt
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.access import copy_in, entry_at
 from userfault.model.mm.address_space import AddressSpace
-from userfault.model.mm.fault import where
+from userfault.model.mm.cow import where
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context
+from userfault.uapi.mman import PROT_WRITE
 
 Source = int | bytes | bytearray | memoryview
 
@@ -34,7 +35,20 @@ Source = int | bytes | bytearray | memoryview
 class Job:
     """One call of a fill operation.  `source`: bytes, or an address in the memory of `caller`."""
 
-    __slots__ = ("caller", "content", "context", "dst", "length", "mm", "source", "task", "wp")
+    __slots__ = (
+        "asked",
+        "caller",
+        "content",
+        "context",
+        "dst",
+        "length",
+        "mm",
+        "quiet",
+        "source",
+        "task",
+        "vma",
+        "wp",
+    )
 
     def __init__(
         self,
@@ -54,6 +68,9 @@ class Job:
         self.length = length
         self.wp = wp
         self.source = source
+        self.vma: Vma | None = None  # which is locked
+        self.quiet = False  # and no event can be announced
+        self.asked: tuple[object, ...] = ()  # what was found at first (see `identity`)
         self.content: Content | None = None  # of the next page, when it had to be faulted in
 
 
@@ -77,12 +94,12 @@ def _fill(job: Job, action: Action, mm: AddressSpace) -> tuple[int, int]:
     sched = mm.sched
     done = 0
     code = 0
-    mm.lock.read()
     try:
         vma = _destination(job, action)
+        job.asked = identity(vma, job.dst)
         step = 1 << vma.shift
         while done < job.length:
-            if sched.preemptive:
+            if done and sched.preemptive:
                 sched.point("fill.page")
             if job.task.killed:
                 raise Errno(errno.EINTR)
@@ -92,7 +109,7 @@ def _fill(job: Job, action: Action, mm: AddressSpace) -> tuple[int, int]:
             try:
                 action(job, vma, job.dst + done)
             except _SourceMissing:
-                vma = _fault_source_in(job, action, vma, done, step)
+                vma = _fault_source_in(job, action, done, step)
                 continue
             job.content = None
             done += step
@@ -104,21 +121,34 @@ def _fill(job: Job, action: Action, mm: AddressSpace) -> tuple[int, int]:
         mm.spaces.breaches.append(breach)
         raise
     finally:
-        mm.lock.read_done()
+        _leave(job)
     return done, code
 
 
+def _leave(job: Job) -> None:
+    """Give up what `_destination` took, as far as it came."""
+    if job.quiet:
+        job.quiet = False
+        job.context.map_changing.read_done()
+    if job.vma is not None:
+        job.mm.leave(job.vma)
+        job.vma = None
+
+
 def _destination(job: Job, action: Action) -> Vma:
-    """The mapping to fill, after every check that does not look at a page."""
+    """The mapping to fill, locked, after every check that does not look at a page."""
     mm = job.mm
     prepares_first = mm.profile.fill_prepares_first
+    vma = job.vma = mm.enter(job.dst)
     if not prepares_first and job.context.is_changing:
         raise Errno(errno.EAGAIN)
-    vma = mm.find(job.dst)
     if prepares_first and vma is not None and not vma.shared:
         mm.prepare_private(vma)
     if vma is None or job.dst + job.length > vma.end or vma.context is None:
         raise Errno(errno.ENOENT)
+    if mm.vma_locks:
+        job.context.map_changing.read_at_once()
+        job.quiet = True
     if job.context.is_changing:
         raise Errno(errno.EAGAIN)
     if job.wp and not vma.modes & vmas.WP:
@@ -138,28 +168,25 @@ def _destination(job: Job, action: Action) -> Vma:
     return vma
 
 
-def _fault_source_in(job: Job, action: Action, vma: Vma, done: int, step: int) -> Vma:
+def _fault_source_in(job: Job, action: Action, done: int, step: int) -> Vma:
     """Copy the next page with faults allowed and no lock held; the destination once more."""
     mm = job.mm
-    before = _identity(vma, job.dst)
     assert isinstance(job.source, int)
-    mm.lock.read_done()
-    try:
-        if mm.sched.preemptive:
-            mm.sched.point("copy.user")
-        content = _copied_in(job.task, job.caller, job.source + done, step)
-    finally:
-        mm.lock.read()
+    _leave(job)
+    if mm.sched.preemptive:
+        mm.sched.point("copy.user")
+    content = _copied_in(job.task, job.caller, job.source + done, step)
     vma = _destination(job, action)
     if 1 << vma.shift != step:
         raise Errno(errno.EAGAIN)
-    if mm.profile.checks_after_retry and _identity(vma, job.dst) != before:
+    checks = mm.profile.checks_after_retry and "copy-retry-unchecked" not in mm.config.bugs
+    if checks and identity(vma, job.dst) != job.asked:
         raise Errno(errno.EAGAIN)
     job.content = content
     return vma
 
 
-def _identity(vma: Vma, address: int) -> tuple[object, ...]:
+def identity(vma: Vma, address: int) -> tuple[object, ...]:
     """What must not have changed while the locks were dropped."""
     at = vma.index(address) if vma.object is not None else 0
     return vma.modes, vma.shared, vma.ops, vma.object, at
@@ -196,6 +223,7 @@ def zeropage(job: Job, vma: Vma, address: int) -> None:
         _check_size(vma, address)
         if job.mm.entry(vma, address) is not None:
             raise Errno(errno.EEXIST)
+        _note(job, vma, address)
         job.mm.map_folio(vma, address, 0, job.mm.memory.zero)
         return
     folio, place, ops = _new(job, vma, address)
@@ -231,6 +259,8 @@ def continue_(job: Job, vma: Vma, address: int) -> None:
     except BaseException:
         mm.files.unlock_folio(folio)
         mm.memory.put(folio)
+        if "huge-continue-reserves" in mm.config.bugs and vma.ops.pool:
+            mm.memory.pools[vma.shift].reserved += 1
         raise
     mm.files.unlock_folio(folio)
 
@@ -240,17 +270,26 @@ def poison(job: Job, vma: Vma, address: int) -> None:
     _check_size(vma, address)
     if job.mm.entry(vma, address) is not None:
         raise Errno(errno.EEXIST)
+    _note(job, vma, address)
     job.mm.mark(vma, address, pt.MARK_POISON)
 
 
 # --- their steps ---------------------------------------------------------------------------------
 
 
+def _is_cached(mm: AddressSpace, vma: Vma) -> bool:
+    """Whether a page that fills this mapping goes into the page cache."""
+    if "private-copy-in-file" in mm.config.bugs:
+        return vma.object is not None
+    return vma.shared
+
+
 def _new(job: Job, vma: Vma, address: int) -> tuple[Folio, Where, MemoryOps]:
     """A folio from the type's allocator."""
     mm = job.mm
-    ops = vma.ops if vma.shared else vma.ops.for_private
-    place = where(mm, vma, address, shared=vma.shared)
+    cached = _is_cached(mm, vma)
+    ops = vma.ops if cached else vma.ops.for_private
+    place = where(mm, vma, address, shared=cached)
     folio = boundary.alloc_folio(mm.sched, ops, place)
     if folio is None:
         if ops.pool:
@@ -265,13 +304,15 @@ def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: 
     """A finished folio: into the cache if the mapping is shared, then into the page table."""
     mm = job.mm
     folio.flags |= folios.UPTODATE
-    flags = pt.EXCLUSIVE
-    if vma.shared:
-        flags = 0
+    flags = 0 if vma.shared else pt.EXCLUSIVE
+    cached = _is_cached(mm, vma)
+    if cached:
         try:
             boundary.filemap_add(mm.sched, ops, folio, place)
         except BaseException:
-            _undo(job, ops, place, folio)
+            kept = "leaks-after-retry" in mm.config.bugs and job.content is not None
+            if not kept:
+                _undo(job, ops, place, folio)
             raise
     try:
         if mm.sched.preemptive:
@@ -280,13 +321,13 @@ def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: 
             mm.memory.release(folio)
         _install(job, vma, address, folio, flags)
     except BaseException:
-        if vma.shared and place.object is not None:
+        if cached and place.object is not None:
             target = place.object
             boundary.filemap_remove(mm.sched, ops, folio, target)
             mm.files.unlock_folio(folio)  # whoever came for its lock looks again
         _undo(job, ops, place, folio)
         raise
-    if vma.shared:
+    if cached:
         mm.files.unlock_folio(folio)
 
 
@@ -318,13 +359,27 @@ def _check_size(vma: Vma, address: int) -> None:
 def _install(job: Job, vma: Vma, address: int, folio: Folio, flags: int) -> None:
     """The only place that decides "already there"."""
     mm = job.mm
+    if mm.sched.preemptive and not mm.table.has_table(address, vma.shift):
+        raise Errno(errno.EAGAIN)  # MADV_DONTNEED has freed the table meanwhile
     _check_size(vma, address)
     there = mm.entry(vma, address)
     if there is not None:
         guarded = there[0] & pt.MARK_GUARD and not mm.profile.copy_over_guard
         if there[0] & pt.PRESENT or guarded:
             raise Errno(errno.EEXIST)
-    mm.map_folio(vma, address, flags | pt.DIRTY | (pt.UFFD_WP if job.wp else 0), folio)
+    wp = job.wp
+    if "read-only-fill-unprotected" in mm.config.bugs:
+        wp = wp and bool(vma.prot & PROT_WRITE)
+    _note(job, vma, address)
+    mm.map_folio(vma, address, flags | pt.DIRTY | (pt.UFFD_WP if wp else 0), folio)
+
+
+def _note(job: Job, vma: Vma, address: int) -> None:
+    """A page is filled; what is there is looked at once more."""
+    if RECORD.on:
+        RECORD.reads.add(("changing", job.context.number))  # which the rules look at
+        found = job.mm.table.get(address, vma.shift)
+        RECORD.notes.append(("fill", job.context, vma, address, found, job))
 
 
 def _peek(job: Job, done: int, size: int) -> Content | None:

@@ -12,7 +12,8 @@ from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
-from userfault.model.uffd.context import Context
+from userfault.model.tasks.recorder import RECORD
+from userfault.model.uffd.context import Context, context_of
 from userfault.uapi.mman import PROT_WRITE
 
 
@@ -28,27 +29,48 @@ def _move(
     mm: AddressSpace, context: Context, dst: int, src: int, length: int, *, allow_holes: bool
 ) -> tuple[int, int]:
     done = 0
-    mm.lock.read()
+    target, source = _enter(mm, dst, src)
+    context.map_changing.read_at_once()
     try:
         if context.is_changing:
             return 0, errno.EAGAIN
-        target, source = _mappings(context, dst, src, length)
+        target, source = _checked(context, target, source, dst, src, length)
         while done < length:
-            if mm.sched.preemptive:
+            if done and mm.sched.preemptive:
                 mm.sched.point("fill.page")
             left = length - done
             done += _move_one(mm, target, source, dst + done, src + done, left, allow_holes)
     except Errno as stop:
         return done, stop.code
     finally:
-        mm.lock.read_done()
+        context.map_changing.read_done()
+        for vma in {target, source} - {None}:
+            assert vma is not None
+            mm.leave(vma)
     return done, 0
 
 
-def _mappings(context: Context, dst: int, src: int, length: int) -> tuple[Vma, Vma]:
-    mm = context.mm
-    target = mm.find(dst)
+def _enter(mm: AddressSpace, dst: int, src: int) -> tuple[Vma | None, Vma | None]:
+    """Both mappings, locked; where one is just being changed, wait with none (uffd_move_lock)."""
+    target = mm.enter(dst)
     source = mm.find(src)
+    if source is None or source is target or source.lock.try_read():
+        return target, source
+    if target is not None:
+        mm.leave(target)
+    mm.lock.read()
+    target, source = mm.find(dst), mm.find(src)
+    for vma in {target, source} - {None}:
+        assert vma is not None
+        vma.lock.read_at_once()
+    mm.lock.read_done()
+    return target, source
+
+
+def _checked(
+    context: Context, target: Vma | None, source: Vma | None, dst: int, src: int, length: int
+) -> tuple[Vma, Vma]:
+    mm = context.mm
     if target is not None and not target.shared:
         mm.prepare_private(target)  # before anything is checked, as a fill does
     if target is None or source is None:
@@ -107,6 +129,11 @@ def _move_one(
     mm.table.build(dst, target.shift)
     if mm.entry(target, dst) is not None:
         raise Errno(errno.EEXIST)
+    if RECORD.on:
+        context = context_of(target)
+        assert context is not None
+        RECORD.reads.add(("changing", context.number))  # which the rules look at
+        RECORD.notes.append(("fill", context, target, dst, None, None))
     _move_page(mm, target, source, dst, src, allow_holes)
     return PAGE
 

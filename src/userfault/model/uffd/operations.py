@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from userfault.model.errors import Errno
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd import mfill, move, protect
 from userfault.model.uffd.context import Context
@@ -104,7 +105,11 @@ def conclude(context: Context, dst: int, result: Done, mode: int) -> None:
     """Wake who waits for what was done; an Errno where that is not all of it."""
     done, code = result
     if done and not mode & DONTWAKE:
+        if context.mm.sched.preemptive:
+            context.mm.sched.point("fill.wake")
         context.wake(dst, done)
+        if RECORD.on:
+            RECORD.notes.append(("woken", context, dst, done))
     if code:
         raise Errno(errno.EAGAIN if done else code)
 
@@ -123,6 +128,8 @@ def _protecting(action: Callable[..., None]) -> Protect:
             raise Errno(errno.EINVAL)
         action(context, start, length, protect=protecting)
         if not protecting and not quiet:
+            if context.mm.sched.preemptive:
+                context.mm.sched.point("protect.wake")
             context.wake(start, length)
 
     return command

@@ -19,11 +19,15 @@ def _locked(context: Context) -> Iterator[AddressSpace]:
     """The address space with its lock held for reading; EAGAIN while an event is pending."""
     with context.space() as mm:
         mm.lock.read()
+        if mm.vma_locks:
+            context.map_changing.read_at_once()
         try:
             if context.is_changing:
                 raise Errno(errno.EAGAIN)
             yield mm
         finally:
+            if mm.vma_locks:
+                context.map_changing.read_done()
             mm.lock.read_done()
 
 

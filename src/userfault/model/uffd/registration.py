@@ -12,6 +12,7 @@ from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.change_protection import clear_protection
 from userfault.model.mm.lifetime import using
 from userfault.model.mm.vma import Vma
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.context import Context, context_of
 from userfault.uapi import userfaultfd as abi
@@ -43,7 +44,7 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
         raise Errno(errno.EINVAL)
     check_range(mm, start, length)
     with using(mm, errno.ENOMEM):
-        mm.lock.write()
+        mm.write()
         try:
             found = _range(mm, start, start + length)
             for vma in found:
@@ -51,7 +52,7 @@ def register(task: Task, context: Context, start: int, length: int, modes: int) 
             for vma in mm.each(start, start + length):
                 _set(mm, vma, start, start + length, context, modes)
         finally:
-            mm.lock.write_done()
+            mm.write_done()
     return _ioctls(mm, found, modes)
 
 
@@ -71,9 +72,10 @@ def supported(context: Context, vma: Vma, modes: int) -> bool:
     """Whether the type of this mapping takes these modes (vma_can_userfault)."""
     mm = context.mm
     asynchronous = context.has(abi.UFFD_FEATURE_WP_ASYNC)
-    if vma.flags & vmas.DROPPABLE and not mm.profile.droppable_registers:
+    keeps = mm.profile.droppable_registers or "registers-droppable" in mm.config.bugs
+    if vma.flags & vmas.DROPPABLE and not keeps:
         return False
-    if vma.flags & vmas.SPECIAL:
+    if vma.flags & vmas.SPECIAL and "registers-special" not in mm.config.bugs:
         return False
     if asynchronous and modes == vmas.WP:
         return True  # write tracking needs nothing of a type
@@ -89,7 +91,7 @@ def _may_register(context: Context, vma: Vma, end: int, modes: int) -> None:
         raise Errno(errno.EINVAL)
     if modes & vmas.RWP and not vma.prot:
         raise Errno(errno.EINVAL)
-    if not vma.flags & vmas.MAY_WRITE:
+    if not vma.flags & vmas.MAY_WRITE and "registers-unwritable" not in context.mm.config.bugs:
         raise Errno(errno.EPERM)
     if end < vma.end and end & ((1 << vma.shift) - 1):
         raise Errno(errno.EINVAL)
@@ -109,6 +111,8 @@ def _set(mm: AddressSpace, vma: Vma, start: int, end: int, context: Context, mod
     mm.changed()
     vma.context = context
     vma.modes = modes
+    if RECORD.on:
+        RECORD.notes.append(("registered", context, vma))
     _join(mm, vma, cut=cut)  # mappings that do not change do not join either
 
 
@@ -138,20 +142,23 @@ def unregister(task: Task, context: Context, start: int, length: int) -> None:
     check_range(mm, start, length)
     end = start + length
     with using(mm, errno.ENOMEM):
-        mm.lock.write()
+        mm.write()
         try:
             found = _range(mm, start, end)
             for vma in found:
                 foreign = vma.context is not None and vma.context is not context
-                if foreign and not mm.profile.foreign_unregister:
+                lenient = mm.profile.foreign_unregister or "foreign-unregister" in mm.config.bugs
+                if foreign and not lenient:
                     raise Errno(errno.EINVAL)
                 if not supported(context, vma, vma.modes):
                     raise Errno(errno.EINVAL)
             for vma in mm.each(start, end):
                 if vma.context is not None:
+                    if RECORD.on:
+                        RECORD.notes.append(("unregistered", context, vma.context))
                     _clear(mm, vma, start, end)
         finally:
-            mm.lock.write_done()
+            mm.write_done()
 
 
 def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
@@ -162,7 +169,10 @@ def _clear(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     part = mm.isolate(vma, start, end)
     if missing and owner is not None:
         owner.wake(low, high - low)
-    clear_protection(mm, part, low, high)
+    if RECORD.on and missing:
+        RECORD.notes.append(("woken", owner, low, high - low))
+    if "unregister-keeps-protection" not in mm.config.bugs:
+        clear_protection(mm, part, low, high)
     mm.changed()
     part.reset_ctx()
     _join(mm, part, cut=cut)

@@ -65,6 +65,9 @@ class Words:
             found[f"lock mmap{of}"] = lock
         for vma in mm.vmas.values():
             found[f"mapping {vma.start:#x}{of}"] = _mapping(vma)
+            lock = self._lock(vma.lock)
+            if lock:
+                found[f"lock of mapping {vma.start:#x}{of}"] = lock
         for address, entry in _entries(mm):
             found[f"entry {address:#x}{of}"] = _entry(entry)
             if entry[1] is not None:

@@ -8,11 +8,12 @@ import msgspec
 
 from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.world import World
-from userfault.check.explore.invariants import INVARIANTS, Invariant
+from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Outcome, Run, Violation
 from userfault.check.explore.strategies.replay import Line, Replay, check_same
 from userfault.check.explore.telling.describe import State, Words, changes
+from userfault.model.invariants import Rule, Seen
 from userfault.model.machine import Machine
 from userfault.model.profiles import Profile
 from userfault.model.tasks.sched import Task
@@ -42,30 +43,34 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 class _Witness:
-    """Looks at the machine after every step, as if it were an invariant."""
+    """Looks at the machine after every step, as if it were a rule."""
 
     def __init__(self) -> None:
         self.words = Words({})
         self.states: list[State] = []
+        self._machine: Machine | None = None
 
-    def look(self, machine: Machine) -> None:
-        self.states.append(self.words.state(machine))
+    def look(self, seen: Seen) -> None:
+        del seen
+        assert self._machine is not None
+        self.states.append(self.words.state(self._machine))
 
     def began(self, world: World) -> None:
         names: dict[Task, str] = {each.task: each.name for each in world.callers.values()}
         self.words = Words(names)
-        self.states = [self.words.state(world.machine)]
+        self._machine = world.machine
+        self.states = [self.words.state(self._machine)]
 
 
 def tell(
     scenario: Scenario,
     profile: Profile,
     line: Line,
-    invariants: Sequence[Invariant] = INVARIANTS,
+    invariants: Sequence[Rule] = INVARIANTS,
 ) -> Timeline:
     """Run the schedule of a line and tell it.  Raises UsageError where the line does not fit."""
     witness = _Witness()
-    seen = Invariant("timeline", "it is looked at", "", witness.look)
+    seen = Rule("timeline", "it is looked at", "", witness.look)
     bugs = frozenset(line.bugs)
     runner = Runner(scenario, profile, bugs=bugs, invariants=[seen, *invariants])
     runner.built = witness.began

@@ -20,7 +20,7 @@ from userfault.model.files.open_files import (
     PipeEnd,
 )
 from userfault.model.mm import access
-from userfault.model.mm.fault import unshare
+from userfault.model.mm.cow import unshare
 from userfault.model.process import Thread
 from userfault.model.uffd import messages
 from userfault.model.uffd.messages import UffdFile

@@ -225,7 +225,7 @@ def _check_context(mm: AddressSpace, context: Context) -> None:
         _fail(f"{context.name} has events that were not announced")
     waiters = [*context.pending, *context.delivered]
     for waiter in waiters:
-        if waiter.task.waits is None:
+        if waiter.asleep and waiter.task.waits is None:
             _fail(f"{waiter.task.name} is queued by {context.name} and does not sleep")
     if len({waiter.task for waiter in waiters}) != len(waiters):
         _fail(f"{context.name} queues a task twice")
