@@ -11,7 +11,7 @@ from typing import Any
 
 import userfault
 from helpers import cgroup, child
-from helpers.family import member
+from helpers.family import descriptors, member
 from pager_live.family.takeover_scenes import DEMAND, at, complete_again
 from userfault.api import starting
 from userfault.linux.descriptors import RESERVE
@@ -78,7 +78,7 @@ def as_many_as_fit(image: str, limit: int, role: str) -> dict[str, Any]:
             held.append(userfault.lazy(image, pager=pager, policy=DEMAND))
         except userfault.UserfaultError as error:
             refused = told(error)
-    free = limit - len(os.listdir(f"/proc/{pager.processes()['worker']}/fd"))
+    free = limit - descriptors(pager.processes()["worker"])
     found = []
     for page in (3, 5):
         victim = member(pager, role)

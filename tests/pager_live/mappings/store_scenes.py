@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import userfault
-from helpers.family import member
+from helpers.family import descriptors, member
 from helpers.pages import PAGE
 from helpers.skips import need_root
 from helpers.stores import memory, store
@@ -152,5 +152,5 @@ def _at_rest(worker: int) -> tuple[int, int]:
                 held.append(os.readlink(found.path))
         busy = threads > 1 or any("userfault-image" in name for name in held)
         if not busy or time.monotonic() > deadline:
-            return len(held), threads
+            return descriptors(worker), threads
         time.sleep(0.01)

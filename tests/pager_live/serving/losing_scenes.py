@@ -25,7 +25,11 @@ def states_of(pager: userfault.Pager, mapped: userfault.LazyMemory) -> Iterator[
     worker = worker_of(pager)
     for name in os.listdir(f"/proc/{worker}/fd"):
         path = f"/proc/{worker}/fd/{name}"
-        if "userfault-states" in os.readlink(path) and os.stat(path).st_size == len(mapped) // PAGE:
+        try:
+            states = "userfault-states" in os.readlink(path)
+        except FileNotFoundError:  # open for a moment
+            continue
+        if states and os.stat(path).st_size == len(mapped) // PAGE:
             fd = os.open(path, os.O_RDWR)
             with mmap.mmap(fd, len(mapped) // PAGE) as held:
                 os.close(fd)
