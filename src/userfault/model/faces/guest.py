@@ -18,6 +18,7 @@ from userfault.model.files.folio import Folio, Object
 from userfault.model.files.inode import Inode
 from userfault.model.mm import access
 from userfault.model.mm.address_space import AddressSpace
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 
 
@@ -44,6 +45,7 @@ class Guest:
         self.object = target
         self.host_address = host_address
         self.exit_on_missing = exit_on_missing
+        self.number = RECORD.number()
         self._files = mm.files
         # KVM holds no reference on these pages: it is told before one goes (`_invalidate`).
         self._mapped: dict[int, Folio] = {}
@@ -71,6 +73,7 @@ class Guest:
         folio = self.object.cached(index)
         if folio is not None:
             self._files.lock_folio(folio)
+        self.object.changed()
         if private:
             self.object.private_indexes.add(index)
             for vma in list(self.object.mappings):
@@ -84,6 +87,8 @@ class Guest:
 
     def _page(self, task: Task, address: int) -> Folio:
         index = address // PAGE
+        if RECORD.on:
+            RECORD.reads.add(("guest", self.number))
         found = self._mapped.get(index)
         if found is not None:
             return found
@@ -101,6 +106,8 @@ class Guest:
             )
         except Refused:
             raise Errno(errno.EFAULT) from None
+        if RECORD.on:
+            RECORD.writes.add(("guest", self.number))
         self._mapped[index] = folio
         self._files.unlock_folio(folio)
         self._files.memory.put(folio)
@@ -117,5 +124,7 @@ class Guest:
 
     def _invalidate(self, target: Object, first: int, last: int) -> None:
         if target is self.object:
+            if RECORD.on:
+                RECORD.writes.add(("guest", self.number))
             for index in [at for at in self._mapped if first <= at < last]:
                 del self._mapped[index]

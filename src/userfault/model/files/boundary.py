@@ -38,6 +38,8 @@ def fault_folio(sched: Sched, ops: FileOps, where: Where) -> Folio:
         folio.record_taken()
         return folio
     restore(there, before, flags)
+    if folio is not there:
+        give_back(where, folio)
     raise ContractBreach(
         ops.name, "fault_folio", "it returned no folio of this page that is locked and up to date"
     )
@@ -47,11 +49,17 @@ def guest_folio(sched: Sched, ops: FileOps, where: Where) -> Folio:
     """What a guest's access maps, locked and referenced."""
     hook = ops.guest_folio
     assert hook is not None
+    there = where.object.cached(where.index) if where.object is not None else None
+    before = there.refs if there is not None else 0
+    flags = there.flags if there is not None else 0
     folio = called(sched, ops, "guest_folio", lambda: hook(where))
     if folio.flags & LOCKED and folio.flags & UPTODATE and folio.object is where.object:
         where.look()
         folio.record_taken()
         return folio
+    restore(there, before, flags)
+    if folio is not there:
+        give_back(where, folio)
     raise ContractBreach(
         ops.name, "guest_folio", "it returned no folio of this page that is locked and up to date"
     )
@@ -88,7 +96,17 @@ def no_retry(ops: FileOps, hook: str, refusal: Refused) -> None:
 
 
 def restore(folio: Folio | None, refs: int, flags: int) -> None:
-    """The folio is counted and locked as it was before the hook."""
+    """The folio is counted, locked and up to date or not as it was before the hook."""
     if folio is not None:
         folio.refs = refs
-        folio.flags = folio.flags & ~LOCKED | flags & LOCKED
+        folio.flags = flags
+
+
+def give_back(where: Where, folio: object) -> None:
+    """What a hook made and returned in the wrong way: unlocked, its reference dropped."""
+    if folio.__class__ is not Folio:
+        return
+    assert isinstance(folio, Folio)
+    folio.flags &= ~LOCKED
+    if folio.refs > (folio.object is not None):  # what its cache holds is not ours
+        where.memory.put(folio)

@@ -105,6 +105,8 @@ def _drop(files: PageCache, target: Inode, first: int, last: int) -> None:
         files.lock_folio(folio)
         files.memory.release(folio)
         if folio.object is target and folio.index == index:
+            for hook in files.guests:
+                hook(target, index, index + 1)
             _unmap(target, index, index + 1, private_too=False)
             files.unlock_folio(folio)
             files.drop_cached(target, folio)

@@ -124,10 +124,12 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
 
 def undo_alloc(sched: Sched, ops: MemoryOps, where: Where, folio: Folio) -> None:
     """Give the folio and what came with it back."""
-    if ops.undo_alloc is not None:
-        undo = ops.undo_alloc
-        called(sched, ops, "undo_alloc", lambda: undo(where, folio))
-    where.memory.put(folio)
+    try:
+        if ops.undo_alloc is not None:
+            undo = ops.undo_alloc
+            called(sched, ops, "undo_alloc", lambda: undo(where, folio))
+    finally:
+        where.memory.put(folio)
 
 
 def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> None:
@@ -176,11 +178,18 @@ def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -
     assert hook is not None
     index = folio.index
     left = folio.refs - 1  # ours, and those of tasks that wait for its lock
-    called(sched, ops, "filemap_remove", lambda: hook(folio, target))
-    if target.cache.get(index) is folio or folio.flags & LOCKED or folio.refs != left:
+    blocks = target.blocks - (target.mount is not None)
+    try:
+        called(sched, ops, "filemap_remove", lambda: hook(folio, target))
+        removed = target.cache.get(index) is not folio and target.blocks == blocks
+        if removed and not folio.flags & LOCKED and folio.refs == left:
+            return
+        raise ContractBreach(ops.name, "filemap_remove", "it did not undo filemap_add exactly")
+    except (Refused, ContractBreach):
         _take_out(target, index, folio, None)
         folio.refs = left
-        raise ContractBreach(ops.name, "filemap_remove", "it did not undo filemap_add exactly")
+        _settle_blocks(target, blocks)
+        raise
 
 
 def _take_out(target: Object, index: int, folio: Folio, occupied: Folio | None) -> None:

@@ -322,10 +322,13 @@ def _publish(job: Job, vma: Vma, address: int, folio: Folio, place: Where, ops: 
         _install(job, vma, address, folio, flags)
     except BaseException:
         if cached and place.object is not None:
-            target = place.object
-            boundary.filemap_remove(mm.sched, ops, folio, target)
-            mm.files.unlock_folio(folio)  # whoever came for its lock looks again
-        _undo(job, ops, place, folio)
+            try:
+                boundary.filemap_remove(mm.sched, ops, folio, place.object)
+            finally:
+                mm.files.unlock_folio(folio)  # whoever came for its lock looks again
+                _undo(job, ops, place, folio)
+        else:
+            _undo(job, ops, place, folio)
         raise
     if cached:
         mm.files.unlock_folio(folio)

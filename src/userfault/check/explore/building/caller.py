@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from userfault.check.explore.building.calls import Descriptor, named
+from userfault.check.explore.building.calls_guest import GuestCalls
 from userfault.check.explore.building.calls_memory import MemoryCalls
 from userfault.check.explore.building.calls_uffd import UffdCalls
 from userfault.model.errors import Errno, Killed, Signalled
@@ -25,7 +26,7 @@ def shown(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-class Caller(UffdCalls, MemoryCalls):
+class Caller(UffdCalls, MemoryCalls, GuestCalls):
     """A task: `body` runs in it and calls these methods."""
 
     def __init__(
@@ -39,7 +40,7 @@ class Caller(UffdCalls, MemoryCalls):
         self.children = 0
         self._body = body
         self.ended = False
-        self.value: object = None
+        self.value: Any = None
         self.mistake: BaseException | None = None  # what its body raised
 
     def begin(self) -> None:

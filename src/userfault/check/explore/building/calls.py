@@ -51,6 +51,10 @@ class Calls:
     def __init__(self, task: Thread) -> None:
         self.task = task
 
+    def try_again(self) -> None:
+        """Before a call that failed with EAGAIN is made once more: let somebody else do a thing."""
+        self.task.sched.spin(lambda: "what made its call fail with EAGAIN to end")
+
     def _call(self, run: Callable[[], Any]) -> Any:
         try:
             return run()

@@ -6,6 +6,7 @@ from typing import Any
 
 from userfault.check.explore.building.calls import Calls, Descriptor
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.model.errors import Errno
 from userfault.model.files import filesystem
 from userfault.model.files.inode import Inode
 from userfault.model.mm import access, madvise, mmap, mremap
@@ -80,9 +81,15 @@ class MemoryCalls(Calls):
 
     def scan(self, start: int, end: int, *, flags: int = 0, mask: int = 0, report: int = 0) -> Any:
         """PAGEMAP_SCAN: its regions."""
-        argument = ScanArgument(start, end, flags, 0, mask, 0, report or mask, 0, 64)
         mm = self.task.process.mm
-        return self._call(lambda: Scan(mm, argument).regions)
+
+        def run() -> list[tuple[int, int, int]]:
+            scan = Scan(mm, ScanArgument(start, end, flags, mask, 0, 0, report or mask, 0, 64))
+            if scan.errno:
+                raise Errno(scan.errno)
+            return scan.regions
+
+        return self._call(run)
 
     # --- files -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from userfault.check.explore.building.calls import Descriptor
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
+from userfault.model.faces.guest import Guest
 from userfault.model.files.folio import Cgroup
 from userfault.model.files.inode import Inode
 from userfault.model.files.open_files import O_RDWR, ObjectFile
@@ -19,6 +20,7 @@ from userfault.model.mm.mmap import Behind
 from userfault.model.process import Process, Processes
 from userfault.model.profiles import Config, Profile
 from userfault.model.tasks.sched import Task
+from userfault.model.uffd import protect
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.messages import UffdFile
 from userfault.model.uffd.registration import register
@@ -142,10 +144,22 @@ class World:
             register(process.threads[0], context, area.start, area.length, int(mode))
         return fd
 
+    def hand_over(self, descriptor: Descriptor, process: Process) -> Descriptor:
+        """The same open file in another process, as by SCM_RIGHTS."""
+        return Descriptor(process, process.install(descriptor.process.file(descriptor.fd)))
+
+    def guest(self, area: Area, *, exit_on_missing: bool = False) -> Guest:
+        """A virtual machine with one slot, whose host has it mapped at `area`."""
+        return Guest(area.process.mm, area.file, area.start, exit_on_missing=exit_on_missing)
+
     def store(self, address: int, data: bytes, process: Process | None = None) -> None:
         """Write memory before the tasks begin (it must not have to wait)."""
         process = process or self.process
         access.store(process.threads[0], process.mm, address, data, user=True)
+
+    def protect(self, uffd: Descriptor, area: Area) -> None:
+        """Write-protect it before the tasks begin."""
+        protect.writeprotect(uffd.context, area.start, area.length, protect=True)
 
     def peek(self, address: int, length: int = 1, process: Process | None = None) -> bytes | None:
         """What a task would read without a fault, or None."""

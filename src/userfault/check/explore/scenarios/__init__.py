@@ -1,8 +1,39 @@
 """The scenarios that come with the package: one file a subject, each loaded by its import here."""
 
 from userfault.check.explore.building.scenario import Scenario, scenario
-from userfault.check.explore.scenarios import fills, old_events, old_fills, old_protection
+from userfault.check.explore.scenarios import (
+    continues,
+    drivers,
+    events,
+    fills,
+    guests,
+    handlers,
+    moves,
+    old_events,
+    old_fills,
+    old_protection,
+    protection,
+    races,
+    retry,
+    tracking,
+)
 
 SCENARIOS: list[Scenario] = list(scenario.by_name.values())
 
-__all__ = ["SCENARIOS", "fills", "old_events", "old_fills", "old_protection"]
+__all__ = [
+    "SCENARIOS",
+    "continues",
+    "drivers",
+    "events",
+    "fills",
+    "guests",
+    "handlers",
+    "moves",
+    "old_events",
+    "old_fills",
+    "old_protection",
+    "protection",
+    "races",
+    "retry",
+    "tracking",
+]

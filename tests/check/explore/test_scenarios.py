@@ -1,0 +1,49 @@
+"""Every scenario of the package holds under every schedule, and reduction loses no end of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.invariants import INVARIANTS
+from userfault.check.explore.runner import Runner
+from userfault.check.explore.scenarios import SCENARIOS
+from userfault.check.explore.search import Found, search
+from userfault.check.explore.strategies.depth_first import DepthFirst
+from userfault.check.explore.strategies.reduced import Reduced
+
+_WHOLE = 400  # schedules of the reduced search: what has no more is seen whole
+_PREEMPTIONS = 1  # of the rest: every schedule that interrupts nobody more often than that
+_BOUNDED = 200
+_PLAIN = 60
+
+
+def _explored(scenario: Scenario) -> Found:
+    """All kinds of schedules, or if they are many those with few preemptions."""
+    runner = Runner(scenario, profile_named(scenario.kernel), invariants=INVARIANTS)
+    found = search(runner, Reduced(), schedules=_WHOLE)
+    if found.exhausted or found.violation is not None:
+        return found
+    few = search(runner, DepthFirst(_PREEMPTIONS), schedules=_BOUNDED)
+    few.outcomes = {**found.outcomes, **few.outcomes}
+    return few
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_it_holds(scenario: Scenario) -> None:
+    found = _explored(scenario)
+    assert found.violation is None, str(found.violation)
+    plain = search(Runner(scenario, profile_named(scenario.kernel)), DepthFirst(), schedules=_PLAIN)
+    assert plain.violation is None, str(plain.violation)
+    if found.exhausted:
+        assert set(plain.outcomes) <= set(found.outcomes)
+
+
+def test_each_says_what_it_puts_together_and_what_must_hold() -> None:
+    for scenario in SCENARIOS:
+        assert scenario.sentence.endswith("."), scenario.name
+        assert scenario.group, scenario.name
+    sentences = Counter(scenario.sentence for scenario in SCENARIOS)
+    assert max(sentences.values()) == 1, sentences.most_common(1)
