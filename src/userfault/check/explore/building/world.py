@@ -32,12 +32,22 @@ CHILDREN = 16  # tasks that one task can make: a child's number follows from its
 class Area:
     """A mapping: `area[n]` is the address of its page n."""
 
-    __slots__ = ("_file", "length", "process", "start", "step")
+    __slots__ = ("_file", "kind", "length", "process", "shared", "start", "step")
 
     def __init__(
-        self, process: Process, start: int, length: int, step: int, file: Inode | None
+        self,
+        process: Process,
+        start: int,
+        length: int,
+        step: int,
+        file: Inode | None,
+        *,
+        kind: str,
+        shared: bool,
     ) -> None:
         self.process = process
+        self.kind = kind
+        self.shared = shared
         self.start = start
         self.length = length
         self.step = step
@@ -70,6 +80,7 @@ class World:
         self.numbers: dict[Task, int] = {}
         self._looks: list[tuple[str, Callable[[], object]]] = []
         self._checks: list[Callable[[], str | None]] = []
+        self._closers: list[Callable[[], object]] = []
 
     # --- memory ----------------------------------------------------------------------------------
 
@@ -115,7 +126,7 @@ class World:
         start = mmap.mmap(task, process.mm, 0, pages * step, prot, flags, behind)
         if file is not None:
             self.machine.files.unlink(file)  # the mapping holds it
-        return Area(process, start, pages * step, step, file)
+        return Area(process, start, pages * step, step, file, kind=ops.name, shared=shared)
 
     def open(self, file: Inode, process: Process | None = None) -> Descriptor:
         """A descriptor of a file."""
@@ -172,6 +183,16 @@ class World:
         caller.begin()
         return caller
 
+    def heir(self, parent: Caller, name: str, body: Body) -> Caller:
+        """A thread of the same process that a task starts while it runs."""
+        parent.children += 1
+        number = (parent.number + 1) * CHILDREN + parent.children
+        return self._start(number, name, body, parent.task.process, parent.may_wait)
+
+    def at_end(self, close: Callable[[], object]) -> None:
+        """Call this when the world is dropped."""
+        self._closers.append(close)
+
     def _child(self, parent: Caller, process: Process, body: Body) -> Caller:
         """The task of a process that fork(2) made."""
         parent.children += 1
@@ -207,3 +228,5 @@ class World:
         """End what still sleeps, so that the machine can be freed."""
         for caller in self.callers.values():
             caller.task.abandon()
+        for close in self._closers:
+            close()

@@ -185,7 +185,8 @@ class Service:
         if not served.attach.shared and not served.lost:
             states, pages = self._copy_states(context)
         core = context.core.fork(pages)
-        child = Context(served, self.book.number(), core, event.userfaultfd, states)
+        uffd = served.adopted(event.userfaultfd.fileno())
+        child = Context(served, self.book.number(), core, uffd, states)
         served.contexts.append(child)
         self._watch(child)
 
