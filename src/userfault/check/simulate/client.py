@@ -32,7 +32,7 @@ class Play:
         self.gave_up = False
         self.completed = case.terms.policy.background
         self.spaces: list[tuple[Caller | None, Space]] = []
-        self.shared = serving.area.shared
+        self.shared = serving.shared
         self._file = file
         self._tokens = 0
         self._places = 0

@@ -48,7 +48,10 @@ class Terms(msgspec.Struct, frozen=True):
 class Serving:
     """What a scenario sees of its pager."""
 
-    def __init__(self, world: World, area: Area, pager: Pager, mailbox: Mailbox) -> None:
+    def __init__(
+        self, world: World, area: Area, pager: Pager, mailbox: Mailbox, *, shared: bool
+    ) -> None:
+        self.shared = shared
         self.world = world
         self.area = area
         self.pager = pager
@@ -114,8 +117,11 @@ def serve(
     """
     terms = terms or Terms()
     pages = area.length // area.step
+    vma = area.process.mm.find(area.start)
+    assert vma is not None
+    kind = vma.ops.name
     process = world.spawn()
-    mode = Mode.MISSING if area.kind == "anon" else Mode.MISSING | Mode.MINOR
+    mode = Mode.MISSING if kind == "anon" else Mode.MISSING | Mode.MINOR
     uffd = world.uffd(area, mode=mode, features=EVENTS, flags=O_NONBLOCK)
     fd = process.install(area.process.file(uffd.fd))
     kernel = Kernel(process, Clock(), weather or Calm(), mortal=terms.mortal)
@@ -124,7 +130,7 @@ def serve(
         reader = world.task(f"reader {number + 1}", _idle, process=process, may_wait=True)
         pool.add(reader.task)
     source = _source(world, area, kernel, pages, terms)
-    file = None if area.kind == "anon" else area.file
+    file = None if kind == "anon" else area.file
     estate = Estate(source, pool, lambda: -1 if file is None else file.size)
     pager = Pager(kernel, estate, _starter(world, kernel))
     world.at_end(pager.close)
@@ -133,9 +139,9 @@ def serve(
         start=area.start,
         pages=pages,
         page_size=area.step,
-        shared=area.shared,
-        zeropage=area.kind != "hugetlb",
-        exists_is_ambiguous=area.kind == "hugetlb",
+        shared=vma.shared,
+        zeropage=kind != "hugetlb",
+        exists_is_ambiguous=kind == "hugetlb",
         has_poison=terms.has_poison,
         prepared=terms.prepared,
         has_source=True,
@@ -144,7 +150,7 @@ def serve(
         policy=terms.policy,
     )
     mailbox = pager.attach(area.process, fd, attach)
-    serving = Serving(world, area, pager, mailbox)
+    serving = Serving(world, area, pager, mailbox, shared=vma.shared)
     pager.begin()
     world.task("time", serving.pass_time, process=process, may_wait=True)
     return serving

@@ -32,22 +32,12 @@ CHILDREN = 16  # tasks that one task can make: a child's number follows from its
 class Area:
     """A mapping: `area[n]` is the address of its page n."""
 
-    __slots__ = ("_file", "kind", "length", "process", "shared", "start", "step")
+    __slots__ = ("_file", "length", "process", "start", "step")
 
     def __init__(
-        self,
-        process: Process,
-        start: int,
-        length: int,
-        step: int,
-        file: Inode | None,
-        *,
-        kind: str,
-        shared: bool,
+        self, process: Process, start: int, length: int, step: int, file: Inode | None
     ) -> None:
         self.process = process
-        self.kind = kind
-        self.shared = shared
         self.start = start
         self.length = length
         self.step = step
@@ -126,7 +116,7 @@ class World:
         start = mmap.mmap(task, process.mm, 0, pages * step, prot, flags, behind)
         if file is not None:
             self.machine.files.unlink(file)  # the mapping holds it
-        return Area(process, start, pages * step, step, file, kind=ops.name, shared=shared)
+        return Area(process, start, pages * step, step, file)
 
     def open(self, file: Inode, process: Process | None = None) -> Descriptor:
         """A descriptor of a file."""

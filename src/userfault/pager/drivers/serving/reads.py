@@ -6,7 +6,6 @@ turn it is decides `pager.core.shares`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 from userfault.linux.refused import calling
