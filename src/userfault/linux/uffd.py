@@ -11,7 +11,7 @@ import errno
 import fcntl
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from userfault.kernel.errors import (
@@ -57,6 +57,8 @@ class LiveUserfaultfd:
 
     `features` are those granted, `offered` all that the kernel has, `way` how it was opened.
     """
+
+    _ioctl: Callable[..., object] = staticmethod(fcntl.ioctl)  # of this kernel; another has its own
 
     def __init__(self, opened: Opened, features: Feature, offered: Feature, general: Ioctls):
         self._fd = opened.fd
@@ -131,7 +133,7 @@ class LiveUserfaultfd:
         """
         argument = bytearray(_pack_register.pack(start, length, mode, 0))
         try:
-            _ioctl(self._fd, abi.UFFDIO_REGISTER, argument)
+            self._ioctl(self._fd, abi.UFFDIO_REGISTER, argument)
         except OSError as error:
             code = error.errno or 0
             why = reasons.refused(memory, mode, start=start, length=length, offered=self.offered)
@@ -177,7 +179,7 @@ class LiveUserfaultfd:
         if isinstance(src, int):
             argument = bytearray(_pack_copy(dst, src, length, mode, 0))
             try:
-                _ioctl(self._fd, _COPY, argument)
+                self._ioctl(self._fd, _COPY, argument)
             except OSError as error:
                 raise _fill_error("UFFDIO_COPY", argument, error, dst, length) from None
             return length
@@ -212,7 +214,7 @@ class LiveUserfaultfd:
         mode = (0 if wake else 1) | (2 if allow_src_holes else 0)
         argument = bytearray(_pack_copy(dst, src, length, mode, 0))
         try:
-            _ioctl(self._fd, abi.UFFDIO_MOVE, argument)
+            self._ioctl(self._fd, abi.UFFDIO_MOVE, argument)
         except OSError as error:
             raise _fill_error("UFFDIO_MOVE", argument, error, dst, length) from None
         return length
@@ -257,7 +259,7 @@ class LiveUserfaultfd:
     def set_mode(self, *, enable: Feature = _NONE, disable: Feature = _NONE) -> None:
         """UFFDIO_SET_MODE: switch RWP_ASYNC on or off (7.3)."""
         try:
-            _ioctl(self._fd, abi.UFFDIO_SET_MODE, bytearray(_pack_modes(enable, disable)))
+            self._ioctl(self._fd, abi.UFFDIO_SET_MODE, bytearray(_pack_modes(enable, disable)))
         except OSError as error:
             raise KernelError.of("UFFDIO_SET_MODE", error.errno or 0) from None
 
@@ -265,21 +267,21 @@ class LiveUserfaultfd:
 
     def _range(self, name: str, request: int, start: int, length: int) -> None:
         try:
-            _ioctl(self._fd, request, bytearray(_pack_range(start, length)))
+            self._ioctl(self._fd, request, bytearray(_pack_range(start, length)))
         except OSError as error:
             raise KernelError.of(name, error.errno or 0, start=start, length=length) from None
 
     def _fill(self, name: str, request: int, start: int, length: int, mode: int) -> int:
         argument = bytearray(_pack_fill(start, length, mode, 0))
         try:
-            _ioctl(self._fd, request, argument)
+            self._ioctl(self._fd, request, argument)
         except OSError as error:
             raise _fill_error(name, argument, error, start, length) from None
         return length
 
     def _protect(self, name: str, request: int, start: int, length: int, mode: int) -> None:
         try:
-            _ioctl(self._fd, request, bytearray(_pack_protect(start, length, mode)))
+            self._ioctl(self._fd, request, bytearray(_pack_protect(start, length, mode)))
         except OSError as error:
             raise KernelError.of(name, error.errno or 0, start=start, length=length) from None
 

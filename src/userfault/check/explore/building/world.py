@@ -72,6 +72,7 @@ class World:
         self.numbers: dict[Task, int] = {}
         self._looks: list[tuple[str, Callable[[], object]]] = []
         self._checks: list[Callable[[], str | None]] = []
+        self._closers: list[Callable[[], object]] = []
 
     # --- memory ----------------------------------------------------------------------------------
 
@@ -186,6 +187,16 @@ class World:
         caller.begin()
         return caller
 
+    def heir(self, parent: Caller, name: str, body: Body) -> Caller:
+        """A thread of the same process that a task starts while it runs."""
+        parent.children += 1
+        number = (parent.number + 1) * CHILDREN + parent.children
+        return self._start(number, name, body, parent.task.process, parent.may_wait)
+
+    def at_end(self, close: Callable[[], object]) -> None:
+        """Call this when the world is dropped."""
+        self._closers.append(close)
+
     def _child(self, parent: Caller, process: Process, body: Body) -> Caller:
         """The task of a process that fork(2) made."""
         parent.children += 1
@@ -221,3 +232,5 @@ class World:
         """End what still sleeps, so that the machine can be freed."""
         for caller in self.callers.values():
             caller.task.abandon()
+        for close in self._closers:
+            close()

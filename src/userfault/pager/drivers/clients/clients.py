@@ -14,7 +14,7 @@ from userfault.pager.drivers.clients.interrupts import Interrupts
 from userfault.pager.drivers.clients.reach import Reach
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
-from userfault.pager.drivers.record.records import ClientRecord
+from userfault.pager.drivers.record.records import ClientRecord, ServedRecord
 from userfault.pager.drivers.serving.service import Service
 
 Replace = Callable[[tuple[int, int], Told, float], None]
@@ -56,6 +56,10 @@ class Clients:
         self.book.clients[client.number] = client
         self._begin(client)
         return client
+
+    def mapped(self, record: ServedRecord, client: Client) -> Served:
+        """A mapping of it as it was recorded.  Raises whatever keeps it from being taken up."""
+        return Served.again(record, self.service.reads.bell, client.owner)
 
     def restore(self, client: Client, served: Served) -> None:
         """Serve a mapping of the record again."""

@@ -30,7 +30,7 @@ def take_over(clients: Clients, family: records.FamilyRecord, people: list[recor
     for person in people:
         client = clients.again(person.client)
         for mapping in person.mappings:
-            served = _again(mapping, client, service.reads.bell)
+            served = _again(clients, mapping, client)
             clients.restore(client, served)
             contexts.update((each.number, each) for each in served.contexts if not each.closed)
     _settle(service, contexts)
@@ -44,16 +44,16 @@ def take_over(clients: Clients, family: records.FamilyRecord, people: list[recor
                     service.perform(context)
 
 
-def _again(mapping: records.ServedRecord, client: Client, bell: int) -> Served:
+def _again(clients: Clients, mapping: records.ServedRecord, client: Client) -> Served:
     """Serve it again, or, where that fails, what is left of it."""
     try:
-        return Served.again(mapping, bell, client.owner)
+        return clients.mapped(mapping, client)
     except Exception as error:
         nothing = ZeroSpec(mapping.attach.source.length)  # is what can be taken up for certain
         attach = msgspec.structs.replace(mapping.attach, source=nothing)
         lost = why_lost(client.owner, error)
         left = msgspec.structs.replace(mapping, attach=attach, lost=lost, failed=0)
-        return Served.again(left, bell, client.owner)
+        return clients.mapped(left, client)
 
 
 def _settle(service: Service, contexts: dict[int, Context]) -> None:

@@ -47,7 +47,7 @@ class Served:
         self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.lost = ""  # why nothing of it is filled any more
-        self.origin = Origin(attach, fds.source, bell)
+        self.origin = self._opened(bell)
         self.plan = Plan(
             start=attach.start,
             page_size=attach.page_size,
@@ -77,7 +77,7 @@ class Served:
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
         core = MappingCore(served.plan, served._pages(fds.states))
-        uffd = LiveUserfaultfd.adopt(fds.uffd)
+        uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
         return served
 
@@ -98,14 +98,14 @@ class Served:
         for kept in record.contexts:
             core = cores[kept.core.number]
             core.ledger.counters = kept.counters
-            uffd = LiveUserfaultfd.adopt(kept.fd)
+            uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
         return served
 
     def _again_lost(self, record: ServedRecord) -> None:
         for kept in record.contexts:
-            uffd = LiveUserfaultfd.adopt(kept.fd)
+            uffd = self.adopted(kept.fd)
             core = LostCore(self.plan, record.lost)
             self.contexts.append(Context(self, kept.core.number, core, uffd, kept.core.states))
         if record.failed:
@@ -125,6 +125,14 @@ class Served:
             context.core = LostCore(self.plan, why)
         if self.origin.fetcher:
             self.origin.fetcher.close()
+
+    def _opened(self, bell: int) -> Origin:
+        """The source."""
+        return Origin(self.attach, self._fds.source, bell)
+
+    def adopted(self, fd: int) -> LiveUserfaultfd:
+        """The userfaultfd behind a descriptor that came along."""
+        return LiveUserfaultfd.adopt(fd)
 
     def _mapped(self, states: int) -> mmap.mmap:
         """The memory `states`.  Raises OSError."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import time
 from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError
-from userfault.linux.libc import Pinned, madvise, mmap
 from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
@@ -25,9 +22,8 @@ from userfault.pager.core.actions import (
 from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.journal import Journal
-from userfault.pager.drivers.serving import witness
+from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
-from userfault.uapi import mman
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
     UFFDIO_COPY,
@@ -41,17 +37,14 @@ if TYPE_CHECKING:
 _SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
 _SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}
 
-_clock = time.monotonic
-_ioctl = fcntl.ioctl
-
 
 class Performer:
     """Fills pages, wakes, inspects and reports."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, calls: Calls) -> None:
         self._journal = journal
-        self._zeros = 0  # address of pages of zeros, for types without ZEROPAGE
-        self._zeros_length = 0
+        self._calls = calls
+        self._clock, self._ioctl = calls.clock, calls.ioctl
 
     def fill(self, context: Context, fill: Fill) -> None:
         """One ioctl; the core hears what became of it."""
@@ -63,7 +56,7 @@ class Performer:
                 if served.origin.store is not None:
                     self._copy_stored(context, fill, served.origin.store, length)
                     return
-                if _clock() > served.sound_until and not self._still_sound(context, fill):
+                if self._clock() > served.sound_until and not self._still_sound(context, fill):
                     return
                 source = served.origin.address(fill.page * served.page_size, length)
                 if source:
@@ -72,7 +65,7 @@ class Performer:
                     context.core.not_ready(fill)
             else:
                 start = (fill.page - fill.data_page) * served.page_size
-                with Pinned(fill.data[start : start + length]) as pinned:
+                with self._calls.place(fill.data[start : start + length]) as pinned:
                     self._copy(context, fill, pinned.address, length)
         elif kind == ZERO and not served.zeropage:
             self._copy_zeros(context, fill, length)
@@ -88,7 +81,7 @@ class Performer:
         if data is None:
             context.core.not_ready(fill)
         else:
-            with Pinned(data) as pinned:
+            with self._calls.place(data) as pinned:
                 self._copy(context, fill, pinned.address, length)
 
     def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
@@ -106,7 +99,7 @@ class Performer:
     def _make(self, context: Context, fill: Fill, request: int, argument: memoryview) -> None:
         """The ioctl whose argument lies in the journal."""
         try:
-            _ioctl(context.fd, request, argument)
+            self._ioctl(context.fd, request, argument)
         except OSError as error:
             self._refused(context, fill, error.errno or 0, self._journal.done_bytes())
         else:
@@ -115,16 +108,16 @@ class Performer:
     def _copy_zeros(self, context: Context, fill: Fill, length: int) -> None:
         """Zeros for a memory type without ZEROPAGE."""
         try:
-            zeros = self._zeros_of(length)
+            zeros = self._calls.zeros(length)
         except OSError as error:
-            context.core.failed(fill, error.errno or errno.ENOMEM, 0, _clock())
+            context.core.failed(fill, error.errno or errno.ENOMEM, 0, self._clock())
         else:
             self._copy(context, fill, zeros, length)
 
     def _still_sound(self, context: Context, fill: Fill) -> bool:
         """Look every now and then whether the source is what it was; if not, `fill` has failed."""
         served = context.served
-        now = _clock()
+        now = self._clock()
         changed = served.origin.changed()
         if changed:
             context.core.source_failed(fill, changed, now)
@@ -133,36 +126,22 @@ class Performer:
         served.sound_until = now + _SOURCE_CHECK_S
         return True
 
-    def _zeros_of(self, length: int) -> int:
-        """The address of `length` zero bytes that cost no memory: pages never written.
-
-        They are mapped beforehand: a COPY whose source is not would need a second huge page
-        while it faults the source in (measured on 6.18 with 1 GiB pages).
-        """
-        if length > self._zeros_length:
-            flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
-            self._zeros = mmap(0, length, mman.PROT_READ, flags, -1, 0)
-            with contextlib.suppress(OSError):  # before 5.14: the copy does it
-                madvise(self._zeros, length, mman.MADV_POPULATE_READ)
-            self._zeros_length = length
-        return self._zeros
-
     def _refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
         """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
         if code != errno.EFAULT or done:
-            context.core.failed(fill, code, done, _clock())
+            context.core.failed(fill, code, done, self._clock())
             return
         served = context.served
         size = served.memory_size()
         changed = served.origin.changed() if fill.kind == COPY and fill.data is None else ""
         if changed:
-            context.core.source_failed(fill, changed, _clock())
+            context.core.source_failed(fill, changed, self._clock())
         elif 0 <= size < (fill.page + fill.count) * served.page_size:
             context.core.beyond_end(fill, size // served.page_size)
         elif fill.kind == CONTINUE:
             context.core.not_cached(fill)
         else:
-            context.core.failed(fill, code, 0, _clock())
+            context.core.failed(fill, code, 0, self._clock())
 
     def wake(self, context: Context, action: Wake) -> None:
         with contextlib.suppress(KernelError):
@@ -173,7 +152,7 @@ class Performer:
 
     def inspect(self, context: Context, action: Inspect) -> None:
         """Look at what is there."""
-        context.core.inspected(action, witness.look(context, action), _clock())
+        context.core.inspected(action, self._calls.look(context, action), self._clock())
 
     def report(self, context: Context, action: Report) -> None:
         """Tell the client's standard error, and remember for `check()`."""

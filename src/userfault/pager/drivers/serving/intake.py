@@ -22,17 +22,12 @@ from userfault.linux.descriptors import allow_all, keep_reserve
 from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import MESSAGE, Journal
+from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
-
-
-def _read_now(fd: int, into: list[memoryview]) -> int:
-    """A read that does not wait, whatever the client has made of the flags of the open file, which
-    it has too, and whoever else has read the message."""
-    return os.preadv(fd, into, -1, os.RWF_NOWAIT)
 
 
 class Service(Protocol):
@@ -56,13 +51,14 @@ class Service(Protocol):
 class Intake:
     """Reads messages into the journal's ring, and has cores decide on them."""
 
-    def __init__(self, loop: Loop, journal: Journal, service: Service) -> None:
+    def __init__(self, loop: Loop, journal: Journal, service: Service, calls: Calls) -> None:
         self._loop = loop
         self._placement = loop.placement
         self._journal = journal
         self._service = service
         self._short_of_descriptors: Context | None = None  # to read a FORK event with
-        self._read: Callable[[int, list[memoryview]], int] = _read_now
+        self._calls = calls
+        self._read: Callable[[int, list[memoryview]], int] = calls.read
 
     def readable(self, context: Context) -> None:
         """Read and serve one batch of messages."""
@@ -74,8 +70,8 @@ class Intake:
             except BlockingIOError:
                 return  # the page was resolved before its message was read
             except OSError as error:
-                if error.errno == errno.EOPNOTSUPP and self._read is not os.readv:
-                    self._read = os.readv  # before 6.10, where O_NONBLOCK is all there is
+                if error.errno == errno.EOPNOTSUPP and self._read is not self._calls.readv:
+                    self._read = self._calls.readv  # before 6.10, where O_NONBLOCK is all there is
                     return
                 self._unreadable(context, error)
                 return

@@ -24,8 +24,6 @@ _TICK_S = 1e-3  # what epoll can tell apart
 _LOOK_S = 0.1  # between two looks, while something happens
 _AT_MOST_S = 10.0  # without a look
 
-_clock = time.monotonic
-
 
 class Background(Protocol):
     """What is done while nothing waits.  False while there is nothing to do."""
@@ -39,13 +37,40 @@ class Background(Protocol):
         """One piece, of whoever is next."""
 
 
+class Epoll(Protocol):
+    """The descriptors that are watched."""
+
+    def fileno(self) -> int: ...
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Waits(Protocol):
+    """Waits for one of them, where and how is best (see `placement`)."""
+
+    thread: int
+
+    @property
+    def polled_s(self) -> float: ...
+    def knows(self, *, threads: bool) -> None: ...
+    def wait(self, timeout: float, *, working: bool) -> list[tuple[int, int]]: ...
+    def lifted(self) -> contextlib.AbstractContextManager[None]: ...
+
+
 class Loop:
     """Watches descriptors and times.  `turn`: how many messages one userfaultfd may read now."""
 
     def __init__(self, placing: Placing) -> None:
         with calling("epoll_create1"):
-            self._epoll = select.epoll()
-        self.placement = Placement(self._epoll, placing)
+            epoll = select.epoll()
+        self._begin(epoll, Placement(epoll, placing), time.monotonic)
+
+    def _begin(self, epoll: Epoll, placement: Waits, clock: Callable[[], float]) -> None:
+        """`epoll` and `clock` of the kernel that it runs on, `placement` to wait there."""
+        self._epoll = epoll
+        self._clock = clock
+        self.placement = placement
         self.turn = BATCH
         self.timers: dict[Timer, None] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -88,8 +113,8 @@ class Loop:
             else:
                 self._call_all(ready)
             if self.timers:
-                self._tick(_clock())
-            now = _clock()
+                self._tick(self._clock())
+            now = self._clock()
             if now >= self._look_at:
                 self._look(now)
             if not ready or (background and background.disturbed()):
@@ -125,9 +150,12 @@ class Loop:
             return self._at_most
         timeout = self._timeout()
         if 0 < timeout < _TICK_S:
-            select.select([self._epoll], [], [], timeout)
+            self._nap(timeout)
             return 0
         return timeout
+
+    def _nap(self, timeout: float) -> None:
+        select.select([self._epoll], [], [], timeout)
 
     def _timeout(self) -> float:
         first = None
@@ -137,7 +165,7 @@ class Loop:
                 del self.timers[timer]
             elif first is None or when < first:
                 first = when
-        return self._at_most if first is None else min(max(first - _clock(), 0), self._at_most)
+        return self._at_most if first is None else min(max(first - self._clock(), 0), self._at_most)
 
     def _tick(self, now: float) -> None:
         for timer in list(self.timers):

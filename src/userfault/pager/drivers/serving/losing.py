@@ -17,6 +17,8 @@ from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import Journal
 from userfault.source.functions import told
 
+OUR_ERROR = "an error in the pager"
+
 
 class Losing(Protocol):
     """Whoever serves."""
@@ -37,8 +39,8 @@ class Losing(Protocol):
 def why_lost(owner: Owner, error: Exception) -> str:
     """What the client is told.  The traceback goes to standard error."""
     lines = traceback.format_exception(error)
-    owner.say(f"an error in the pager; the mapping is given up: {''.join(lines)[-2500:]}")
-    return f"an error in the pager: {told(error)}"
+    owner.say(f"{OUR_ERROR}; the mapping is given up: {''.join(lines)[-2500:]}")
+    return f"{OUR_ERROR}: {told(error)}"
 
 
 def lose(service: Losing, journal: Journal, served: Served, error: Exception) -> None:

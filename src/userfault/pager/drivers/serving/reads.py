@@ -6,10 +6,7 @@ turn it is decides `pager.core.shares`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import time
 
 from userfault.linux.refused import calling
 from userfault.pager.core.actions import Abandon, Fetch, Hasten
@@ -19,9 +16,8 @@ from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.mappings.workers import Worker, Workers
 from userfault.pager.drivers.processes.watching import Watching
 from userfault.pager.drivers.serving.acting import Acting
+from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.timed import Timed
-
-_clock = time.monotonic
 
 
 class Reads:
@@ -30,20 +26,23 @@ class Reads:
     `bell`: the eventfd that reader threads ring.  `timed`: hears of contexts with deadlines.
     """
 
-    def __init__(self, loop: Watching, acting: Acting, timed: Timed, most: int) -> None:
+    def __init__(
+        self, loop: Watching, acting: Acting, timed: Timed, most: int, calls: Calls
+    ) -> None:
         self._loop = loop
+        self._calls = calls
         self._acting = acting
         self._timed = timed
         self._shares: Shares[Fetch] = Shares(most)
         self._reading: dict[Readers, None] = {}  # whose threads are not all back
         with calling("eventfd2"):
-            self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.bell = calls.bell()
         loop.watch(self.bell, self._ring)
 
     def close(self) -> None:
         """Hear of no more answers."""
         self._loop.forget(self.bell)
-        os.close(self.bell)
+        self._calls.close(self.bell)
 
     @property
     def most(self) -> int:
@@ -93,7 +92,7 @@ class Reads:
             context: Context = fetch.owner
             fetcher = context.served.origin.fetcher
             assert fetcher is not None, "a source without a reader is never fetched from"
-            context.core.started(fetch, _clock())
+            context.core.started(fetch, self._calls.clock())
             self._timed.add(context)
             size = context.served.page_size
             with self._loop.lifted():
@@ -116,8 +115,7 @@ class Reads:
 
     def _ring(self) -> None:
         """Reader threads have answered."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
+        self._calls.hear(self.bell)
         for readers in list(self._reading):
             self._take_answers(readers)
             if not readers.under_way:
@@ -153,6 +151,6 @@ class Reads:
                 if answer.data is not None:
                     context.core.fetched(answer.fetch, answer.data)
                 else:
-                    context.core.fetch_failed(answer.fetch, answer.cause, _clock())
+                    context.core.fetch_failed(answer.fetch, answer.cause, self._calls.clock())
                 self._acting.perform(context)
         self._start()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving import losing, watchdog
 from userfault.pager.drivers.serving.acting import Book
 from userfault.pager.drivers.serving.background import Background
+from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
 from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.intake import Intake
@@ -39,13 +39,23 @@ from userfault.pager.drivers.wire.messages import MAX_FAILURES
 if TYPE_CHECKING:
     from userfault.pager.drivers.mappings.unpackers import Unpackers
 
-_clock = time.monotonic
-
 
 class Service:
-    """Serves contexts on `loop`.  `book`: whose they are.  `in_flight`: reads under way at once."""
+    """Serves contexts on `loop`.  `book`: whose they are.  `in_flight`: reads under way at once.
 
-    def __init__(self, loop: Loop, journal: Journal, book: Book, in_flight: int) -> None:
+    `calls`: those of the kernel that is served on.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        journal: Journal,
+        book: Book,
+        in_flight: int,
+        calls: Calls | None = None,
+    ) -> None:
+        calls = calls or Calls()
+        self._clock = calls.clock
         self.loop = loop
         self.journal = journal
         self.book = book
@@ -53,11 +63,11 @@ class Service:
         self.children = Children(loop.timers, self.context_ended)
         self.deferring = Deferring(loop.timers, self)
         self.background = Background(self)
-        self.intake = Intake(loop, journal, self)
-        self.reads = Reads(loop, self, self.timed, in_flight)
+        self.intake = Intake(loop, journal, self, calls)
+        self.reads = Reads(loop, self, self.timed, in_flight, calls)
         self.commit = book.commit
         self._unpackers: Unpackers | None = None
-        performer = Performer(journal)
+        performer = Performer(journal, calls)
         self._fill = performer.fill
         self._report_page = performer.report
         self._rare: dict[type, Callable[..., None]] = {
@@ -86,7 +96,7 @@ class Service:
                 self._rare[type(action)](context, action)
         core = context.core
         if core.deferred:
-            self.deferring.add(context, _clock())
+            self.deferring.add(context, self._clock())
         if core.timed:
             self.timed.add(context)
         if core.eager and not context.closed:
@@ -175,7 +185,8 @@ class Service:
         if not served.attach.shared and not served.lost:
             states, pages = self._copy_states(context)
         core = context.core.fork(pages)
-        child = Context(served, self.book.number(), core, event.userfaultfd, states)
+        uffd = served.adopted(event.userfaultfd.fileno())
+        child = Context(served, self.book.number(), core, uffd, states)
         served.contexts.append(child)
         self._watch(child)
 
