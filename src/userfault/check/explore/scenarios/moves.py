@@ -236,7 +236,7 @@ def move_and_unregister(world: World) -> None:
     both(
         world,
         "it is at neither place",
-        lambda: world.peek(source[0], 3) == left.get(mover.value, b"src"),  # type: ignore[call-overload]
+        lambda: world.peek(source[0], 3) == left.get(mover.value, b"src"),
     )
 
 
