@@ -184,7 +184,7 @@ class Context(UserfaultfdCtx):
             RECORD.reads.add(("changing", self.number))
         return bool(self.changing) and "fills-during-events" not in self.mm.config.bugs
 
-    def space(self) -> contextlib.AbstractContextManager[AddressSpace]:
+    def space(self) -> using:
         """The address space, which stays within the block; ESRCH when its process has ended."""
         return using(self.mm, errno.ESRCH)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
 
 from userfault.model.errors import Errno
 from userfault.model.mm import vma as vmas
@@ -14,21 +12,33 @@ from userfault.model.mm.vma import Vma
 from userfault.model.uffd.context import Context
 
 
-@contextlib.contextmanager
-def _locked(context: Context) -> Iterator[AddressSpace]:
+class _Locked:
     """The address space with its lock held for reading; EAGAIN while an event is pending."""
-    with context.space() as mm:
+
+    __slots__ = ("_context", "_mm", "_using")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._mm = context.mm
+
+    def __enter__(self) -> AddressSpace:
+        context, mm = self._context, self._mm
+        self._using = context.space()
+        self._using.__enter__()
         mm.lock.read()
         if mm.vma_locks:
             context.map_changing.read_at_once()
-        try:
-            if context.is_changing:
-                raise Errno(errno.EAGAIN)
-            yield mm
-        finally:
-            if mm.vma_locks:
-                context.map_changing.read_done()
-            mm.lock.read_done()
+        if context.is_changing:
+            self.__exit__()
+            raise Errno(errno.EAGAIN)
+        return mm
+
+    def __exit__(self, *exc: object) -> None:
+        mm = self._mm
+        if mm.vma_locks:
+            self._context.map_changing.read_done()
+        mm.lock.read_done()
+        self._using.__exit__(*exc)
 
 
 def _demand(vma: Vma, mode: int, start: int, length: int) -> None:
@@ -42,7 +52,7 @@ def _demand(vma: Vma, mode: int, start: int, length: int) -> None:
 def writeprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
     """UFFDIO_WRITEPROTECT, mapping by mapping: those before a bad one stay changed."""
     end = start + length
-    with _locked(context) as mm:
+    with _Locked(context) as mm:
         found = mm.overlapping(start, end)
         if not found:
             raise Errno(errno.ENOENT)
@@ -57,7 +67,7 @@ def writeprotect(context: Context, start: int, length: int, *, protect: bool) ->
 def rwprotect(context: Context, start: int, length: int, *, protect: bool) -> None:
     """UFFDIO_RWPROTECT (7.3): everything is checked before anything changes."""
     end = start + length
-    with _locked(context) as mm:
+    with _Locked(context) as mm:
         found = mm.overlapping(start, end)
         if not found:
             raise Errno(errno.ENOENT)
