@@ -11,13 +11,14 @@ from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import Found, search
+from userfault.check.explore.strategies.chance import Random
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
 
 _WHOLE = 400  # schedules of the reduced search: what has no more is seen whole
 _PREEMPTIONS = 1  # of the rest: every schedule that interrupts nobody more often than that
 _BOUNDED = 200
-_PLAIN = 60
+_OTHERS = 40  # schedules at random, which may end in no other way
 
 
 def _explored(scenario: Scenario) -> Found:

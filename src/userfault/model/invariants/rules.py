@@ -131,14 +131,14 @@ _RULES = (
         "Linux commit 8d2afd96c203"
         ' ("userfaultfd: solve the race between UFFDIO_COPY|ZEROPAGE and read") (in v4.3)',
         waiting.waiters,
-        frozenset({"sleeps", "woken", "queue", "context"}),
+        frozenset({"sleeps", "woken", "queue", "context", "closed"}),
     ),
     Rule(
         "end-of-file",
         "beyond the end of a file a touch is SIGBUS, never a message",
         "contract: beyond EOF a fault is SIGBUS, never a userfault",
         waiting.end_of_file,
-        frozenset({"queued"}),
+        frozenset({"decided"}),
     ),
     Rule(
         "served",

@@ -71,6 +71,9 @@ def waiters(seen: Seen) -> None:
         for waiter in (*context.pending, *context.delivered):
             if waiter.asleep and start <= waiter.address < start + length:
                 broken(f"{waiter.task.name} was not woken at {waiter.address:#x}")
+    for _, context in seen.did("closed"):
+        if context.pending or context.delivered:
+            broken(f"{context.name} is closed, and somebody waits for it")
     for context in seen.contexts:
         queued = [*context.pending, *context.delivered]
         if len({waiter.task for waiter in queued}) != len(queued):
@@ -78,18 +81,19 @@ def waiters(seen: Seen) -> None:
         for waiter in queued:
             if waiter.asleep and waiter.task.waits is None:
                 broken(f"{waiter.task.name} is queued by {context.name} and has gone on")
-            if context.released:
-                broken(f"{waiter.task.name} waits for {context.name}, which is closed")
 
 
 def end_of_file(seen: Seen) -> None:
-    """Beyond the end of the file a touch is SIGBUS, never a userfault."""
-    for _, waiter, vma in seen.did("queued"):
+    """A touch beyond the end of the file is SIGBUS, never a userfault.
+
+    The file may be cut after that was decided, and before the message is queued.
+    """
+    for _, page, vma in seen.did("decided"):
         target = vma.object
-        if target is None or target.cut or target.size > vma.index(waiter.page) << target.shift:
+        if target is None or target.cut or target.size > vma.index(page) << target.shift:
             continue
-        if not (target.kind.pool and vma.index(waiter.page) in target.cache):
-            broken(f"a message about {waiter.page:#x}, beyond the end of {target.name}")
+        if not (target.kind.pool and vma.index(page) in target.cache):
+            broken(f"a message about {page:#x}, beyond the end of {target.name}")
 
 
 def served(seen: Seen) -> None:

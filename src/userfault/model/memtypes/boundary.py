@@ -11,6 +11,7 @@ from userfault.model.errors import ContractBreach, Refused
 from userfault.model.files.boundary import breach, called, no_retry, restore
 from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Sched
 
 
@@ -194,6 +195,9 @@ def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -
 
 def _take_out(target: Object, index: int, folio: Folio, occupied: Folio | None) -> None:
     """Whatever the hook did to the cache at `index`: as it was, and the folio ours alone."""
+    if RECORD.on:
+        RECORD.writes.update((("slot", target.number, index), ("page", folio.number)))
+        RECORD.adds.add(("refs", folio.number))
     for at in [at for at, held in target.cache.items() if held is folio]:
         del target.cache[at]
     if occupied is not None:

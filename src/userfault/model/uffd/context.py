@@ -361,6 +361,8 @@ class Context(UserfaultfdCtx):
             self.events.popleft().abandon(mm.sched)
         self.wake_readers()
         mm.contexts.pop(self, None)
+        if RECORD.on:
+            RECORD.notes.append(("closed", self))
 
 
 def withdraw(mm: AddressSpace, vma: Vma) -> None:

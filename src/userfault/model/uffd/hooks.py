@@ -48,6 +48,8 @@ class Hooks(Userfaultfd[AddressSpace]):
             raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
         if context.user_mode_only and not user:
             raise Errno(errno.EFAULT)
+        if RECORD.on:
+            RECORD.notes.append(("decided", page, vma))
         sched = task.sched
         if sched.preemptive:
             sched.point("fault.queue")
@@ -64,7 +66,6 @@ class Hooks(Userfaultfd[AddressSpace]):
         if RECORD.on:
             RECORD.writes.add(("queue", context.number))
             RECORD.writes.add(("waiters", context.number, page))
-            RECORD.notes.append(("queued", waiter, vma))
         context.pending.append(waiter)
         if sched.preemptive:
             sched.point("fault.check")

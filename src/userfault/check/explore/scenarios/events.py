@@ -7,7 +7,7 @@ from userfault.check.explore.building.calls import Descriptor
 from userfault.check.explore.building.calls_uffd import Message
 from userfault.check.explore.building.scenario import scenario
 from userfault.check.explore.building.world import Area, World
-from userfault.check.explore.scenarios.expecting import both, only
+from userfault.check.explore.scenarios.expecting import WAITS, both, only
 from userfault.check.explore.scenarios.kinds import (
     ANON,
     GUEST,
@@ -27,17 +27,16 @@ _ZEROS = b"\0\0\0"
 _ELSEWHERE = 0x100000
 
 
-def _until(me: Caller, uffd: Descriptor, area: Area, event: str) -> list[str]:
-    """Serve faults until that event has been read: what came."""
-    came: list[str] = []
-    while event not in came:
-        told = me.message(uffd)
-        if not isinstance(told, Message):
-            break
-        came.append(told.event)
-        if told.event == "PAGEFAULT":
-            copied(me, uffd, told.address & -area.step, b"new", area.step)
-    return came
+def _until(me: Caller, uffd: Descriptor, area: Area, event: str) -> None:
+    """Serve faults until that event has been read, and then what met EAGAIN because of it."""
+    left = []
+    while isinstance(told := me.message(uffd), Message) and told.event != event:
+        page = told.address & -area.step
+        if copied(me, uffd, page, b"new", area.step) == "EAGAIN":
+            left.append(page)
+    for page in left:
+        while copied(me, uffd, page, b"new", area.step) == "EAGAIN":
+            me.try_again()
 
 
 @of_each(ANON, SHMEM, PRIVATE, HUGETLB, group="events")
@@ -47,9 +46,8 @@ def unmap_event_and_copy(world: World, kind: str) -> None:
     uffd = world.uffd(area, features=Feature.EVENT_UNMAP)
 
     def serve(me: Caller) -> object:
-        came = _until(me, uffd, area, "UNMAP")
-        me.wake(uffd, area[0], area.length)
-        return came
+        _until(me, uffd, area, "UNMAP")
+        return me.wake(uffd, area[0], area.length)
 
     reader = world.task("reader", lambda me: me.read(area[0], 3))
     unmapper = world.task("unmapper", lambda me: me.munmap(area[0], area.length))
@@ -77,16 +75,10 @@ def remove_event_and_reader(world: World, kind: str) -> None:
     area = mapped(world, kind)
     uffd = world.uffd(area, features=Feature.EVENT_REMOVE)
 
-    def serve(me: Caller) -> object:
-        _until(me, uffd, area, "REMOVE")
-        while copied(me, uffd, area[0], b"new", area.step) == "EAGAIN":
-            me.try_again()
-        return 0
-
-    reader = world.task("reader", lambda me: me.read(area[0], 3), may_wait=True)
+    reader = world.task("reader", lambda me: me.read(area[0], 3))
     world.task("dropper", lambda me: me.madvise(area[0], area.length, mman.MADV_DONTNEED))
-    world.task("handler", serve)
-    only(world, reader, b"new", "waits (fault)")
+    world.task("handler", lambda me: _until(me, uffd, area, "REMOVE"))
+    only(world, reader, b"new", WAITS)
 
 
 @of_each(*SMALL, group="events")

@@ -94,12 +94,17 @@ def protect_and_fork(world: World, kind: str) -> None:
         me.writeprotect(uffd, area[0], area.length)
         return me.writeprotect(uffd, area[0], area.length, protect=False)
 
-    world.task("writer", lambda me: me.write(area[0], b"new"))
+    writer = world.task("writer", lambda me: me.write(area[0], b"new"))
     world.task("handler", guard)
     world.task("forker", lambda me: me.fork(lambda child: child.write(area[0] + 1, b"c")))
     shared = kind in (SHMEM, HUGETLB)
     legal = (b"new", b"ncw") if shared else (b"new",)
-    both(world, "a write was lost", lambda: world.peek(area[0], 3) in legal)
+    only(world, writer, 0, WAITS)
+    both(
+        world,
+        "a write was lost",
+        lambda: writer.value is None or world.peek(area[0], 3) in legal,
+    )
 
 
 @of_each(ANON, SHMEM, group="protect")
@@ -132,9 +137,10 @@ def protect_and_dontneed(world: World, kind: str) -> None:
         me.writeprotect(uffd, area[0], area.length)
         return me.writeprotect(uffd, area[0], area.length, protect=False)
 
-    world.task("writer", lambda me: me.write(area[0], b"new"))
+    writer = world.task("writer", lambda me: me.write(area[0], b"new"))
     world.task("handler", guard)
     world.task("dropper", lambda me: me.madvise(area[0], area.length, mman.MADV_DONTNEED))
+    only(world, writer, 0, WAITS)
     world.final("memory", lambda: world.peek(area[0], 3))
 
 
@@ -148,9 +154,10 @@ def protect_and_punch(world: World, kind: str) -> None:
         me.writeprotect(uffd, area[0], area.length)
         return me.writeprotect(uffd, area[0], area.length, protect=False)
 
-    world.task("writer", lambda me: me.write(area[0], b"w"))
+    writer = world.task("writer", lambda me: me.write(area[0], b"w"))
     world.task("handler", guard)
     world.task("puncher", lambda me: me.punch(file, 0, area.step))
+    only(world, writer, 0, WAITS)
     seen = (None, b"w\0\0")
     both(world, "old bytes are back", lambda: world.peek(area[0], 3) in seen)
 
@@ -250,9 +257,14 @@ def protect_while_a_page_is_copied_on_write(world: World) -> None:
         me.writeprotect(uffd, area[0])
         return me.writeprotect(uffd, area[0], protect=False)
 
-    world.task("writer", split)
+    writer = world.task("writer", split)
     world.task("handler", guard)
-    both(world, "the write was lost", lambda: world.peek(area[0], 3) == b"new")
+    only(world, writer, 0, WAITS)
+    both(
+        world,
+        "the write was lost",
+        lambda: writer.value is None or world.peek(area[0], 3) == b"new",
+    )
     both(
         world,
         "the child sees the parent's write",

@@ -103,7 +103,7 @@ def copy_and_fork(world: World, kind: str) -> None:
     world.task("handler", lambda me: copied(me, uffd, area[0], b"new", area.step))
     world.task("forker", lambda me: me.fork(lambda child: child.read(area[0], 3)))
     # Without EVENT_FORK nobody serves the child: it makes the page of a file itself.
-    only(world, reader, b"new", *([] if kind == ANON else [_ZEROS]))
+    only(world, reader, b"new", WAITS, *([] if kind == ANON else [_ZEROS]))
     world.check(lambda: _wrong_child(world, b"new", _ZEROS))
 
 
@@ -125,7 +125,7 @@ def copy_and_fork_with_event(world: World, kind: str) -> None:
         return [copied(me, of, area[0], b"new", PAGE) for of in (uffd, told.fork)]
 
     copier = world.task("copier", lambda me: copied(me, uffd, area[0], b"new", PAGE))
-    world.task("forker", lambda me: me.fork(lambda child: child.read(area[0], 3)))
+    world.task("forker", lambda me: me.fork(lambda child: child.read(area[0], 3)), may_wait=True)
     world.task("handler", serve)
     only(world, copier, PAGE, "EAGAIN", "EEXIST")
     world.check(lambda: _wrong_child(world, b"new"))
@@ -158,7 +158,7 @@ def copy_and_another_descriptor(world: World, kind: str) -> None:
     reader = world.task("reader", lambda me: me.read(area[0], 3))
     world.task("handler", lambda me: copied(me, uffd, area[0], b"new", PAGE))
     world.task("successor", take_over)
-    only(world, reader, b"new", b"two", _ZEROS)
+    only(world, reader, b"new", b"two", _ZEROS, WAITS)
 
 
 @of_each(ANON, SHMEM, group="races")

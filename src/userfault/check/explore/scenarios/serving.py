@@ -11,9 +11,12 @@ from userfault.check.explore.building.world import Area
 def copied(
     me: Caller, uffd: Descriptor, page: int, src: bytes | int, length: int, *, wp: bool = False
 ) -> object:
-    """COPY of a page; where it fails somebody else may have served it, so its waiters are woken."""
+    """COPY of a page; where it fails somebody else may have served it, so its waiters are woken.
+
+    Not with EAGAIN: an event comes first, and who is woken before it only faults again.
+    """
     done = me.copy(uffd, page, src, length, wp=wp)
-    if done != length:
+    if done not in (length, "EAGAIN"):
         me.wake(uffd, page, length)
     return done
 
