@@ -36,6 +36,7 @@ class Job:
     """One call of a fill operation.  `source`: bytes, or an address in the memory of `caller`."""
 
     __slots__ = (
+        "asked",
         "caller",
         "content",
         "context",
@@ -69,6 +70,7 @@ class Job:
         self.source = source
         self.vma: Vma | None = None  # which is locked
         self.quiet = False  # and no event can be announced
+        self.asked: tuple[object, ...] = ()  # what was found at first (see `identity`)
         self.content: Content | None = None  # of the next page, when it had to be faulted in
 
 
@@ -94,6 +96,7 @@ def _fill(job: Job, action: Action, mm: AddressSpace) -> tuple[int, int]:
     code = 0
     try:
         vma = _destination(job, action)
+        job.asked = identity(vma, job.dst)
         step = 1 << vma.shift
         while done < job.length:
             if done and sched.preemptive:
@@ -169,8 +172,6 @@ def _fault_source_in(job: Job, action: Action, done: int, step: int) -> Vma:
     """Copy the next page with faults allowed and no lock held; the destination once more."""
     mm = job.mm
     assert isinstance(job.source, int)
-    assert job.vma is not None
-    asked = identity(job.vma, job.dst)
     _leave(job)
     if mm.sched.preemptive:
         mm.sched.point("copy.user")
@@ -179,7 +180,7 @@ def _fault_source_in(job: Job, action: Action, done: int, step: int) -> Vma:
     if 1 << vma.shift != step:
         raise Errno(errno.EAGAIN)
     checks = mm.profile.checks_after_retry and "copy-retry-unchecked" not in mm.config.bugs
-    if checks and identity(vma, job.dst) != asked:
+    if checks and identity(vma, job.dst) != job.asked:
         raise Errno(errno.EAGAIN)
     job.content = content
     return vma
