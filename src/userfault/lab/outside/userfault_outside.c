@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * A memory type from outside the kernel's core: a file system whose files are memory, with a page
  * cache of its own and a vm_uffd_ops of its own (Linux 7.1 and newer).
