@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from userfault.check.selection import select
+from userfault.check.selection import narrow, select
 from userfault.check.words.statement import Statement
 from userfault.kernel.errors import UsageError
 
@@ -46,3 +46,14 @@ def test_words_select(
 def test_a_word_that_names_nothing_is_an_error(word: str) -> None:
     with pytest.raises(UsageError, match="no statement is called"):
         select(ALL, (word,))
+
+
+def test_a_selection_is_narrowed_to_memories() -> None:
+    shared = frozenset({"shmem"})
+
+    found = narrow(select(ALL, ()), shared)
+
+    assert ([each.number for each in found.statements], found.memories) == ([7], shared)
+    for words in (("move",), ("anon",), ("handshake",)):
+        with pytest.raises(UsageError, match="about shmem"):
+            narrow(select(ALL, words), shared)

@@ -43,6 +43,18 @@ def select(statements: list[Statement], words: tuple[str, ...]) -> Selection:
     return Selection(kept, frozenset(memories) or None)
 
 
+def narrow(chosen: Selection, memories: frozenset[str]) -> Selection:
+    """The cases of a selection that are about these memories.  Raises UsageError without any."""
+    wanted = memories if chosen.memories is None else memories & chosen.memories
+    kept = [found for found in chosen.statements if wanted & set(found.memories)]
+    if not kept:
+        raise UsageError(
+            f"none of these statements is about {' or '.join(sorted(memories))}",
+            cure="name others, or none",
+        )
+    return Selection(kept, wanted)
+
+
 def _numbers(statements: list[Statement], word: str) -> set[int]:
     first, dash, last = word.partition("-")
     if first.isdecimal() and (last.isdecimal() if dash else True):

@@ -13,11 +13,13 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 from userfault.kernel.errors import Unavailable, UserfaultError
 
 _TOOLS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 _PROXY = re.compile(r"^Acquire::https?::(?:\S+::)?Proxy\S* .*;\n", re.MULTILINE)
+_FILE = re.compile(r"^'[^']*' (\S+\.deb) ", re.MULTILINE)  # of --print-uris: its name as kept
 _WITHIN_S = 300.0
 _DOWNLOADS = "downloads-"
 
@@ -119,6 +121,20 @@ class Apt:
     def names(self, prefix: str) -> list[str]:
         """The names of the mirror's packages that begin so."""
         return self._run(["apt-cache", "pkgnames", prefix]).stdout.split()
+
+    def with_dependencies(self, wanted: list[str]) -> dict[str, str]:
+        """Packages (name or name=version) and all they need, on a system that has none (name:
+        version).  Raises NoPackage."""
+        done = self._run(
+            ["apt-get", "-qq", "--no-install-recommends", "--print-uris", "install", *wanted]
+        )
+        if done.returncode:
+            raise self._failed(f"cannot have {' '.join(wanted)}", done)
+        found = {}
+        for file in _FILE.findall(done.stdout):
+            name, version, _architecture = unquote(file).rsplit("_", 2)
+            found[name] = version
+        return found
 
     def unpack(self, packages: dict[str, str], into: Path) -> None:
         """Download packages (name: version), and unpack them into a directory."""

@@ -35,15 +35,18 @@ def run_command(
     extra: str = "",
     boot_s: float = BOOT_S,
     within_s: float | None = None,
+    outside: Path | None = None,
 ) -> int:
     """Boot a kernel and run a command there; its exit status.
 
     `write(1 or 2, bytes)` gets what it writes.  `files`: of ours, to be there at the same path.
-    A machine that has not begun the command within `boot_s` seconds is booted anew, once.  Raises
-    GuestLost where it dies, does not begin, or is not done `within_s` seconds after it began.
+    `outside`: the module of a memory type.  A machine that has not begun the command within
+    `boot_s` seconds is booted anew, once.  Raises GuestLost where it dies, does not begin, or is
+    not done `within_s` seconds after it began.
     """
     modules = Path(kernel.modules) if kernel.modules else None
-    whole = image.system(Path(kernel.busybox), modules) + image.command(words, environment, files)
+    system = image.system(Path(kernel.busybox), modules, outside)
+    whole = system + image.command(words, environment, files)
 
     def boot() -> int:
         machine = Machine(

@@ -15,8 +15,9 @@ from userfault.lab.image import DISK
 class GuestHost:
     """For one program; `close()` ends its agents, and the guest goes on."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, memfds: str = "") -> None:
         self._guest = guest
+        self.memfds = memfds
         self._generation = guest.generation
 
     release = property(lambda self: self._guest.release)

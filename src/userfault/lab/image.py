@@ -13,6 +13,7 @@ from pathlib import Path
 from userfault.check.live.agent.build import agent_path, build
 from userfault.lab.cpio import Archive
 from userfault.lab.modules import Modules
+from userfault.lab.outside import FILE_SYSTEM
 from userfault.lab.python import add_path, add_python
 
 _INSIDE = Path(__file__).with_name("inside")
@@ -24,17 +25,21 @@ _MODULES = (
 PORTS = "/dev/vport0p"
 OUTPUT, ERRORS, STATUS = (f"{PORTS}{number}" for number in (1, 2, 3))
 DISK = "/disk"
+OUTSIDE = "/outside"  # the files of the memory type from outside (outside/), where it is wanted
 _HUGE_PAGES = 64  # of 2 MiB, for a command
 
 
-def system(busybox: Path, modules: Path | None) -> bytes:
-    """The system of a guest."""
+def system(busybox: Path, modules: Path | None, outside: Path | None = None) -> bytes:
+    """The system of a guest; with `outside`, a memory type's module, its files are at OUTSIDE."""
     archive = Archive()
     archive.file("init", (_INSIDE / "init.sh").read_bytes(), 0o755)
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     for name in ("dev", "proc", "sys", "tmp", "disk"):
         archive.directory(name)
     order = Modules(modules).load_order(_MODULES) if modules else []
+    if outside is not None:
+        order.append((FILE_SYSTEM, outside.read_bytes()))
+        archive.directory(OUTSIDE.lstrip("/"))
     archive.file("modules/order", "".join(f"{name}\n" for name, _ in order).encode())
     for name, data in order:
         archive.file(f"modules/{name}.ko", data)

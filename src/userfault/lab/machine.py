@@ -32,6 +32,7 @@ _COMMAND_LINE = (
 )
 # Five-level page tables would move the end of user space; `rep stosb` is emulated byte by byte.
 _CPU = "max,+svm,la57=off,-erms,-fsrm"
+_WHERE = re.compile(r"RIP: \w+:(\w+\+\S+(?: \[\w+\])?)")  # a function, and of which module
 _PANIC = re.compile(r"Kernel panic.*|BUG:.*|Oops:.*|.*lab mux:.*|.*lab: .*")
 
 
@@ -148,7 +149,10 @@ class Machine:
         lines = [line.strip() for line in self.console().splitlines() if line.strip()]
         panics = [found[0] for line in lines if (found := _PANIC.search(line))]
         messages = [line for line in _text(self._messages).splitlines() if line.strip()]
-        return (panics or messages or lines or ["the console is empty"])[-1 if not panics else 0]
+        if panics:
+            where = next(filter(None, map(_WHERE.search, lines)), None)
+            return f"{panics[0]} (at {where[1]})" if where else panics[0]
+        return (messages or lines or ["the console is empty"])[-1]
 
     def kill(self) -> None:
         """End it now, with its process group; idempotent."""

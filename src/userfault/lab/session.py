@@ -14,7 +14,10 @@ from userfault.kernel.calls import CallKernel
 from userfault.lab import image
 from userfault.lab.guest import Guest, GuestLost
 from userfault.lab.host import GuestHost
+from userfault.lab.outside import FILE_SYSTEM
+from userfault.lab.outside.table import OUTSIDE
 from userfault.lab.store import Kernel
+from userfault.model.memtypes.shmem import SHMEM
 
 # Emulated, everything takes some ten times as long.
 DEADLINE_S = 60.0
@@ -23,14 +26,25 @@ _BOOTS = 2  # in a row that may fail
 
 
 class Session:
-    """One guest at a time of a kernel.  `close()` ends it."""
+    """One guest at a time of a kernel.  `close()` ends it.
 
-    def __init__(self, kernel: Kernel, *, memory_mib: int = 1024, extra: str = "") -> None:
+    `outside`: the module of a memory type; its files stand for those of memfd_create(2) then.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        memory_mib: int = 1024,
+        extra: str = "",
+        outside: Path | None = None,
+    ) -> None:
         self._kernel = kernel
         self._memory_mib = memory_mib
         self._extra = extra
         modules = Path(kernel.modules) if kernel.modules else None
-        self._system = image.system(Path(kernel.busybox), modules)
+        self._system = image.system(Path(kernel.busybox), modules, outside)
+        self.outside = outside is not None
         self._guest: Guest | None = None
         self._failures = 0
 
@@ -56,7 +70,10 @@ class Session:
                 memory_mib=self._memory_mib,
                 extra=self._extra,
             )
+            if self.outside:
+                _see_module(self._guest)
         except GuestLost:
+            self._guest = None
             self._failures += 1
             raise
         self._failures = 0
@@ -64,7 +81,7 @@ class Session:
 
     def live(self) -> CallKernel:
         """A factory of live kernels, each for one program."""
-        return LiveKernel(GuestHost(self.guest()))
+        return LiveKernel(GuestHost(self.guest(), image.OUTSIDE if self.outside else ""))
 
     def loss(self, *, doubtful: bool) -> GuestLost | None:
         """Why the guest is lost, if it is: then the next program boots another.
@@ -81,12 +98,17 @@ class Session:
         return error
 
     def run_case(self, found: Statement, memory: str, deadline_s: float = DEADLINE_S) -> CaseResult:
-        """One statement on one memory; a lost machine is an outcome of it."""
+        """One statement on one memory; a lost machine is an outcome of it.
+
+        What stands for shmem is called by its own name in the result.
+        """
+        named = memory.replace(SHMEM.name, OUTSIDE.name) if self.outside else memory
         try:
             self.guest()
         except GuestLost as error:
-            return CaseResult(found.number, memory, Verdict.LOST, str(error), 0.0)
+            return CaseResult(found.number, named, Verdict.LOST, str(error), 0.0)
         result = run_case(found, memory, self.live, deadline_s)
+        result = msgspec.structs.replace(result, memory=named)
         lost = self.loss(doubtful=result.verdict is Verdict.LOST)
         if lost is None:
             return result
@@ -97,3 +119,14 @@ class Session:
         guest, self._guest = self._guest, None
         if guest is not None:
             guest.close()
+
+
+def _see_module(guest: Guest) -> None:
+    """Raises GuestLost unless the files of the module are there."""
+    if f" {image.OUTSIDE} {FILE_SYSTEM} " in guest.read("/proc/mounts"):
+        return
+    told = [line for line in guest.console.splitlines() if FILE_SYSTEM in line]
+    guest.close()
+    raise GuestLost(
+        "the module does not load", cause=told[0].strip() if told else "the console says nothing"
+    )

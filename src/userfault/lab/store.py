@@ -85,6 +85,15 @@ class Store:
 
         Raises NoPackage (no apt, no network, no such package) or FetchFailed (no space).
         """
+        with self.working_on(suite, tell) as apt:
+            return self._newest(apt, suite, tell)
+
+    @contextlib.contextmanager
+    def working_on(self, suite: Suite, tell: Callable[[str], None]) -> Iterator[Apt]:
+        """Alone with a suite: an apt that has asked its mirror.
+
+        Raises NoPackage or FetchFailed.
+        """
         mirror = sources.mirror(self._etc)
         try:
             with self._locked(suite):
@@ -94,7 +103,7 @@ class Store:
                 lines = sources.lines(mirror, suite.parts)
                 apt = Apt(home, lines, preferred=suite.preferred)
                 apt.update()
-                return self._newest(apt, suite, tell)
+                yield apt
         except OSError as error:
             if isinstance(error, Unavailable):
                 raise

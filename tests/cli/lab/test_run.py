@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cli.commands import command, environment
+from helpers.skips import absent
 from userfault.lab.store import Kernel
 
 # One after the other: each machine keeps a processor busy.
@@ -142,3 +143,29 @@ def test_nothing_is_left_running(kernel: Kernel, number: int, inner: tuple[str, 
     finally:
         process.kill()
         process.wait()
+
+
+# --- A memory type from outside ------------------------------------------------------------------
+
+
+def test_a_module_s_memory_is_checked_in_place_of_shmem(kernel: Kernel) -> None:
+    told = ("--module", "--guests", "1", kernel.suite, "--", "check")
+    checked = lab(*told, "--only", "1,45,49,89", "--json")
+    if checked.returncode == 3:  # no headers, no compiler
+        absent(checked.stderr)
+    assert checked.returncode == 0, checked.stderr
+    header, *cases = map(json.loads, checked.stdout.splitlines())
+    fuzzed = lab(*told, "--fuzz", "--programs", "20", "--seed", "1")
+
+    assert header["statements"] == 3  # the handshake is about no memory
+    assert {case["memory"] for case in cases if "memory" in case} == {"outside", "outside-private"}
+    assert {case["verdict"] for case in cases if "verdict" in case} == {"passed"}
+    assert fuzzed.returncode == 0, fuzzed.stdout
+    assert "20 programs" in fuzzed.stdout
+
+
+def test_a_kernel_of_one_s_own_has_no_module(kernel: Kernel) -> None:
+    done = lab("--module", "--kernel", kernel.vmlinuz, "--", "check")
+
+    assert done.returncode == 3
+    assert "a kernel of your own: no package has its headers" in done.stderr

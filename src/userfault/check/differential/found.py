@@ -12,7 +12,10 @@ from userfault.check.words.trace import errno_name
 from userfault.kernel import calls
 from userfault.kernel.errors import Unavailable
 from userfault.model.faces.calls import ModelCalls
+from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.memtypes.shmem import SHMEM
 from userfault.model.profiles import PROFILES, Config, Profile
+from userfault.model.tasks.sched import Scheduler
 from userfault.uapi import pagemap as pm
 from userfault.uapi import userfaultfd as abi
 
@@ -68,9 +71,19 @@ def configuration(live: KernelFactory = live_kernel) -> Config:
     )
 
 
-def kernels(live: KernelFactory = live_kernel) -> tuple[KernelFactory, ModelFactory]:
-    """A real kernel, and the model of it.  Raises Unavailable where they cannot be had."""
+def kernels(
+    live: KernelFactory = live_kernel, memfd: MemoryOps | None = None
+) -> tuple[KernelFactory, ModelFactory]:
+    """A real kernel, and the model of it.  Raises Unavailable where they cannot be had.
+
+    `memfd`: the memory type that files of memfd_create(2) are of there, where that is not shmem.
+    """
     with contextlib.closing(live()) as kernel:
         profile = profile_of(kernel.release)
     config = configuration(live)
-    return live, lambda scheduler: ModelCalls(profile, config, scheduler=scheduler)
+    kind = memfd or SHMEM
+
+    def model(scheduler: Scheduler) -> ModelCalls:
+        return ModelCalls(profile, config, scheduler=scheduler, types=[kind], memfd=kind.name)
+
+    return live, model

@@ -32,6 +32,11 @@ class Host(Protocol):
     def directory(self) -> str:
         """A directory there, on a disk: for files without a name."""
 
+    @property
+    def memfds(self) -> str:
+        """A directory there whose files without a name stand for those of memfd_create(2), so that
+        a program written for shared memory runs on another memory type; "": none."""
+
     def spawn(self) -> tuple[int, Link]:
         """Start an agent: its pid, and the link to it."""
 
@@ -62,6 +67,7 @@ class ThisHost:
 
     directory = property(lambda _self: str(cache_directory()))
     release = property(lambda _self: os.uname().release)
+    memfds = ""
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[bytes]] = []

@@ -130,7 +130,9 @@ class LiveProcess:
         self.pid = pid
         self.alive = True
         self.tasks: list[calls.CallTask] = []
-        self.place = Place(pid, kernel.host.directory, kernel.host.callback_address)
+        self.place = Place(
+            pid, kernel.host.directory, kernel.host.callback_address, kernel.host.memfds
+        )
         self._threads: list[LiveTask] = []
         self._link = link
         # Who waits for the control thread's next answers: a task, or a look at the states.

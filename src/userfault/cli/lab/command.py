@@ -37,6 +37,7 @@ def run_everywhere(
             cpus=cpus,
             extra=setup.extra,
             within_s=within_s,
+            outside=setup.module,
         )
         codes.append(code)
     if len(codes) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -15,11 +16,20 @@ MEMORY_MIB = 1024
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What a worker is for: the kernel that it boots; the argument of its program."""
+    """What a worker is for: the kernel that it boots; the argument of its program.
+
+    `outside`: the module of a memory type, whose files stand for those of memfd_create(2).
+    """
 
     kernel: Kernel
     memory_mib: int = MEMORY_MIB
     extra: str = ""  # words for the kernel's command line
+    outside: str = ""
+
+    @property
+    def module(self) -> Path | None:
+        """The path of the module."""
+        return Path(self.outside) if self.outside else None
 
 
 class CaseJob(msgspec.Struct, frozen=True, tag="case"):

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import click
 
-from userfault.check.selection import select
+from userfault.check.selection import narrow, select
 from userfault.check.statements import load
+from userfault.check.words.statement import SHMEM
 from userfault.cli.lab import command, fuzz
 from userfault.cli.lab.check import Wishes, run_all
 from userfault.cli.lab.jobs import MEMORY_MIB, Setup
 from userfault.cli.lab.names import CACHE, every, find
+from userfault.cli.shared import terminal
 from userfault.cli.shared.checking.options import parse
 from userfault.kernel.errors import UsageError
 from userfault.lab.machine import qemu
+from userfault.lab.outside.build import module_for
 from userfault.lab.store import Kernel, Store, own_kernel
 from userfault.lab.suites import SUITES
 
@@ -60,6 +63,11 @@ class _Split(click.Command):
     type=click.Path(path_type=Path, exists=True, resolve_path=True),
     help="A file or folder that COMMAND finds at the same path.",
 )
+@click.option(
+    "--module",
+    is_flag=True,
+    help="With the memory type of a module, which stands for shmem in `check` (7.1; /outside).",
+)
 @click.option("--cpus", metavar="N", type=click.IntRange(1), help="Of COMMAND (default: 1).")
 @click.option(
     "--timeout",
@@ -79,6 +87,7 @@ def run(
     memory: int | None,
     append: str,
     files: tuple[Path, ...],
+    module: bool,
     cpus: int | None,
     timeout: float | None,
 ) -> int:
@@ -103,7 +112,10 @@ def run(
     found += _find(store, kernels)
     if not found:
         raise UsageError("no kernel named", cure=f"name one of {', '.join(SUITES)}, or `all`")
-    setups = [Setup(kernel, memory or MEMORY_MIB, append) for kernel in found]
+    setups = [
+        Setup(kernel, memory or MEMORY_MIB, append, _module(store, kernel) if module else "")
+        for kernel in found
+    ]
     if inner[0] == _CHECK:
         return _check(setups, inner[1:], guests or os.cpu_count() or 1)
     return command.run_everywhere(setups, inner, files, memory, cpus or 1, timeout)
@@ -114,6 +126,11 @@ def _find(store: Store, names: tuple[str, ...]) -> list[Kernel]:
     for name in names:
         found += every(store, again=False) if name == "all" else [find(store, name)]
     return list({kernel.vmlinuz: kernel for kernel in found}.values())
+
+
+def _module(store: Store, kernel: Kernel) -> str:
+    """The module for a kernel, built unless it is there."""
+    return str(module_for(store, kernel, lambda told: terminal.say(told, err=True)))
 
 
 def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
@@ -130,8 +147,11 @@ def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
     explain: int | None = wanted["explain"]
     if explain is not None:
         only = (*only, str(explain))
+    chosen = select(load(), only)
+    if setups[0].outside:  # its files stand for those of shmem
+        chosen = narrow(chosen, frozenset(SHMEM))
     wishes = Wishes(
-        chosen=select(load(), only),
+        chosen=chosen,
         guests=guests,
         as_json=wanted["as_json"],
         junit=wanted["junit"],

@@ -34,6 +34,7 @@ from userfault.cli.shared import interrupts
 from userfault.cli.shared.checking.tally import Progress, Tally
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import UserfaultError
+from userfault.lab.outside.table import OUTSIDE
 from userfault.lab.session import Session
 
 _REPORT_EVERY = 50  # programs
@@ -46,7 +47,9 @@ def main() -> None:
     interrupts.unwind_on_signals()
     setup = msgspec.json.decode(sys.argv[1], type=Setup)
     load()
-    with Session(setup.kernel, memory_mib=setup.memory_mib, extra=setup.extra) as session:
+    with Session(
+        setup.kernel, memory_mib=setup.memory_mib, extra=setup.extra, outside=setup.module
+    ) as session:
         _say(_ready(session, setup))
         for line in sys.stdin.buffer:
             job: Job = msgspec.json.decode(line, type=Job)
@@ -74,7 +77,7 @@ def _ready(session: Session, setup: Setup) -> Ready:
 
 def _runner(session: Session) -> Runner:
     session.guest().hugepages(HUGE, _POOL)
-    return Runner(*kernels(session.live))
+    return Runner(*kernels(session.live, OUTSIDE if session.outside else None))
 
 
 def _batch(session: Session, job: BatchJob) -> None:

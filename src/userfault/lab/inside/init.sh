@@ -16,6 +16,9 @@ if [ -b /dev/ram0 ]; then
 		echo "lab: no disk"
 	busybox mkswap /dev/ram1 >/dev/null && busybox swapon /dev/ram1 || echo "lab: no swap"
 fi
+if [ -d /outside ]; then
+	busybox mount -t userfault_outside none /outside || echo "lab: the memory type has no files"
+fi
 tries=0
 until [ -c /dev/vport0p1 ] || [ $tries = 200 ]; do
 	busybox usleep 20000

@@ -16,10 +16,13 @@ Steps: TypeAlias = "Generator[Step, Reply, Result]"
 class Place:
     """What steps must know of the process they run in."""
 
-    def __init__(self, pid: int, directory: str, callback: Callable[[], bytes]) -> None:
+    def __init__(
+        self, pid: int, directory: str, callback: Callable[[], bytes], memfds: str = ""
+    ) -> None:
         self.pid = pid
         self.directory = directory  # of ordinary files
         self.callback = callback  # the socket address that a forked child connects to
+        self.memfds = memfds  # a directory whose files stand for those of memfd_create(2)
 
 
 def system_call(
