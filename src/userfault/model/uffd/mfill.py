@@ -157,11 +157,11 @@ def _destination(job: Job, action: Action) -> Vma:
         raise Errno(errno.EINVAL)
     ops = vma.ops
     # hugetlb has a loop of its own that asks for no table: it serves SysV segments on 7.x, too.
-    if ops.can_userfault is None and not ops.pool:
+    if ops.uffd.can_userfault is None and not ops.pool:
         raise Errno(errno.EINVAL)
     if action is zeropage and not ops.zeropage:
         raise Errno(errno.EINVAL)
-    if action is continue_ and ops.get_folio_noalloc is None:
+    if action is continue_ and ops.uffd.get_folio_noalloc is None:
         raise Errno(errno.EINVAL)
     if not vma.shared:
         mm.prepare_private(vma)
