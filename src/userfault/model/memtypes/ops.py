@@ -24,7 +24,7 @@ What every hook must keep (the boundary checks it, see `boundary.py`):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -62,6 +62,11 @@ class MemoryOps(FileOps, frozen=True, kw_only=True, eq=False):
     """One memory type: what its files do, and what mappings and userfaultfd ask of it."""
 
     uffd: UffdOps = UffdOps()
+    # What it says where the core is built after another design, by the design's name (`designs`).
+    says: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    # Operations that it runs itself, by name, where a design lets it: (job, mapping, address).
+    runs: Mapping[str, Callable[..., None]] = msgspec.field(default_factory=dict)
+    unchecked: bool = False  # its hooks are called as Linux calls them: nothing is looked at
     # A new page for a private mapping (None: it has no private pages of its own).
     private_folio: Callable[[Where], Folio | None] | None = None
     # Give back what `alloc_folio` or `private_folio` took beyond the folio itself.
@@ -70,11 +75,17 @@ class MemoryOps(FileOps, frozen=True, kw_only=True, eq=False):
     private: MemoryOps | None = None
     zero_page: bool = False  # its private pages may be the shared zero page
     zeropage: bool = True  # UFFDIO_ZEROPAGE
+    ioctls: int = -1  # bits that a registration may answer, where a design has the type say them
     movable: bool = False  # UFFDIO_MOVE
     size_checked_at_entry: bool = False  # index < i_size is checked where the entry is installed
     fault_around: bool = False  # a read fault maps its cached neighbours
     pool: bool = False  # pages of a hugetlb pool: the profile says what an empty one means
     occupied_first: bool = False  # COPY looks at the entry before it touches the source
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether there is something that finds its pages."""
+        return self.uffd.get_folio_noalloc is not None or "continue" in self.runs
 
     @property
     def for_private(self) -> MemoryOps:
