@@ -1,18 +1,16 @@
 """A fifth memory type: a driver's own memory, with minor and missing faults, on the model.
 
-What a type says is one table.  This driver numbers the pages it makes; everything else it takes
-from the steps that page-cache types share.
+What a type says is one table.  This driver numbers its pages; the rest is what such types share.
 """
 
 from __future__ import annotations
 
+from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Mode
 from userfault.model.faces.kernel import ModelKernel
 from userfault.model.files.folio import UPTODATE, Folio
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.ops import Facts, MemoryOps, Where
-
-PAGE = 4096
+from userfault.model.memtypes.ops import Facts, MemoryOps, UffdOps, Where
 
 
 def can_userfault(facts: Facts) -> bool:
@@ -32,11 +30,13 @@ def fault(where: Where) -> Folio:
 
 DRIVER = MemoryOps(
     name="driver",
-    can_userfault=can_userfault,
-    get_folio_noalloc=pagecache.lookup,
-    alloc_folio=pagecache.allocate,
-    filemap_add=pagecache.add,
-    filemap_remove=pagecache.remove,
+    uffd=UffdOps(
+        can_userfault=can_userfault,
+        get_folio_noalloc=pagecache.lookup,
+        alloc_folio=pagecache.allocate,
+        filemap_add=pagecache.add,
+        filemap_remove=pagecache.remove,
+    ),
     fault_folio=fault,
     cached=pagecache.cached,
     size_checked_at_entry=True,

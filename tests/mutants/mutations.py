@@ -200,26 +200,26 @@ MUTATIONS = (
     ),
     Mutation(
         "a fill over a page succeeds",
-        "uffd/mfill.py",
+        "uffd/pages.py",
         "if there[0] & pt.PRESENT or guarded:",
         "if guarded:",
     ),
     Mutation(
         "poison over a page succeeds",
-        "uffd/mfill.py",
+        "uffd/pages.py",
         "_check_size(vma, address)\n    if job.mm.entry(vma, address) is not None:\n"
         "        raise Errno(errno.EEXIST)\n    _note(job, vma, address)\n    job.mm.mark",
         "_check_size(vma, address)\n    job.mm.mark",
     ),
     Mutation(
         "COPY with WP leaves the bit out",
-        "uffd/mfill.py",
+        "uffd/pages.py",
         "(pt.UFFD_WP if wp else 0)",
         "0",
     ),
     Mutation(
         "COPY to the private mapping of a file fills the file",
-        "uffd/mfill.py",
+        "uffd/pages.py",
         "ops = vma.ops if cached else vma.ops.for_private\n    place = where(mm, vma, "
         "address, shared=cached)",
         "ops = vma.ops\n    place = where(mm, vma, address, shared=True)",

@@ -9,7 +9,7 @@ from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import UsageError
 from userfault.model.faces.calls import ModelCalls
-from userfault.model.profiles import NEXT, PROFILES
+from userfault.model.profiles import NEXT, PROFILES, Config
 
 
 class Factory(msgspec.Struct, frozen=True):
@@ -25,8 +25,11 @@ def live() -> Factory:
     return Factory(LiveKernel().name, live_kernel)
 
 
-def model(profile: str | None = None) -> Factory:
-    """The model of a release (of `next` without one), which walks its invariants as it goes."""
+def model(profile: str | None = None, design: str | None = None) -> Factory:
+    """The model of a release (of `next` without one), which walks its invariants as it goes.
+
+    `design`: how its core asks memory types (one of `userfault.model.designs`).
+    """
     wanted = PROFILES.get(profile or NEXT.name)
     if wanted is None:
         raise UsageError(
@@ -34,4 +37,6 @@ def model(profile: str | None = None) -> Factory:
             cause="a profile is a release that it was compared with",
             cure=f"use one of {', '.join(PROFILES)}",
         )
-    return Factory(ModelCalls(wanted).name, lambda: ModelCalls(wanted, checking=True))
+    config = Config(design=design) if design else Config()
+    name = ModelCalls(wanted, config).name
+    return Factory(name, lambda: ModelCalls(wanted, config, checking=True))

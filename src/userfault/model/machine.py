@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
+from userfault.model.designs.catalogue import design_named
 from userfault.model.files.folio import Mount
 from userfault.model.files.inode import Inode
 from userfault.model.files.memory import Memory
@@ -48,8 +51,14 @@ class Machine:
         types: Iterable[MemoryOps] = (),
         memfd: str = SHMEM.name,
     ) -> None:
+        config = config or Config()
+        self.design = design_named(config.design)
+        if self.design.bugs - config.bugs:
+            config = replace(config, bugs=config.bugs | self.design.bugs)
+        if not self.design.says_guest_memfd and profile.says_guest_memfd:
+            profile = replace(profile, says_guest_memfd=0)
         self.profile = profile
-        self.config = config = config or Config()
+        self.config = config
         self.bugs = config.bugs  # asked where the kernel had them
         self.sched = Sched(scheduler or InOrder(), trace=trace)
         self.memory = Memory(config.limit_pages)
@@ -58,6 +67,7 @@ class Machine:
         self.spaces = Spaces(profile, config, self.files, userfaultfd)
         self.types = {ops.name: ops for ops in _types(profile, config.bugs)}
         self.types.update((ops.name, ops) for ops in types)
+        self.types = {name: self.design.calls(ops) for name, ops in self.types.items()}
         self.memfd = self.types[memfd].name  # of which type the files of memfd_create(2) are
         self.segments = Segments(self.files, self.types["sysv"], self.types["sysv-hugetlb"])
         self.unprivileged_userfaultfd = config.unprivileged_userfaultfd

@@ -249,4 +249,5 @@ class Config(msgspec.Struct, frozen=True):
     unprivileged_userfaultfd: int = 0
     limit_pages: int | None = None  # physical memory in base pages
     fault_around: int = 16  # base pages mapped around a read fault of a file
+    design: str = "ours"  # how the core asks memory types: one of model/designs/
     bugs: frozenset[str] = frozenset()  # old ones put back, by name: `if NAME in machine.bugs`

@@ -59,6 +59,14 @@ def test_the_model_answers_for_a_release() -> None:
     assert "it is kept since Linux 6.7; this is model 6.1" in " ".join(done.stdout.split())
 
 
+def test_the_model_answers_after_a_design_and_fails_where_that_serves_no_such_type() -> None:
+    done = userfault("check", "--model", "--design", "hardcoded", "--only", "41,48")
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("model next, design hardcoded: 2 statements")
+    assert " 1 failed" in done.stdout
+
+
 def test_json_is_one_object_a_line() -> None:
     done = userfault("check", "--model", "--json", "--only", "5,48")
     header, *cases, end = lines(done.stdout)
@@ -202,6 +210,8 @@ def test_without_a_compiler_it_is_exit_code_3(tmp_path: Path) -> None:
         ("--explain", "99999"),
         ("--profile", "6.18"),
         ("--model", "--profile", "2.6"),
+        ("--design", "merged"),
+        ("--model", "--design", "nonsense"),
         ("--nonsense",),
     ],
 )

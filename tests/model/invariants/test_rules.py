@@ -140,7 +140,7 @@ def meddling(folio: Folio, where: Where) -> None:
     SPACES[0].table.set(SPACES[0].vmas.keys()[0], 12, pt.MARKER_POISON)
 
 
-TYPES.append(replace(SHMEM, name="meddler", filemap_add=meddling))
+TYPES.append(replace(SHMEM.with_uffd(filemap_add=meddling), name="meddler"))
 
 
 @plant
@@ -312,7 +312,7 @@ def refuses_half_way(folio: Folio, where: Where) -> None:
     raise Refused(12)
 
 
-TYPES.append(replace(SHMEM, name="half-way", filemap_add=refuses_half_way))
+TYPES.append(replace(SHMEM.with_uffd(filemap_add=refuses_half_way), name="half-way"))
 
 
 @plant

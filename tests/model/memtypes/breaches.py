@@ -20,7 +20,7 @@ KERNEL: list[Machine] = []
 
 
 def _type(name: str, **hooks: object) -> MemoryOps:
-    return replace(SHMEM, name=name, **hooks)
+    return replace(SHMEM.with_uffd(**hooks), name=name)
 
 
 def unlocked(target: Object, index: int) -> Folio:

@@ -44,7 +44,7 @@ DIFFERENCES: dict[int, str] = {
 WITHOUT: dict[str, dict[str, Any]] = {
     LABELS: {"fault_folio": pagecache.fault},
     NO_FALLOCATE: {"preallocate": pagecache.preallocate},
-    NO_PRIVATE: {"can_private": True, "private": ANONYMOUS, "can_userfault": SHMEM.can_userfault},
+    NO_PRIVATE: {"can_private": True, "private": ANONYMOUS, "uffd": SHMEM.uffd},
 }
 PROMISED = {found.number: found for found in load() if "shmem" in found.memories}
 KEPT = [found for number, found in PROMISED.items() if number not in DIFFERENCES]

@@ -31,6 +31,7 @@ def check(
     junit: Path | None,
     model: bool,
     profile: str | None,
+    design: str | None,
     fuzz: bool,
     programs: int | None,
     seed: int | None,
@@ -49,7 +50,7 @@ def check(
     if as_list:
         print_list(chosen.statements, as_json=as_json)
         return 0
-    factory = kernels.model(profile) if model else kernels.live()
+    factory = kernels.model(profile, design) if model else kernels.live()
     if explain is not None:
         return _run(chosen, factory, [Explanation(chosen.statements[0], factory.name)])
     header = Header(factory.name, len(chosen.statements), unknown_features(factory.make))

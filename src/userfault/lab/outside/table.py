@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from userfault.model.memtypes import pagecache
 from userfault.model.memtypes.anon import ANONYMOUS
-from userfault.model.memtypes.ops import MemoryOps
+from userfault.model.memtypes.ops import MemoryOps, UffdOps
 
 OUTSIDE = MemoryOps(
     name="outside",
-    can_userfault=pagecache.every_mode,
-    get_folio_noalloc=pagecache.lookup,
-    alloc_folio=pagecache.allocate,
-    filemap_add=pagecache.add,
-    filemap_remove=pagecache.remove,
+    uffd=UffdOps(
+        can_userfault=pagecache.every_mode,
+        get_folio_noalloc=pagecache.lookup,
+        alloc_folio=pagecache.allocate,
+        filemap_add=pagecache.add,
+        filemap_remove=pagecache.remove,
+    ),
     fault_folio=pagecache.fault,
     cached=pagecache.cached,
     preallocate=pagecache.fault,  # its pages are zeroed at once

@@ -137,7 +137,9 @@ class ModelCalls:
 
     @property
     def name(self) -> str:
-        return f"model {self.machine.profile.name}"
+        design = self.machine.config.design
+        named = f", design {design}" if design != Config().design else ""
+        return f"model {self.machine.profile.name}{named}"
 
     @property
     def release(self) -> tuple[int, int]:

@@ -54,6 +54,9 @@ class Memory:
         self.in_hand: dict[Folio, int] = {}
         self.zero = Folio(0, UPTODATE | ZERO, b"", None)
         self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
+        self.bad_unlocks = (
+            0  # folios that were unlocked twice: "Bad page state" with page checks on
+        )
         self.fail_after: int | None = None  # allocations until the next one fails
 
     def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:

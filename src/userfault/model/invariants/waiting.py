@@ -20,12 +20,12 @@ def registrations(seen: Seen) -> None:
 def _cannot(context: Context, vma: Vma) -> str:
     keeps = not vma.flags & vmas.DROPPABLE or context.mm.profile.droppable_registers
     tracked = vma.modes == vmas.WP and context.features & abi.UFFD_FEATURE_WP_ASYNC
-    minor = vma.modes & vmas.MINOR and vma.ops.get_folio_noalloc is None
+    minor = vma.modes & vmas.MINOR and vma.ops.uffd.get_folio_noalloc is None
     reasons = (
         (vma.flags & vmas.SPECIAL, "is special memory"),
         (not keeps, "may lose its pages at any time"),
         (not vma.flags & vmas.MAY_WRITE, "must never be written"),
-        (vma.ops.can_userfault is None and not tracked, "has no table"),
+        (vma.ops.uffd.can_userfault is None and not tracked, "has no table"),
         (minor and not tracked, "has no pages to continue with"),
     )
     return next((told for applies, told in reasons if applies), "")

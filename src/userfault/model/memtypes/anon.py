@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from userfault.model.files.folio import ANON, Folio
-from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.memtypes.ops import Facts, MemoryOps, UffdOps, Where
 from userfault.uapi.userfaultfd import UFFDIO_REGISTER_MODE_MINOR
 
 
@@ -17,8 +17,8 @@ def _alloc(where: Where) -> Folio | None:
 
 ANONYMOUS = MemoryOps(
     name="anon",
-    can_userfault=_can_userfault,
-    alloc_folio=_alloc,
+    uffd=UffdOps(can_userfault=_can_userfault, alloc_folio=_alloc),
+    private_folio=_alloc,
     zero_page=True,
     movable=True,
 )

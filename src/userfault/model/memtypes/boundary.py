@@ -6,6 +6,7 @@ Each function stands for one hook, as in `files.boundary`, which has what they s
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from userfault.model.errors import ContractBreach, Refused
 from userfault.model.files.boundary import breach, called, no_retry, restore
@@ -17,9 +18,9 @@ from userfault.model.tasks.sched import Sched
 
 def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
     """Whether this mapping may be registered with these modes; False without a table."""
-    if ops.can_userfault is None:
+    if ops.uffd.can_userfault is None:
         return False
-    decide = ops.can_userfault
+    decide = ops.uffd.can_userfault
     first = called(sched, ops, "can_userfault", lambda: decide(facts))
     if first is not called(sched, ops, "can_userfault", lambda: decide(facts)):
         raise ContractBreach(ops.name, "can_userfault", "it answers differently when asked twice")
@@ -28,7 +29,7 @@ def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
 
 def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio:
     """The cached folio, locked and referenced."""
-    hook = ops.get_folio_noalloc
+    hook = ops.uffd.get_folio_noalloc
     if hook is None:
         raise Refused(errno.EINVAL)
     there = target.cached(index)
@@ -48,6 +49,9 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
         restore(there, before, flags)
         raise breach(ops, "get_folio_noalloc", mistake) from mistake
     sched.hook = None
+    if ops.unchecked:
+        folio.record_taken()
+        return folio
     if (
         folio is there
         and folio.refs == before + 1
@@ -82,7 +86,21 @@ def _what_is_wrong(
 
 def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
     """A new folio that nobody else sees, or None."""
-    hook = ops.alloc_folio
+    return _made(sched, ops, "alloc_folio", ops.uffd.alloc_folio, where)
+
+
+def private_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
+    """A new folio for a private mapping, or None."""
+    return _made(sched, ops, "private_folio", ops.private_folio, where)
+
+
+def _made(
+    sched: Sched,
+    ops: MemoryOps,
+    name: str,
+    hook: Callable[[Where], Folio | None] | None,
+    where: Where,
+) -> Folio | None:
     if hook is None:
         raise Refused(errno.EINVAL)
     if sched.hook is not None:
@@ -90,22 +108,22 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
     where.look()
     folios = where.memory.folios
     blocks = where.object.blocks if where.object is not None else 0
-    sched.hook = (ops.name, "alloc_folio")
+    sched.hook = (ops.name, name)
     try:
         folio = hook(where)
     except Refused as refusal:
-        no_retry(ops, "alloc_folio", refusal)
+        no_retry(ops, name, refusal)
         raise
     except Exception as mistake:
-        raise breach(ops, "alloc_folio", mistake) from mistake
+        raise breach(ops, name, mistake) from mistake
     finally:
         sched.hook = None
     if folio is None:
         return None
     if folio.__class__ is not Folio:
-        raise ContractBreach(ops.name, "alloc_folio", f"it returned {folio!r}, not a folio")
+        raise ContractBreach(ops.name, name, f"it returned {folio!r}, not a folio")
     if where.memory.folios == folios:
-        raise ContractBreach(ops.name, "alloc_folio", "it returned a folio that somebody has")
+        raise ContractBreach(ops.name, name, "it returned a folio that somebody has")
     if folio.refs != 1 or folio.mapcount or folio.object is not None or folio.flags & LOCKED:
         if folio.object is not None:
             folio.object.remove(folio)
@@ -115,11 +133,11 @@ def alloc_folio(sched: Sched, ops: MemoryOps, where: Where) -> Folio | None:
         if where.object is not None:
             _settle_blocks(where.object, blocks)
         raise ContractBreach(
-            ops.name, "alloc_folio", "the new folio is visible, locked or counted by others"
+            ops.name, name, "the new folio is visible, locked or counted by others"
         )
     if folio.order + 12 != where.shift:
         where.memory.put(folio)
-        raise ContractBreach(ops.name, "alloc_folio", "the new folio has the wrong size")
+        raise ContractBreach(ops.name, name, "the new folio has the wrong size")
     return folio
 
 
@@ -135,7 +153,7 @@ def undo_alloc(sched: Sched, ops: MemoryOps, where: Where, folio: Folio) -> None
 
 def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> None:
     """Insert a finished folio: afterwards it is locked and cached."""
-    hook = ops.filemap_add
+    hook = ops.uffd.filemap_add
     target = where.object
     assert hook is not None
     assert target is not None
@@ -146,7 +164,7 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
         called(sched, ops, "filemap_add", lambda: hook(folio, where))
     except Refused:
         clean = target.cache.get(where.index) is occupied and not folio.flags & LOCKED
-        if clean and folio.refs == 1 and target.blocks == blocks:
+        if ops.unchecked or (clean and folio.refs == 1 and target.blocks == blocks):
             raise
         _take_out(target, where.index, folio, occupied)
         _settle_blocks(target, blocks)
@@ -157,6 +175,8 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
         _take_out(target, where.index, folio, occupied)
         _settle_blocks(target, blocks)
         raise
+    if ops.unchecked:
+        return
     cached = target.cache.get(where.index)
     if cached is folio and folio.object is target and folio.flags & LOCKED and folio.refs == 2:
         if occupied is None and where.index < target.pages():
@@ -175,7 +195,7 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
 
 def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -> None:
     """Undo `filemap_add`."""
-    hook = ops.filemap_remove
+    hook = ops.uffd.filemap_remove
     assert hook is not None
     index = folio.index
     left = folio.refs - 1  # ours, and those of tasks that wait for its lock

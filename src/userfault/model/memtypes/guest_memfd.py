@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from userfault.model.errors import Refused
 from userfault.model.files.folio import LOCKED, Folio, Object
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.memtypes.ops import Facts, MemoryOps, UffdOps, Where
 
 # Flags of creation (GUEST_MEMFD_FLAG_*), kept as the object's traits.
 MMAP = 1
@@ -93,12 +93,14 @@ GUEST_MEMFD_RELEASED = MemoryOps(
 
 GUEST_MEMFD = replace(
     GUEST_MEMFD_RELEASED,
-    can_userfault=_can_userfault,
-    get_folio_noalloc=_get,
-    alloc_folio=_alloc,
-    filemap_add=_add,
-    filemap_remove=pagecache.remove,
+    uffd=UffdOps(
+        can_userfault=_can_userfault,
+        get_folio_noalloc=_get,
+        alloc_folio=_alloc,
+        filemap_add=_add,
+        filemap_remove=pagecache.remove,
+    ),
     size_checked_at_entry=True,
 )
 
-GUEST_MEMFD_POSTED = replace(GUEST_MEMFD, get_folio_noalloc=_get_posted)
+GUEST_MEMFD_POSTED = GUEST_MEMFD.with_uffd(get_folio_noalloc=_get_posted)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import errno
 
-from msgspec.structs import replace
-
 from userfault.model.errors import Refused
 from userfault.model.files.folio import ANON, LOCKED, UPTODATE, Folio, Object
 from userfault.model.files.memory import Memory
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.ops import MemoryOps, Where
+from userfault.model.memtypes.ops import MemoryOps, UffdOps, Where
 from userfault.model.tasks.recorder import RECORD
 
 _FROM_PROMISE = 1 << 16  # a folio flag of this type: undo restores the promise
@@ -133,12 +131,15 @@ def _add_anywhere(folio: Folio, where: Where) -> None:
 
 HUGETLB = MemoryOps(
     name="hugetlb",
-    can_userfault=pagecache.every_mode,
-    get_folio_noalloc=pagecache.lookup,
-    alloc_folio=_alloc,
+    uffd=UffdOps(
+        can_userfault=pagecache.every_mode,
+        get_folio_noalloc=pagecache.lookup,
+        alloc_folio=_alloc,
+        filemap_add=_add,
+        filemap_remove=pagecache.remove,
+    ),
+    private_folio=_alloc,
     undo_alloc=_undo_alloc,
-    filemap_add=_add,
-    filemap_remove=pagecache.remove,
     fault_folio=_fault,
     cached=pagecache.cached,
     preallocate=_preallocate,
@@ -153,4 +154,4 @@ HUGETLB = MemoryOps(
     truncate_drops_markers=True,
 )
 
-HUGETLB_UNCHECKED = replace(HUGETLB, filemap_add=_add_anywhere)
+HUGETLB_UNCHECKED = HUGETLB.with_uffd(filemap_add=_add_anywhere)

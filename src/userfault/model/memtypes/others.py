@@ -34,12 +34,12 @@ SYSV = MemoryOps(
 # Up to 6.18 "is it a hugetlb VMA" was asked of the mapping, and a SysV segment of huge pages was
 # one.  With the table (7.1) it is asked of vm_ops, and a segment has its own, without a table.
 SYSV_HUGETLB_RECOGNISED = replace(HUGETLB, name="sysv-hugetlb", segment=True)
-SYSV_HUGETLB = replace(SYSV_HUGETLB_RECOGNISED, can_userfault=None)
+SYSV_HUGETLB = SYSV_HUGETLB_RECOGNISED.with_uffd(can_userfault=None)
 
 DROPPABLE = MemoryOps(
-    name="droppable", alloc_folio=ANONYMOUS.alloc_folio, zero_page=True, movable=True
+    name="droppable", private_folio=ANONYMOUS.private_folio, zero_page=True, movable=True
 )
 DROPPABLE_RECOGNISED = replace(ANONYMOUS, name="droppable")
 
 # vdso and vvar: no page of theirs can be replaced.
-SPECIAL = MemoryOps(name="special", alloc_folio=ANONYMOUS.alloc_folio)
+SPECIAL = MemoryOps(name="special", private_folio=ANONYMOUS.private_folio)

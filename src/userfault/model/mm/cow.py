@@ -32,7 +32,7 @@ def private_page(mm: AddressSpace, vma: Vma, page: int, address: int) -> Folio:
     """A new private page with stale content."""
     ops = vma.ops.for_private
     try:
-        folio = boundary.alloc_folio(mm.sched, ops, where(mm, vma, page, shared=False))
+        folio = boundary.private_folio(mm.sched, ops, where(mm, vma, page, shared=False))
     except Refused:
         folio = None
     if folio is None:

@@ -218,7 +218,8 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
 def _is_beyond(mm: AddressSpace, vma: Vma, index: int, cached: Folio | None) -> bool:
     """Whether a page lies beyond the end of its file; huge pages that are there may."""
     assert vma.object is not None
-    if "guest-memfd-no-end" in mm.config.bugs and vma.modes & vmas.MISSING:
+    generic = vma.modes & vmas.MISSING and not vma.ops.pool  # hugetlb has a fault of its own
+    if "guest-memfd-no-end" in mm.config.bugs and generic:
         return False
     return index >= vma.object.pages() and not (vma.ops.pool and cached is not None)
 

@@ -13,9 +13,10 @@ from userfault.model.errors import Errno
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
-from userfault.model.uffd import mfill, move, protect
+from userfault.model.uffd import mfill, move, pages, protect
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.registration import check_range
+from userfault.model.uffd.source import Job, Source
 from userfault.uapi import userfaultfd as abi
 
 # Bytes that were done, and the errno that ended it or 0.
@@ -49,7 +50,7 @@ def copy(
     caller: AddressSpace,
     context: Context,
     dst: int,
-    source: mfill.Source,
+    source: Source,
     length: int,
     mode: int,
 ) -> Done:
@@ -61,14 +62,14 @@ def copy(
         raise Errno(errno.EINVAL)
     if mode & ~(DONTWAKE | _WP):
         raise Errno(errno.EINVAL)
-    job = mfill.Job(task, context, dst, length, bool(mode & _WP), source, caller)
-    return mfill.fill(job, mfill.copy)
+    job = Job(task, context, dst, length, bool(mode & _WP), source, caller)
+    return mfill.fill(job, pages.COPY)
 
 
 Fill = Callable[[Task, Context, int, int, int], Done]
 
 
-def _filling(action: mfill.Action, modes: int) -> Fill:
+def _filling(operation: pages.Operation, modes: int) -> Fill:
     """ZEROPAGE, CONTINUE and POISON: one shape."""
 
     def fill(task: Task, context: Context, start: int, length: int, mode: int) -> Done:
@@ -76,15 +77,15 @@ def _filling(action: mfill.Action, modes: int) -> Fill:
         known = modes if context.mm.profile.continue_wp else DONTWAKE
         if mode & ~known:
             raise Errno(errno.EINVAL)
-        job = mfill.Job(task, context, start, length, bool(mode & _WP))
-        return mfill.fill(job, action)
+        job = Job(task, context, start, length, bool(mode & _WP))
+        return mfill.fill(job, operation)
 
     return fill
 
 
-zeropage = _filling(mfill.zeropage, DONTWAKE)
-continue_ = _filling(mfill.continue_, DONTWAKE | _WP)
-poison = _filling(mfill.poison, DONTWAKE)
+zeropage = _filling(pages.ZEROPAGE, DONTWAKE)
+continue_ = _filling(pages.CONTINUE, DONTWAKE | _WP)
+poison = _filling(pages.POISON, DONTWAKE)
 
 
 def move_pages(

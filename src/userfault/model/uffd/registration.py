@@ -126,6 +126,8 @@ def _ioctls(mm: AddressSpace, found: list[Vma], modes: int) -> int:
     ioctls = abi.UFFD_API_RANGE_IOCTLS
     if any(not vma.ops.zeropage for vma in found):
         ioctls = abi.UFFD_API_RANGE_IOCTLS_BASIC
+    for vma in found:
+        ioctls &= vma.ops.ioctls
     if not modes & vmas.WP:
         ioctls &= ~(1 << abi._UFFDIO_WRITEPROTECT)
     if not modes & vmas.MINOR:

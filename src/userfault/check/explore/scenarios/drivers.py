@@ -20,18 +20,20 @@ from userfault.kernel.modes import Mode
 from userfault.model.errors import ContractBreach, Refused
 from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.ops import Facts, MemoryOps, Where
+from userfault.model.memtypes.ops import Facts, MemoryOps, UffdOps, Where
 
 _PAGE = 4096
 _ZEROS = b"\0\0\0"
 
 GOOD = MemoryOps(
     name="driver",
-    can_userfault=lambda facts: facts.shared,
-    get_folio_noalloc=pagecache.lookup,
-    alloc_folio=pagecache.allocate,
-    filemap_add=pagecache.add,
-    filemap_remove=pagecache.remove,
+    uffd=UffdOps(
+        can_userfault=lambda facts: facts.shared,
+        get_folio_noalloc=pagecache.lookup,
+        alloc_folio=pagecache.allocate,
+        filemap_add=pagecache.add,
+        filemap_remove=pagecache.remove,
+    ),
     fault_folio=pagecache.fault,
     guest_folio=pagecache.fault,
     cached=pagecache.cached,
@@ -191,7 +193,7 @@ _COPIES: dict[str, tuple[str, dict[str, object]]] = {
 
 
 def _bad_continue(name: str, hook: Callable[[Object, int], Folio]) -> None:
-    kind = replace(GOOD, name=name, get_folio_noalloc=hook)
+    kind = replace(GOOD.with_uffd(get_folio_noalloc=hook), name=name)
 
     def build(world: World) -> None:
         area = world.map(name)
@@ -215,7 +217,7 @@ def _bad_continue(name: str, hook: Callable[[Object, int], Folio]) -> None:
 
 
 def _bad_copy(name: str, breached: str, hooks: dict[str, object]) -> None:
-    kind = replace(GOOD, name=name, **hooks)
+    kind = replace(GOOD.with_uffd(**hooks), name=name)
 
     def build(world: World) -> None:
         area = world.map(name)
@@ -260,7 +262,8 @@ def driver_undo_alloc_raises(world: World) -> None:
 
 
 @scenario(
-    group="drivers", types=(replace(GOOD, name="removes-nothing", filemap_remove=_removes_nothing),)
+    group="drivers",
+    types=(replace(GOOD.with_uffd(filemap_remove=_removes_nothing), name="removes-nothing"),),
 )
 def driver_filemap_remove_nothing(world: World) -> None:
     """A driver's filemap_remove does nothing where COPY is undone: a breach, no page is left."""
@@ -318,7 +321,10 @@ def driver_guest_folio_unlocked(world: World) -> None:
     only(world, guest, "breach of guest_folio")
 
 
-@scenario(group="drivers", types=(replace(GOOD, name="moody", can_userfault=_decides_by_mood()),))
+@scenario(
+    group="drivers",
+    types=(replace(GOOD.with_uffd(can_userfault=_decides_by_mood()), name="moody"),),
+)
 def driver_can_userfault_by_mood(world: World) -> None:
     """A driver decides on registration by mood: a breach, and nothing is registered."""
     area = world.map("moody")

@@ -50,6 +50,9 @@ OPTIONS: tuple[click.Parameter, ...] = (
     ),
     click.Option(["--program"], metavar="TEXT", help="Run one such program and show every call."),
     click.Option(["--profile"], metavar="V", help="The model's version, as 6.18 (default: next)."),
+    click.Option(
+        ["--design"], metavar="NAME", help="How the model's core asks memory types, as merged."
+    ),
 )
 
 
@@ -66,11 +69,12 @@ def refuse_mixtures(wanted: dict[str, Any]) -> None:
     of_fuzz = [name for name in ("programs", "seed", "jobs") if wanted.get(name) is not None]
     if of_fuzz and not wanted["fuzz"]:
         raise UsageError(f"--{of_fuzz[0]} without --fuzz", cure="add --fuzz")
-    of_statements = ("only", "as_list", "explain", "as_json", "junit", "model", "profile")
+    of_statements = ("only", "as_list", "explain", "as_json", "junit", "model", "profile", "design")
     if (wanted["fuzz"] or wanted["program"] is not None) and any(map(wanted.get, of_statements)):
         raise UsageError(
             "--fuzz and --program run no statements",
             cure="leave out the options that choose or report them",
         )
-    if wanted["profile"] and not wanted["model"]:
-        raise UsageError("--profile without --model", cure="add --model")
+    for name in ("profile", "design"):
+        if wanted[name] and not wanted["model"]:
+            raise UsageError(f"--{name} without --model", cure="add --model")
