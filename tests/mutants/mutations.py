@@ -293,8 +293,8 @@ MUTATIONS = (
     Mutation(
         "closing wakes nobody",
         "uffd/context.py",
-        "        self.released = True\n        self.wake_all()",
-        "        self.released = True",
+        "        self.wake_all()\n        while self.events:",
+        "        while self.events:",
     ),
     Mutation(
         "poison goes with the registration",

@@ -96,7 +96,7 @@ def protected(seen: Seen) -> None:
         if vma is not None and folio is not None and allowed(vma, flags) != flags:
             what = "be written" if flags & pt.WRITE else "be touched"
             broken(f"the page at {address:#x} may {what} otherwise than it is protected")
-    for _, context, vma, address, _, job in seen.did("fill"):
+    for _, context, vma, address, _, job, _ in seen.did("fill"):
         if job is None or not job.wp:
             continue
         entry = context.mm.table.get(address, vma.shift)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from userfault.model.invariants.rule import Seen, broken
 from userfault.model.mm import pgtable as pt
-from userfault.model.uffd.mfill import identity
 
 
 def filled_once(seen: Seen) -> None:
     """A fill finds nothing, or a uffd marker: a page or a guard is never overwritten."""
-    for _, context, _, address, found, _ in seen.did("fill"):
+    for _, context, _, address, found, _, _ in seen.did("fill"):
         if found is None:
             continue
         guard = found[0] & pt.MARK_GUARD and not context.mm.profile.copy_over_guard
@@ -20,8 +19,8 @@ def filled_once(seen: Seen) -> None:
 
 def filled_as_checked(seen: Seen) -> None:
     """A fill ends in the memory that its caller named: type, file, offset, modes as at first."""
-    for _, _, vma, address, _, job in seen.did("fill"):
-        if job is not None and identity(vma, job.dst) != job.asked:
+    for _, _, _, address, _, _, same in seen.did("fill"):
+        if not same:
             broken(f"a fill of {address:#x} went to a mapping that came after it began")
 
 

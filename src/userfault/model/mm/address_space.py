@@ -72,9 +72,6 @@ class AddressSpace(Locked):
         self.files = files
         self.userfaultfd = spaces.userfaultfd
         self.vmas: SortedDict[int, Vma] = SortedDict()
-        self.alive = True
-        self.users = 1  # see lifetime.py
-        self.owned = True  # its process has not ended
         self.number = self.table.number
         self.task_size = TASK_SIZE
         self.contexts: dict[UserfaultfdCtx, None] = {}  # userfaultfds that belong to it

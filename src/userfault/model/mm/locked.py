@@ -25,6 +25,9 @@ class Locked(Entries, ABC):
         self.sched = sched
         self.lock = RWLock(sched, "mmap")
         self.vma_locks = vma_locks
+        self.alive = True
+        self.users = 1  # see lifetime.py
+        self.owned = True  # its process has not ended
         self._written: list[RWLock] = []  # of mappings that the writer keeps others out of
 
     @abstractmethod

@@ -14,7 +14,7 @@ from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
 from userfault.model.uffd.pages import CONTINUE, ZEROPAGE, Operation
-from userfault.model.uffd.source import Job, SourceMissing, copied_in
+from userfault.model.uffd.source import Job, SourceMissing, copied_in, identity
 
 
 def fill(job: Job, operation: Operation) -> tuple[int, int]:
@@ -122,9 +122,3 @@ def _fault_source_in(job: Job, operation: Operation, done: int, step: int) -> Vm
         raise Errno(errno.EAGAIN)
     job.content = content
     return vma
-
-
-def identity(vma: Vma, address: int) -> tuple[object, ...]:
-    """What must not have changed while the locks were dropped."""
-    at = vma.index(address) if vma.object is not None else 0
-    return vma.modes, vma.shared, vma.ops, vma.object, at

@@ -133,7 +133,7 @@ def _move_one(
         context = context_of(target)
         assert context is not None
         RECORD.reads.add(("changing", context.number))  # which the rules look at
-        RECORD.notes.append(("fill", context, target, dst, None, None))
+        RECORD.notes.append(("fill", context, target, dst, None, None, True))
     _move_page(mm, target, source, dst, src, allow_holes)
     return PAGE
 

@@ -24,7 +24,7 @@ from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.cow import where
 from userfault.model.mm.vma import Vma
 from userfault.model.tasks.recorder import RECORD
-from userfault.model.uffd.source import Job, SourceMissing, peek
+from userfault.model.uffd.source import Job, SourceMissing, identity, peek
 from userfault.uapi.mman import PROT_WRITE
 
 
@@ -249,4 +249,5 @@ def _note(job: Job, vma: Vma, address: int) -> None:
     if RECORD.on:
         RECORD.reads.add(("changing", job.context.number))  # which the rules look at
         found = job.mm.table.get(address, vma.shift)
-        RECORD.notes.append(("fill", job.context, vma, address, found, job))
+        same = identity(vma, job.dst) == job.asked
+        RECORD.notes.append(("fill", job.context, vma, address, found, job, same))

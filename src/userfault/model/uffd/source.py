@@ -57,6 +57,12 @@ class Job:
         self.content: Content | None = None  # of the next page, when it had to be faulted in
 
 
+def identity(vma: Vma, address: int) -> tuple[object, ...]:
+    """What must not have changed while the locks were dropped."""
+    at = vma.index(address) if vma.object is not None else 0
+    return vma.modes, vma.shared, vma.ops, vma.object, at
+
+
 class SourceMissing(Exception):  # noqa: N818  # not an error: the slow path
     """The source of this page cannot be read without a fault."""
 
