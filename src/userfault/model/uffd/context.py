@@ -265,9 +265,9 @@ class Context(UserfaultfdCtx):
         """Who finds nobody looks at these pages only; who finds somebody changes the queues."""
         if (end - start) >> 12 > _LISTED:
             RECORD.writes.add(("queue", self.number))
-            return
-        for page in range(start, end, 4096):
-            RECORD.reads.add(("waiters", self.number, page))
+        else:
+            for page in range(start, end, 4096):
+                RECORD.reads.add(("waiters", self.number, page))
         for waiter in (*self.pending, *self.delivered):
             if start <= waiter.address < end:
                 RECORD.writes.add(("queue", self.number))

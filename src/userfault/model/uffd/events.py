@@ -43,6 +43,8 @@ def send(task: Task, context: Context, event: Event) -> None:
     finally:
         if RECORD.on:
             RECORD.adds.add(("changing", context.number))
+            if event.child is not None:  # whether it was read decides what becomes of it
+                RECORD.reads.add(("context", event.child.number))
         flag = "changing-is-a-flag" in context.mm.config.bugs
         context.changing = 0 if flag else context.changing - 1
     if event.child is not None and not event.read:

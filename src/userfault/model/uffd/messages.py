@@ -7,6 +7,7 @@ import errno
 from userfault.model.errors import Errno
 from userfault.model.files.open_files import O_NONBLOCK, OpenFile
 from userfault.model.files.pagecache import PageCache
+from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Task
 from userfault.model.uffd.caller import Caller
 from userfault.model.uffd.context import Context
@@ -84,6 +85,8 @@ def _next(task: Task, caller: Caller, file: UffdFile) -> bytes | None:
     if event.child is not None:
         if task.sched.preemptive:
             task.sched.point("read.fork")  # its queue is not locked while a descriptor is made
+        if RECORD.on:
+            RECORD.writes.add(("context", event.child.number))
         heir = UffdFile(event.child.flags, event.child)
         message = _fork(event.code, caller.open(heir, event.child.flags))
     elif event.code == abi.UFFD_EVENT_REMAP:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from userfault.check.explore.building.caller import Caller
 from userfault.check.explore.building.scenario import scenario
 from userfault.check.explore.building.world import World
+from userfault.check.explore.scenarios.kinds import WITH_TABLE
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Feature, Mode
 from userfault.model.files import filesystem
 from userfault.uapi import mman
 
 
-@scenario(group="old-bugs")
+@scenario(group="old-bugs", kernels=WITH_TABLE)
 def copy_into_a_replaced_mapping(world: World) -> None:
     """COPY waits for its source while its destination becomes the mapping of another file."""
     area, source = world.map("shmem"), world.map("anon")

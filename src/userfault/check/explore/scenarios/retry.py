@@ -153,7 +153,7 @@ def copy_retry_filled_meanwhile(world: World, kind: str) -> None:
     both(world, "the reader must see what the one successful copy brought", holds)
 
 
-@of_each(ANON, SHMEM, group="retry")
+@of_each(ANON, SHMEM, group="retry", kernels=WITH_TABLE)
 def copy_retry_with_a_new_mode(world: World, kind: str) -> None:
     """While COPY reads its source, its range is registered for WP too: EAGAIN, or it is done."""
     area = mapped(world, kind)
