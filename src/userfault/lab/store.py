@@ -96,7 +96,7 @@ class Store:
         """
         mirror = sources.mirror(self._etc)
         try:
-            with self._locked(suite):
+            with self.locked(suite):
                 remove_leftovers(self.root, _unfinished(suite))  # of a fetch that was killed
                 tell(f"{suite.name}: asking {mirror.archive.uri}")
                 home = self.root / "apt" / suite.name
@@ -139,7 +139,8 @@ class Store:
         return _load(about)
 
     @contextlib.contextmanager
-    def _locked(self, suite: Suite) -> Iterator[None]:
+    def locked(self, suite: Suite) -> Iterator[None]:
+        """Alone with what the cache has of a suite."""
         with contextlib.suppress(FileExistsError):
             folders.make_durably(str(self.root), 0o700)
         with folders.named(str(self.root)) as root:

@@ -15,6 +15,7 @@ from userfault.lab.apt import FetchFailed, remove_leftovers
 from userfault.lab.outside import FILE_SYSTEM
 from userfault.lab.outside.root import headers_root
 from userfault.lab.store import Kernel, Store
+from userfault.lab.suites import SUITES
 
 SOURCE = Path(__file__).with_name(f"{FILE_SYSTEM}.c")
 FOLDER = "modules"
@@ -51,23 +52,29 @@ def module_for(
     if target.exists():
         return target
     root = headers_root(store, kernel, tell)
-    tell(f"{kernel.suite}: building a module for {kernel.release}")
     try:
-        target.parent.mkdir(exist_ok=True)
-        remove_leftovers(target.parent, _UNFINISHED)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=_UNFINISHED))
-        try:
-            shutil.copyfile(source, folder / f"{FILE_SYSTEM}.c")
-            (folder / "Kbuild").write_text(f"obj-m := {FILE_SYSTEM}.o\n")
-            _make(root, folder, kernel.release)
-            (folder / f"{FILE_SYSTEM}.ko").rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with store.locked(SUITES[kernel.suite]):
+            if not target.exists():  # nobody else was at it
+                tell(f"{kernel.suite}: building a module for {kernel.release}")
+                target.parent.mkdir(exist_ok=True)
+                _build_into(target, root, kernel.release, source)
     except OSError as error:
         if isinstance(error, UserfaultError):
             raise
         raise FetchFailed(f"cannot keep a module in {target.parent}", cause=str(error)) from None
     return target
+
+
+def _build_into(target: Path, root: Path, release: str, source: Path) -> None:
+    remove_leftovers(target.parent, _UNFINISHED)  # of a build that was killed
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=_UNFINISHED))
+    try:
+        shutil.copyfile(source, folder / f"{FILE_SYSTEM}.c")
+        (folder / "Kbuild").write_text(f"obj-m := {FILE_SYSTEM}.o\n")
+        _make(root, folder, release)
+        (folder / f"{FILE_SYSTEM}.ko").rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(root: Path, folder: Path, release: str) -> None:
