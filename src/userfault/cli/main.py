@@ -26,6 +26,7 @@ _COMMANDS = {
     "demo": "demo.demo",
     "explore": "explore.explore",
     "lab": "lab.lab",
+    "model": "model.model",
     "simulate": "explore.simulate",
     **{name: f"store.{name}" for name in _STORE},
 }

@@ -104,10 +104,11 @@ def _step(line: str) -> Step:
     if found is None or not words:
         raise _bad(line)
     verb, *rest = words
-    return Step(int(found[1] or 0), int(found[2]), verb, tuple(_argument(word) for word in rest))
+    return Step(int(found[1] or 0), int(found[2]), verb, tuple(argument(word) for word in rest))
 
 
-def _argument(word: str) -> Argument:
+def argument(word: str) -> Argument:
+    """One argument of a step.  Raises UsageError."""
     if found := _SPOT.fullmatch(word):
         if found[1] not in AREAS:
             raise _bad(word)

@@ -74,7 +74,7 @@ class Words:
                 seen[entry[1]] = None
         for context in mm.contexts:
             if isinstance(context, Context):
-                self._context(found, context)
+                self._context(found, context, of)
 
     def _lock(self, lock: RWLock) -> str:
         parts = []
@@ -86,8 +86,8 @@ class Words:
             parts.append(f"{self._name(task)} waits to {'write' if write else 'read'}")
         return ", ".join(parts)
 
-    def _context(self, found: State, context: Context) -> None:
-        name = context.name
+    def _context(self, found: State, context: Context, of: str) -> None:
+        name = f"{context.name}{of}"  # each space counts its own
         if context.pending:
             found[f"{name} pending"] = self._waiters(context.pending)
         if context.delivered:

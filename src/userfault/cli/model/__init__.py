@@ -1,0 +1,1 @@
+"""The model kernel at a prompt: `userfault model`."""
