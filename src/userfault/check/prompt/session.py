@@ -64,6 +64,7 @@ class Session:
         self.program: list[Step] = []  # what was done, as `check --program` takes it
         self.beyond = False  # ... and something that programs cannot say
         self._sleepers: list[_Sleeper] = []
+        self.folios: dict[str, int] = {}  # by the model's names, which number: for `state`
         self._guests = Guests()
         self._contexts: dict[Context, str] = {}
         self._add(self.kernel.process().pid, Scope())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -19,6 +20,7 @@ TABLES = {
     "waiting": (),
 }
 _OF = {word: table for table, words in TABLES.items() for word in words}
+_FOLIO = re.compile(r"folio (\d+(?:\.\d+)?)")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -43,10 +45,21 @@ def state(session: Session) -> State:
             continue
         first, _, rest = thing.partition(" ")
         shown = rest if first in ("mapping", "entry", "cache") else thing
-        found[_OF.get(first, "queues")][places(shown)] = places(told)
+        table = found[_OF.get(first, "queues")]
+        table[_named(session, shown)] = _named(session, told)
     for who, call, told in session.sleeping:
         found["waiting"][f"task {who}"] = f"{call_text(call)} waits for {places(told)}"
     return found
+
+
+def _named(session: Session, text: str) -> str:
+    """With addresses as programs write them; folios are numbered as they come to be seen."""
+    known = session.folios
+
+    def number(found: re.Match[str]) -> str:
+        return f"folio {known.setdefault(found[1], len(known) + 1)}"
+
+    return places(_FOLIO.sub(number, text))
 
 
 def rows(before: State, after: State) -> dict[str, list[Row]]:
