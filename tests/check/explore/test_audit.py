@@ -14,12 +14,15 @@ from userfault.model.tasks.recorder import RECORD
 
 _RUNS = 10
 
+# Those of the pager have more state than a machine: what they see is compared in `test_pager`.
+OURS = [one for one in SCENARIOS if one.group != "pager"]
+
 
 def _claims(scenario: Scenario) -> tuple[int, list[Claim]]:
     return audited(Runner(scenario, profile_named("next")), _RUNS)
 
 
-@pytest.mark.parametrize("scenario", [*SMALL, *SCENARIOS], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*SMALL, *OURS], ids=lambda scenario: scenario.name)
 def test_what_is_taken_for_independent_commutes(scenario: Scenario) -> None:
     checked, wrong = _claims(scenario)
     assert checked > 4 or scenario.group == "old-bugs"  # some of those have one task

@@ -44,6 +44,9 @@ class Play:
         for deed in deeds:
             if me.task.killed or space.ended:
                 return
+            if deed.after:
+                clock = self.serving.clock
+                clock.sleep(me.task, clock.now + deed.after, lambda: "its next call")
             _DEEDS[deed.name](self, me, space, deed.a, deed.b)
             invariants.check(self.serving.world.machine.spaces)
 

@@ -16,7 +16,7 @@ from userfault.check.explore.building.world import World
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Violation
 from userfault.check.explore.strategies.chance import Priorities, Random
-from userfault.check.explore.strategies.strategy import Strategy
+from userfault.check.explore.strategies.strategy import Here, Strategy
 from userfault.check.simulate import case as cases
 from userfault.check.simulate.client import Play, source_of
 from userfault.check.simulate.shadow import Page, Space
@@ -24,7 +24,8 @@ from userfault.check.simulate.weather import Storm
 from userfault.model import invariants
 from userfault.model.profiles import NEXT
 
-POINTS = 20_000
+POINTS = 4_000
+_UNFAIR = 1_000  # steps of a run in which a task may be kept from running
 _GIVEN_UP = re.compile("page at offset (0x[0-9a-f]+) given up")
 
 
@@ -59,9 +60,19 @@ def run(seed: int, *, memory: str = "", kernel: str = NEXT.name, trace: bool = F
     return result
 
 
+class _Fair(Priorities):
+    """By priorities, but not for ever: fills go on failing until a thread that raised an event has
+    run, and who keeps it from that keeps everybody."""
+
+    def choose(self, here: Here) -> int:
+        if len(here.steps) > _UNFAIR:
+            return self._random.choice(here.enabled)
+        return super().choose(here)
+
+
 def _strategy(seed: int) -> Strategy:
     """Who runs: now and then by priorities, which find what needs one task to be slow for long."""
-    return Priorities(seed, 1, depth=12) if seed % 4 == 3 else Random(seed, 1)
+    return _Fair(seed, 1, depth=12) if seed % 4 == 3 else Random(seed, 1)
 
 
 def _build(world: World, case: cases.Case, seed: int) -> Play:
@@ -124,8 +135,6 @@ def _complaint(play: Play) -> str | None:
     serving = play.serving
     estate = serving.pager.estate
     invariants.check(serving.world.machine.spaces)
-    if estate.ended:
-        return f"the client was ended: {estate.ended}"
     if not serving.at_rest:
         return "the pager has not come to rest"
     alive = serving.area.process.alive

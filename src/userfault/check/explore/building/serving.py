@@ -34,7 +34,10 @@ class Terms(msgspec.Struct, frozen=True):
     """How memory is served.
 
     `origin`: of its pages ("file", "function" or "zero"); `prepared`: the file behind the memory
-    holds them already; `readers`: threads of the pager that read; `mortal`: workers may be killed.
+    holds them already; `readers`: threads of the pager that read; `mortal`: workers may be killed;
+    `timed`: time is a task, as sources that are slow and programs that wait need it.  (Without it
+    the worker lets time pass itself when it has to.  What a task that spins and touches nothing
+    does is out of the reduction's sight: schedules would be lost.)
     """
 
     policy: Policy = QUIET
@@ -42,6 +45,7 @@ class Terms(msgspec.Struct, frozen=True):
     prepared: bool = False
     readers: int = 0
     mortal: bool = False
+    timed: bool = False
     has_poison: bool = True
 
 
@@ -99,12 +103,12 @@ class Serving:
         while True:
             sched.spin(lambda: "the others")
             self.meanwhile()
-            if sched.runnable:
-                continue
-            if self.at_rest and not any(map(_goes_on, self.world.callers.values())):
-                return  # a pager with forked children asks for ever whether they live
-            when = self.clock.next
-            if when is not None and when < float("inf"):
+            while not sched.runnable:
+                if self.at_rest and not any(map(_goes_on, self.world.callers.values())):
+                    return  # a pager with forked children asks for ever whether they live
+                when = self.clock.next
+                if when is None or when == float("inf"):
+                    break
                 self.clock.pass_on()
 
 
@@ -124,7 +128,7 @@ def serve(
     mode = Mode.MISSING if kind == "anon" else Mode.MISSING | Mode.MINOR
     uffd = world.uffd(area, mode=mode, features=EVENTS, flags=O_NONBLOCK)
     fd = process.install(area.process.file(uffd.fd))
-    kernel = Kernel(process, Clock(), weather or Calm(), mortal=terms.mortal)
+    kernel = Kernel(process, Clock(spins=not terms.timed), weather or Calm(), mortal=terms.mortal)
     pool = Pool()
     for number in range(terms.readers):
         reader = world.task(f"reader {number + 1}", _idle, process=process, may_wait=True)
@@ -151,8 +155,10 @@ def serve(
     )
     mailbox = pager.attach(area.process, fd, attach)
     serving = Serving(world, area, pager, mailbox, shared=vma.shared)
+    world.check(lambda: f"the client was ended: {estate.ended[0]}" if estate.ended else None)
     pager.begin()
-    world.task("time", serving.pass_time, process=process, may_wait=True)
+    if terms.timed:
+        world.task("time", serving.pass_time, process=process, may_wait=True)
     return serving
 
 

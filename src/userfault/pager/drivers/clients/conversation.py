@@ -219,13 +219,15 @@ class Conversation:
 
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
-        served.main.core.complete()
-        self._service.commit(served)
+        if not served.main.closed:
+            served.main.core.complete()
+            self._service.commit(served)
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
-        served.main.core.give_up(clipped(request.cause), "")
-        self._service.commit(served)
+        if not served.main.closed:  # its process has ended: there is nothing to be poisoned
+            served.main.core.give_up(clipped(request.cause), "")
+            self._service.commit(served)
         return messages.Done()
 
     def _tell(self, served: Served, request: messages.Ask) -> messages.Reply:

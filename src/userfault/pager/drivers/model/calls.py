@@ -181,8 +181,8 @@ class ModelCalls(Calls):
 
     def gone(self, fd: int) -> bool:
         """Whether the address space behind a userfaultfd has ended."""
-        file = self.kernel.process.file(fd)
-        return isinstance(file, UffdFile) and not file.context.mm.alive
+        held = self.kernel.process.fds.get(fd)
+        return held is not None and isinstance(held[0], UffdFile) and not held[0].context.mm.alive
 
     # --- the client's memory ---------------------------------------------------------------------
 

@@ -57,23 +57,30 @@ class Calm:
         return Reading()
 
     def early(self) -> bool:
-        return True
+        return False
 
 
 class Clock:
     """The time of a modelled world: it passes while nobody can do anything else.
 
-    Somebody has to be the one who lets it pass (`pass_on`), when all others wait.
+    Somebody has to be the one who lets it pass (`pass_on`) when all others wait; or else
+    (`spins`) whoever sleeps does so himself: he looks again once anybody has done a thing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, spins: bool = False) -> None:
         self.now = 0.0
+        self._spins = spins
         self.sleepers: dict[Task, float] = {}
+        self._alarms: list[tuple[float, Callable[[], None]]] = []
 
     def sleep(
         self, task: Task, until: float, tell: Callable[[], str], *, kind: str = "time"
     ) -> None:
         """Until then, or until somebody wakes the task."""
+        if self._spins and until < float("inf"):
+            task.sched.spin(tell)
+            self.now = max(self.now, until)
+            return
         self.sleepers[task] = until
         try:
             task.sched.block(Wait(kind, tell, give_up=lambda: None))
@@ -83,12 +90,21 @@ class Clock:
     @property
     def next(self) -> float | None:
         """When somebody wants to be woken."""
-        return min(self.sleepers.values(), default=None)
+        return min([*self.sleepers.values(), *(when for when, _ in self._alarms)], default=None)
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        """Call it then."""
+        self._alarms.append((when, call))
 
     def pass_on(self) -> None:
         """To the time when the next one wants to be woken; there is one."""
-        when = min(self.sleepers.values())
+        when = self.next
+        assert when is not None
         self.now = max(self.now, when)
+        due = [call for when, call in self._alarms if when <= self.now]
+        self._alarms = [alarm for alarm in self._alarms if alarm[0] > self.now]
+        for call in due:
+            call()
         for task in [task for task, until in self.sleepers.items() if until <= self.now]:
             task.sched.wake(task)
 

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
-from userfault.model.errors import Killed
 from userfault.model.process import Thread
 from userfault.model.tasks.recorder import RECORD
 from userfault.pager.core.actions import Fetch
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.readers import Answered, Readers
 from userfault.pager.drivers.model.calls import ModelCalls
+from userfault.pager.drivers.model.waiting import wake_waiting
 from userfault.pager.drivers.wire.messages import Attach
 
 Job = Callable[[Thread], None]
@@ -90,13 +90,12 @@ class ModelReaders(Readers):
         def read(thread: Thread) -> None:
             clock = self._calls.kernel.clock
             thread.sched.point("source.read")
-            if reading.seconds:
-                try:
-                    clock.sleep(thread, clock.now + reading.seconds, lambda: "the source")
-                except Killed:
-                    return
             data = None if reading.failure else memoryview(self._bytes.read(page, count))
-            self._answer(Answered(fetch, data, reading.failure))
+            answered = Answered(fetch, data, reading.failure)
+            if reading.seconds:
+                clock.at(clock.now + reading.seconds, lambda: self._answer(answered))
+            else:
+                self._answer(answered)
 
         self._pool.give(read)
 
@@ -107,9 +106,7 @@ class ModelReaders(Readers):
         self.answers.append(answered)
         calls = self._calls
         calls.rung.add(self._bell)
-        waits = calls.task.waits
-        if waits is not None and waits.kind == "epoll":
-            calls.task.sched.wake(calls.task)
+        wake_waiting(calls.task)
 
 
 class ModelOrigin(Origin):

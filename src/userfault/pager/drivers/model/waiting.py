@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from userfault.model.errors import Killed
 from userfault.model.tasks.recorder import RECORD
+from userfault.model.tasks.sched import SPINS, Task
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.messages import UffdFile
 from userfault.pager.drivers.model.calls import ModelCalls
@@ -17,6 +18,13 @@ from userfault.pager.drivers.serving.loop import Loop
 WAITS_EPOLL = "epoll"
 _NEVER = float("inf")
 _SHORT_S = 2e-3  # such times may have passed by the time that the worker looks
+
+
+def wake_waiting(task: Task) -> None:
+    """A worker that waits for descriptors looks again."""
+    waits = task.waits
+    if waits is not None and waits.kind in (WAITS_EPOLL, SPINS):
+        task.sched.wake(task)
 
 
 class Watched:
@@ -78,6 +86,8 @@ class Watched:
         finally:
             self.asleep = False
             for context in contexts:
+                if RECORD.on:
+                    RECORD.writes.add(("readers", context.number))
                 with contextlib.suppress(ValueError):  # who woke us has taken us off
                     context.readers.remove(task)
 
@@ -128,6 +138,9 @@ class ModelLoop(Loop):
 
     def look_soon(self) -> None:
         """There is nothing."""
+
+    def _give_way(self) -> None:
+        """Whoever else can run may do so at the next point."""
 
     def _slept(self, background: object) -> float:
         if background:

@@ -24,7 +24,7 @@ from userfault.pager.drivers.model.calls import ModelCalls
 from userfault.pager.drivers.model.kernel import Kernel, Mailbox, WorkerKilled
 from userfault.pager.drivers.model.memory import ModelJournal, States
 from userfault.pager.drivers.model.served import Estate, ModelClient, ModelOwner, ModelServed
-from userfault.pager.drivers.model.waiting import WAITS_EPOLL, ModelLoop
+from userfault.pager.drivers.model.waiting import WAITS_EPOLL, ModelLoop, wake_waiting
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.record.records import ClientRecord, Descriptors, Kept, ServedRecord
@@ -189,17 +189,15 @@ class Pager:
         """A worker that sleeps looks again at what it watches."""
         worker = self.worker
         if worker is not None:
-            waits = worker.task.waits
-            if waits is not None and waits.kind == WAITS_EPOLL:
-                worker.task.sched.wake(worker.task)
+            wake_waiting(worker.task)
 
     def kill(self) -> bool:
         """SIGKILL for the worker, if there is one."""
+        if RECORD.on:
+            RECORD.reads.add(("worker",))
         worker = self.worker
         if worker is None:
             return False
-        if RECORD.on:
-            RECORD.reads.add(("worker",))
         worker.task.kill()
         return True
 

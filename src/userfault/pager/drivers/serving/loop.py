@@ -121,7 +121,7 @@ class Loop:
                 background.work()
             elif background:
                 # A client on this CPU goes first: it may fault again at once.
-                os.sched_yield()
+                self._give_way()
 
     def _call_all(self, ready: list[tuple[int, int]]) -> None:
         """Call who has watched them.
@@ -153,6 +153,9 @@ class Loop:
             self._nap(timeout)
             return 0
         return timeout
+
+    def _give_way(self) -> None:
+        os.sched_yield()
 
     def _nap(self, timeout: float) -> None:
         select.select([self._epoll], [], [], timeout)
