@@ -9,7 +9,7 @@ from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import UsageError
 from userfault.model.faces.calls import ModelCalls
-from userfault.model.profiles import NEXT, PROFILES, Config
+from userfault.model.profiles import NEXT, PROFILES, Config, Profile
 
 
 class Factory(msgspec.Struct, frozen=True):
@@ -25,18 +25,24 @@ def live() -> Factory:
     return Factory(LiveKernel().name, live_kernel)
 
 
-def model(profile: str | None = None, design: str | None = None) -> Factory:
-    """The model of a release (of `next` without one), which walks its invariants as it goes.
-
-    `design`: how its core asks memory types (one of `userfault.model.designs`).
-    """
-    wanted = PROFILES.get(profile or NEXT.name)
+def profile_named(profile: str) -> Profile:
+    """The profile of a name; UsageError names those that there are."""
+    wanted = PROFILES.get(profile)
     if wanted is None:
         raise UsageError(
             f"the model has no profile {profile!r}",
             cause="a profile is a release that it was compared with",
             cure=f"use one of {', '.join(PROFILES)}",
         )
+    return wanted
+
+
+def model(profile: str | None = None, design: str | None = None) -> Factory:
+    """The model of a release (of `next` without one), which walks its invariants as it goes.
+
+    `design`: how its core asks memory types (one of `userfault.model.designs`).
+    """
+    wanted = profile_named(profile or NEXT.name)
     config = Config(design=design) if design else Config()
     name = ModelCalls(wanted, config).name
     return Factory(name, lambda: ModelCalls(wanted, config, checking=True))

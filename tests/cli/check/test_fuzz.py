@@ -25,7 +25,7 @@ _DIFFERS = "0 map shm; 0 kload m anon+0"  # see docs/model.md
         ("--seed", "5"),
         ("--jobs", "2"),
         ("--fuzz", "--only", "5"),
-        ("--fuzz", "--model"),
+        ("--fuzz", "--list"),
         ("--program", "0 map nowhere; x"),
         ("--program", "0 nothing"),
         ("--program", "0 map nowhere"),

@@ -150,6 +150,17 @@ def test_an_unknown_profile_is_named_with_those_that_there_are(profile: str) -> 
     assert "6.1, 6.12, 6.17, 6.18, 7.2, 7.3, next" in done.stderr
 
 
+def test_the_core_can_be_of_another_design() -> None:
+    done = _piped(
+        "map shm; open; register shm missing; touch shm; copy shm\n", "--design", "merged"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "b'AAAAAAAA'" in done.stdout
+    unknown = userfault("model", "--design", "none-such")
+    assert unknown.returncode == 2
+    assert "none-such" in unknown.stderr
+
+
 def test_a_script_that_is_not_there_fails(tmp_path: Path) -> None:
     done = userfault("model", "--script", str(tmp_path / "none"))
     assert done.returncode == 1

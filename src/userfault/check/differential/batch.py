@@ -13,13 +13,14 @@ from collections.abc import Iterator
 import msgspec
 
 from userfault.check.differential.coverage import Coverage
-from userfault.check.differential.draw import program
+from userfault.check.differential.draw import EVERY_FEATURE, program
 from userfault.check.differential.pair import Divergence, ModelFactory, Pair
 from userfault.check.differential.pool import Pool
 from userfault.check.differential.program import Program, to_text
 from userfault.check.differential.record import Line
 from userfault.check.differential.shrink import shrink
 from userfault.check.differential.side import PATIENCE_S
+from userfault.check.differential.twins import Twins
 from userfault.check.run import KernelFactory
 from userfault.kernel.errors import MemoryUnavailable
 
@@ -33,7 +34,8 @@ class Batch(msgspec.Struct, frozen=True):
     """What to draw: how many programs, from which seed, with or without huge pages.
 
     `rwp`: for a kernel with RWP (7.3).  `skip`: this many are drawn before, and not run: another
-    process has them.
+    process has them.  `features`: what a handshake may ask for.  `model` and `against`: two
+    profiles in place of this kernel and its model, `design`: of both.
     """
 
     programs: int
@@ -41,18 +43,24 @@ class Batch(msgspec.Struct, frozen=True):
     huge: bool = True
     rwp: bool = False
     skip: int = 0
+    features: int = EVERY_FEATURE
+    model: str = ""
+    against: str = ""
+    design: str = ""
 
 
 class Finding(msgspec.Struct, frozen=True):
     """A divergence, as small as it got: no schedule of the model does what the kernel did.
 
-    `steady`: it showed again when the same program ran again.
+    `steady`: it showed again when the same program ran again.  `because`: of two profiles, what
+    makes the difference.
     """
 
     program: str
     kind: str
     steady: bool
     lines: tuple[tuple[str, str, str], ...]
+    because: tuple[str, ...] = ()
 
 
 class Runner:
@@ -64,11 +72,13 @@ class Runner:
         model: ModelFactory,
         pool: Pool | None = None,
         patience_s: float = PATIENCE_S,
+        twins: Twins | None = None,
     ) -> None:
         self._live = live
         self._model = model
         self._pool = pool
         self._patience_s = patience_s
+        self._twins = twins
         self.coverage = Coverage()
         self.rescheduled = 0  # programs for which the model's first schedule would not do
 
@@ -95,16 +105,32 @@ class Runner:
             return pair.run(program), pair.lines()
 
     def _pair(self) -> Pair:
-        return Pair(self._live(), self._model, self.coverage, self._patience_s)
+        common = self._twins.common if self._twins is not None else None
+        return Pair(self._live(), self._model, self.coverage, self._patience_s, common)
 
     def examine(self, found: Divergence) -> Finding:
         """Shrink a divergence that shows again, and make it a finding."""
-        quiet = Runner(self._live, self._model, self._pool, _PATIENCE_TO_SHRINK_S)
+        quiet = Runner(self._live, self._model, self._pool, _PATIENCE_TO_SHRINK_S, self._twins)
         again = next(filter(None, (quiet.run(found.program) for _ in range(_RUNS_AGAIN))), None)
         if again is not None:
             found = shrink(quiet.run, again)
         lines = tuple((line.what, line.live, line.model) for line in found.lines)
-        return Finding(to_text(found.program), found.kind, again is not None, lines)
+        because: tuple[str, ...] = ()
+        if self._twins is not None and not self._twins.alone:
+            because = self._twins.because(found.program, found.kind)
+        return Finding(to_text(found.program), found.kind, again is not None, lines, because)
+
+
+def of_twins(twins: Twins, seed: int, programs: int) -> Iterator[Batch]:
+    """The batches of a run on two models."""
+    for batch in seeds(seed, programs, huge=True, rwp=twins.rwp):
+        yield msgspec.structs.replace(
+            batch,
+            features=twins.common.features,
+            model=twins.first.name,
+            against="" if twins.alone else twins.second.name,
+            design=twins.design,
+        )
 
 
 def seeds(seed: int, programs: int, *, huge: bool, rwp: bool = False) -> Iterator[Batch]:
@@ -118,7 +144,7 @@ def each(batch: Batch) -> Iterator[Program]:
     """The programs of a batch."""
     draw = random.Random(batch.seed)
     for number in range(batch.skip + batch.programs):
-        drawn = program(draw.randrange, huge=batch.huge, rwp=batch.rwp)
+        drawn = program(draw.randrange, huge=batch.huge, rwp=batch.rwp, features=batch.features)
         if number >= batch.skip:
             yield drawn
 

@@ -64,6 +64,8 @@ _MOVE = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
 _REQUESTS = (abi.UFFDIO_COPY, abi.UFFDIO_API, abi.UFFDIO_WAKE, io(abi.UFFDIO, 0x30), 0)
 _SCANS = (0, 1, 2, 3)  # PM_SCAN_WP_MATCHING, PM_SCAN_CHECK_WPASYNC
 
+EVERY_FEATURE = (1 << 64) - 1
+
 Choose: TypeAlias = Callable[[int], int]
 _T = TypeVar("_T")
 _STEPS = 28  # at most, after the beginning
@@ -72,8 +74,9 @@ _STEPS = 28  # at most, after the beginning
 class _Drawer:
     """Draws the arguments of steps, about the areas of one program."""
 
-    def __init__(self, choose: Choose, names: tuple[str, ...], *, rwp: bool) -> None:
+    def __init__(self, choose: Choose, names: tuple[str, ...], *, rwp: bool, features: int) -> None:
         self.number = choose
+        self.features = features
         self.modes = _RWP_MODES if rwp else _MODES
         self.rwp = rwp
         self._names = names
@@ -237,11 +240,12 @@ def _begin(d: _Drawer, names: tuple[str, ...]) -> list[Step]:
     if d.rwp and not d.rarely(4):
         features |= d.of(*_RWP_FEATURES)
     flags = NONBLOCK | (abi.UFFD_USER_MODE_ONLY if d.rarely(10) else 0)
+    features &= d.features
     found = [Step(0, 0, "uffd", ("u0", flags)), Step(0, 0, "api", ("u0", features))]
     if d.rarely(4):
         found.append(Step(0, 0, "uffd", ("u1", NONBLOCK)))
         also = _RWP_FEATURES if d.rwp else ()
-        found.append(Step(0, 0, "api", ("u1", d.of(*_FEATURES, *also))))
+        found.append(Step(0, 0, "api", ("u1", d.of(*_FEATURES, *also) & d.features)))
     found.append(Step(0, 0, "map", ("src",)))
     for name in names:
         found.append(Step(0, 0, "map", (name,)))
@@ -265,10 +269,13 @@ def _touched(d: _Drawer, name: str) -> list[Step]:
     ]
 
 
-def program(choose: Choose, *, huge: bool = True, rwp: bool = False) -> Program:
+def program(
+    choose: Choose, *, huge: bool = True, rwp: bool = False, features: int = EVERY_FEATURE
+) -> Program:
     """A random program; `choose(n)` gives a number below n.
 
     `huge`: with hugetlb memory.  `rwp`: for a kernel with RWP and UFFDIO_SET_MODE (7.3).
+    `features`: what the handshake at the beginning may ask for.
     """
     usual = _USUAL if huge else tuple(n for n in _USUAL if "hugetlb" not in AREAS[n].memory)
     chosen = [usual[choose(len(usual))] for _ in range(1 + choose(4))]
@@ -276,7 +283,7 @@ def program(choose: Choose, *, huge: bool = True, rwp: bool = False) -> Program:
         chosen.append("gmem")
     names = tuple(dict.fromkeys(chosen))
     parts = tuple(PARTS[name] for name in names if name in PARTS)
-    d = _Drawer(choose, (*names, *parts), rwp=rwp)
+    d = _Drawer(choose, (*names, *parts), rwp=rwp, features=features)
     kinds, weighted = (_RWP_KINDS, _RWP_WEIGHTED) if rwp else (_KINDS, _WEIGHTED)
     steps = _begin(d, names)
     for _ in range(choose(_STEPS + 1)):

@@ -12,7 +12,7 @@ from userfault.check.differential import witness
 from userfault.check.differential.areas import Area
 from userfault.check.differential.coverage import Coverage
 from userfault.check.differential.program import Pages, Program, Spot, Step, areas_of
-from userfault.check.differential.record import Entry, Given, Hired, Line, Looked, Sleeper
+from userfault.check.differential.record import Ended, Entry, Given, Hired, Line, Looked, Sleeper
 from userfault.check.differential.schedules import Scripted, others
 from userfault.check.differential.side import (
     BROKE,
@@ -20,12 +20,14 @@ from userfault.check.differential.side import (
     PATIENCE_S,
     SPINS_FOR_EVER,
     Answer,
+    Common,
     Side,
     messages,
 )
 from userfault.check.differential.verbs import MESSAGE, WAKERS, Scope, calls_of
 from userfault.kernel import calls
 from userfault.kernel.calls import Call, CallKernel, Result
+from userfault.model.faces.calls import ModelCalls
 from userfault.model.tasks.sched import Scheduler
 from userfault.uapi import userfaultfd as abi
 
@@ -62,7 +64,8 @@ class Pair:
     """A program's run.  `close()` ends every process of it.
 
     Which way the program goes (who is idle, what a child inherits) the live kernel alone says;
-    the model has to answer the same, under one schedule from the beginning to the end.
+    the model has to answer the same, under one schedule from the beginning to the end.  In place
+    of the live kernel there may be another model; `common`: what both of them offer.
     """
 
     def __init__(
@@ -71,8 +74,11 @@ class Pair:
         model: ModelFactory,
         coverage: Coverage,
         patience_s: float = PATIENCE_S,
+        common: Common | None = None,
     ) -> None:
         self._kernel = live
+        self._modelled = isinstance(live, ModelCalls)
+        self._common = common
         self._patience_s = patience_s
         self._make_model = model
         self._scheduler = Scripted()
@@ -110,9 +116,17 @@ class Pair:
         return [line for entry in self._record for line in entry.lines()]
 
     def _begin(self) -> None:
-        self._live = Side(self._kernel, modelled=False, patience_s=self._patience_s)
-        self._model = Side(self._make_model(self._scheduler), modelled=True)
+        self._live = Side(
+            self._kernel,
+            modelled=self._modelled,
+            patience_s=self._patience_s,
+            common=self._common,
+        )
+        self._model = self._side(self._scheduler)
         self._scopes.append(Scope())
+
+    def _side(self, scheduler: Scheduler) -> Side:
+        return Side(self._make_model(scheduler), modelled=True, common=self._common)
 
     # --- Both kernels -----------------------------------------------------------------------------
 
@@ -122,8 +136,12 @@ class Pair:
         entry.ours = _play(entry, self._model)
         entry.theirs = entry.end(self._live)
         self._record.append(entry)
-        if SPINS_FOR_EVER in entry.ours and str(entry.theirs[0]).startswith(HANG):
+        if SPINS_FOR_EVER in entry.ours and (
+            str(entry.theirs[0]).startswith(HANG) or SPINS_FOR_EVER in entry.theirs
+        ):
             raise _Spins
+        if any(isinstance(answer, str) and answer.startswith(BROKE) for answer in entry.theirs):
+            raise _Differs  # a model that leads; the other one may have broken in the same way
         if entry.ours != entry.theirs:
             self._reschedule(entry)
         return entry.theirs
@@ -135,7 +153,7 @@ class Pair:
         if any(isinstance(a, str) and a.startswith(bad) for a in (*entry.ours, *entry.theirs)):
             raise _Differs
         for scheduler in others(self._scheduler):
-            side = Side(self._make_model(scheduler), modelled=True)
+            side = self._side(scheduler)
             answers = []
             for past in self._record:
                 answers.append(_play(past, side))
@@ -249,6 +267,8 @@ class Pair:
         for process in range(len(self._scopes)):
             if areas and self._live.processes[process].alive:
                 witness.layout(self._asker(process), areas)
+        if self._modelled:
+            self._do(Ended())
 
     def _asker(self, process: int) -> witness.Ask:
         def ask(wanted: list[Call]) -> list[Result]:
@@ -258,8 +278,9 @@ class Pair:
         return ask
 
     def close(self) -> None:
-        """End every live process; the model's have no more than memory."""
-        self._kernel.close()
+        """End every live process; a model's have no more than memory."""
+        if not self._modelled:
+            self._kernel.close()
 
 
 def _play(entry: Entry, model: Side) -> tuple[Answer, ...]:

@@ -101,7 +101,7 @@ class Given:
 
     def lines(self) -> list[Line]:
         found = [Line(f"-- {self._what}", "", "")]
-        if self.theirs[0] != self.ours[0]:
+        if self.theirs[0] != self.ours[0] or self.theirs[0] != AT_REST:
             ours = SPINS_FOR_EVER if SPINS_FOR_EVER in self.ours else _tell(self.ours[0])
             return [*found, Line("coming to rest", _tell(self.theirs[0]), ours)]
         for one, live, model in zip(self._sleepers, self.theirs[1:], self.ours[1:], strict=True):
@@ -134,6 +134,25 @@ class Looked:
                 looked, *told = _narrowed(call, live, model)
                 return [Line(f"{self._process} {show_call(looked)}", *map(_tell, told))]
         return []
+
+
+class Ended:
+    """Every process of a model has ended: nothing may be left over."""
+
+    def __init__(self) -> None:
+        self.theirs: tuple[Answer, ...] = ()
+        self.ours: tuple[Answer, ...] = ()
+
+    def begin(self, side: Side) -> None:
+        del side
+
+    def end(self, side: Side) -> tuple[Answer, ...]:
+        return (side.close(),)
+
+    def lines(self) -> list[Line]:
+        if self.theirs == self.ours == (AT_REST,):
+            return []
+        return [Line("the end of every process", _tell(self.theirs[0]), _tell(self.ours[0]))]
 
 
 def _narrowed(call: Call, live: Answer, model: Answer) -> tuple[Call, Answer, Answer]:

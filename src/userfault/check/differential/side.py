@@ -35,17 +35,56 @@ PATIENCE_S = 60.0
 _CHOSEN = 1  # in place of an address that the kernel chose
 
 
+class Common(msgspec.Struct, frozen=True):
+    """What two releases both have: of what else they offer, the handshake is not compared."""
+
+    features: int
+    api_ioctls: int
+    range_ioctls: int
+
+    def of(self, call: Call, result: Result) -> Result:
+        """The answer of a call without the bits that only one has."""
+        if isinstance(call, calls.Fdinfo):
+            return msgspec.structs.replace(result, data=self._fdinfo(result.data))
+        if not isinstance(call, calls.Ioctl) or not result.data:
+            return result
+        if call.request == abi.UFFDIO_API and len(result.data) == abi.uffdio_api.size:
+            api, features, ioctls = abi.uffdio_api.struct.unpack(result.data)
+            masked = api, features & self.features, ioctls & self.api_ioctls
+            data = abi.uffdio_api.struct.pack(*masked)
+        elif call.request == abi.UFFDIO_REGISTER and len(result.data) == abi.uffdio_register.size:
+            *rest, ioctls = abi.uffdio_register.struct.unpack(result.data)
+            data = abi.uffdio_register.struct.pack(*rest, ioctls & self.range_ioctls)
+        else:
+            return result
+        return msgspec.structs.replace(result, data=data)
+
+    def _fdinfo(self, data: bytes) -> bytes:
+        """Its last number is every ioctl that there is."""
+        head, colon, last = data.rpartition(b":")
+        if not colon:
+            return data
+        return b"%s:%x\n" % (head, int(last, 16) & (self.api_ioctls | self.range_ioctls))
+
+
 class Side:
     """A kernel, and what the program has made of it.
 
     Calls are known by the number of the step that made them, tasks by process and index: these
     are the same on both kernels.  `modelled`: whatever it raises is something that it answers.
+    `common`: of two releases.
     """
 
     def __init__(
-        self, kernel: CallKernel, *, modelled: bool, patience_s: float = PATIENCE_S
+        self,
+        kernel: CallKernel,
+        *,
+        modelled: bool,
+        patience_s: float = PATIENCE_S,
+        common: Common | None = None,
     ) -> None:
         self.kernel = kernel
+        self._common = common
         self._patience_s = patience_s
         self.processes: list[CallProcess] = []
         self._workers: list[list[CallTask]] = []
@@ -122,7 +161,7 @@ class Side:
             return msgspec.structs.replace(result, data=data)
         if isinstance(pending.call, calls.Mremap) and _chosen(result.value):
             return msgspec.structs.replace(result, value=_CHOSEN)
-        return result
+        return self._common.of(pending.call, result) if self._common is not None else result
 
     # --- Calls that look --------------------------------------------------------------------------
 
@@ -135,11 +174,22 @@ class Side:
         found: list[Answer] = []
         for pending in self._looks:
             try:
-                found.append(_plain(pending.result(self._patience_s)))
+                result = _plain(pending.result(self._patience_s))
+                if self._common is not None:
+                    result = self._common.of(pending.call, result)
+                found.append(result)
             except self._errors as error:
                 found.append(_told(error))
                 break
         return tuple(found)
+
+    def close(self) -> str:
+        """End every process: `AT_REST`, or what is wrong with what is left."""
+        try:
+            self.kernel.close()
+        except self._errors as error:
+            return _told(error)
+        return AT_REST
 
 
 def _told(error: Exception) -> str:

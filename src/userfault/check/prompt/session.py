@@ -20,7 +20,7 @@ from userfault.model.errors import ContractBreach, Deadlock, InvariantBroken, Ki
 from userfault.model.faces.calls import ModelCalls, ModelProcess
 from userfault.model.faces.syscalls import perform
 from userfault.model.process import Process, Thread
-from userfault.model.profiles import Profile
+from userfault.model.profiles import Config, Profile
 from userfault.model.tasks.sched import Operation, Task
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.messages import UffdFile
@@ -56,8 +56,8 @@ class _Sleeper(msgspec.Struct):
 class Session:
     """One modelled kernel and the program that it is given; each step walks the model's rules."""
 
-    def __init__(self, profile: Profile) -> None:
-        self.kernel = ModelCalls(profile, checking=True)
+    def __init__(self, profile: Profile, config: Config | None = None) -> None:
+        self.kernel = ModelCalls(profile, config, checking=True)
         self.kernel.hugepages(HUGE, HUGE_PAGES)
         self.processes: list[Process] = []
         self.scopes: list[Scope] = []

@@ -14,6 +14,7 @@ import msgspec
 from userfault.check.differential.batch import Batch, Runner, each
 from userfault.check.differential.found import kernels
 from userfault.check.differential.pool import Pool
+from userfault.check.differential.twins import Twins
 from userfault.cli.shared import interrupts, json_output
 from userfault.cli.shared.checking.tally import Tally
 from userfault.kernel.errors import UserfaultError
@@ -34,13 +35,21 @@ def _run(batch: Batch, runner: Runner) -> None:
     json_output.line(tally.progress())
 
 
+def _runner(batch: Batch, stack: contextlib.ExitStack) -> Runner:
+    if batch.model:
+        twins = Twins(batch.model, batch.against, batch.design)
+        return Runner(*twins.factories(), twins=twins)
+    pool = stack.enter_context(contextlib.closing(Pool()))
+    return Runner(*kernels(), pool if batch.huge else None)
+
+
 def main() -> None:
     """The batch is the argument."""
     interrupts.unwind_on_signals()
     batch = msgspec.json.decode(sys.argv[1], type=Batch)
     # Nobody reads on: whoever started us has ended.
-    with contextlib.suppress(BrokenPipeError), contextlib.closing(Pool()) as pool:
+    with contextlib.suppress(BrokenPipeError), contextlib.ExitStack() as stack:
         try:
-            _run(batch, Runner(*kernels(), pool if batch.huge else None))
+            _run(batch, _runner(batch, stack))
         except UserfaultError as error:
             sys.exit(f"userfault: {error}")

@@ -11,10 +11,13 @@ from rich.console import Console
 from userfault.check.differential import areas, program
 from userfault.check.differential.batch import Runner, seeds
 from userfault.check.differential.found import kernels, profile_of
+from userfault.check.differential.pair import Divergence
+from userfault.check.differential.record import Line
+from userfault.check.differential.twins import Twins
 from userfault.check.live.kernel import LiveKernel
 from userfault.cli.check import crew
 from userfault.cli.shared import errors, interrupts
-from userfault.cli.shared.checking.totals import Totals, print_lines, print_totals
+from userfault.cli.shared.checking.totals import TITLES, Totals, print_lines, print_totals
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import MemoryUnavailable
@@ -77,14 +80,24 @@ def _huge_pages(console: Console, jobs: int = 1) -> Iterator[bool]:
                 share.close()
 
 
-def replay(text: str) -> int:
-    """Run one program on both kernels and show every call; the exit code."""
+def replay(text: str, twins: Twins | None = None) -> int:
+    """Run one program on both kernels, or on two models, and show every call; the exit code."""
     console = Screen()
     steps = program.from_text(text)
+    if twins is not None:
+        runner = Runner(*twins.factories(), twins=twins)
+        return _shown(console, runner.trace(steps), twins.titles)
     with _huge_pages(console):
         runner = Runner(*kernels())
         with interrupts.deferred():
-            found, lines = runner.trace(steps)
-    print_lines(console, [(line.what, line.live, line.model) for line in lines])
+            traces = runner.trace(steps)
+    return _shown(console, traces, TITLES)
+
+
+def _shown(
+    console: Screen, traces: tuple[Divergence | None, list[Line]], titles: tuple[str, str]
+) -> int:
+    found, lines = traces
+    print_lines(console, [(line.what, line.live, line.model) for line in lines], titles)
     console.print("they differ" if found else "they agree")
     return errors.FAILED if found else 0

@@ -135,7 +135,7 @@ def _module(store: Store, kernel: Kernel) -> str:
 
 def _check(setups: list[Setup], arguments: list[str], guests: int) -> int:
     wanted = parse("userfault lab run ... -- check", arguments)
-    if wanted["model"] or wanted["as_list"]:
+    if wanted["model"] is not None or wanted["as_list"]:
         raise UsageError("the lab runs real kernels", cure="leave out --model and --list")
     if wanted["jobs"]:
         raise UsageError("a guest runs one program at a time", cure="use --guests for --jobs")

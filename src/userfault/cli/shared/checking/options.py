@@ -35,7 +35,16 @@ OPTIONS: tuple[click.Parameter, ...] = (
         type=click.Path(path_type=Path),
         help="Write a JUnit report too.",
     ),
-    click.Option(["--model"], is_flag=True, help="Check the model kernel, not the running one."),
+    click.Option(
+        ["--model"],
+        metavar="[V]",
+        is_flag=False,
+        flag_value="",
+        help="Check the model kernel (of V, as 6.18), not the running one.",
+    ),
+    click.Option(
+        ["--against"], metavar="V", help="... and the model of V: show where they differ."
+    ),
     click.Option(
         ["--fuzz"], is_flag=True, help="Run random programs on this kernel and on its model."
     ),
@@ -69,12 +78,20 @@ def refuse_mixtures(wanted: dict[str, Any]) -> None:
     of_fuzz = [name for name in ("programs", "seed", "jobs") if wanted.get(name) is not None]
     if of_fuzz and not wanted["fuzz"]:
         raise UsageError(f"--{of_fuzz[0]} without --fuzz", cure="add --fuzz")
-    of_statements = ("only", "as_list", "explain", "as_json", "junit", "model", "profile", "design")
+    of_statements = ("only", "as_list", "explain", "as_json", "junit")
     if (wanted["fuzz"] or wanted["program"] is not None) and any(map(wanted.get, of_statements)):
         raise UsageError(
             "--fuzz and --program run no statements",
             cure="leave out the options that choose or report them",
         )
-    for name in ("profile", "design"):
-        if wanted[name] and not wanted["model"]:
-            raise UsageError(f"--{name} without --model", cure="add --model")
+    of_model = [name for name in ("profile", "design", "against") if wanted[name]]
+    if of_model and wanted["model"] is None:
+        raise UsageError(f"--{of_model[0]} without --model", cure="add --model")
+    if wanted["profile"] and wanted["model"]:
+        raise UsageError("two profiles for one model", cure="name it once: --model V")
+    of_runs = [name for name in ("as_list", "explain", "junit") if wanted[name]]
+    if wanted["against"] and of_runs:
+        raise UsageError(
+            "--against compares runs of statements, or of random programs",
+            cure="leave out --list, --explain and --junit",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -16,10 +17,19 @@ from userfault.cli.shared.checking.tally import Progress
 _SHOWN_S = 5.0
 
 
-class Totals:
-    """The sums of all batches: of each the last report counts."""
+Titles: TypeAlias = tuple[str, str]
+TITLES: Titles = ("this kernel", "model")
 
-    def __init__(self) -> None:
+
+class Totals:
+    """The sums of all batches: of each the last report counts.
+
+    `titles`: what the two kernels are called.  `options`: of `check`, to see a finding again.
+    """
+
+    def __init__(self, titles: Titles = TITLES, options: str = "") -> None:
+        self._titles = titles
+        self._options = options
         self._last: dict[int, Progress] = {}
         self._began = self._shown = time.monotonic()
 
@@ -46,7 +56,7 @@ class Totals:
         """Take in the report of a batch; print what it has found, and now and then the speed."""
         self._last[number] = progress
         for found in progress.findings:
-            print_finding(console, found)
+            print_finding(console, found, self._titles, self._options)
         if time.monotonic() - self._shown > _SHOWN_S:
             self._shown = time.monotonic()
             programs = self.programs
@@ -56,19 +66,26 @@ class Totals:
 # --- Printing ------------------------------------------------------------------------------------
 
 
-def print_finding(console: Console, found: Finding) -> None:
+def print_finding(
+    console: Console, found: Finding, titles: Titles = TITLES, options: str = ""
+) -> None:
     """The traces side by side, and the line that shows them again."""
     console.print(Text(f"\ndivergence at {found.kind}", "bold red"))
     if not found.steady:
         console.print("(the same program ran again without it)")
-    print_lines(console, list(found.lines))
+    print_lines(console, list(found.lines), titles)
+    for told in found.because:
+        console.print(Text(f"because of {told}", "bold"))
     console.print("see it again:")
-    terminal.say(f"  userfault check --program '{found.program}'\n")
+    terminal.say(f"  userfault check --program '{found.program}'{options}\n")
 
 
-def print_lines(console: Console, lines: list[tuple[str, str, str]]) -> None:
+def print_lines(
+    console: Console, lines: list[tuple[str, str, str]], titles: Titles = TITLES
+) -> None:
+    """What was done, and what each of the two kernels said."""
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
-    for title in ("call", "this kernel", "model"):
+    for title in ("call", *titles):
         table.add_column(title, ratio=1, overflow="fold")
     for what, live, model in lines:
         style = "" if live == model else "bold red"
