@@ -274,6 +274,16 @@ def wake_inside_a_huge_page(world: World) -> None:
 
 
 @small()
+def signal_while_reading(world: World) -> None:
+    """A thread that waits for a message gets a signal while a touch wakes it."""
+    area = world.map("anon")
+    uffd = world.uffd(area)
+    handler = world.task("handler", lambda me: me.message(uffd), may_wait=True)
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
+    world.task("signaller", lambda _: handler.task.signal(10))
+
+
+@small()
 def exit_while_filling(world: World) -> None:
     """A process ends while a handler outside of it copies a page in, and its thread waits."""
     process = world.spawn()
