@@ -263,6 +263,27 @@ def fork_and_move(world: World) -> None:
 
 
 @small()
+def wake_inside_a_huge_page(world: World) -> None:
+    """Two touches of a huge page, whose messages name the very address, and a wake-up of one."""
+    area = world.map("hugetlb")
+    uffd = world.uffd(area, features=Feature.EXACT_ADDRESS)
+    inside = area[0] + 5 * PAGE
+    world.task("reader", lambda me: me.read(inside), may_wait=True)
+    world.task("waker", lambda me: me.wake(uffd, inside))
+    world.task("other", lambda me: me.read(area[0]), may_wait=True)
+
+
+@small()
+def signal_while_reading(world: World) -> None:
+    """A thread that waits for a message gets a signal while a touch wakes it."""
+    area = world.map("anon")
+    uffd = world.uffd(area)
+    handler = world.task("handler", lambda me: me.message(uffd), may_wait=True)
+    world.task("reader", lambda me: me.read(area[0]), may_wait=True)
+    world.task("signaller", lambda _: handler.task.signal(10))
+
+
+@small()
 def exit_while_filling(world: World) -> None:
     """A process ends while a handler outside of it copies a page in, and its thread waits."""
     process = world.spawn()

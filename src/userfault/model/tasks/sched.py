@@ -162,6 +162,7 @@ class Task:
         """A signal with a handler arrives: an interruptible sleep ends."""
         if RECORD.on:
             RECORD.writes.add(("task", self.tid))
+            RECORD.reads.add(("asleep", self.tid))
         self.signals.append(number)
         self.restarts = restart
         waits = self.waits
@@ -173,6 +174,7 @@ class Task:
         """SIGKILL: any sleep but that for a lock ends, work not begun is dropped."""
         if RECORD.on:
             RECORD.writes.add(("task", self.tid))
+            RECORD.reads.add(("asleep", self.tid))
         self.killed = True
         for operation in self.queue:
             operation.error = Killed()
@@ -314,6 +316,7 @@ class Sched:
             self.runnable.append(task)
             if RECORD.on:
                 RECORD.writes.add(("wake", task.tid))
+                RECORD.adds.add(("asleep", task.tid))  # a signal then finds nothing to end
 
     def run(self, until: Operation | None = None) -> None:
         """Let tasks run until none can, or `until` is done.  Raises Deadlock (see `stuck`)."""

@@ -20,7 +20,7 @@ from userfault.model.mm.lifetime import using
 from userfault.model.mm.userfaultfd_k import Sleeper
 from userfault.model.mm.vma import UserfaultfdCtx, Vma
 from userfault.model.tasks.locks import RWLock
-from userfault.model.tasks.recorder import RECORD
+from userfault.model.tasks.recorder import RECORD, Place
 from userfault.model.tasks.sched import Sched, Task, Wait
 from userfault.uapi import userfaultfd as abi
 
@@ -66,6 +66,11 @@ class Waiter(Sleeper):
         self.user = user  # touched by the program, not by the kernel for it
         self.asleep = False
         self.woken = False  # off the queues, whether it sleeps yet or not
+
+    @property
+    def place(self) -> Place:
+        """What a wake-up looks at: the base page of the address that its message names."""
+        return ("waiters", self.context.number, self.address & -4096)
 
     def sleep(self) -> None:
         """Until it is woken; at once if it has been woken meanwhile."""
@@ -234,7 +239,7 @@ class Context(UserfaultfdCtx):
         """Off the queues: something other than a wake-up ends its wait."""
         if RECORD.on:
             RECORD.writes.add(("queue", self.number))
-            RECORD.writes.add(("waiters", self.number, waiter.page))
+            RECORD.writes.add(waiter.place)
         if waiter in self.pending:
             self.pending.remove(waiter)
         else:
@@ -271,7 +276,7 @@ class Context(UserfaultfdCtx):
         for waiter in (*self.pending, *self.delivered):
             if start <= waiter.address < end:
                 RECORD.writes.add(("queue", self.number))
-                RECORD.writes.add(("waiters", self.number, waiter.page))
+                RECORD.writes.add(waiter.place)
 
     def next_fault(self) -> Waiter | None:
         """Take the next message about a fault: its waiter is among the delivered now."""
@@ -293,7 +298,7 @@ class Context(UserfaultfdCtx):
         if RECORD.on:
             RECORD.writes.add(("queue", self.number))
             for waiter in (*self.pending, *self.delivered):
-                RECORD.writes.add(("waiters", self.number, waiter.page))
+                RECORD.writes.add(waiter.place)
         woken = [*self.pending, *self.delivered]
         self.pending.clear()
         self.delivered = []

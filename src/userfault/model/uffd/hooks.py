@@ -65,12 +65,12 @@ class Hooks(Userfaultfd[AddressSpace]):
         )
         if RECORD.on:
             RECORD.writes.add(("queue", context.number))
-            RECORD.writes.add(("waiters", context.number, page))
+            RECORD.writes.add(waiter.place)
         context.pending.append(waiter)
         if sched.preemptive:
             sched.point("fault.check")
             if RECORD.on:
-                RECORD.reads.add(("waiters", context.number, page))
+                RECORD.reads.add(waiter.place)
             if waiter.woken:
                 return None
             looks = "no-second-look" not in context.mm.config.bugs
