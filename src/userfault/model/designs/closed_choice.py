@@ -72,11 +72,20 @@ def _calls(ops: MemoryOps) -> MemoryOps:
     if table is None or (ops.name in TABLES and ops.uffd.can_userfault is None):
         known = ops.name == "droppable" or ops.pool  # by their mappings' flags, as before
         return replace(ops, says={}) if known else unknown(ops)
+    if not _fits(ops, table.handler):
+        return unknown(ops)
     uffd: UffdOps = _FUNCTIONS[table.handler]
     if not table.actions & Action.CONTINUE:
         uffd = replace(uffd, get_folio_noalloc=None)
     zeropage = table.fallback is not Fallback.NONE
     return replace(ops, uffd=uffd, zeropage=zeropage, says={}, runs={})
+
+
+def _fits(ops: MemoryOps, handler: Handler) -> bool:
+    """Whether the core's handler is one for this memory: the set is closed, so it can tell."""
+    if handler is Handler.HUGETLB:
+        return ops.pool
+    return (ops.fault_folio is None) is (handler is Handler.ANONYMOUS) and not ops.pool
 
 
 CLOSED_CHOICE = Design(

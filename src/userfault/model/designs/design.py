@@ -25,7 +25,9 @@ class Design(msgspec.Struct, frozen=True, eq=False):
     sentence: str
     source: str  # where it was proposed
     calls: Callable[[MemoryOps], MemoryOps]
-    table: type | None = None  # the shape of what a type says; None: it says nothing
+    table: type[msgspec.Struct] | None = (
+        None  # the shape of what a type says; None: it says nothing
+    )
     exports: tuple[str, ...] = ()  # what of the core a type outside of it would have to call
     bugs: frozenset[str] = frozenset()  # of the core as it was proposed (`Config.bugs`)
     says_guest_memfd: bool = True  # the feature bit of `next` holds

@@ -65,7 +65,15 @@ def _calls(ops: MemoryOps) -> MemoryOps:
             filemap_remove=SHMEM.uffd.filemap_remove,
         )
     zeropage = bool(table.uffd_ioctls & 1 << abi._UFFDIO_ZEROPAGE)
-    return replace(ops, uffd=uffd, zeropage=zeropage, ioctls=table.uffd_ioctls, says={}, runs={})
+    return replace(
+        ops,
+        uffd=uffd,
+        zeropage=zeropage,
+        ioctls=table.uffd_ioctls,
+        unchecked=True,
+        says={},
+        runs={},
+    )
 
 
 GET_FOLIO_ONLY = Design(

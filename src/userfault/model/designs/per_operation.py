@@ -62,10 +62,12 @@ def _calls(ops: MemoryOps) -> MemoryOps:
         pages.CONTINUE.name: said.cont,
         pages.POISON.name: said.poison,
     }
-    runs = {name: handed(ops.name, name, run) for name, run in named.items() if run is not None}
+    runs = {name: handed(name, run) for name, run in named.items() if run is not None}
     recognised = ops.says or ops.uffd.can_userfault is not None
     uffd = UffdOps(can_userfault=_decides(said) if recognised else None)
-    return replace(ops, uffd=uffd, runs=runs, zeropage=said.zeropage is not None, says={})
+    return replace(
+        ops, uffd=uffd, runs=runs, zeropage=said.zeropage is not None, unchecked=True, says={}
+    )
 
 
 def _decides(said: Table) -> Callable[[Facts], bool]:

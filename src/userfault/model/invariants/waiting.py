@@ -20,7 +20,7 @@ def registrations(seen: Seen) -> None:
 def _cannot(context: Context, vma: Vma) -> str:
     keeps = not vma.flags & vmas.DROPPABLE or context.mm.profile.droppable_registers
     tracked = vma.modes == vmas.WP and context.features & abi.UFFD_FEATURE_WP_ASYNC
-    minor = vma.modes & vmas.MINOR and vma.ops.uffd.get_folio_noalloc is None
+    minor = vma.modes & vmas.MINOR and not vma.ops.can_continue
     reasons = (
         (vma.flags & vmas.SPECIAL, "is special memory"),
         (not keeps, "may lose its pages at any time"),

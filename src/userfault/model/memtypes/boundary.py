@@ -1,6 +1,7 @@
 """Where the core calls what userfaultfd needs of a memory type: checked, and undone if broken.
 
-Each function stands for one hook, as in `files.boundary`, which has what they share.
+Each function stands for one hook, as in `files.boundary`, which has what they share.  The hooks of
+a type that is `unchecked` are called as Linux calls them, and nothing is looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, MemoryOps, Where
 from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import Sched
+from userfault.uapi import userfaultfd as abi
 
 
 def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
@@ -21,9 +23,13 @@ def can_userfault(sched: Sched, ops: MemoryOps, facts: Facts) -> bool:
     if ops.uffd.can_userfault is None:
         return False
     decide = ops.uffd.can_userfault
+    if ops.unchecked:
+        return bool(decide(facts))
     first = called(sched, ops, "can_userfault", lambda: decide(facts))
     if first is not called(sched, ops, "can_userfault", lambda: decide(facts)):
         raise ContractBreach(ops.name, "can_userfault", "it answers differently when asked twice")
+    if first and facts.modes & abi.UFFDIO_REGISTER_MODE_MINOR and not ops.can_continue:
+        raise ContractBreach(ops.name, "can_userfault", "it says yes to MINOR and finds no pages")
     return bool(first)
 
 
@@ -36,6 +42,10 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
     before = there.refs if there is not None else 0
     flags = there.flags if there is not None else 0
     pages = len(target.cache)
+    if ops.unchecked:
+        folio = hook(target, index)
+        folio.record_taken()
+        return folio
     sched.hook = (ops.name, "get_folio_noalloc")
     try:
         folio = hook(target, index)
@@ -49,9 +59,6 @@ def get_folio(sched: Sched, ops: MemoryOps, target: Object, index: int) -> Folio
         restore(there, before, flags)
         raise breach(ops, "get_folio_noalloc", mistake) from mistake
     sched.hook = None
-    if ops.unchecked:
-        folio.record_taken()
-        return folio
     if (
         folio is there
         and folio.refs == before + 1
@@ -106,6 +113,8 @@ def _made(
     if sched.hook is not None:
         raise ContractBreach(*sched.hook, "it calls the core: the core alone calls hooks")
     where.look()
+    if ops.unchecked:
+        return hook(where)
     folios = where.memory.folios
     blocks = where.object.blocks if where.object is not None else 0
     sched.hook = (ops.name, name)
@@ -124,6 +133,12 @@ def _made(
         raise ContractBreach(ops.name, name, f"it returned {folio!r}, not a folio")
     if where.memory.folios == folios:
         raise ContractBreach(ops.name, name, "it returned a folio that somebody has")
+    _check_new(ops, name, where, folio, blocks)
+    return folio
+
+
+def _check_new(ops: MemoryOps, name: str, where: Where, folio: Folio, blocks: int) -> None:
+    """It is ours alone, and of the right size."""
     if folio.refs != 1 or folio.mapcount or folio.object is not None or folio.flags & LOCKED:
         if folio.object is not None:
             folio.object.remove(folio)
@@ -138,7 +153,6 @@ def _made(
     if folio.order + 12 != where.shift:
         where.memory.put(folio)
         raise ContractBreach(ops.name, name, "the new folio has the wrong size")
-    return folio
 
 
 def undo_alloc(sched: Sched, ops: MemoryOps, where: Where, folio: Folio) -> None:
@@ -160,11 +174,14 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
     occupied = target.cached(where.index)
     target.pages()
     blocks = target.blocks
+    if ops.unchecked:
+        hook(folio, where)
+        return
     try:
         called(sched, ops, "filemap_add", lambda: hook(folio, where))
     except Refused:
         clean = target.cache.get(where.index) is occupied and not folio.flags & LOCKED
-        if ops.unchecked or (clean and folio.refs == 1 and target.blocks == blocks):
+        if clean and folio.refs == 1 and target.blocks == blocks:
             raise
         _take_out(target, where.index, folio, occupied)
         _settle_blocks(target, blocks)
@@ -175,8 +192,6 @@ def filemap_add(sched: Sched, ops: MemoryOps, folio: Folio, where: Where) -> Non
         _take_out(target, where.index, folio, occupied)
         _settle_blocks(target, blocks)
         raise
-    if ops.unchecked:
-        return
     cached = target.cache.get(where.index)
     if cached is folio and folio.object is target and folio.flags & LOCKED and folio.refs == 2:
         if occupied is None and where.index < target.pages():
@@ -197,6 +212,9 @@ def filemap_remove(sched: Sched, ops: MemoryOps, folio: Folio, target: Object) -
     """Undo `filemap_add`."""
     hook = ops.uffd.filemap_remove
     assert hook is not None
+    if ops.unchecked:
+        hook(folio, target)
+        return
     index = folio.index
     left = folio.refs - 1  # ours, and those of tasks that wait for its lock
     blocks = target.blocks - (target.mount is not None)

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 from typing import NoReturn
 
-from userfault.model.errors import ContractBreach, Errno, Refused
+from userfault.model.errors import Errno, Refused
 from userfault.model.files.folio import HWPOISON, UPTODATE, Content, Folio
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.mm import pgtable as pt
@@ -66,21 +66,11 @@ class Hand:
 Run = Callable[[Hand], None]
 
 
-def handed(kind: str, operation: str, run: Run) -> Callable[[Job, Vma, int], None]:
-    """A type's function as the loop calls it.  All that can be looked at is how it ends."""
+def handed(operation: str, run: Run) -> Callable[[Job, Vma, int], None]:
+    """A type's function as the loop calls it.  There is nothing between the two."""
 
     def call(job: Job, vma: Vma, address: int) -> None:
-        try:
-            run(Hand(job, vma, address, operation))
-        except (Errno, SourceMissing, ContractBreach):
-            raise
-        except Refused as refusal:
-            if refusal.code == errno.EAGAIN:
-                rule = "it asked for a retry: only the core retries"
-                raise ContractBreach(kind, operation, rule) from None
-            raise
-        except Exception as mistake:
-            raise ContractBreach(kind, operation, f"it raised {mistake!r}") from mistake
+        run(Hand(job, vma, address, operation))
 
     return call
 
