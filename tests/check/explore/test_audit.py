@@ -25,7 +25,9 @@ def _claims(scenario: Scenario) -> tuple[int, list[Claim]]:
 @pytest.mark.parametrize("scenario", [*SMALL, *OURS], ids=lambda scenario: scenario.name)
 def test_what_is_taken_for_independent_commutes(scenario: Scenario) -> None:
     checked, wrong = _claims(scenario)
-    assert checked > 4 or scenario.group == "old-bugs"  # some of those have one task
+    # Two tasks may have to do with each other in nearly every step.
+    few = len(scenario.world(profile_named("next")).callers) < 3
+    assert checked > 4 or few
     assert not wrong, str(wrong[0])
 
 
