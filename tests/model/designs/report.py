@@ -47,7 +47,7 @@ _SHOWN = (  # mistakes whose timeline is told: design, mistake
 Verdicts = dict[tuple[str, str], Verdict]
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(heads)
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -84,9 +84,9 @@ def designs() -> str:
     kept = ", ".join(f"`{name}`" for name, exceptions in ROWS.items() if not exceptions)
     return "\n\n".join(
         (
-            _table(heads, rows),
+            table(heads, rows),
             f"All statements hold under {kept}. What the others cannot keep:",
-            _table(["design", "statement", "it says", "why it cannot be"], cannot),
+            table(["design", "statement", "it says", "why it cannot be"], cannot),
         )
     )
 
@@ -98,12 +98,12 @@ def upstream() -> str:
     model = [[f"`{name}`", what] for name, what in OF_THE_MODEL.items()]
     return "\n\n".join(
         (
-            _table(["`UffdOps`", "`vm_uffd_ops` of 7.1, 7.2 and 7.3", "difference"], ours),
+            table(["`UffdOps`", "`vm_uffd_ops` of 7.1, 7.2 and 7.3", "difference"], ours),
             "No counterpart, since they describe the memory and not userfaultfd (`MemoryOps`,"
             " `FileOps`); the kernel has them where it says here:",
-            _table(["ours", "in the kernel"], rest),
+            table(["ours", "in the kernel"], rest),
             "Of the model alone:",
-            _table(["ours", "what for"], model),
+            table(["ours", "what for"], model),
         )
     )
 
@@ -136,7 +136,7 @@ def drivers(found: Verdicts) -> str:
         kinds = (CANNOT, CONTAINED, CAUGHT, BREAKS)
         sums.append([f"`{design}`", *(str(counted[kind]) for kind in kinds)])
     heads = ["design", CANNOT, CONTAINED, CAUGHT, "breaks a rule"]
-    return "\n\n".join((_table(heads, sums), _table(["the mistake", "in", *names], rows)))
+    return "\n\n".join((table(heads, sums), table(["the mistake", "in", *names], rows)))
 
 
 def timeline(design: str, name: str, race: str) -> Timeline:
@@ -148,7 +148,7 @@ def timeline(design: str, name: str, race: str) -> Timeline:
     return tell(built, NEXT, line_of(built.name, NEXT.name, frozenset(), seen.run))
 
 
-def _told(shown: Timeline) -> str:
+def steps_of(shown: Timeline) -> str:
     width = max(len(name) for name in shown.tasks.values())
     lines = []
     for number, row in enumerate(shown.rows, 1):
@@ -165,7 +165,7 @@ def timelines(found: Verdicts) -> str:
     parts = []
     for design, name in _SHOWN:
         race = found[design, name].race
-        told = _told(timeline(design, name, race))
+        told = steps_of(timeline(design, name, race))
         parts.append(f"`{design}`: {MISBEHAVIOURS[name].name} ({race})\n\n```\n{told}\n```")
     return "\n\n".join(parts)
 
@@ -188,7 +188,7 @@ def written(text: str, made: dict[str, str]) -> str:
         pattern = re.escape(begin) + ".*?" + re.escape(end)
         parts = re.split(pattern, text, flags=re.DOTALL)
         text = f"{begin}\n{section}\n{end}".join(parts)
-        assert len(parts) == 2, f"docs/designs.md has no section {name}"
+        assert len(parts) == 2, f"the page has no section {name}"
     return text
 
 
