@@ -23,6 +23,7 @@ _STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc"
 _COMMANDS = {
     "probe": "check.probe",
     "check": "check.check",
+    "contract": "explore.contract",
     "demo": "demo.demo",
     "explore": "explore.explore",
     "lab": "lab.lab",

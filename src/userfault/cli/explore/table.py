@@ -89,6 +89,13 @@ def print_failure(console: Console, result: Result, timeline: Timeline) -> None:
 
 
 def print_timeline(console: Console, timeline: Timeline) -> None:
+    """Its steps, and the line that shows them again."""
+    print_steps(console, timeline)
+    console.print("see it again:")
+    terminal.say(f"  userfault explore --replay {timeline.line}\n")
+
+
+def print_steps(console: Console, timeline: Timeline) -> None:
     """Tasks as columns, steps as rows."""
     table = Table(padding=(0, 1), show_lines=False)
     table.add_column("", justify="right")
@@ -105,5 +112,3 @@ def print_timeline(console: Console, timeline: Timeline) -> None:
         console.print(Text(timeline.violation.text))
     for name, value in timeline.outcome or ():
         console.print(f"  {name}: {value}")
-    console.print("see it again:")
-    terminal.say(f"  userfault explore --replay {timeline.line}\n")
