@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from model.designs.misbehaviours import MISBEHAVIOURS
+from model.designs.outside import OUTSIDE
 from model.designs.rows import ROWS
 from model.designs.upstream import COUNTERPARTS, NOT_USERFAULTFD, OF_THE_MODEL
 from model.designs.verdicts import (
@@ -32,7 +34,7 @@ from userfault.model.memtypes.ops import Facts
 from userfault.model.profiles import NEXT, Config
 
 PAGE = Path(__file__).parents[3] / "docs" / "designs.md"
-TYPES = ("anon", "shmem", "hugetlb", "guest_memfd")
+TYPES = ("anon", "shmem", "hugetlb", "guest_memfd", OUTSIDE.name)
 MODES = {"MISSING": Mode.MISSING, "WP": Mode.WP, "MINOR": Mode.MINOR}
 _NO_TYPE = ("hardcoded", "posted")  # no type from outside, or the hooks of `merged`
 _SHOWN = (  # mistakes whose timeline is told: design, mistake
@@ -55,7 +57,7 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def modes(design: Design, kind: str) -> list[str]:
     """With which modes a mapping of the type can be registered."""
-    ops = Machine(NEXT, Config(design=design.name)).types[kind]
+    ops = Machine(NEXT, Config(design=design.name), types=[OUTSIDE]).types[kind]
     decide = ops.uffd.can_userfault
     target = Object(kind, 4096, traits=3) if kind != "anon" else None
     if decide is None:
@@ -108,6 +110,7 @@ def upstream() -> str:
     )
 
 
+@functools.cache
 def verdicts() -> Verdicts:
     """Of every mistake under every design."""
     return {
