@@ -16,7 +16,7 @@ from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Run, Step
 from userfault.check.explore.strategies.chance import Random
 from userfault.check.explore.strategies.reduced import Reduced
-from userfault.check.explore.strategies.strategy import CUT, Here, Strategy
+from userfault.check.explore.strategies.strategy import CUT, Here, Once, Strategy
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -40,21 +40,11 @@ class _Recorded(Random):
     records = True
 
 
-class _Prefix:
+class _Prefix(Once):
     """A given beginning, and no more."""
-
-    exhausts = False
-    records = True
 
     def __init__(self, schedule: Sequence[int]) -> None:
         self._schedule = schedule
-        self._began = False
-
-    def begin(self) -> int | None:
-        if self._began:
-            return None
-        self._began = True
-        return 0
 
     def choose(self, here: Here) -> int:
         depth = len(here.steps)

@@ -12,25 +12,15 @@ from collections.abc import Sequence
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Run, Step
 from userfault.check.explore.strategies.reduced import Root, SavedStep
-from userfault.check.explore.strategies.strategy import CUT, Here
+from userfault.check.explore.strategies.strategy import CUT, Here, Once
 
 
-class Probe:
+class Probe(Once):
     """Runs a given beginning, and tells who could go on."""
-
-    exhausts = False
-    records = True
 
     def __init__(self, schedule: Sequence[int]) -> None:
         self._schedule = schedule
-        self._began = False
         self.enabled: tuple[int, ...] = ()
-
-    def begin(self) -> int | None:
-        if self._began:
-            return None
-        self._began = True
-        return 0
 
     def choose(self, here: Here) -> int:
         depth = len(here.steps)

@@ -5,26 +5,18 @@ from __future__ import annotations
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import NOBODY, Run, Violation
 from userfault.check.explore.strategies.depth_first import DepthFirst
-from userfault.check.explore.strategies.strategy import Here
+from userfault.check.explore.strategies.strategy import Here, Once
 
 _TRIES = 4_000  # schedules for each number of preemptions
 
 
-class Follow:
+class Follow(Once):
     """The given order as far as it goes: who cannot run is passed over."""
 
-    exhausts = False
     records = False
 
     def __init__(self, order: list[int]) -> None:
         self._left = order[::-1]
-        self._began = False
-
-    def begin(self) -> int | None:
-        if self._began:
-            return None
-        self._began = True
-        return 0
 
     def choose(self, here: Here) -> int:
         while self._left:

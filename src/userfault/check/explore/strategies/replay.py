@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from userfault.check.explore.steps import Run, Step
-from userfault.check.explore.strategies.strategy import CUT, Here
+from userfault.check.explore.strategies.strategy import CUT, Here, Once
 from userfault.kernel.errors import UsageError
 from userfault.version import __version__
 
@@ -91,22 +91,12 @@ def _unpacked(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Replay:
+class Replay(Once):
     """One given schedule; it goes on as it would without preemption where the line ends."""
-
-    exhausts = False
-    records = True
 
     def __init__(self, schedule: Sequence[int]) -> None:
         self._schedule = schedule
-        self._began = False
         self.departed: int | None = None  # the first step that could not be made
-
-    def begin(self) -> int | None:
-        if self._began:
-            return None
-        self._began = True
-        return 0
 
     def choose(self, here: Here) -> int:
         depth = len(here.steps)

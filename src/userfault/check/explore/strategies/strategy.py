@@ -40,3 +40,18 @@ class Strategy(Protocol):
 
     def end(self, run: Run) -> None:
         """The schedule is over: all its steps, with what each read and wrote."""
+
+
+class Once:
+    """The first method of a strategy that makes one schedule."""
+
+    exhausts = False
+    records = True
+    _began = False
+
+    def begin(self) -> int | None:
+        """From the start; the second time there is nothing more."""
+        if self._began:
+            return None
+        self._began = True
+        return 0
