@@ -25,8 +25,8 @@ _EAGER = Terms(policy=Policy(window_bytes=1, chunk_bytes=1, fault_deadline_s=Non
 _FARAWAY = 0x6000_0000_0000
 
 
-def _toucher(world: World, area: Area, name: str = "toucher") -> Caller:
-    return world.task(name, lambda me: me.read(area[0], 8))
+def _toucher(world: World, area: Area) -> Caller:
+    return world.task("toucher", lambda me: me.read(area[0], 8))
 
 
 def _allow(world: World, task: Caller, *allowed: object) -> None:
@@ -54,15 +54,6 @@ def _killer(world: World, serving: Serving) -> None:
     """The worker is killed, at any of its steps; another one takes over."""
     process = serving.pager.kernel.process
     world.task("killer", lambda _: serving.kill(), process=process)
-
-
-@scenario(group=_GROUP)
-def pager_two_faults(world: World) -> None:
-    """Two threads touch one page: a fault on a page that is filling needs no action."""
-    area = world.map("anon")
-    serve(world, area)
-    for name in ("toucher", "other"):
-        _allow(world, _toucher(world, area, name), _SOURCE)
 
 
 @scenario(group=_GROUP)
