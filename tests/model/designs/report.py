@@ -74,7 +74,7 @@ def designs() -> str:
         served = [" ".join(modes(design, kind)) or "-" for kind in TYPES]
         members = design.table.__struct_fields__ if design.table is not None else ()
         says = ", ".join(f"`{name}`" for name in members) or "nothing"
-        exports = ", ".join(f"`{name}`" for name in design.exports) or "-"
+        exports = ", ".join(design.exports) or "-"
         rows.append([f"`{design.name}`", design.sentence, says, *served, exports, design.source])
     heads = ["design", "", "a type says", *TYPES, "exports", "from"]
     promises = {found.number: found.promise for found in load()}

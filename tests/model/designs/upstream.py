@@ -32,7 +32,7 @@ NOT_USERFAULTFD: dict[str, str] = {
     "undo_alloc": "restore_reserve_on_error(): hugetlb's fills are a loop of the core's own",
     "private": "a private mapping of a file holds anonymous pages: vma_is_anonymous() tests",
     "zero_page": "my_zero_pfn() in private mappings of base pages",
-    "zeropage": "is_vm_hugetlb_page() in the answer of UFFDIO_REGISTER and in mfill_zeropage",
+    "zeropage": "is_vm_hugetlb_page() in the answer of UFFDIO_REGISTER and of ZEROPAGE",
     "movable": "vma_is_anonymous() in the checks of UFFDIO_MOVE",
     "size_checked_at_entry": "i_size_read() in mfill_file_over_size() before an entry is installed",
     "fault_around": "`map_pages` of vm_operations_struct",

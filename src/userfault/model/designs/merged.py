@@ -32,5 +32,5 @@ MERGED = Design(
     source="mm, kvm: allow uffd support in guest_memfd (linux-mm, 2026-01-27); in 7.1",
     calls=calls,
     table=UffdOps,
-    exports=("filemap_remove_folio",),
+    exports=("filemap_remove_folio()",),
 )

@@ -19,5 +19,5 @@ OURS = Design(
     source="userfault.model.memtypes.ops",
     calls=_calls,
     table=UffdOps,
-    exports=("filemap_remove_folio",),
+    exports=("filemap_remove_folio()",),
 )

@@ -87,10 +87,5 @@ PER_OPERATION = Design(
     source="Liam Howlett, sketch of 2025-10-07 and the branch of 2025-10-30 (linux-mm)",
     calls=_calls,
     table=Table,
-    exports=(
-        "mfill_atomic_install_pte",
-        "mfill_copy_folio",
-        "mfill_poison",
-        "uffd_failed_do_unlock",
-    ),
+    exports=("about ten helpers: install an entry, copy, let go and try again, poison, ...",),
 )

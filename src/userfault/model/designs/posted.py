@@ -37,7 +37,7 @@ def _add(folio: Folio, where: Where) -> None:
     assert where.object is not None
     if where.index in where.object.cache:
         # __filemap_add_folio() has refused, and unlocked the folio that it had locked itself.
-        where.memory.bad_unlocks += 1  # kvm_gmem_filemap_add() unlocks it again (flaw l)
+        where.memory.bad_unlocks += 1  # and the hook unlocks it again (flaw l)
         raise Refused(errno.EEXIST)
     pagecache.add(folio, where)
 
@@ -63,7 +63,7 @@ POSTED = Design(
     source="mm, kvm: allow uffd support in guest_memfd, v2 (linux-mm, 2026-03-06)",
     calls=_calls,
     table=UffdOps,
-    exports=("filemap_remove_folio",),
+    exports=("filemap_remove_folio()",),
     bugs=frozenset({"guest-memfd-no-end"}),
     says_guest_memfd=False,
 )

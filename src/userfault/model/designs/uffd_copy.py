@@ -95,5 +95,5 @@ UFFD_COPY = Design(
     source="Peter Xu, mm/userfaultfd: modulize memory types, v1 and v2 (linux-mm, 2025-06)",
     calls=_calls,
     table=Table,
-    exports=("mfill_atomic_install_pte",),
+    exports=("mfill_atomic_install_pte()",),
 )
