@@ -80,7 +80,7 @@ class Children:
 
     def tick(self, now: float) -> None:
         """Ask, if it is time."""
-        if now - self._checked < _CHECK_S:
+        if now < self._checked + _CHECK_S:  # as `next_time` says it, to the last bit
             return
         self._checked = now
         for context in list(self._contexts):
