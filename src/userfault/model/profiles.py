@@ -49,7 +49,7 @@ class Profile(msgspec.Struct, frozen=True):
     checks_source: bool = True  # COPY: a source outside of user addresses is EINVAL (after 6.1)
     copy_beyond_eof: int = errno.EFAULT  # shared COPY or ZEROPAGE; ENOMEM with the table (7.1)
     continue_beyond_eof: int = errno.EINVAL  # EFAULT with the table
-    checks_after_retry: bool = False  # a COPY sees that its mapping was replaced (7.1)
+    checks_after_retry: bool = False  # a COPY sees most of what took its place (7.1)
     no_huge_page: int = errno.EEXIST  # COPY with an empty hugetlb pool; ENOMEM to 6.17
     copy_over_guard: bool = True  # EEXIST since 7.2
     # Faults (6.6) and fills (6.9) lock their mapping and not the address space, and an event waits

@@ -53,4 +53,68 @@ def copy_and_what_took_its_place(world: World) -> None:
     both(world, "it filled what took its place", lambda: copier.value == "EAGAIN")
 
 
+@findings()
+def copy_and_another_page_of_the_file(world: World) -> None:
+    """While COPY reads its source, the file is mapped a page lower: none of its pages is filled."""
+    room = world.map("anon", 2)
+    step = room.step
+    source = world.map("anon")
+    file = world.file("shmem", 2)
+    uffd = world.uffd()
+    below = world.uffd(source)
+
+    def copy(me: Caller) -> object:
+        me.mmap_fixed(room[1], step, file=file, shared=True)
+        me.register(uffd, room[1], step, int(Mode.MISSING))
+        return me.copy(uffd, room[1], source[0])
+
+    def replace(me: Caller) -> object:
+        me.message(below)  # so COPY is reading its source
+        me.mmap_fixed(room[0], room.length, file=file, shared=True)
+        me.register(uffd, room[0], room.length, int(Mode.MISSING))
+        return me.copy(below, source[0], b"old")
+
+    copier = world.task("handler", copy)
+    world.task("replacer", replace)
+    both(world, "it filled another page of the file", lambda: copier.value == "EAGAIN")
+
+
+@findings()
+def copy_and_another_huge_file(world: World) -> None:
+    """While COPY reads its source, one huge file is replaced by another: no byte gets there."""
+    area = world.map("hugetlb")
+    source = world.map("hugetlb")
+    file = world.file("hugetlb")
+    uffd = world.uffd(area)
+    below = world.uffd(source)
+
+    def replace(me: Caller) -> object:
+        me.message(below)  # so COPY is reading its source
+        me.mmap_fixed(area[0], area.length, file=file, shared=True)
+        me.register(uffd, area[0], area.length, int(Mode.MISSING))
+        return me.copy(below, source[0], b"old", area.step)
+
+    copier = world.task("handler", lambda me: me.copy(uffd, area[0], source[0], area.step))
+    world.task("replacer", replace)
+    both(world, "it filled another file", lambda: copier.value == "EAGAIN")
+
+
+@findings()
+def copy_and_a_mapping_cut_below(world: World) -> None:
+    """While COPY reads its source, its mapping is cut below its page: it has no need to fail."""
+    area = world.map("shmem", 2)
+    source = world.map("anon")
+    uffd = world.uffd(area)
+    below = world.uffd(source)
+
+    def cut(me: Caller) -> object:
+        me.message(below)  # so COPY is reading its source
+        me.munmap(area[0], area.step)
+        return me.copy(below, source[0], b"old")
+
+    copier = world.task("handler", lambda me: me.copy(uffd, area[1], source[0]))
+    world.task("cutter", cut)
+    both(world, "it is to be tried again", lambda: copier.value == area.step)
+
+
 FINDINGS: dict[str, Scenario] = findings.by_name

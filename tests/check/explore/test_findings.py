@@ -33,6 +33,15 @@ _HUGE = 2 << 20
         ("copy-and-what-took-its-place", "6.18", False),
         ("copy-and-what-took-its-place", "7.2", True),
         ("copy-and-what-took-its-place", "7.3", True),
+        ("copy-and-another-page-of-the-file", "6.18", False),
+        ("copy-and-another-page-of-the-file", "7.2", False),
+        ("copy-and-another-page-of-the-file", "7.3", False),
+        ("copy-and-another-huge-file", "6.18", False),
+        ("copy-and-another-huge-file", "7.2", False),
+        ("copy-and-another-huge-file", "7.3", False),
+        ("copy-and-a-mapping-cut-below", "6.18", True),
+        ("copy-and-a-mapping-cut-below", "7.2", False),
+        ("copy-and-a-mapping-cut-below", "7.3", False),
     ],
 )
 def test_the_model_breaks_where_the_kernel_does(name: str, kernel: str, holds: bool) -> None:
@@ -41,7 +50,7 @@ def test_the_model_breaks_where_the_kernel_does(name: str, kernel: str, holds: b
     assert found.violation is None or found.violation.kind == "check"
 
 
-def _run(name: str, directory: Path) -> tuple[int, str]:
+def _run(name: str, directory: Path, *arguments: str) -> tuple[int, str]:
     """Compile it and run it: the exit code and what it printed."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -50,7 +59,9 @@ def _run(name: str, directory: Path) -> tuple[int, str]:
     subprocess.run(
         [compiler, "-O1", "-pthread", "-o", program, _PROGRAMS / f"{name}.c"], check=True
     )
-    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -74,3 +85,26 @@ def test_a_copy_fills_what_took_its_place(tmp_path: Path) -> None:
     need_root()
     code, told = _run("copy_fills_what_took_its_place", tmp_path)
     assert code == (0 if _release() < (7, 1) else 1), told
+
+
+def test_a_copy_fills_another_page_of_the_file(tmp_path: Path) -> None:
+    need_root()
+    code, told = _run("copy_fills_another_page", tmp_path)
+    assert code == 0, told
+
+
+def test_a_copy_whose_mapping_is_cut_below_it_is_to_be_tried_again(tmp_path: Path) -> None:
+    need_root()
+    code, told = _run("copy_fills_another_page", tmp_path, "cut")
+    assert code == (0 if _release() < (7, 1) else 1), told
+
+
+def test_a_copy_fills_another_huge_file(tmp_path: Path) -> None:
+    need_root()
+    with PoolLock():
+        share = PoolShare(_HUGE, 3, grow=True)
+        try:
+            code, told = _run("copy_fills_another_huge_file", tmp_path)
+        finally:
+            share.close()
+    assert code == 0, told

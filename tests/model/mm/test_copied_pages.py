@@ -19,12 +19,18 @@ from userfault.uapi import userfaultfd as abi
 AT = calls.place(1)
 
 
-def _waits(scheduler: Scheduler, touch: Call) -> str:
+def _waits(scheduler: Scheduler, touch: Call, *, of_a_file: bool) -> str:
     """What a touch of the zero page waits for that another task is writing to."""
     kernel = ModelCalls(LINUX_6_18, scheduler=scheduler)
     process = kernel.process()
     writer, other = process.tasks[0], process.task()
-    assert writer.call(Mmap(AT, PAGE)).result().ok
+    fd = -1
+    flags = mman.MAP_PRIVATE | mman.MAP_FIXED_NOREPLACE | mman.MAP_ANONYMOUS
+    if of_a_file:
+        fd = writer.call(calls.MemfdCreate()).result().value
+        assert writer.call(calls.Ftruncate(fd, PAGE)).result().ok
+        flags &= ~mman.MAP_ANONYMOUS
+    assert writer.call(Mmap(AT, PAGE, flags=flags, fd=fd)).result().ok
     uffd = writer.call(calls.Userfaultfd(os.O_NONBLOCK)).result().value
     for request, argument in (
         (abi.UFFDIO_API, abi.uffdio_api.struct.pack(abi.UFFD_API, 0, 0)),
@@ -38,14 +44,24 @@ def _waits(scheduler: Scheduler, touch: Call) -> str:
     return pending.waits_for
 
 
-@pytest.mark.parametrize("touch", [Read(AT, 1), Write(AT, b"o")], ids=["read", "write"])
+_TOUCHES = pytest.mark.parametrize("touch", [Read(AT, 1), Write(AT, b"o")], ids=["read", "write"])
+
+
+@_TOUCHES
 def test_a_touch_in_the_middle_of_a_copy_sends_a_message_for_a_page_that_is_present(
     touch: Call,
 ) -> None:
-    found = {_waits(Seeded(seed), touch) for seed in range(64)}
+    found = {_waits(Seeded(seed), touch, of_a_file=True) for seed in range(64)}
 
     assert found == {"", calls.WAITS_FAULT}
-    assert _waits(InOrder(), touch) == ""
+    assert _waits(InOrder(), touch, of_a_file=True) == ""
+
+
+@_TOUCHES
+def test_a_touch_in_the_middle_of_a_copy_of_anonymous_memory_sends_none(touch: Call) -> None:
+    # do_anonymous_page() looks again under the lock of the page table.  Measured on 6.18: none in
+    # 790,000 pages that two threads wrote at once, and 937 in 730,000 of a private file mapping.
+    assert {_waits(Seeded(seed), touch, of_a_file=False) for seed in range(64)} == {""}
 
 
 def _reads_beside_a_write(scheduler: Scheduler) -> tuple[bytes, bool]:

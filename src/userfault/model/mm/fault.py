@@ -124,12 +124,17 @@ def is_being_copied(mm: AddressSpace, vma: Vma, page: int) -> bool:
 
 
 def _unlike(vma: Vma, page: int) -> int:
-    """A page that another task is copying has no entry for a moment (seen on 6.18): a message."""
+    """A page that another task is copying has no entry for a moment (seen on 6.18): a message.
+
+    Not of anonymous memory: do_anonymous_page() takes the page-table lock, under which the entry is
+    replaced, and looks at it once more before it tells anybody; shmem_fault() takes none.
+    """
     target = vma.object
-    cached = target is not None and target.cached(vma.index(page)) is not None
-    if cached:
+    if target is None:
+        return _RESOLVED
+    if target.cached(vma.index(page)) is not None:
         return _MINOR if vma.modes & vmas.MINOR else _RESOLVED
-    beyond = target is not None and vma.index(page) >= target.pages()
+    beyond = vma.index(page) >= target.pages()
     return _MISSING if vma.modes & vmas.MISSING and not beyond else _RESOLVED
 
 

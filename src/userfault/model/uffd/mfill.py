@@ -14,7 +14,7 @@ from userfault.model.mm import vma as vmas
 from userfault.model.mm.address_space import AddressSpace
 from userfault.model.mm.vma import Vma
 from userfault.model.uffd.pages import CONTINUE, ZEROPAGE, Operation
-from userfault.model.uffd.source import Job, SourceMissing, copied_in, identity
+from userfault.model.uffd.source import Job, SourceMissing, copied_in, identity, remembered
 
 
 def fill(job: Job, operation: Operation) -> tuple[int, int]:
@@ -33,6 +33,7 @@ def _fill(job: Job, operation: Operation, mm: AddressSpace) -> tuple[int, int]:
     try:
         vma = _destination(job, operation)
         job.asked = identity(vma, job.dst)
+        job.remembered = remembered(vma)
         step = 1 << vma.shift
         run = vma.ops.runs.get(operation.name) or operation.page
         while done < job.length:
@@ -118,7 +119,7 @@ def _fault_source_in(job: Job, operation: Operation, done: int, step: int) -> Vm
     if 1 << vma.shift != step:
         raise Errno(errno.EAGAIN)
     checks = mm.profile.checks_after_retry and "copy-retry-unchecked" not in mm.config.bugs
-    if checks and identity(vma, job.dst) != job.asked:
+    if checks and remembered(vma) != job.remembered:
         raise Errno(errno.EAGAIN)
     job.content = content
     return vma

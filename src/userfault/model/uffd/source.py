@@ -27,6 +27,7 @@ class Job:
         "length",
         "mm",
         "quiet",
+        "remembered",
         "source",
         "task",
         "vma",
@@ -54,6 +55,7 @@ class Job:
         self.vma: Vma | None = None  # which is locked
         self.quiet = False  # and no event can be announced
         self.asked: tuple[object, ...] = ()  # what was found at first (see `identity`)
+        self.remembered: tuple[object, ...] = ()  # what Linux keeps of it (see `remembered`)
         self.content: Content | None = None  # of the next page, when it had to be faulted in
 
 
@@ -61,6 +63,17 @@ def identity(vma: Vma, address: int) -> tuple[object, ...]:
     """What must not have changed while the locks were dropped."""
     at = vma.index(address) if vma.object is not None else 0
     return vma.modes, vma.shared, vma.ops, vma.object, at
+
+
+def remembered(vma: Vma) -> tuple[object, ...]:
+    """What Linux compares of that, since 7.1 (`mfill_retry_state_changed()`).
+
+    Of a file the page at the start of the mapping (`vm_pgoff`), not the one to be filled; of
+    hugetlb, which has a loop of its own, nothing (both measured on 7.2.13 and 7.3.4).
+    """
+    if vma.ops.pool:
+        return ()
+    return identity(vma, vma.start)
 
 
 class SourceMissing(Exception):  # noqa: N818  # not an error: the slow path

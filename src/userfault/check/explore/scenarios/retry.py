@@ -1,7 +1,7 @@
 """COPY reads its source with no lock held: what may take the place of its destination meanwhile.
 
-Where the mapping that was checked is not the one that is filled, Linux ends with EAGAIN since 7.1;
-until then the bytes went into whatever was registered there (see docs/findings.md).
+Where the mapping that was checked is not the one that is filled, Linux ends with EAGAIN since 7.1
+(but for gaps); until then the bytes went into whatever was registered there (see docs/findings.md).
 """
 
 from __future__ import annotations
