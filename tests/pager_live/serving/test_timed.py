@@ -22,13 +22,13 @@ class Child:
         return False
 
 
-@pytest.mark.parametrize("since", [0.0, 1.17765123149273, 0.1, 1e6 + 0.3, 12345.678901])
+@pytest.mark.parametrize("since", [7.161245236, 3.853130871, 7.672132833, 32767.891409137])
 def test_children_are_asked_at_the_time_that_was_told(since: float) -> None:
     """Else a loop whose clock stands still asks for ever: x + 1 - x may be less than 1."""
     child = Child()
     children = Children({}, cast(Any, None))
     children.add(cast(Context, child))
-    children.tick(since + 2.0)
+    children.tick(since)
     child.asked = 0
 
     when = children.next_time()
