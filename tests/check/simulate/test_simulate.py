@@ -42,6 +42,19 @@ def test_nothing_is_violated(part: int) -> None:
             pytest.fail(f"seed {seed}: {result.violation}\n{told}\n{again}", pytrace=False)
 
 
+@pytest.mark.parametrize(
+    ("seed", "once"),
+    [
+        (4879, "who kept a thread from running that had raised an event kept everybody"),
+        (10652, "a request was carried out for a client that had ended"),
+        (30858, "children were looked at when it was time, and by rounding it was not"),
+        (46296, "a hole in a page that the pager had never seen overlapped with a write to it"),
+    ],
+)
+def test_seeds_that_once_broke_a_rule(seed: int, once: str) -> None:
+    assert run(seed).violation is None, once
+
+
 def test_one_seed_is_one_run() -> None:
     for seed in range(20):
         one, other = run(seed, trace=True), run(seed, trace=True)

@@ -139,7 +139,7 @@ class Play:
         if page is None or self._file is None:
             return
         del space
-        effect = page.begin(ZEROS, passing=None if page.known else self._source(page))
+        effect = page.begin(ZEROS, instead=None if page.known else self._source(page))
         known = page.known
         found = me.punch(Descriptor(me.task.process, self._file.fd), page.number * PAGE)
         self.log.append(f"{me.name} punches page {page.number}: {found}")

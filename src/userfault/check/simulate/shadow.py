@@ -17,12 +17,12 @@ def content(text: str) -> bytes:
 
 
 class Effect:
-    """An operation under way that gives a page a content."""
+    """An operation under way that gives a page a content, one of `values`."""
 
-    __slots__ = ("others", "value")
+    __slots__ = ("others", "values")
 
-    def __init__(self, value: bytes) -> None:
-        self.value = value
+    def __init__(self, values: set[bytes]) -> None:
+        self.values = values
         self.others: set[bytes] = set()  # of operations that overlapped with it
 
 
@@ -41,23 +41,25 @@ class Page:
         self._under_way: list[Effect] = []
         self._readers: list[set[bytes]] = []
 
-    def begin(self, value: bytes, *, passing: bytes | None = None) -> Effect:
-        """An operation begins, after which the page shows `value`; on the way perhaps `passing`."""
-        effect = Effect(value)
+    def begin(
+        self, value: bytes, *, passing: bytes | None = None, instead: bytes | None = None
+    ) -> Effect:
+        """An operation begins, after which the page shows `value`, or `instead` where both answers
+        are right; on the way perhaps `passing`."""
+        effect = Effect({value} if instead is None else {value, instead})
         for other in self._under_way:
-            effect.others.add(other.value)
-            other.others.add(value)
+            effect.others |= other.values
+            other.others |= effect.values
         self._under_way.append(effect)
-        self._may_be(value)
-        if passing is not None:
-            self._may_be(passing)
+        for each in (*effect.values, *(() if passing is None else (passing,))):
+            self._may_be(each)
         return effect
 
     def end(self, effect: Effect) -> None:
         """It has ended, and the page shows its content, or that of one that overlapped with it."""
         self._under_way.remove(effect)
-        still = {other.value for other in self._under_way}
-        self.allowed = {effect.value} | effect.others | still
+        still = {value for other in self._under_way for value in other.values}
+        self.allowed = effect.values | effect.others | still
 
     def perhaps(self, effect: Effect) -> None:
         """It has ended, with or without an effect."""
