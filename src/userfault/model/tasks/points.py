@@ -88,7 +88,8 @@ _POINTS = (
     Point(
         "cow.flush",
         "wp_page_copy() at ptep_clear_flush(): who looks without the lock finds nothing mapped",
-        "a touch of the page, which becomes a message where MISSING is registered",
+        "a touch of a page of a private file mapping, which becomes a message where MISSING is"
+        " registered (anonymous memory looks again under the lock)",
     ),
     Point(
         "folio.lock",
