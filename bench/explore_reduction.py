@@ -17,12 +17,13 @@ from itertools import groupby
 
 import msgspec
 
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import count_plain, search
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.profiles import profile_named
 
 _TIMES = 25  # plain schedules that are counted for each of the reduced search
 _MOST = 3_000  # schedules of the reduced search

@@ -7,9 +7,8 @@ import msgspec
 from userfault.check.live.agent.build import agent_path
 from userfault.check.live.kernel import LiveKernel, live_kernel
 from userfault.check.run import KernelFactory
-from userfault.kernel.errors import UsageError
 from userfault.model.faces.calls import ModelCalls
-from userfault.model.profiles import NEXT, PROFILES, Config, Profile
+from userfault.model.profiles import NEXT, Config, profile_named
 
 
 class Factory(msgspec.Struct, frozen=True):
@@ -23,18 +22,6 @@ def live() -> Factory:
     """The running kernel.  Raises NoAgent where the agent cannot be built."""
     agent_path()
     return Factory(LiveKernel().name, live_kernel)
-
-
-def profile_named(profile: str) -> Profile:
-    """The profile of a name; UsageError names those that there are."""
-    wanted = PROFILES.get(profile)
-    if wanted is None:
-        raise UsageError(
-            f"the model has no profile {profile!r}",
-            cause="a profile is a release that it was compared with",
-            cure=f"use one of {', '.join(PROFILES)}",
-        )
-    return wanted
 
 
 def model(profile: str | None = None, design: str | None = None) -> Factory:

@@ -11,6 +11,7 @@ import errno
 
 import msgspec
 
+from userfault.kernel.errors import UsageError
 from userfault.uapi import userfaultfd as abi
 
 _RANGE = (
@@ -236,6 +237,17 @@ PROFILES = {
     profile.name: profile
     for profile in (LINUX_6_1, LINUX_6_12, LINUX_6_17, LINUX_6_18, LINUX_7_2, LINUX_7_3, NEXT)
 }
+
+
+def profile_named(name: str) -> Profile:
+    """The kernel of a name; UsageError names those that there are."""
+    found = PROFILES.get(name)
+    if found is None:
+        raise UsageError(
+            f"no kernel is called {name!r}",
+            cause=f"the model knows {', '.join(PROFILES)}",
+        )
+    return found
 
 
 class Config(msgspec.Struct, frozen=True):

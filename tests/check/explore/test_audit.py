@@ -6,13 +6,14 @@ import pytest
 
 from check.explore.small import SMALL
 from userfault.check.explore.audit import Claim, audited
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
 from userfault.model.mm.pgtable import Entry, PageTable
+from userfault.model.profiles import profile_named
 from userfault.model.tasks.recorder import RECORD
 
 _RUNS = 10

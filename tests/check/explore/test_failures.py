@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from userfault.check.explore.building.caller import Caller
-from userfault.check.explore.building.scenario import Scenario, Scenarios, profile_named
+from userfault.check.explore.building.scenario import Scenario, Scenarios
 from userfault.check.explore.building.world import World
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
@@ -21,6 +21,7 @@ from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.model.errors import InvariantBroken
 from userfault.model.invariants import Rule, Seen
+from userfault.model.profiles import profile_named
 from userfault.model.tasks.locks import RWLock
 from userfault.uapi import mman
 

@@ -12,12 +12,12 @@ import pytest
 from check.explore.findings import FINDINGS
 from helpers.skips import absent, need_features, need_root
 from helpers.world import PoolLock
-from userfault.check.explore.building.scenario import profile_named
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.search import search
 from userfault.check.explore.strategies.reduced import Reduced
 from userfault.kernel.modes import Feature
 from userfault.linux.hugepool import PoolShare
+from userfault.model.profiles import profile_named
 
 _PROGRAMS = Path(__file__).with_name("reproducers")
 _HUGE = 2 << 20

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import userfault.model
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.switches import SWITCHES, Switch
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.profiles import profile_named
 
 ROOT = Path(__file__).parents[3]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

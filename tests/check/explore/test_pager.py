@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from check.simulate.mistakes import MISTAKES, Mistake
-from userfault.check.explore.building.scenario import Scenario, profile_named, scenario
+from userfault.check.explore.building.scenario import Scenario, scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import Found, search
 from userfault.check.explore.strategies.chance import Random
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.profiles import profile_named
 
 PAGER = [one for one in SCENARIOS if one.group == "pager"]
 _RANDOM = 200  # schedules

@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from check.explore.small import SMALL
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.dividing import divide
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.search import search
 from userfault.check.explore.steps import Outcome
 from userfault.check.explore.strategies.reduced import Reduced, Root, SavedNode
+from userfault.model.profiles import profile_named
 
 _NEXT = profile_named("next")
 

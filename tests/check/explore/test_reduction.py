@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from check.explore.small import SMALL
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.profiles import profile_named
 
 _PLAIN = 2_000  # schedules: what has more is compared with so many of them
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
@@ -14,6 +14,7 @@ from userfault.check.explore.search import Found, search
 from userfault.check.explore.strategies.chance import Random
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.profiles import profile_named
 
 _WHOLE = 400  # schedules of the reduced search: what has no more is seen whole
 _PREEMPTIONS = 1  # of the rest: every schedule that interrupts nobody more often than that

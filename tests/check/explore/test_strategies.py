@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from check.explore.small import small
 from check.explore.test_failures import broken
-from userfault.check.explore.building.scenario import profile_named
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.search import search
 from userfault.check.explore.steps import Run
 from userfault.check.explore.strategies.chance import Priorities, Random
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.strategy import Strategy
+from userfault.model.profiles import profile_named
 
 NEXT = profile_named("next")
 

@@ -60,9 +60,6 @@ class Scripted:
         self.choices.append((turn, len(tasks)))
         return chosen
 
-    def next_random(self, limit: int) -> int:
-        return self._random.randrange(limit) if self._random is not None else 0
-
 
 def others(before: Scripted) -> Iterator[Scripted]:
     """Schedules to try after `before`; each has to be run before the next one is asked for."""

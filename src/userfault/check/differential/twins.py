@@ -11,11 +11,10 @@ from userfault.check.differential.coverage import Coverage
 from userfault.check.differential.pair import ModelFactory, Pair
 from userfault.check.differential.program import Program
 from userfault.check.differential.side import Common
-from userfault.check.kernels import profile_named
 from userfault.check.run import KernelFactory
 from userfault.model.designs.catalogue import design_named
 from userfault.model.faces.calls import ModelCalls
-from userfault.model.profiles import Config, Profile
+from userfault.model.profiles import Config, Profile, profile_named
 
 # What says which release it is, and nothing about what it does; or is masked (`Common`).
 _NAMES = frozenset({"name", "release", "says_guest_memfd"})

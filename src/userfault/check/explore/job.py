@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from userfault.check.explore.building import loading
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.switches import bugs_named
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
@@ -20,6 +20,7 @@ from userfault.check.explore.strategies.reduced import Reduced, Root, SavedNode
 from userfault.check.explore.strategies.replay import line_of
 from userfault.check.explore.strategies.strategy import Strategy
 from userfault.kernel.errors import UsageError
+from userfault.model.profiles import profile_named
 
 STRATEGIES = ("reduced", "plain", "random", "pct")
 COUNT = "count"  # no strategy: plain schedules are counted, and nothing is checked

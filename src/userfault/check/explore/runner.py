@@ -117,10 +117,6 @@ class _Schedule:
     def new_run(self) -> None:
         """Nothing is kept."""
 
-    def next_random(self, limit: int) -> int:
-        del limit
-        return 0
-
     # --- the machine asks ------------------------------------------------------------------------
 
     def next_task(self, tasks: Sequence[Task], point: str) -> int:

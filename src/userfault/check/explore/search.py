@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from userfault.check.explore.building.scenario import Build, profile_named, scenario
+from userfault.check.explore.building.scenario import Build, scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.steps import Outcome, Run, Violation
@@ -15,6 +15,7 @@ from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
 from userfault.check.explore.strategies.strategy import Strategy
 from userfault.kernel.errors import UsageError
+from userfault.model.profiles import profile_named
 
 _EVERY = 64  # schedules between two looks at the clock
 

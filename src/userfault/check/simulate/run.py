@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from userfault.check.explore.building.caller import Body, Caller
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.serving import serve
 from userfault.check.explore.building.world import World
 from userfault.check.explore.runner import Runner
@@ -22,7 +22,7 @@ from userfault.check.simulate.client import Play, source_of
 from userfault.check.simulate.shadow import Page, Space
 from userfault.check.simulate.weather import Storm
 from userfault.model import invariants
-from userfault.model.profiles import NEXT
+from userfault.model.profiles import NEXT, profile_named
 
 POINTS = 4_000
 _UNFAIR = 1_000  # steps of a run in which a task may be kept from running

@@ -12,14 +12,13 @@ from types import ModuleType
 import click
 from rich.text import Text
 
-from userfault.check.explore.building.scenario import profile_named
 from userfault.check.explore.contract import RULES, Tried, tried
 from userfault.cli.explore.table import print_steps
 from userfault.cli.shared import errors, json_output
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.errors import UsageError
 from userfault.model.memtypes.ops import MemoryOps
-from userfault.model.profiles import NEXT
+from userfault.model.profiles import NEXT, profile_named
 
 SCHEMA = "userfault.contract/1"
 

@@ -11,7 +11,7 @@ import msgspec
 
 from userfault.check.explore.audit import audited
 from userfault.check.explore.building import loading
-from userfault.check.explore.building.scenario import Scenario, profile_named
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.building.switches import SWITCHES, bugs_named
 from userfault.check.explore.job import STRATEGIES, Job
 from userfault.check.explore.runner import Runner
@@ -32,6 +32,7 @@ from userfault.cli.explore.table import (
 from userfault.cli.shared import errors, json_output, progress
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.errors import UsageError
+from userfault.model.profiles import profile_named
 
 _SCHEMA = "userfault.explore/1"
 _PLAIN = 2_000  # schedules of plain search that are counted for comparison

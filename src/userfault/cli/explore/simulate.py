@@ -8,7 +8,6 @@ import os
 import click
 import msgspec
 
-from userfault.check.explore.building.scenario import profile_named
 from userfault.check.simulate import case
 from userfault.check.simulate.batch import Batch, Progress, batches
 from userfault.check.simulate.run import Result, run
@@ -16,7 +15,7 @@ from userfault.cli.explore import seeds as crew
 from userfault.cli.shared import errors, json_output, progress
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.errors import UsageError
-from userfault.model.profiles import NEXT
+from userfault.model.profiles import NEXT, profile_named
 
 _SCHEMA = "userfault.simulate/1"
 _SEEDS = 1000

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 
-from userfault.check.explore.building.scenario import profile_named
 from userfault.check.prompt.session import Session
 from userfault.cli.model import typed
 from userfault.cli.model.conversation import Conversation
 from userfault.cli.model.printing import JsonLines, Tables
-from userfault.model.profiles import NEXT, Config
+from userfault.model.profiles import NEXT, Config, profile_named
 
 
 @click.command()

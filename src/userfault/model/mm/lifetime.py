@@ -13,7 +13,7 @@ from userfault.model.mm.mmap import discard
 from userfault.model.tasks.recorder import RECORD
 
 
-class using:  # noqa: N801 - reads as a word, like contextlib.closing; a generator costs a third of a fill
+class using:  # noqa: N801 - reads as a word, like contextlib.closing; every fill asks: no generator
     """Within the block it stays; the errno `gone` where it is gone already."""
 
     __slots__ = ("_mm",)

@@ -72,10 +72,6 @@ class RWLock:
         if self._queue:
             self._hand_over()
 
-    @property
-    def free(self) -> bool:
-        return not self.readers and not self.writing
-
     def _wait(self, write: bool) -> None:
         task = self._sched.current
         if task is not None:

@@ -36,9 +36,6 @@ class Scheduler(Protocol):
     def next_task(self, tasks: Sequence[Task], point: str) -> int:
         """The index of the task that runs next; tasks[0] stands at `point`, others at theirs."""
 
-    def next_random(self, limit: int) -> int:
-        """A number in [0, limit)."""
-
 
 class Operation:
     """One thing a task was given to do; satisfies `protocol.Pending` but for the outcome."""

@@ -25,10 +25,6 @@ class InOrder:
         del tasks, point
         return 0
 
-    def next_random(self, limit: int) -> int:
-        del limit
-        return 0
-
 
 class Seeded:
     """Every choice at random from one seed."""
@@ -45,6 +41,3 @@ class Seeded:
     def next_task(self, tasks: Sequence[Task], point: str) -> int:
         del point
         return self._random.randrange(len(tasks))
-
-    def next_random(self, limit: int) -> int:
-        return self._random.randrange(limit)

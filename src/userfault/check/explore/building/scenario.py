@@ -9,7 +9,7 @@ import msgspec
 from userfault.check.explore.building.world import World
 from userfault.kernel.errors import UsageError
 from userfault.model.memtypes.ops import MemoryOps
-from userfault.model.profiles import NEXT, PROFILES, Config, Profile
+from userfault.model.profiles import NEXT, Config, Profile
 
 Build = Callable[[World], None]
 
@@ -39,17 +39,6 @@ class Scenario(msgspec.Struct, frozen=True):
         world = World(profile, config, self.types)
         self.build(world)
         return world
-
-
-def profile_named(name: str) -> Profile:
-    """The kernel of a name; UsageError names those that there are."""
-    found = PROFILES.get(name)
-    if found is None:
-        raise UsageError(
-            f"no kernel is called {name!r}",
-            cause=f"the model knows {', '.join(PROFILES)}",
-        )
-    return found
 
 
 class Scenarios:

@@ -38,16 +38,22 @@ def _written(me: Caller, area: Area) -> bool:
     return bool(found)
 
 
-@of_each(*_FOUR, group="tracking", kernels=WITH_ASYNC)
-def scan_and_write(world: World, kind: str) -> None:
-    """A page is written while two scans take what was written: one of them tells of it, once."""
-    area, _ = _tracked(world, kind)
+def _writer(world: World, area: Area) -> Caller:
+    """Writes the first page, and scans after it: the last to look."""
 
     def write_and_scan(me: Caller) -> object:
         me.write(area[0], b"new")
         return _written(me, area)
 
-    last = world.task("writer", write_and_scan)
+    return world.task("writer", write_and_scan)
+
+
+@of_each(*_FOUR, group="tracking", kernels=WITH_ASYNC)
+def scan_and_write(world: World, kind: str) -> None:
+    """A page is written while two scans take what was written: one of them tells of it, once."""
+    area, _ = _tracked(world, kind)
+
+    last = _writer(world, area)
     scans = world.task("scanner", lambda me: [_written(me, area), _written(me, area)])
     both(
         world,
@@ -61,11 +67,7 @@ def two_scanners_and_a_write(world: World, kind: str) -> None:
     """Two scanners take what was written: a write is told to one of them, never to none."""
     area, _ = _tracked(world, kind)
 
-    def write_and_scan(me: Caller) -> object:
-        me.write(area[0], b"new")
-        return _written(me, area)
-
-    last = world.task("writer", write_and_scan)
+    last = _writer(world, area)
     one = world.task("scanner a", lambda me: _written(me, area))
     two = world.task("scanner b", lambda me: _written(me, area))
     both(
@@ -80,11 +82,7 @@ def scan_and_fork(world: World, kind: str) -> None:
     """A tracked page is written while its process forks: the scan after it tells of it."""
     area, _ = _tracked(world, kind)
 
-    def write_and_scan(me: Caller) -> object:
-        me.write(area[0], b"new")
-        return _written(me, area)
-
-    last = world.task("writer", write_and_scan)
+    last = _writer(world, area)
     other = world.task("scanner", lambda me: _written(me, area))
     world.task("forker", lambda me: me.fork(lambda child: child.write(area[0] + 1, b"c")))
     both(world, "a write was not told of", lambda: last.value or other.value)
@@ -95,11 +93,7 @@ def scan_and_dontneed(world: World, kind: str) -> None:
     """A tracked page is dropped while it is written: who wrote after the drop is told of."""
     area, _ = _tracked(world, kind)
 
-    def write_and_scan(me: Caller) -> object:
-        me.write(area[0], b"new")
-        return _written(me, area)
-
-    last = world.task("writer", write_and_scan)
+    last = _writer(world, area)
     other = world.task("scanner", lambda me: _written(me, area))
     world.task("dropper", lambda me: me.madvise(area[0], area.length, mman.MADV_DONTNEED))
     both(world, "a write was not told of", lambda: last.value or other.value)
@@ -111,11 +105,7 @@ def scan_and_punch(world: World, kind: str) -> None:
     area, _ = _tracked(world, kind)
     file = world.open(area.file)
 
-    def write_and_scan(me: Caller) -> object:
-        me.write(area[0], b"new")
-        return _written(me, area)
-
-    last = world.task("writer", write_and_scan)
+    last = _writer(world, area)
     other = world.task("scanner", lambda me: _written(me, area))
     world.task("puncher", lambda me: me.punch(file, 0, area.step))
     both(world, "a write was not told of", lambda: last.value or other.value)
