@@ -32,7 +32,8 @@ from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Counters, Plan
-from userfault.pager.core.planner import Books, Load, Planner, WindowPlanner
+from userfault.pager.core.planner import Books, Load, Planner
+from userfault.pager.core.planning import planner_for
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.segments import Segments
@@ -59,7 +60,7 @@ class MappingCore:
         segments: Segments | None = None,
         *,
         ledger: Ledger | None = None,
-        planner: Callable[[Books], Planner] = WindowPlanner,
+        planner: Callable[[Books], Planner] = planner_for,
     ) -> None:
         self.plan = plan
         self.pages = pages
@@ -236,7 +237,7 @@ class MappingCore:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
         if self.finished or self.out or self.deferred:
             return 0
-        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance))
+        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, self.ledger.room))
         if run is None:
             return self.planner.more
         self._filling.in_advance(*run)

@@ -21,7 +21,7 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
-from userfault.pager.core.plan import Counters, Plan
+from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
 from userfault.pager.core.watch import Watch
@@ -54,6 +54,7 @@ class Ledger:
         self.refusals: dict[int, int] = {}
         self.peers: list[Ledger] = [self]
         self.shift = plan.shift
+        self.room = UNLIMITED  # pages that may still come in without a thread that waits for them
         self.given_up = ""  # the cause, once every page was to be given up
         self.asked = -1  # the page of the last fault
         self.base = plan.start

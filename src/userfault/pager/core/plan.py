@@ -7,6 +7,8 @@ import msgspec
 from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
 
+UNLIMITED = 1 << 62  # pages that may still come in, where no budget bounds what is in
+
 
 class Plan(msgspec.Struct, frozen=True):
     """One mapping to be served.  `start`: its address; `page_size`: a power of two, in bytes.
