@@ -17,6 +17,7 @@ from userfault.pager.core.plan import Plan
 from userfault.pager.core.planner import Books, Load, Run
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, MISSING, Pages
+from userfault.pager.core.trace import BACKGROUND
 from userfault.pager.core.windows import WindowPlanner
 
 START = 1 << 20
@@ -29,6 +30,7 @@ class Recorded:
         self.background = True
         self.quiet = 0
         self.follows = True
+        self.why = BACKGROUND
         self.more = False
         self.told: list[tuple[int, int, bool]] = []
         self.times: list[float] = []

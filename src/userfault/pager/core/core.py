@@ -77,6 +77,8 @@ class MappingCore:
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
+        self.beyond_end = self.refusals.beyond_end  # the file behind the memory was cut
+        self.not_cached = self.refusals.not_cached  # CONTINUE found no page
         self.out = self.ledger.out
         self.deferred = self.refusals.deferred
         self.watch = self.ledger.watch
@@ -137,6 +139,8 @@ class MappingCore:
                 ledger.counters.duplicates += 1
                 return
         state = self.pages.states[page]
+        if ledger.trace is not None:
+            ledger.trace.fault(page, flags, state)
         if flags & _MINOR:
             self._filling.minor(page, state)
         elif state == MISSING:
@@ -188,14 +192,6 @@ class MappingCore:
         """The answer to `Inspect`."""
         self.refusals.inspected(look, found, now)
 
-    def beyond_end(self, fill: Fill, held: int) -> None:
-        """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
-        self.refusals.beyond_end(fill, held)
-
-    def not_cached(self, fill: Fill) -> None:
-        """CONTINUE found no page: it was dropped a moment ago."""
-        self.refusals.not_cached(fill)
-
     def not_ready(self, fill: Fill) -> None:
         """The source cannot be copied from at once: fetch it away from the fault path."""
         self.reads.fetch(fill.page, fill.count, fill.demand)
@@ -240,6 +236,8 @@ class MappingCore:
         run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, self.ledger.room))
         if run is None:
             return self.planner.more
+        if self.ledger.trace is not None and self.planner.why:
+            self.ledger.trace.ahead(*run, self.planner.why)
         self._filling.in_advance(*run)
         return run[1]
 

@@ -46,12 +46,14 @@ class Planner(Protocol):
     """Chooses what is filled.  `background`: fill everything while nobody waits.
 
     `quiet`: pieces of background work since the last fault, here or elsewhere: set to 0 by one.
-    `follows`: whether it wants to be told what is `settled`.
+    `follows`: whether it wants to be told what is `settled`.  `why`: for what reason `idle` chose
+    its last run (see `trace.REASONS`).
     """
 
     background: bool
     quiet: int
     follows: bool
+    why: int
 
     @property
     def more(self) -> bool:

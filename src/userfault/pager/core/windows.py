@@ -8,6 +8,7 @@ from userfault.pager.core.advance import Advance
 from userfault.pager.core.plan import UNLIMITED
 from userfault.pager.core.planner import Books, Load, Run
 from userfault.pager.core.states import CACHED, MISSING
+from userfault.pager.core.trace import ASKED, BACKGROUND, STREAM
 from userfault.pager.core.window import Window
 
 # After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
@@ -30,6 +31,7 @@ class WindowPlanner:
         self._room = UNLIMITED  # when `idle` was last asked
         self.quiet = 0
         self.follows = False
+        self.why = BACKGROUND
         self._wanted: deque[Run] = deque()
         self._advance = Advance(plan.layout, books.pages) if plan.layout else None
 
@@ -150,17 +152,20 @@ class WindowPlanner:
             run = self._advance.stream()
             if run is not None:
                 start, end = run
+                self.why = STREAM
                 return start, self._chunk(start, end)
         while self._wanted:
             page, count = self._wanted.popleft()
             start = self._pages.find(MISSING, page, page + count)
             if start >= 0:
+                self.why = ASKED
                 length = self._chunk(start, self._alike(start, page + count))
                 self._wanted.appendleft((start + length, page + count - start - length))
                 return start, length
         return None
 
     def _next_background(self, load: Load) -> Run | None:
+        self.why = BACKGROUND
         if self._advance is not None:
             return self._next_known(self._advance, load)
         if load.full:
