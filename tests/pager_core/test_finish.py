@@ -14,9 +14,9 @@ from pager_core.simworld import World
 from userfault.pager.core.actions import CONTINUE, Finish
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, PRESENT, Pages
+from userfault.pager.core.windows import WindowPlanner
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -14,9 +14,11 @@ from pager_core.simworld import World
 from userfault.pager.core.actions import COPY, Fill
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.planner import Books, Load, Run, WindowPlanner
+from userfault.pager.core.planner import Books, Load, Run
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import CACHED, MISSING, Pages
+from userfault.pager.core.trace import BACKGROUND
+from userfault.pager.core.windows import WindowPlanner
 
 START = 1 << 20
 
@@ -28,6 +30,7 @@ class Recorded:
         self.background = True
         self.quiet = 0
         self.follows = True
+        self.why = BACKGROUND
         self.more = False
         self.told: list[tuple[int, int, bool]] = []
         self.times: list[float] = []
@@ -115,6 +118,28 @@ def test_the_child_of_a_fork_has_a_planner_of_its_own_that_fills_nothing_in_adva
     assert isinstance(child.planner, Recorded)
     assert not child.eager
     assert core.eager
+
+
+def filled(core: MappingCore) -> Fill:
+    fill = core.out.popleft()
+    assert isinstance(fill, Fill)
+    core.done(fill)
+    return fill
+
+
+def test_no_more_comes_in_than_there_is_room_for_but_the_page_that_a_thread_waits_for() -> None:
+    core = MappingCore(Plan(START, PAGE, Policy()), Pages(bytearray(64), 64))
+    core.ledger.room = 5
+    assert core.idle_work() == 5
+    assert filled(core) == Fill(COPY, 0, 5, START, False)
+    core.ledger.room = 0
+    assert core.idle_work() == 0
+    for page in (10, 11, 12, 13):
+        core.fault(START + page * PAGE, 0)
+        assert filled(core) == Fill(COPY, page, 1, START + page * PAGE)
+    core.ledger.room = 3
+    core.fault(START + 14 * PAGE, 0)
+    assert 1 <= filled(core).count <= 3
 
 
 @pytest.mark.parametrize("seed", range(20))

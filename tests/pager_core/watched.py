@@ -6,9 +6,9 @@ from pager_core.simstate import PAGE
 from userfault.pager.core.actions import Fetch, Fill, Overdue
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.planner import WindowPlanner
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import Pages
+from userfault.pager.core.windows import WindowPlanner
 
 START = 1 << 20
 DEADLINE_S = 5.0

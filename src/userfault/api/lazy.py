@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from userfault.api import tracing
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
 from userfault.api.memory import Attribute, LazyMemory
@@ -259,8 +260,12 @@ def _attach(
             fds = [uffd.fileno(), states, parts.event, line.read, line.write]
             fds += [fd for fd in (resolved.fd, recipe.fd) if fd >= 0]
             log = signal_log()
-            fds += [log] if log >= 0 else []
-            request = _attach_request(parts, made, uffd, resolved, options, has_signals=log >= 0)
+            traced = tracing.begun(parts.policy, recipe.memory, parts.pages, resolved.spec)
+            if traced >= 0:
+                undo.callback(os.close, traced)
+            fds += [fd for fd in (log, traced) if fd >= 0]
+            request = _attach_request(parts, made, uffd, resolved, options)
+            request.has_signals, request.has_trace = log >= 0, traced >= 0
             parts.pager.request(request, fds)
             undo_line.pop_all()
     line.close_writer()
@@ -274,8 +279,6 @@ def _attach_request(
     uffd: LiveUserfaultfd,
     resolved: Resolved,
     options: Options,
-    *,
-    has_signals: bool,
 ) -> messages.Attach:
     memory = parts.recipe.memory
     return messages.Attach(
@@ -291,6 +294,5 @@ def _attach_request(
         has_source=resolved.fd >= 0,
         has_memory=parts.recipe.fd >= 0,
         source=resolved.spec,
-        policy=parts.policy,
-        has_signals=has_signals,
+        policy=msgspec.structs.replace(parts.policy, trace=None),  # it may be no UTF-8
     )

@@ -32,7 +32,8 @@ from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Counters, Plan
-from userfault.pager.core.planner import Books, Load, Planner, WindowPlanner
+from userfault.pager.core.planner import Books, Load, Planner
+from userfault.pager.core.planning import planner_for
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.segments import Segments
@@ -59,7 +60,7 @@ class MappingCore:
         segments: Segments | None = None,
         *,
         ledger: Ledger | None = None,
-        planner: Callable[[Books], Planner] = WindowPlanner,
+        planner: Callable[[Books], Planner] = planner_for,
     ) -> None:
         self.plan = plan
         self.pages = pages
@@ -76,6 +77,8 @@ class MappingCore:
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
+        self.beyond_end = self.refusals.beyond_end  # the file behind the memory was cut
+        self.not_cached = self.refusals.not_cached  # CONTINUE found no page
         self.out = self.ledger.out
         self.deferred = self.refusals.deferred
         self.watch = self.ledger.watch
@@ -136,6 +139,8 @@ class MappingCore:
                 ledger.counters.duplicates += 1
                 return
         state = self.pages.states[page]
+        if ledger.trace is not None:
+            ledger.trace.fault(page, flags, state)
         if flags & _MINOR:
             self._filling.minor(page, state)
         elif state == MISSING:
@@ -187,14 +192,6 @@ class MappingCore:
         """The answer to `Inspect`."""
         self.refusals.inspected(look, found, now)
 
-    def beyond_end(self, fill: Fill, held: int) -> None:
-        """The client cut the file behind the memory to `held` pages: beyond is SIGBUS."""
-        self.refusals.beyond_end(fill, held)
-
-    def not_cached(self, fill: Fill) -> None:
-        """CONTINUE found no page: it was dropped a moment ago."""
-        self.refusals.not_cached(fill)
-
     def not_ready(self, fill: Fill) -> None:
         """The source cannot be copied from at once: fetch it away from the fault path."""
         self.reads.fetch(fill.page, fill.count, fill.demand)
@@ -236,9 +233,11 @@ class MappingCore:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
         if self.finished or self.out or self.deferred:
             return 0
-        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance))
+        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, self.ledger.room))
         if run is None:
             return self.planner.more
+        if self.ledger.trace is not None and self.planner.why:
+            self.ledger.trace.ahead(*run, self.planner.why)
         self._filling.in_advance(*run)
         return run[1]
 

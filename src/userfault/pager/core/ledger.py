@@ -10,10 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from userfault.pager.core.actions import (
-    CONTINUE,
-    COPY,
     POISON,
-    ZERO,
     Action,
     EndClient,
     Fill,
@@ -21,9 +18,10 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
-from userfault.pager.core.plan import Counters, Plan
+from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
+from userfault.pager.core.trace import Tracing
 from userfault.pager.core.watch import Watch
 
 
@@ -54,6 +52,7 @@ class Ledger:
         self.refusals: dict[int, int] = {}
         self.peers: list[Ledger] = [self]
         self.shift = plan.shift
+        self.room = UNLIMITED  # pages that may still come in without a thread that waits for them
         self.given_up = ""  # the cause, once every page was to be given up
         self.asked = -1  # the page of the last fault
         self.base = plan.start
@@ -62,6 +61,7 @@ class Ledger:
         # To be told: a page that the watchdog gave up is poisoned; pages are in.
         self.gave_up: Callable[[int], None] = _nothing
         self.told: Callable[[int, int, bool], None] | None = None
+        self.trace: Tracing | None = None
 
     # --- addresses -------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Ledger:
 
     def release(self) -> None:
         """Its core was released: neither the watchdog nor the planner is to be kept by this."""
-        self.gave_up, self.told = _nothing, None
+        self.gave_up, self.told, self.trace = _nothing, None, None
         if self in self.peers:
             self.peers.remove(self)
 
@@ -162,19 +162,14 @@ class Ledger:
         """The whole of `fill` succeeded; its waiters are awake."""
         page, count, kind = fill.page, fill.count, fill.kind
         counters = self.counters
-        if kind == COPY:
-            counters.copied += count
-        elif kind == ZERO:
-            counters.zeroed += count
-        elif kind == CONTINUE:
-            counters.continued += count
-        else:
-            counters.poisoned += count
+        counters.filled(kind, count)
         if fill.demand or kind == POISON:
             self.filled.append((page, page + count))
         else:
             counters.background += count
         if page >= 0:
+            if self.trace is not None:
+                self.trace.filled(page, count, kind, fill.demand)
             self.settle(page, count, POISONED if kind == POISON else PRESENT)
             if kind == POISON and not fill.demand:
                 self.gave_up(page)
@@ -203,6 +198,8 @@ class Ledger:
 
     def drop(self, page: int, count: int) -> None:
         """Pages are the client's zeros from now on; who waits there faults again."""
+        if self.trace is not None:
+            self.trace.dropped(page, count)
         waited = self.pages.find(FILLING, page, page + count) >= 0
         self.pages.move(page, count, REMOVED)
         self.counters.removed += count

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from userfault.pager.core.actions import CONTINUE, COPY, ZERO
 from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
+
+UNLIMITED = 1 << 62  # pages that may still come in, where no budget bounds what is in
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -66,3 +69,14 @@ class Counters(msgspec.Struct):
     again: int = 0  # fills that met EAGAIN
     exists: int = 0  # fills that met EEXIST
     partial: int = 0  # fills that stopped part-way
+
+    def filled(self, kind: int, count: int) -> None:
+        """A fill of that kind succeeded."""
+        if kind == COPY:
+            self.copied += count
+        elif kind == ZERO:
+            self.zeroed += count
+        elif kind == CONTINUE:
+            self.continued += count
+        else:
+            self.poisoned += count

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from typing import Any
 
 import msgspec
 
@@ -32,6 +34,7 @@ class Policy(msgspec.Struct, frozen=True):
     `on_exit`: what a `with` block does with unfilled pages while views of the memory live:
     `complete` fills them first, `poison` gives them up.
     `patience_s`: how long leaving a `with` block waits for that completion.
+    `trace`: a file to record in what faults and what is filled, for `userfault plan`.
 
     Numbers may be NumPy's.  Raises UsageError for a value that cannot work.
     """
@@ -48,6 +51,7 @@ class Policy(msgspec.Struct, frozen=True):
     on_failure: str = "poison"
     on_exit: str = "complete"
     patience_s: float = 600.0
+    trace: str | None = None
 
     def __post_init__(self) -> None:
         put = functools.partial(msgspec.structs.force_setattr, self)
@@ -72,11 +76,20 @@ class Policy(msgspec.Struct, frozen=True):
                     f"policy {name}={seconds}", cause="times must be positive", cure="in seconds"
                 )
             put(name, seconds)
+        if self.trace is not None:
+            put("trace", _path("policy trace", self.trace))
 
     @property
     def most_read(self) -> int:
         """Bytes of the largest read of the source, but for whole pages that are larger."""
         return max(self.window_bytes, self.chunk_bytes)
+
+
+def _path(what: str, value: Any) -> str:
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise UsageError(f"{what}={value!r}", cause="it is no path", cure="name a file") from None
 
 
 _ANSWERS = {

@@ -94,7 +94,7 @@ def check_load(request: Load, fds: list[int]) -> None:
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
-    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
+    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals + attach.has_trace
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
@@ -105,6 +105,8 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
         found.memory = next(more)
     if attach.has_signals:
         found.signals = next(more)
+    if attach.has_trace:
+        found.trace = next(more)
     return found
 
 
@@ -123,6 +125,9 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
         _hold(_sealed(held.signals, 0), "a log of signals that is no memory")
     if isinstance(request.source, StoreSpec):  # the table of its pages is mapped
         _hold(_sealed(held.source, _SEALED), "a table of a snapshot that may change")
+    if held.trace >= 0:
+        appends = fcntl.fcntl(held.trace, fcntl.F_GETFL) & os.O_APPEND
+        _hold(stat.S_ISREG(os.fstat(held.trace).st_mode) and appends, "the file of its trace")
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")
@@ -149,7 +154,7 @@ def refused(error: Exception) -> messages.Refused:
     return messages.Refused("the pager cannot take the request", clipped(cause), messages.VERSIONS)
 
 
-def _hold(right: bool, what: str) -> None:
+def _hold(right: object, what: str) -> None:
     if not right:
         raise ValueError(f"{what} makes no sense")
 

@@ -25,6 +25,7 @@ from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
+from userfault.pager.drivers.record.tracing import Recorder
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.source.spec import FunctionSpec, ZeroSpec
 
@@ -66,6 +67,7 @@ class Served:
         self.overdue: list[Waited] = []
         self.sound_until = 0.0  # when the source must be looked at again
         self._recorded: msgspec.Raw | None = None
+        self._recorder: Recorder | None = None
 
     @classmethod
     def new(cls, attach: Attach, fds: Descriptors, bell: int, owner: Owner, number: int) -> Served:
@@ -79,6 +81,7 @@ class Served:
         core = MappingCore(served.plan, served._pages(fds.states))
         uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
+        served._record_trace(resumed=False)
         return served
 
     @classmethod
@@ -101,7 +104,14 @@ class Served:
             uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
+        served._record_trace(resumed=True)
         return served
+
+    def _record_trace(self, *, resumed: bool) -> None:
+        """Have what happens in the client's own process written to the file that it asked for."""
+        if self._fds.trace >= 0:
+            self._recorder = Recorder(self._fds.trace, self.owner.say, resumed=resumed)
+            self.main.core.ledger.trace = self._recorder
 
     def _again_lost(self, record: ServedRecord) -> None:
         for kept in record.contexts:
@@ -223,6 +233,8 @@ class Served:
             held.close()
         fds = self._fds
         close_all([fds.states, fds.finished, fds.memory, fds.signals])
+        if self._recorder is None or self._recorder.end():
+            close_all([fds.trace])
 
 
 class Context:

@@ -29,6 +29,7 @@ class Descriptors(msgspec.Struct):
     source: int = -1
     memory: int = -1
     signals: int = -1
+    trace: int = -1
 
 
 class Kept(msgspec.Struct):

@@ -28,8 +28,8 @@ from userfault.source.spec import FunctionSpec, Spec
 class Attach(msgspec.Struct, tag="attach"):
     """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
     states, the eventfd that says "finished", both ends of the life line; then the source's, if
-    `has_source`, the memory's, if `has_memory`, and the log of the client's signals, if
-    `has_signals`.
+    `has_source`, the memory's, if `has_memory`, the log of the client's signals, if `has_signals`,
+    and the file of the mapping's trace, if `has_trace`.
 
     `prepared`: the page cache behind the memory holds every page already.
     """
@@ -48,6 +48,7 @@ class Attach(msgspec.Struct, tag="attach"):
     source: Spec
     policy: Policy
     has_signals: bool = False
+    has_trace: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach"):

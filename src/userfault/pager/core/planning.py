@@ -1,0 +1,11 @@
+"""Which planner a mapping gets: the one place that picks it, for every driver."""
+
+from __future__ import annotations
+
+from userfault.pager.core.planner import Books, Planner
+from userfault.pager.core.windows import WindowPlanner
+
+
+def planner_for(books: Books) -> Planner:
+    """The planner of the mapping with these books, by its plan and policy."""
+    return WindowPlanner(books)
