@@ -332,6 +332,9 @@ FIXED = {
         f"{_ASYNC}; 0 map anon; 0 register u0 anon+0 2p 2; 0 madvise anon+0 2p 102;"
         " 0 scan anon+0 2p 1 0 0; 0 unregister u0 anon+1 1p; 0 madvise anon+0 2p 4"
     ),
+    "a shared mapping that mremap doubles brings no page table": (
+        "0 map src; 0 map shm; 0 mremap shm+0 0p 1p 3 thp+0; 0 scan thp+0 1p 0 0 0"
+    ),
 }
 
 
