@@ -12,6 +12,7 @@ from userfault.check.differential.program import from_text
 from userfault.kernel.errors import Unavailable
 
 _U0 = "0 uffd u0; 0 api u0 0"
+_ASYNC = "0 uffd u0; 0 api u0 0x8000"  # WP_ASYNC
 FIXED = {
     "an ioctl on no descriptor leaves the argument as it was": "0 wake u0 anon+0 1p; 0 close u0",
     "a mapping of a file joins another one, though both have guards": (
@@ -321,6 +322,18 @@ FIXED = {
     "a marker left over from WP protects a huge page": (
         f"{_U0}; 0 map huge; 0 register u0 huge+0 2p 2; 0 writeprotect u0 huge+0 1p 1;"
         " 0 register u0 huge+0 1p 4; 0 load huge+0"
+    ),
+    "what is left of protected poison stays protected where WP is registered": (
+        f"{_ASYNC}; 0 map alias; 0 register u0 alias+0 2p 2; 0 poison u0 alias+0 2p 0;"
+        " 0 scan alias+0 2p 1 0 0; 0 unregister u0 alias+1 1p; 0 madvise alias+0 2p 4;"
+        " 0 truncate m 1p"
+    ),
+    "a guard that PAGEMAP_SCAN protected stays as it is": (
+        f"{_ASYNC}; 0 map anon; 0 register u0 anon+0 2p 2; 0 madvise anon+0 2p 102;"
+        " 0 scan anon+0 2p 1 0 0; 0 unregister u0 anon+1 1p; 0 madvise anon+0 2p 4"
+    ),
+    "a shared mapping that mremap doubles brings no page table": (
+        "0 map src; 0 map shm; 0 mremap shm+0 0p 1p 3 thp+0; 0 scan thp+0 1p 0 0 0"
     ),
 }
 

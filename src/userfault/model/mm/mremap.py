@@ -323,7 +323,7 @@ def _move_entries(
     delta = moved.start - old
     if mm.thp:
         _move_huge(mm, moved, old, old + length, moved_bit, bits)
-    if shift == 12:
+    if shift == 12 and length:  # of a mapping that is doubled (old length 0) nothing moves
         for table_start in range(old & pt.PMD_MASK, old + length, pt.PMD_SIZE):
             if table.has_table(table_start, shift):  # empty or not
                 table.build(max(table_start, old) + delta, shift)
