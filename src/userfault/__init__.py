@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
     from userfault.api.statistics import Statistics
+    from userfault.api.track import Tracker, Written, track
     from userfault.kernel.errors import (
         FaultOverdue,
         FeatureMissing,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         RegistrationRefused,
         SourceError,
         SourceTypeError,
+        TrackingLost,
         Unavailable,
         UsageError,
         UserfaultError,
@@ -58,13 +60,17 @@ _HOMES = {
     "SourceTypeError": "userfault.kernel.errors",
     "Statistics": "userfault.api.statistics",
     "StoreError": "userfault.snapshot.errors",
+    "Tracker": "userfault.api.track",
+    "TrackingLost": "userfault.kernel.errors",
     "Unavailable": "userfault.kernel.errors",
     "UsageError": "userfault.kernel.errors",
     "UserfaultError": "userfault.kernel.errors",
+    "Written": "userfault.api.track",
     "function": "userfault.source.spec",
     "lazy": "userfault.api.lazy",
     "lazy_array": "userfault.api.arrays",
     "probe": "userfault.linux.probe",
+    "track": "userfault.api.track",
     "zero": "userfault.source.spec",
 }
 
@@ -85,13 +91,17 @@ __all__ = [
     "SourceTypeError",
     "Statistics",
     "StoreError",
+    "Tracker",
+    "TrackingLost",
     "Unavailable",
     "UsageError",
     "UserfaultError",
+    "Written",
     "function",
     "lazy",
     "lazy_array",
     "probe",
+    "track",
     "zero",
 ]
 

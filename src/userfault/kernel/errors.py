@@ -206,6 +206,10 @@ class PagerError(UserfaultError):
     """The pager process could not be started, refused a request, or has died."""
 
 
+class TrackingLost(UserfaultError):
+    """Writes were not seen for a while: every page may have been written since the last answer."""
+
+
 class FaultOverdue(PagerError):
     """Threads wait for pages for longer than the policy's `fault_deadline_s`, and wait on."""
 

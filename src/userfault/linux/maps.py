@@ -90,14 +90,23 @@ def is_memory_file(mapping: Mapping, memory_devices: frozenset[str]) -> bool:
 
 def memory_devices(pid: int) -> frozenset[str]:
     """The devices ("major:minor", as maps writes them) of tmpfs and hugetlbfs that `pid` sees."""
+    return _devices(pid, _MEMORY_FILE_SYSTEMS)
+
+
+def hugetlb_devices(pid: int) -> frozenset[str]:
+    """Those of hugetlbfs alone."""
+    return _devices(pid, (b"hugetlbfs",))
+
+
+def _devices(pid: int, kinds: tuple[bytes, ...]) -> frozenset[str]:
     with open(f"/proc/{pid}/mountinfo", "rb") as file:
-        return frozenset(_in_memory(file.read()))
+        return frozenset(_of_kinds(file.read(), kinds))
 
 
-def _in_memory(mountinfo: bytes) -> Iterator[str]:
+def _of_kinds(mountinfo: bytes, kinds: tuple[bytes, ...]) -> Iterator[str]:
     for line in mountinfo.split(b"\n"):
         # Names have no spaces here: the kernel escapes them (proc_pid_mountinfo(5)).
         mounted, separator, kind = line.partition(b" - ")
-        if separator and kind.split(b" ")[0] in _MEMORY_FILE_SYSTEMS:
+        if separator and kind.split(b" ")[0] in kinds:
             major, minor = map(int, mounted.split(b" ")[2].split(b":"))
             yield f"{major:02x}:{minor:02x}"

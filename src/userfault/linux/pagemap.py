@@ -48,6 +48,17 @@ class Pagemap:
     def __init__(self, pid: int | str = "self") -> None:
         self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
+    @classmethod
+    def adopt(cls, fd: int) -> Pagemap:
+        """Take over an open file."""
+        made = cls.__new__(cls)
+        made._fd = fd
+        return made
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self._fd
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -1,4 +1,4 @@
-"""How much memory is a process's own: /proc/PID/smaps (proc_pid_smaps(5))."""
+"""What /proc/PID/smaps tells of mappings (proc_pid_smaps(5)): it walks the page tables for it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,16 @@ def private_memory(pid: int) -> int:
     except OSError:
         return 0
     return total
+
+
+def page_size_at(pid: int, start: int) -> int:
+    """Bytes of a page of the mapping that begins at `start`; 4096 where there is none."""
+    head = b"%x-" % start
+    found = False
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            if not line.split()[0].endswith(b":"):
+                found = line.lstrip(b"0").startswith(head)
+            elif found and line.startswith(b"KernelPageSize:"):
+                return int(line.split()[1]) * 1024
+    return 4096

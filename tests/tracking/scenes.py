@@ -1,0 +1,31 @@
+"""What runs in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+from helpers.child import become_nobody
+from tracking.memories import MIB, PAGE
+from userfault.api.track import track
+from userfault.kernel.errors import OpenRefused
+
+_PR_SET_DUMPABLE = 4
+
+
+def as_nobody() -> tuple[str, list[int], str]:
+    """How a user without any rights tracks, and what is told of a write and of a read(2)."""
+    memory = mmap.mmap(-1, MIB)
+    zeros = open("/dev/zero", "rb", buffering=0)  # noqa: SIM115  # closed below, as nobody
+    become_nobody()
+    # As a program that this user has started is (prctl(2); setuid(2) has cleared it).
+    assert not ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    refused = ""
+    try:
+        track(memory, mode="messages")
+    except OpenRefused as error:
+        refused = type(error).__name__
+    with track(memory) as tracker, zeros:
+        memory[PAGE] = 1
+        zeros.readinto(memoryview(memory)[3 * PAGE : 5 * PAGE])
+        return tracker.mode, list(tracker.written()), refused
