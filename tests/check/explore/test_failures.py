@@ -121,7 +121,7 @@ def test_a_replay_line_runs_the_same_schedule_again() -> None:
     scenario = broken.by_name["a-page-that-is-dropped"]
     runner, found = _search(scenario)
     assert found.run is not None
-    line = line_of(scenario.name, NEXT.name, runner.bugs, found.run)
+    line = line_of(scenario, NEXT.name, runner.bugs, found.run)
     assert parse(str(line)) == line
     again = runner.run(Replay(line.schedule))
     assert again is not None
@@ -133,13 +133,13 @@ def test_a_line_of_something_else_is_refused() -> None:
     scenario = broken.by_name["a-page-that-is-dropped"]
     runner, found = _search(scenario)
     assert found.run is not None
-    line = str(line_of(scenario.name, NEXT.name, runner.bugs, found.run))
+    line = str(line_of(scenario, NEXT.name, runner.bugs, found.run))
     with pytest.raises(UsageError, match=r"is of version 0\.0\.0"):
         parse(line.replace(line.split(":")[1], "0.0.0"))
     with pytest.raises(UsageError, match="no replay line"):
         parse("explore0:" + line.partition(":")[2])
     with pytest.raises(UsageError, match="damaged"):
-        parse(line.replace(line.split(":")[5], "0x9999999.z"))
+        parse(line.replace(line.split(":")[6], "0x9999999.z"))
     other = broken.by_name["a-reader-without-a-handler"]
     with pytest.raises(UsageError, match="another state of the model or of the scenario"):
         tell(other, NEXT, parse(line))
@@ -186,7 +186,7 @@ def test_the_timeline_tells_what_each_step_changed() -> None:
     scenario = broken.by_name["a-page-that-is-dropped"]
     runner, found = _search(scenario)
     assert found.run is not None
-    line = line_of(scenario.name, NEXT.name, runner.bugs, shortest(runner, found.run))
+    line = line_of(scenario, NEXT.name, runner.bugs, shortest(runner, found.run))
     timeline = tell(scenario, NEXT, line)
     assert list(timeline.tasks.values()) == ["reader", "handler", "dropper"]
     assert len(timeline.rows) == len(line.schedule)

@@ -50,7 +50,7 @@ def _timeline() -> Timeline:
     runner = Runner(scenario, NEXT)
     found = search(runner, Reduced())
     assert found.run is not None
-    line = line_of(scenario.name, NEXT.name, runner.bugs, shortest(runner, found.run))
+    line = line_of(scenario, NEXT.name, runner.bugs, shortest(runner, found.run))
     return tell(scenario, NEXT, line)
 
 
@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_else_and_names_are_escaped() -> None:
     runner = Runner(hostile.by_name["hostile"], NEXT)
     found = search(runner, Reduced())
     assert found.run is not None
-    line = line_of("hostile", NEXT.name, runner.bugs, found.run)
+    line = line_of(hostile.by_name["hostile"], NEXT.name, runner.bugs, found.run)
     text = page(tell(hostile.by_name["hostile"], NEXT, line))
     assert "<script" not in text
     assert "<b>one" not in text

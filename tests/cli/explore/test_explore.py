@@ -46,7 +46,7 @@ def test_a_failure_is_told_and_its_line_shows_it_again(tmp_path: Path) -> None:
     assert "broken a-page-stays" in done.stdout
     assert "check: a-page-stays" in done.stdout
     assert "the page is gone" in page.read_text()
-    line = next(word for word in done.stdout.split() if word.startswith("explore1:"))
+    line = next(word for word in done.stdout.split() if word.startswith("explore2:"))
     again = userfault("explore", MINE, "--replay", line, "--json")
     assert again.returncode == 1
     told = json.loads(again.stdout)
@@ -63,11 +63,47 @@ def test_the_audit_tells_what_it_checked() -> None:
     assert "pairs of steps, 0 do not commute" in done.stdout
 
 
+def test_the_audit_leaves_out_what_has_no_meaning_on_the_kernel() -> None:
+    done = userfault(
+        "explore", "guest-and-punch", "two-readers-one-copy", "--audit", "--kernel", "6.1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out on 6.1: it is for next: guest-and-punch" in done.stdout
+    assert "two-readers-one-copy: " in done.stdout
+    assert "guest-and-punch: " not in done.stdout
+
+
+def test_a_design_is_explored_and_its_line_shows_the_failure_again() -> None:
+    done = userfault("explore", "touch-beyond-the-end", "--design", "posted", columns=160)
+    assert done.returncode == 1, done.stderr
+    assert "broken touch-beyond-the-end on next under posted" in done.stdout
+    line = next(word for word in done.stdout.split() if word.startswith("explore2:"))
+    told = json.loads(userfault("explore", "--replay", line, "--json").stdout)
+    assert told["design"] == "posted"
+    assert told["violation"]["name"] == "end-of-file"
+    for design in ("ours", "merged"):
+        done = userfault("explore", "touch-beyond-the-end", "--design", design, "--json")
+        assert done.returncode == 0, done.stderr
+        assert _lines(done.stdout)[0]["design"] == design
+
+
+def test_what_a_design_cannot_serve_is_left_out_with_the_reason() -> None:
+    both = ("guest-punch-and-copy", "two-readers-one-copy", "--design", "hardcoded")
+    done = userfault("explore", *both, "--plain", "0", columns=160)
+    assert done.returncode == 0, done.stderr
+    assert "left out under hardcoded: its memory cannot be set up: EINVAL" in done.stdout
+    assert "clean  two-readers-one-copy on next under hardcoded" in done.stdout
+    alone = userfault("explore", "guest-punch-and-copy", "--design", "hardcoded")
+    assert alone.returncode == 2
+    assert "guest-punch-and-copy has no meaning under hardcoded" in alone.stderr
+
+
 def test_what_is_called_wrongly_is_told() -> None:
     for arguments, told in (
         (["no-such-scenario"], "no scenario is called"),
         (["--kernel", "5.4"], "no kernel is called '5.4'"),
         (["--switch", "no-such-bug"], "no old bug is called"),
+        (["--design", "mergd"], "no design is called 'mergd'"),
         (["--replay", "nonsense"], "no replay line"),
         (["no-such-file.py"], "there is no Python file"),
         (["--strategy", "pct", "--preemptions", "1"], "does not go with"),

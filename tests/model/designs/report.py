@@ -148,7 +148,7 @@ def timeline(design: str, name: str, race: str) -> Timeline:
     assert built is not None
     seen = explored(built)
     assert seen.run is not None
-    return tell(built, NEXT, line_of(built.name, NEXT.name, frozenset(), seen.run))
+    return tell(built, NEXT, line_of(built, NEXT.name, frozenset(), seen.run))
 
 
 def steps_of(shown: Timeline) -> str:

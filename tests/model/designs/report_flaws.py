@@ -44,8 +44,9 @@ def timelines() -> str:
         seen = explored(name, "posted")
         if seen.run is None:
             continue
-        line = line_of(name, NEXT.name, frozenset(), seen.run)
-        told = steps_of(tell(scenario(name, "posted"), NEXT, line, rules(name)))
+        race = scenario(name, "posted")
+        line = line_of(race, NEXT.name, frozenset(), seen.run)
+        told = steps_of(tell(race, NEXT, line, rules(name)))
         parts.append(f"{found.letter}: {found.sentence}\n\n```\n{told}\n```")
     return "\n\n".join(parts)
 

@@ -259,7 +259,7 @@ def _tried(case: _Case, ops: MemoryOps, profile: Profile) -> Tried:
     broken = None
     if found.violation is not None and found.run is not None:
         run = shortest(runner, found.run) if found.run.violation is not None else found.run
-        line = line_of(scenario.name, profile.name, frozenset(), run)
+        line = line_of(scenario, profile.name, frozenset(), run)
         violation = run.violation or found.violation
         broken = Breach(_rule(violation, case.rule), violation.text, tell(scenario, profile, line))
     return Tried(

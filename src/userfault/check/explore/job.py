@@ -37,6 +37,7 @@ class Job(msgspec.Struct, frozen=True):
     scenario: str
     kernel: str
     file: str = ""
+    design: str = ""  # of the model's core; "": the scenario's own
     bugs: tuple[str, ...] = ()
     strategy: str = "reduced"
     preemptions: int | None = None
@@ -52,7 +53,7 @@ class Job(msgspec.Struct, frozen=True):
         names = [self.file] if self.file else [self.scenario]
         for one, _ in loading.named(names):
             if one.name == self.scenario:
-                return one
+                return one.under(self.design)
         raise UsageError(f"{self.file} defines no scenario {self.scenario!r}")
 
     def runner(self) -> Runner:
@@ -136,7 +137,7 @@ def run(job: Job, told: Callable[[Progress], None], stop: Callable[[], bool]) ->
 
 def _failure(job: Job, runner: Runner, run: Run, violation: Violation, after: int) -> Failure:
     short = shortest(runner, run) if run.violation is not None else run
-    line = line_of(job.scenario, job.kernel, runner.bugs, short)
+    line = line_of(runner.scenario, job.kernel, runner.bugs, short)
     violation = short.violation or violation
     return Failure(violation, str(line), len(short.steps), short.preemptions, after)
 

@@ -24,6 +24,7 @@ from userfault.cli.explore.crew import Crew
 from userfault.cli.explore.pieces import Part, Piece, Result, plan
 from userfault.cli.explore.table import (
     print_failure,
+    print_left_out,
     print_list,
     print_result,
     print_timeline,
@@ -32,7 +33,7 @@ from userfault.cli.explore.table import (
 from userfault.cli.shared import errors, json_output, progress
 from userfault.cli.shared.terminal import Screen
 from userfault.kernel.errors import UsageError
-from userfault.model.profiles import profile_named
+from userfault.model.profiles import Profile, profile_named
 
 _SCHEMA = "userfault.explore/1"
 _PLAIN = 2_000  # schedules of plain search that are counted for comparison
@@ -44,6 +45,7 @@ _AUDITED = 50  # schedules of a scenario, for each of two strategies
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--list", "as_list", is_flag=True, help="List the scenarios; run none.")
 @click.option("--kernel", metavar="V", help="The model's version, as 6.18 (default: its own).")
+@click.option("--design", metavar="NAME", help="How the model's core asks memory types, as merged.")
 @click.option("--switch", metavar="BUG", multiple=True, help="Put this old bug of Linux back.")
 @click.option(
     "--strategy", type=click.Choice(STRATEGIES), default="reduced", help="Default: reduced."
@@ -71,6 +73,7 @@ def explore(
     names: tuple[str, ...],
     as_list: bool,
     kernel: str | None,
+    design: str | None,
     switch: tuple[str, ...],
     strategy: str,
     preemptions: int | None,
@@ -92,34 +95,62 @@ def explore(
     console = Screen()
     if replay is not None:
         return _replay(console, names, replay, html, as_json=as_json)
-    chosen = loading.named(names)
+    chosen = [(one.under(design or ""), file) for one, file in loading.named(names)]
     if as_list:
         return _list(console, [one for one, _ in chosen], as_json=as_json)
     if audit:
-        return _audit(console, [one for one, _ in chosen], kernel)
+        return _audit(console, _meant(chosen, kernel, design, console))
     bugs = tuple(sorted(bugs_named(switch)))
-    wanted = Job("", "", "", bugs, strategy, preemptions, schedules or _BOUND, seed, plain=plain)
+    bound = schedules or _BOUND
+    wanted = Job("", "", "", design or "", bugs, strategy, preemptions, bound, seed, plain=plain)
     wanted.make()
-    work = _plan(chosen, wanted, kernel, jobs or os.cpu_count() or 1)
+    meant = _meant(chosen, kernel, design, None if as_json else console)
+    work = _plan(meant, wanted, jobs or os.cpu_count() or 1)
     if resume:
         work = [states.resumed(piece) for piece in work]
     return _run(console, work, jobs or os.cpu_count() or 1, html, as_json=as_json)
 
 
-def _plan(
-    chosen: Sequence[tuple[Scenario, str]], wanted: Job, kernel: str | None, processes: int
-) -> list[Piece]:
-    """A piece for each scenario that has a meaning on the kernel."""
+_Meant = tuple[Scenario, str, Profile]  # with its file, and the kernel that it runs on
+
+
+def _meant(
+    chosen: Sequence[tuple[Scenario, str]],
+    kernel: str | None,
+    design: str | None,
+    console: Screen | None,
+) -> list[_Meant]:
+    """Those that have a meaning on the kernel and under the design; the console hears of others.
+
+    Raises UsageError where none has.
+    """
     found = []
+    left_out: dict[str, list[str]] = {}
     for scenario, file in chosen:
-        version = profile_named(kernel or scenario.kernel).name
-        if scenario.kernels and version not in scenario.kernels:
-            if len(chosen) == 1:
-                raise UsageError(
-                    f"{scenario.name} has no meaning on {version}",
-                    cause=f"it is for {', '.join(scenario.kernels)}",
-                )
-            continue
+        profile = profile_named(kernel or scenario.kernel)
+        why = ""
+        if scenario.kernels and profile.name not in scenario.kernels:
+            why = f"on {profile.name}: it is for {', '.join(scenario.kernels)}"
+        elif design and (refused := scenario.refusal(profile)):
+            why = f"under {design}: its memory cannot be set up: {refused}"
+        if why:
+            left_out.setdefault(why, []).append(scenario.name)
+        else:
+            found.append((scenario, file, profile))
+    if left_out and not found:
+        why, names = next(iter(left_out.items()))
+        where, _, cause = why.partition(": ")
+        raise UsageError(f"{names[0]} has no meaning {where}", cause=cause)
+    if console is not None:
+        print_left_out(console, left_out)
+    return found
+
+
+def _plan(chosen: Sequence[_Meant], wanted: Job, processes: int) -> list[Piece]:
+    """A piece for each scenario."""
+    found = []
+    for scenario, file, profile in chosen:
+        version = profile.name
         job = msgspec.structs.replace(wanted, scenario=scenario.name, kernel=version, file=file)
         plain = wanted.strategy != "reduced" or wanted.preemptions is not None
         if plain or len(chosen) >= processes:
@@ -142,11 +173,11 @@ def _list(console: Screen, scenarios: Sequence[Scenario], *, as_json: bool) -> i
     return 0
 
 
-def _audit(console: Screen, scenarios: Sequence[Scenario], kernel: str | None) -> int:
+def _audit(console: Screen, chosen: Sequence[_Meant]) -> int:
     """Whether steps that recorded nothing in common commute; the exit code."""
     wrong = 0
-    for scenario in scenarios:
-        runner = Runner(scenario, profile_named(kernel or scenario.kernel))
+    for scenario, _, profile in chosen:
+        runner = Runner(scenario, profile)
         checked, claims = audited(runner, _AUDITED)
         wrong += bool(claims)
         console.print(f"{scenario.name}: {checked} pairs of steps, {len(claims)} do not commute")
@@ -238,7 +269,7 @@ def _replay(
             f"the replay line is of {line.scenario}, which is not among what was named",
             cure="name the file that defines it",
         )
-    timeline = tell(scenario, profile_named(line.kernel), line)
+    timeline = tell(scenario.under(line.design), profile_named(line.kernel), line)
     if as_json:
         json_output.show(_SCHEMA, timeline)
     else:

@@ -54,6 +54,7 @@ class Result(msgspec.Struct, frozen=True):
 
     scenario: str
     kernel: str
+    design: str
     bugs: tuple[str, ...]
     strategy: str
     schedules: int
@@ -106,6 +107,7 @@ class Piece:
         return Result(
             job.scenario,
             job.kernel,
+            self.scenario.config.design,
             job.bugs,
             job.strategy if job.preemptions is None else "plain",
             sum(one.schedules for one in sums),

@@ -24,8 +24,9 @@ def _path(job: Job) -> Path | None:
     home = homes.cache_home()
     if home is None:
         return None
+    design = f"~{job.design}" if job.design else ""
     bugs = "".join(f"+{bug}" for bug in job.bugs)
-    return Path(home) / homes.OURS / "explore" / f"{job.scenario}@{job.kernel}{bugs}.json"
+    return Path(home) / homes.OURS / "explore" / f"{job.scenario}@{job.kernel}{design}{bugs}.json"
 
 
 def keep(piece: Piece) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,7 @@ from userfault.check.explore.building.switches import SWITCHES
 from userfault.check.explore.telling.timeline import Timeline
 from userfault.cli.explore.pieces import Result
 from userfault.cli.shared import terminal
+from userfault.model.profiles import Config
 
 
 def print_list(console: Console, scenarios: Sequence[Scenario]) -> None:
@@ -32,14 +33,21 @@ def print_list(console: Console, scenarios: Sequence[Scenario]) -> None:
         console.print(table)
 
 
+def print_left_out(console: Console, left_out: Mapping[str, Sequence[str]]) -> None:
+    """Scenarios that have no meaning here, by the reason."""
+    for why, names in left_out.items():
+        console.print(Text(f"left out {why}: {', '.join(names)}", "dim"))
+
+
 def print_result(console: Console, result: Result) -> None:
     """One line: what it is, what was seen, how fast."""
     bugs = f" +{'+'.join(result.bugs)}" if result.bugs else ""
+    design = f" under {result.design}" if result.design != Config().design else ""
     rate = result.schedules / result.seconds if result.seconds else 0.0
     console.print(
         Text.assemble(
             _verdict(result),
-            f" {result.scenario}{bugs} on {result.kernel}: {result.schedules} schedules"
+            f" {result.scenario}{bugs} on {result.kernel}{design}: {result.schedules} schedules"
             f"{_cut(result)}{_reduction(result)}, {len(result.outcomes)} outcomes, at most"
             f" {result.depth} steps, {result.seconds:.2f} s ({rate:.0f}/s)",
         )
@@ -88,11 +96,13 @@ def print_failure(console: Console, result: Result, timeline: Timeline) -> None:
     print_timeline(console, timeline)
 
 
-def print_timeline(console: Console, timeline: Timeline) -> None:
-    """Its steps, and the line that shows them again."""
+def print_timeline(
+    console: Console, timeline: Timeline, command: str = "userfault explore"
+) -> None:
+    """Its steps, and the command and line that show them again."""
     print_steps(console, timeline)
     console.print("see it again:")
-    terminal.say(f"  userfault explore --replay {timeline.line}\n")
+    terminal.say(f"  {command} --replay {timeline.line}\n")
 
 
 def print_steps(console: Console, timeline: Timeline) -> None:

@@ -8,6 +8,8 @@ import msgspec
 
 from userfault.check.explore.building.world import World
 from userfault.kernel.errors import UsageError
+from userfault.model.designs.catalogue import design_named
+from userfault.model.errors import Errno
 from userfault.model.memtypes.ops import MemoryOps
 from userfault.model.profiles import NEXT, Config, Profile
 
@@ -30,6 +32,26 @@ class Scenario(msgspec.Struct, frozen=True):
     config: Config = Config()
     types: tuple[MemoryOps, ...] = ()  # memory types from outside
     group: str = ""  # what it is listed under
+
+    def under(self, design: str) -> Scenario:
+        """The same under this design of the model's core ("": under its own).
+
+        Raises UsageError for a name that no design has.
+        """
+        if not design:
+            return self
+        named = design_named(design).name
+        return msgspec.structs.replace(
+            self, config=msgspec.structs.replace(self.config, design=named)
+        )
+
+    def refusal(self, profile: Profile) -> str:
+        """Why its world cannot be set up, as a design may not serve its memory; "" where it can."""
+        try:
+            self.world(profile).abandon()
+        except Errno as refused:
+            return str(refused)
+        return ""
 
     def world(self, profile: Profile, bugs: frozenset[str] = frozenset()) -> World:
         """A fresh world with its tasks ready to run.  `bugs`: old ones put back."""

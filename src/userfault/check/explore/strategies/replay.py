@@ -1,8 +1,8 @@
 """A schedule as one line to paste, and the strategy that runs it again.
 
 The line names what it belongs to: its own format, this package's version, the scenario, the
-kernel, the old bugs that were put back; then who ran, step by step, and a sum over the points
-that the tasks stood at.  What does not fit is refused rather than run as something else.
+kernel, the design, the old bugs that were put back; then who ran, step by step, and a sum over the
+points that the tasks stood at.  What does not fit is refused rather than run as something else.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.steps import Run, Step
 from userfault.check.explore.strategies.strategy import CUT, Here, Once
 from userfault.kernel.errors import UsageError
+from userfault.model.profiles import Config
 from userfault.version import __version__
 
-_FORMAT = "explore1"
-_FIELDS = 7
+_FORMAT = "explore2"
+_FIELDS = 8
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -29,17 +31,21 @@ class Line(msgspec.Struct, frozen=True):
     bugs: tuple[str, ...]
     schedule: tuple[int, ...]
     points: str  # the sum over the points of the steps
+    design: str = Config().design
     version: str = __version__
 
     def __str__(self) -> str:
         bugs = "+".join(self.bugs) or "-"
-        parts = (self.scenario, self.kernel, bugs, _packed(self.schedule), self.points)
+        steps = _packed(self.schedule)
+        parts = (self.scenario, self.kernel, self.design, bugs, steps, self.points)
         return ":".join((_FORMAT, self.version, *parts))
 
 
-def line_of(scenario: str, kernel: str, bugs: frozenset[str], run: Run) -> Line:
+def line_of(scenario: Scenario, kernel: str, bugs: frozenset[str], run: Run) -> Line:
     """The line that runs this schedule again."""
-    return Line(scenario, kernel, tuple(sorted(bugs)), tuple(run.schedule), points_of(run.steps))
+    put_back, schedule = tuple(sorted(bugs)), tuple(run.schedule)
+    points = points_of(run.steps)
+    return Line(scenario.name, kernel, put_back, schedule, points, scenario.config.design)
 
 
 def parse(text: str) -> Line:
@@ -51,7 +57,7 @@ def parse(text: str) -> Line:
             cause=f"it does not begin with {_FORMAT!r} and have {_FIELDS} parts",
             cure="paste the line as `userfault explore` printed it",
         )
-    _, version, scenario, kernel, bugs, schedule, points = parts
+    _, version, scenario, kernel, design, bugs, schedule, points = parts
     if version != __version__:
         raise UsageError(
             f"this replay line is of version {version}",
@@ -59,7 +65,7 @@ def parse(text: str) -> Line:
             cure="explore the scenario again, or use the version that printed the line",
         )
     named = () if bugs == "-" else tuple(bugs.split("+"))
-    return Line(scenario, kernel, named, _unpacked(schedule), points, version)
+    return Line(scenario, kernel, named, _unpacked(schedule), points, design, version)
 
 
 def points_of(steps: Sequence[Step]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from userfault.check.explore.telling.timeline import Row, Timeline
+from userfault.model.profiles import Config
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --bad: #c62828; --run: #1565c0; }
@@ -32,7 +33,8 @@ tr.last td { background: color-mix(in srgb, var(--bad) 12%, transparent); }
 
 def page(timeline: Timeline) -> str:
     """The whole page."""
-    title = f"{timeline.scenario} on {timeline.kernel}"
+    design = f" under {timeline.design}" if timeline.design != Config().design else ""
+    title = f"{timeline.scenario} on {timeline.kernel}{design}"
     bugs = f" with {', '.join(timeline.bugs)}" if timeline.bugs else ""
     heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in timeline.tasks.values())
     rows = "\n".join(

@@ -34,6 +34,7 @@ class Timeline(msgspec.Struct, frozen=True):
     scenario: str
     sentence: str
     kernel: str
+    design: str
     bugs: tuple[str, ...]
     line: str
     tasks: dict[int, str]
@@ -84,6 +85,7 @@ def tell(
         scenario.name,
         scenario.sentence,
         profile.name,
+        scenario.config.design,
         line.bugs,
         str(line),
         tasks,
