@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, fairness, latency, model, patterns, start, store
-from bench.images import NotCachedError
+from bench import bulk, cold, fairness, latency, model, patterns, start, store
+from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
 from bench.native import CompilerMissingError
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "latency": latency,
     "bulk": bulk,
     "patterns": patterns,
+    "cold": cold,
     "fairness": fairness,
     "start": start,
     "model": model,
@@ -42,7 +43,13 @@ def main() -> int:
             run = Run(Path(scratch), tiny=options.tiny, rounds=rounds, images=options.image)
             for name in names:
                 _one(run, name)
-        except (CompilerMissingError, DifferError, NotCachedError, ToolMissingError) as error:
+        except (
+            CompilerMissingError,
+            DifferError,
+            NotCachedError,
+            NotColdError,
+            ToolMissingError,
+        ) as error:
             print(f"the run has failed: {error}", file=sys.stderr)
             return 1
         finally:

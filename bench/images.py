@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -13,6 +14,10 @@ from userfault.uapi import mman
 
 PAGE = mmap.PAGESIZE
 _TRIES = 4
+
+
+class NotColdError(Exception):
+    """Pages of an image stay in the page cache: figures would not be those of the disk."""
 
 
 class NotCachedError(Exception):
@@ -75,4 +80,38 @@ class Image:
     def __exit__(self, *exc: object) -> None:
         self._pinned.release()
         self._view.close()
+        os.close(self.fd)
+
+
+class ColdImage:
+    """A file of `pages` pages that nobody maps, so that it can be made to leave the page cache."""
+
+    def __init__(self, directory: Path, pages: int, native: Native) -> None:
+        with Image.file(directory, pages, native) as image:
+            self.fd = os.dup(image.fd)
+            self.hash = image.hash
+        self.pages = pages
+        self.length = pages * PAGE
+
+    def drop(self) -> None:
+        """No page of it is in the page cache any more.  NotColdError where that cannot be had."""
+        for _ in range(_TRIES):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if not self._cached():
+                return
+            with contextlib.suppress(OSError):  # for root alone
+                Path("/proc/sys/vm/drop_caches").write_text("1")
+        raise NotColdError(f"{self._cached()} of {self.pages} pages stay in the page cache")
+
+    def _cached(self) -> int:
+        with (
+            mmap.mmap(self.fd, self.length, prot=mmap.PROT_READ) as view,
+            Pinned(view) as pinned,
+        ):
+            return mincore(pinned.address, self.length).count(1)
+
+    def __enter__(self) -> ColdImage:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         os.close(self.fd)

@@ -25,6 +25,13 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.states import PRESENT
 
 
+class Source(Protocol):
+    """An open file."""
+
+    fd: int
+    length: int
+
+
 class Mapped(Protocol):
     """Memory being served."""
 
@@ -42,7 +49,7 @@ class Side(Protocol):
 
     pid: int
 
-    def mapped(self, image: Image) -> AbstractContextManager[Mapped]:
+    def mapped(self, image: Source) -> AbstractContextManager[Mapped]:
         """Memory that shows `image`, within a `with` block."""
 
     def close(self) -> None:
@@ -67,7 +74,7 @@ class Ours:
             self.pid = self._pager.processes()["worker"]
 
     @contextmanager
-    def mapped(self, image: Image) -> Iterator[Mapped]:
+    def mapped(self, image: Source) -> Iterator[Mapped]:
         """See `Side`."""
         kind = "shmem" if self._prepared else "anon"
         with userfault.lazy(
@@ -113,26 +120,33 @@ _REPLY = struct.Struct("=QQ")
 class Rival:
     """`c/handler.c`: answers each fault by one page.  `fill_size`: bytes an ioctl of `fill()`.
 
-    `polls`: it never sleeps while it serves.
+    `polls`: it never sleeps while it serves.  `reads`: it reads the source, page by page.
     """
 
     def __init__(
-        self, native: Native, *, prepared: bool = False, fill_size: int = 0, polls: bool = False
+        self,
+        native: Native,
+        *,
+        prepared: bool = False,
+        fill_size: int = 0,
+        polls: bool = False,
+        reads: bool = False,
     ) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._prepared = prepared
         self._fill_size = fill_size
+        how = "poll" if polls else "read" if reads else "sleep"
         with theirs:
             # posix_spawn keeps it at descriptor 3, which is all that the handler inherits
             self.pid = os.posix_spawn(
                 native.handler,
-                [str(native.handler), "poll" if polls else "sleep"],
+                [str(native.handler), how],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
             )
 
     @contextmanager
-    def mapped(self, image: Image) -> Iterator[Mapped]:
+    def mapped(self, image: Source) -> Iterator[Mapped]:
         """See `Side`."""
         shared = mmap.MAP_SHARED if self._prepared else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         fd = image.fd if self._prepared else -1

@@ -4,6 +4,9 @@
  * one page from a source file that it has mapped and populated.  On request it fills everything
  * in pieces of a given size and says how long that took, first ioctl to last.
  *
+ * Called with "read" it maps nothing: it reads each page by pread(2) first, into one buffer, as who
+ * serves a file that is not in the page cache does without threads.
+ *
  * Descriptor 3 is a SOCK_SEQPACKET socket to the client.  Every request gets one reply.
  */
 #define _GNU_SOURCE
@@ -20,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHANNEL = 3, MESSAGES = 16 };
+enum { CHANNEL = 3, MESSAGES = 16, BUFFER = 1 << 20 };
 enum operation { ASK, SERVE, FILL, FORGET };
 
 struct request {
@@ -40,8 +43,12 @@ static struct {
 	struct request is;
 	char *source;
 	int uffd;
+	int file;
 	uint64_t faults;
-} served = { .uffd = -1 };
+} served = { .uffd = -1, .file = -1 };
+
+static int reads; /* the source by pread(2) */
+static char buffer[BUFFER] __attribute__((aligned(4096)));
 
 static void fail(const char *what)
 {
@@ -55,6 +62,16 @@ static uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Where the bytes of a COPY lie. */
+static uint64_t source_of(uint64_t offset, uint64_t length)
+{
+	if (!reads)
+		return (uint64_t)(uintptr_t)served.source + offset;
+	if (length > BUFFER || pread(served.file, buffer, length, (off_t)offset) != (ssize_t)length)
+		fail("pread");
+	return (uint64_t)(uintptr_t)buffer;
 }
 
 /* One ioctl: bytes done (EEXIST counts as one page, EAGAIN as what was done before it). */
@@ -71,7 +88,7 @@ static uint64_t fill(uint64_t offset, uint64_t length)
 	} else {
 		struct uffdio_copy copy = {
 			.dst = served.is.start + offset,
-			.src = (uint64_t)(uintptr_t)served.source + offset,
+			.src = source_of(offset, length),
 			.len = length,
 		};
 
@@ -129,6 +146,10 @@ static void serve(struct request *request, int *fds, int count)
 		return;
 	if (count != 2)
 		fail("no source");
+	if (reads) {
+		served.file = fds[1];
+		return;
+	}
 	served.source = mmap(NULL, request->length, PROT_READ, MAP_SHARED | MAP_POPULATE, fds[1], 0);
 	if (served.source == MAP_FAILED)
 		fail("mmap");
@@ -139,8 +160,10 @@ static void forget(void)
 {
 	if (served.source)
 		munmap(served.source, served.is.length);
+	if (served.file >= 0)
+		close(served.file);
 	close(served.uffd);
-	served.uffd = -1;
+	served.uffd = served.file = -1;
 }
 
 static int receive(struct request *request, int *fds)
@@ -187,6 +210,7 @@ int main(int count, char **arguments)
 	/* "poll": never sleep while something is served, so that no CPU has to be woken for a fault */
 	int spins = count > 1 && !strcmp(arguments[1], "poll");
 
+	reads = count > 1 && !strcmp(arguments[1], "read");
 	for (;;) {
 		struct pollfd waits[2] = {
 			{ .fd = served.uffd, .events = POLLIN },
