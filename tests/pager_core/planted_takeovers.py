@@ -13,7 +13,7 @@ from pager_core.simstate import State
 from userfault.pager.core import recovery
 from userfault.pager.core.actions import COPY, Wake, WakeAll
 from userfault.pager.core.core import MappingCore
-from userfault.pager.core.recorded import FillRecord, Snapshot
+from userfault.pager.core.recorded import ContextRecord, FillRecord, Snapshot
 
 
 def _fill_under_way_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -150,12 +150,12 @@ def _forgotten(**field: Any) -> Plant:
     """A field of the record that the successor does not look at."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        restore = MappingCore.restore
+        rebuilt = recovery._rebuilt
 
-        def planted(self: MappingCore, **fields: Any) -> None:
-            restore(self, **{**fields, **field})
+        def planted(each: ContextRecord, *others: Any) -> MappingCore:
+            return rebuilt(msgspec.structs.replace(each, **field), *others)
 
-        patch.setattr(MappingCore, "restore", planted)
+        patch.setattr(recovery, "_rebuilt", planted)
 
     return plant
 

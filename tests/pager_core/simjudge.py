@@ -96,7 +96,7 @@ def _finished_rightly(world: World, context: Context) -> None:
         return
     core = context.core
     held = core.pages.counts()
-    if core.background and core.pages.unsettled:
+    if core.planner.background and core.pages.unsettled:
         raise Violation(f"everything was to be filled, but there is {held}")
     if core.pages.states.find(bytes([FILLING]), 0, core.pages.count) >= 0:
         raise Violation(f"nothing is under way, but there is {held}")

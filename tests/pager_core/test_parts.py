@@ -17,7 +17,7 @@ from userfault.pager.core.actions import (
     Wake,
 )
 from userfault.pager.core.filling import Filling
-from userfault.pager.core.ledger import Ledger
+from userfault.pager.core.ledger import Ledger, child_of
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
@@ -65,7 +65,7 @@ def test_a_fill_is_cut_where_addresses_are() -> None:
 
 def test_pages_that_are_in_wake_the_waiters_of_every_peer() -> None:
     ledger = ledger_of(shared=True)
-    child = ledger.child(None)
+    child = child_of(ledger, None)
     ledger.done(fill(ledger, 2))
     assert ledger.pages.states[2] == PRESENT
     assert list(child.out) == [Wake(START + 2 * PAGE, PAGE)]
@@ -74,7 +74,7 @@ def test_pages_that_are_in_wake_the_waiters_of_every_peer() -> None:
 
 def test_what_one_peer_unmaps_stays_while_another_shows_it() -> None:
     ledger = ledger_of(shared=True)
-    child = ledger.child(None)
+    child = child_of(ledger, None)
     ledger.unmap(START, START + PAGE)
     assert ledger.pages.states[0] == MISSING
     child.unmap(START, START + PAGE)
@@ -84,7 +84,7 @@ def test_what_one_peer_unmaps_stays_while_another_shows_it() -> None:
 def test_the_finish_is_said_once_by_each_peer_and_poisoned_shared_pages_are_kept() -> None:
     for state, ranges in ((PRESENT, ((START, 2 * PAGE),)), (POISONED, ())):
         ledger = ledger_of(2, shared=True)
-        child = ledger.child(None)
+        child = child_of(ledger, None)
         ledger.pages.move(0, 2, FILLING)
         ledger.pages.move(0, 2, state)
         ledger.finish_if_settled()

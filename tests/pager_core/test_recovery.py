@@ -158,7 +158,7 @@ def test_giving_up_goes_on_and_complete_after_it_is_not_forgotten() -> None:
     recovery.resume([core])
 
     assert [fill.kind for fill in fills(core)] == [POISON]
-    assert core.background
+    assert core.planner.background
 
 
 def test_after_giving_up_no_page_comes_from_the_source() -> None:

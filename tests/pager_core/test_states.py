@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userfault.pager.core.states import CACHED, FILLING, MISSING, MOVES, NAMES, UNSETTLED, Pages
+from userfault.pager.core.states import (
+    CACHED,
+    CLEAN,
+    EVICTING,
+    FILLING,
+    HELD,
+    MISSING,
+    MOVES,
+    NAMES,
+    PRESENT,
+    SPILLED,
+    SPILLING,
+    UNSETTLED,
+    Pages,
+)
 
 ALL = range(len(NAMES))
 LEGAL = [(old, new) for old in ALL for new in ALL if new in MOVES[old]]
@@ -20,8 +34,8 @@ def named(pair: tuple[int, int]) -> str:
     return f"{NAMES[pair[0]]}-{NAMES[pair[1]]}"
 
 
-def recount(pages: Pages) -> int:
-    return sum(bytes(pages.states[0 : pages.count]).count(bytes([state])) for state in UNSETTLED)
+def recount(pages: Pages, which: tuple[int, ...] = UNSETTLED) -> int:
+    return sum(bytes(pages.states[0 : pages.count]).count(bytes([state])) for state in which)
 
 
 @pytest.mark.parametrize("pair", LEGAL, ids=named)
@@ -35,6 +49,7 @@ def test_a_legal_move_is_made_and_counted(pair: tuple[int, int], count: int) -> 
     held = bytes([old]) + bytes([new]) * count + bytes([old]) * (4 - count)
     assert bytes(pages.states[0:5]) == held
     assert pages.unsettled == recount(pages)
+    assert pages.held == recount(pages, HELD)
 
 
 @pytest.mark.parametrize("pair", ILLEGAL, ids=named)
@@ -51,11 +66,22 @@ def test_an_illegal_move_is_refused_and_names_both_states(
     assert bytes(pages.states[0:5]) == bytes([old]) * 5
 
 
-def test_nothing_leads_back_to_the_source_but_an_unfinished_fill() -> None:
-    """Once a page was filled or dropped, the source must never be seen in it again."""
-    assert {old for old, news in MOVES.items() if MISSING in news} == {FILLING}
-    assert {old for old, news in MOVES.items() if FILLING in news} == {MISSING}
-    assert not any(CACHED in news for news in MOVES.values())
+def leads_to(state: int) -> set[int]:
+    return {old for old, news in MOVES.items() if state in news and old != state}
+
+
+def test_nothing_leads_back_to_the_source_but_an_unfinished_fill_and_what_nobody_wrote() -> None:
+    """Once a page was written or dropped, the source must never be seen in it again."""
+    assert leads_to(MISSING) == {FILLING, EVICTING}
+    assert leads_to(EVICTING) == {CLEAN}
+    assert leads_to(CLEAN) == {FILLING, EVICTING}
+    assert leads_to(FILLING) == {MISSING}
+    assert not leads_to(CACHED)
+
+
+def test_what_was_written_leaves_memory_only_by_the_spill_file() -> None:
+    assert leads_to(SPILLED) == {SPILLING}
+    assert leads_to(SPILLING) == {PRESENT}
 
 
 def test_states_may_lie_in_shared_memory() -> None:

@@ -15,8 +15,11 @@ COPY = 0  # UFFDIO_COPY from the source (or from `data`)
 ZERO = 1  # zeros: UFFDIO_ZEROPAGE, or a copy of zeros where the memory type has none
 CONTINUE = 2  # UFFDIO_CONTINUE
 POISON = 3  # UFFDIO_POISON
+UNPROTECT = 4  # UFFDIO_WRITEPROTECT: a page that is there may be written from now on
+UNSPILL = 5  # UFFDIO_COPY from the spill file
 
-KINDS = ("copy", "zero", "continue", "poison")  # their names, for traces
+# their names, for traces
+KINDS = ("copy", "zero", "continue", "poison", "unprotect", "unspill")
 
 
 class Found(enum.Enum):
@@ -35,6 +38,7 @@ class Fill(msgspec.Struct, gc=False):
     `data`: bytes fetched before (the page `data_page` is its first), None to take the source.
     `demand`: a thread waits for it (background fills have False).  `found`: what was
     there after it had been refused once, to be believed if it is refused a second time.
+    `protect`: a write to these pages is to ask first (the MODE_WP of COPY and CONTINUE).
     """
 
     kind: int
@@ -45,6 +49,7 @@ class Fill(msgspec.Struct, gc=False):
     data: memoryview | None = None
     data_page: int = 0
     found: Found | None = None
+    protect: bool = False
 
     def rest(self, done: int, shift: int) -> Fill:
         """What is left after the first `done` pages, of 1 << `shift` bytes each."""
@@ -56,6 +61,7 @@ class Fill(msgspec.Struct, gc=False):
             self.demand,
             self.data,
             self.data_page,
+            protect=self.protect,
         )
 
     def single(self, index: int, shift: int) -> Fill:
@@ -151,6 +157,25 @@ class EndClient(msgspec.Struct, frozen=True):
     message: str
 
 
+class Evict(msgspec.Struct, frozen=True):
+    """Take pages [page, page + count) out of the file behind the memory: the source has them, or
+    the client has dropped them.  Answer by `Residency.evicted` or `not_evicted`.
+    """
+
+    page: int
+    count: int
+
+
+class Spill(msgspec.Struct, frozen=True):
+    """Protect pages [page, page + count), shown at `address`, and copy them to the spill file.
+    Answer by `Residency.spilled`, then take them out of memory, or by `not_spilled`.
+    """
+
+    page: int
+    count: int
+    address: int
+
+
 class Finish(msgspec.Struct, frozen=True):
     """Every page is settled: unregister what is still mapped.  `owner_gone`: the process ended."""
 
@@ -169,5 +194,7 @@ Action: TypeAlias = (
     | Report
     | Overdue
     | EndClient
+    | Evict
+    | Spill
     | Finish
 )

@@ -28,7 +28,8 @@ from userfault.pager.core.actions import (
     Inspect,
 )
 from userfault.pager.core.filling import Filling
-from userfault.pager.core.ledger import Ledger
+from userfault.pager.core.guard import Guard
+from userfault.pager.core.ledger import Ledger, child_of
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Counters, Plan
@@ -36,6 +37,7 @@ from userfault.pager.core.planner import Books, Load, Planner
 from userfault.pager.core.planning import planner_for
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
+from userfault.pager.core.residency import Residency
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import FILLING, MISSING, POISONED, Pages
 from userfault.pager.core.under_way import UnderWay
@@ -73,6 +75,7 @@ class MappingCore:
         self.work = UnderWay(self.ledger, self.reads, self.refusals, pauses)
         self._filling = Filling(self.ledger, self.planner, self.reads, self.work.peers)
         self._overseer = Overseer(self.ledger, self.work.peers)
+        self.keep_to(Residency(plan, pages))
         self.ledger.gave_up = self._overseer.gave_up
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
@@ -102,11 +105,6 @@ class MappingCore:
         return self.ledger.given_up
 
     @property
-    def background(self) -> bool:
-        """Everything is filled while nobody waits."""
-        return self.planner.background
-
-    @property
     def timed(self) -> bool:
         """`next_time` has something to say."""
         return self.ledger.timed
@@ -131,7 +129,8 @@ class MappingCore:
         if not 0 <= page < ledger.straight:
             page = ledger.segments.page_of(address)
             if page < 0:
-                self._filling.unowned(address, flags)
+                if self.guard is None or not self.guard.left(address, flags):
+                    self._filling.unowned(address, flags)
                 return
         ledger.asked = page
         for start, end in ledger.filled:
@@ -141,6 +140,8 @@ class MappingCore:
         state = self.pages.states[page]
         if ledger.trace is not None:
             ledger.trace.fault(page, flags, state)
+        if self.guard is not None and self.guard.fault(page, state, flags):
+            return
         if flags & _MINOR:
             self._filling.minor(page, state)
         elif state == MISSING:
@@ -170,11 +171,17 @@ class MappingCore:
 
     def fork(self, pages: Pages | None = None) -> MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
-        ledger = self.ledger.child(pages)
-        child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)
+        ledger = child_of(self.ledger, pages)
+        child = MappingCore(
+            self.plan,
+            ledger.pages,
+            ledger=ledger,
+            planner=self._make_planner,
+        )
         child.planner.background = False
         if pages is None:
-            child._join(self)
+            child.keep_to(self.residency)
+            child.join(self)
         ledger.finish_if_settled()
         return child
 
@@ -231,15 +238,17 @@ class MappingCore:
 
     def idle_work(self) -> int:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
-        if self.finished or self.out or self.deferred:
+        room = min(self.residency.room, self.ledger.room)
+        if self.finished or self.out or self.deferred or not room:
             return 0
-        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, self.ledger.room))
+        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, room))
         if run is None:
             return self.planner.more
+        count = min(run[1], room)
         if self.ledger.trace is not None and self.planner.why:
-            self.ledger.trace.ahead(*run, self.planner.why)
-        self._filling.in_advance(*run)
-        return run[1]
+            self.ledger.trace.ahead(run[0], count, self.planner.why)
+        self._filling.in_advance(run[0], count)
+        return count
 
     def disturb(self) -> None:
         """Faults came, of another mapping: small pieces again."""
@@ -275,19 +284,14 @@ class MappingCore:
         self.refusals.release_owner()
         self.done = _nothing_done
 
-    # --- after a takeover ------------------------------------------------------------------------
+    def keep_to(self, residency: Residency) -> None:
+        """The budget of these pages."""
+        self.residency, self.guard = residency, None
+        if self.plan.evicts:
+            self.ledger.budget = residency
+            self.guard = Guard(self.ledger, self._filling, residency)
 
-    def restore(self, *, background: bool, finished: bool, given_up: str) -> None:
-        """It was served before: how it stood."""
-        self.planner.background = background
-        self.ledger.finished, self.ledger.given_up = finished, given_up
-
-    def share(self, other: MappingCore) -> None:
-        """Share the pages of `other`, which was rebuilt before."""
-        self.ledger.join(other.ledger.peers)
-        self._join(other)
-
-    def _join(self, other: MappingCore) -> None:
+    def join(self, other: MappingCore) -> None:
         self.work.join(other.work.peers)
         self._overseer.peers = self._filling.peers = self.work.peers
 

@@ -51,11 +51,18 @@ class Filling:
         self._reads = reads
         self.peers = peers
 
-    def around(self, page: int) -> None:
-        """A missing fault on a page of the source: with what comes with it."""
+    def around(self, page: int, *, write: bool = False) -> None:
+        """A missing fault on a page of the source: with what comes with it.  `write`: the thread
+        is to be let write at once, where a write has to ask first otherwise."""
         first, count = self._planner.fault(page)
         self._ledger.counters.around += count - 1
-        self.start(first, count, demand=True)
+        if not write:
+            self.start(first, count, demand=True)
+            return
+        self.start(page, 1, demand=True, write=True)
+        for start, end in ((first, page), (page + 1, first + count)):
+            if start < end:
+                self.start(start, end - start, demand=True)
 
     def hurry(self, page: int) -> None:
         """A thread comes to wait for a page that is being filled, for one of those who share it."""
@@ -106,7 +113,7 @@ class Filling:
             self._pages.move(page, 1, MISSING)
             self.start(page, 1, demand=demand)
 
-    def start(self, page: int, count: int, *, demand: bool) -> None:
+    def start(self, page: int, count: int, *, demand: bool, write: bool = False) -> None:
         """Fill MISSING pages from the source, at once or by a fetch."""
         plan = self._ledger.plan
         if self._ledger.given_up:  # a fill that was to poison them was abandoned
@@ -114,12 +121,13 @@ class Filling:
         elif plan.source_fetches:
             self._reads.fetch(page, count, demand)
         elif plan.layout is not None and not plan.source_zero:
-            self._start_known(page, count, demand)
+            self._start_known(page, count, demand, write)
         else:
             self._pages.move(page, count, FILLING)
-            self._ledger.act(ZERO if plan.source_zero else COPY, page, count, demand)
+            kind = ZERO if plan.source_zero else COPY
+            self._ledger.act(kind, page, count, demand, write=write)
 
-    def _start_known(self, page: int, count: int, demand: bool) -> None:
+    def _start_known(self, page: int, count: int, demand: bool, write: bool) -> None:
         """Fill MISSING pages, those that are known to be zeros without the source."""
         layout = self._ledger.plan.layout
         assert layout is not None
@@ -128,5 +136,5 @@ class Filling:
             _, high, zeros = layout.at(page)
             count = min(high, end) - page
             self._pages.move(page, count, FILLING)
-            self._ledger.act(ZERO if zeros else COPY, page, count, demand)
+            self._ledger.act(ZERO if zeros else COPY, page, count, demand, write=write)
             page += count

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
     POISON,
+    UNPROTECT,
+    ZERO,
     Action,
     EndClient,
     Fill,
@@ -20,9 +25,29 @@ from userfault.pager.core.actions import (
 )
 from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.segments import Segments
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED, Pages
+from userfault.pager.core.states import (
+    CACHED,
+    CLEAN,
+    FILLING,
+    MISSING,
+    POISONED,
+    PRESENT,
+    REMOVED,
+    SPILLED,
+    Pages,
+)
 from userfault.pager.core.trace import Tracing
 from userfault.pager.core.watch import Watch
+
+
+class Budget(Protocol):
+    """Who has pages go when more are in than may be."""
+
+    def filled(self, books: Ledger, page: int, count: int, *, clean: bool) -> None:
+        """These are in."""
+
+    def dropped(self, books: Ledger, page: int, count: int) -> None:
+        """The client is about to drop these."""
 
 
 class Ledger:
@@ -34,7 +59,8 @@ class Ledger:
     `asked`: the page of the last fault.  `base`: the address of page 0, right for `straight` pages:
     all, or none once mremap or munmap came by; then `segments` tells.
     `peers`: the ledgers that share these pages, this one among them (shared memory of a process
-    and its children).
+    and its children).  `budget`: theirs, where pages may be taken out of memory.  `left`: places
+    from which mremap has moved pages, and which may show them still (MREMAP_DONTUNMAP).
     """
 
     def __init__(self, plan: Plan, pages: Pages, segments: Segments | None = None) -> None:
@@ -62,6 +88,8 @@ class Ledger:
         self.gave_up: Callable[[int], None] = _nothing
         self.told: Callable[[int, int, bool], None] | None = None
         self.trace: Tracing | None = None
+        self.budget: Budget | None = None
+        self.left = Segments.of((), plan.shift)
 
     # --- addresses -------------------------------------------------------------------------------
 
@@ -75,12 +103,15 @@ class Ledger:
         """Addresses [start, end) are gone.  Shared pages stay for whoever else maps them."""
         gone = self.segments.unmap(start, end)
         self.straight = 0
+        self.left.unmap(start, end)
         self.out.append(Wake(start, end - start))  # who waits there: no fill will come by any more
         for page, count in gone:
             self.forsake(page, count)
 
     def remap(self, old: int, new: int, length: int) -> None:
         """Addresses [old, old + length) are at `new` now; who waits at the old place is woken."""
+        if self.budget is not None:
+            self.left.take(self.segments, old, old + length)
         self.segments.remap(old, new, length)
         self.straight = 0
         self.out.append(Wake(old, length))  # bytes under way go to the new place
@@ -100,18 +131,24 @@ class Ledger:
         demand: bool = True,
         data: memoryview | None = None,
         data_page: int = 0,
+        write: bool = False,
     ) -> None:
-        """Ask for a fill, cut into stretches where mremap or munmap split the mapping."""
+        """Ask for a fill (for one who is about to `write`), cut where the mapping is split."""
+        protect = self.budget is not None and not write and _protects(kind, self.pages.states[page])
         if self.straight:
             address = self.base + (page << self.shift)
-            self.out.append(Fill(kind, page, count, address, demand, data, data_page))
+            self.out.append(
+                Fill(kind, page, count, address, demand, data, data_page, None, protect)
+            )
             return
         while count > 0:
             ledger = self if self.segments.reach(page) else self._other_with(page)
             if ledger:
                 reach = min(ledger.segments.reach(page), count) if ledger is self else 1
                 address = ledger.segments.address_of(page)
-                ledger.out.append(Fill(kind, page, reach, address, demand, data, data_page))
+                ledger.out.append(
+                    Fill(kind, page, reach, address, demand, data, data_page, None, protect)
+                )
             else:  # mapped nowhere any more: nobody can wait for it
                 reach = 1
                 if self.pages.states[page] in (FILLING, CACHED):
@@ -128,8 +165,9 @@ class Ledger:
             return
         for first, length in self.pages.runs(page, count, MISSING):
             self.pages.move(first, length, FILLING)
-        for first, length in self.pages.runs(page, count, FILLING):
-            self.act(POISON, first, length)
+        for state in (FILLING, SPILLED):
+            for first, length in self.pages.runs(page, count, state):
+                self.act(POISON, first, length)
 
     def wake(self, page: int, count: int) -> None:
         """Make whoever waits for these pages fault again, in every mapping that shares them."""
@@ -142,10 +180,7 @@ class Ledger:
             self.out.append(Wake(start, end - start))
 
     def put_off(self, page: int, count: int) -> None:
-        """Pages are not filled at once: note it if the fault being answered is among them.
-
-        (What nobody asked for, a background fill, may wait for as long as it likes.)
-        """
+        """Pages are not filled at once: note it if the fault being answered is among them."""
         if page <= self.asked < page + count:
             self.watch.wait(self.asked)
             self.timed = True
@@ -167,16 +202,19 @@ class Ledger:
             self.filled.append((page, page + count))
         else:
             counters.background += count
-        if page >= 0:
+        if page >= 0 and kind != UNPROTECT:
             if self.trace is not None:
                 self.trace.filled(page, count, kind, fill.demand)
-            self.settle(page, count, POISONED if kind == POISON else PRESENT)
+            clean = CLEAN if fill.protect else PRESENT
+            self.settle(page, count, POISONED if kind == POISON else clean)
+            if self.budget is not None and kind != POISON:
+                self.budget.filled(self, page, count, clean=fill.protect)
             if kind == POISON and not fill.demand:
                 self.gave_up(page)
             elif self.told is not None:
                 self.told(page, count, fill.demand)
         elif self.watch.any:
-            self.watch.served(-fill.address, count)
+            self.watch.served(page if page >= 0 else -fill.address, count)
 
     def settle(self, page: int, count: int, state: int) -> None:
         """Pages are complete: record it, and wake waiters of mappings that share them."""
@@ -201,6 +239,8 @@ class Ledger:
         if self.trace is not None:
             self.trace.dropped(page, count)
         waited = self.pages.find(FILLING, page, page + count) >= 0
+        if self.budget is not None:
+            self.budget.dropped(self, page, count)
         self.pages.move(page, count, REMOVED)
         self.counters.removed += count
         if waited:
@@ -221,8 +261,8 @@ class Ledger:
     # --- the end ---------------------------------------------------------------------------------
 
     def finish_if_settled(self) -> None:
-        """Let go of the memory once nothing is left to fill."""
-        if self.pages.unsettled:
+        """Let go of the memory once nothing is left to fill (nor ever will be)."""
+        if self.pages.unsettled or self.budget is not None:
             return
         for peer in self.peers:
             if not peer.finished:
@@ -249,17 +289,6 @@ class Ledger:
 
     # --- forks -----------------------------------------------------------------------------------
 
-    def child(self, pages: Pages | None) -> Ledger:
-        """The ledger of a forked child, with its own `pages`, or sharing ours (shared memory)."""
-        child = Ledger(self.plan, pages or self.pages, self.segments.copy())
-        if pages is None:
-            child.given_up = self.given_up
-            child.join(self.peers)
-        else:
-            pages.revert(0, pages.count)  # our fetch will not reach the child
-            child.failures = dict.fromkeys(self.failures, 0)
-        return child
-
     def join(self, peers: list[Ledger]) -> None:
         """Share pages with these."""
         self.peers = peers
@@ -271,6 +300,25 @@ class Ledger:
             if peer.segments.reach(page):
                 return peer
         return None
+
+
+def child_of(ledger: Ledger, pages: Pages | None) -> Ledger:
+    """The ledger of a forked child, with its own `pages`, or sharing them (shared memory)."""
+    child = Ledger(ledger.plan, pages or ledger.pages, ledger.segments.copy())
+    if pages is None:
+        child.given_up = ledger.given_up
+        child.budget = ledger.budget
+        child.left = ledger.left.copy()
+        child.join(ledger.peers)
+    else:
+        pages.revert(0, pages.count)  # our fetch will not reach the child
+        child.failures = dict.fromkeys(ledger.failures, 0)
+    return child
+
+
+def _protects(kind: int, state: int) -> bool:
+    """Whether a write to what is filled in has to ask first: to what is the source's."""
+    return state == CLEAN if kind == CONTINUE else kind in (COPY, ZERO) and state == FILLING
 
 
 def _nothing(_page: int) -> None:

@@ -45,7 +45,8 @@ class LostCore(MappingCore):
     def __init__(self, plan: Plan, why: str) -> None:
         plan = msgspec.structs.replace(plan, layout=None)
         super().__init__(plan, _NoPages(), Segments.of((), plan.shift))
-        self.restore(background=False, finished=False, given_up=why)
+        self.planner.background = False
+        self.ledger.given_up = why
         self.done = self._poisoned
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from userfault.pager.core.actions import CONTINUE, COPY, ZERO
+from userfault.pager.core.actions import CONTINUE, COPY, POISON, UNSPILL, ZERO
 from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
 
@@ -17,7 +17,9 @@ class Plan(msgspec.Struct, frozen=True):
     `source_zero`: the source is all zeros.  `source_fetches`: every read of the source may block
     (a function), so none is tried at once.  `exists_is_ambiguous`: see `kernel.memtypes.Traits`.
     `has_poison`: the kernel has UFFDIO_POISON (6.6).  `shared`: mapped MAP_SHARED.  `layout`: what
-    is known of a source that is stored in chunks.
+    is known of a source that is stored in chunks.  `resident`: pages that may be in memory (0: all
+    of them).  `evicts`: pages can be taken out of it, which takes memory that is protected against
+    writes and has a file behind it.  `spills`: to a file, if they were written.
     """
 
     start: int
@@ -29,6 +31,9 @@ class Plan(msgspec.Struct, frozen=True):
     has_poison: bool = True
     shared: bool = False
     layout: Layout | None = None
+    resident: int = 0
+    evicts: bool = False
+    spills: bool = False
 
     @property
     def shift(self) -> int:
@@ -38,12 +43,17 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def window_pages(self) -> int:
         """Largest fill around a fault, in pages."""
-        return max(self.policy.window_bytes // self.page_size, 1)
+        return self._at_once(self.policy.window_bytes)
 
     @property
     def chunk_pages(self) -> int:
         """Size of a background fill, in pages."""
-        return max(self.policy.chunk_bytes // self.page_size, 1)
+        return self._at_once(self.policy.chunk_bytes)
+
+    def _at_once(self, size: int) -> int:
+        """`size` bytes in pages, and never more than a sixteenth of what may be in."""
+        pages = size // self.page_size
+        return max(min(pages, self.resident // 16) if self.resident else pages, 1)
 
 
 class Counters(msgspec.Struct):
@@ -69,6 +79,11 @@ class Counters(msgspec.Struct):
     again: int = 0  # fills that met EAGAIN
     exists: int = 0  # fills that met EEXIST
     partial: int = 0  # fills that stopped part-way
+    writes: int = 0  # messages of writes to pages that were protected
+    evicted: int = 0  # taken out of memory to keep to the budget
+    refaults: int = 0  # filled again a short time after they were taken out
+    spilled: int = 0  # written to the spill file
+    unspilled: int = 0  # filled from there
 
     def filled(self, kind: int, count: int) -> None:
         """A fill of that kind succeeded."""
@@ -78,5 +93,7 @@ class Counters(msgspec.Struct):
             self.zeroed += count
         elif kind == CONTINUE:
             self.continued += count
-        else:
+        elif kind == POISON:
             self.poisoned += count
+        elif kind == UNSPILL:
+            self.unspilled += count

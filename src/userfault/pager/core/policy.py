@@ -12,6 +12,8 @@ from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import KIB
 from userfault.kernel.numbers import flag, one_of, real, whole
 
+LEAST_RESIDENT = 256 * KIB  # a window, and what one instruction may touch beside it
+
 
 class Policy(msgspec.Struct, frozen=True):
     """How one mapping is filled.
@@ -35,6 +37,12 @@ class Policy(msgspec.Struct, frozen=True):
     `complete` fills them first, `poison` gives them up.
     `patience_s`: how long leaving a `with` block waits for that completion.
     `trace`: a file to record in what faults and what is filled, for `userfault plan`.
+    `resident_bytes`: what may be in memory at once; beyond it, pages that nobody wrote are taken
+    out, and filled again when they are touched (memory="shmem"; see docs/residency.md).  None: what
+    the memory cgroup and the machine leave, 0: all of it.  `resident_percent`: the same in percent
+    of the cgroup's limit, or of the machine's memory where it has none.
+    `spill`: a folder for a file that takes pages that were written, if those are too many; None:
+    they stay in memory.
 
     Numbers may be NumPy's.  Raises UsageError for a value that cannot work.
     """
@@ -52,6 +60,9 @@ class Policy(msgspec.Struct, frozen=True):
     on_exit: str = "complete"
     patience_s: float = 600.0
     trace: str | None = None
+    resident_bytes: int | None = None
+    resident_percent: float | None = None
+    spill: str | None = None
 
     def __post_init__(self) -> None:
         put = functools.partial(msgspec.structs.force_setattr, self)
@@ -67,6 +78,7 @@ class Policy(msgspec.Struct, frozen=True):
                     cure="leave it out for the default",
                 )
             put(name, number)
+        self._check_budget()
         for name in ("deadline_s", "patience_s", "fault_deadline_s"):
             if name == "fault_deadline_s" and self.fault_deadline_s is None:
                 continue
@@ -76,8 +88,30 @@ class Policy(msgspec.Struct, frozen=True):
                     f"policy {name}={seconds}", cause="times must be positive", cure="in seconds"
                 )
             put(name, seconds)
-        if self.trace is not None:
-            put("trace", _path("policy trace", self.trace))
+        for name in ("trace", "spill"):
+            if getattr(self, name) is not None:
+                put(name, _path(f"policy {name}", getattr(self, name)))
+
+    def _check_budget(self) -> None:
+        put = functools.partial(msgspec.structs.force_setattr, self)
+        if self.resident_bytes is not None:
+            size = whole("policy resident_bytes", self.resident_bytes)
+            put("resident_bytes", size)
+            if size < 0 or 0 < size < LEAST_RESIDENT:
+                raise UsageError(
+                    f"policy resident_bytes={size}",
+                    cause=f"less than {LEAST_RESIDENT >> 10} KiB serves no program",
+                    cure="give it more; 0 is for no budget",
+                )
+        if self.resident_percent is not None:
+            percent = real("policy resident_percent", self.resident_percent)
+            put("resident_percent", percent)
+            if not 0 < percent <= 100 or self.resident_bytes is not None:
+                raise UsageError(
+                    f"policy resident_percent={percent}",
+                    cause="it is more than 0 and at most 100, and stands in place of a size",
+                    cure="leave resident_bytes out, or resident_percent",
+                )
 
     @property
     def most_read(self) -> int:

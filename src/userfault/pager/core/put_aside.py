@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 
-from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Fill, Wake
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    POISON,
+    UNPROTECT,
+    UNSPILL,
+    ZERO,
+    Fill,
+    Wake,
+)
 from userfault.pager.core.ledger import Ledger
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, PRESENT, REMOVED
+from userfault.pager.core.states import (
+    CACHED,
+    CLEAN,
+    FILLING,
+    MISSING,
+    POISONED,
+    PRESENT,
+    REMOVED,
+    SPILLED,
+)
 
 # Which pages of a fill that met EAGAIN still want it, by kind and demand.  (A CONTINUE that nobody
 # waits for asks whether a page that could not be filled is cached.)
@@ -17,7 +35,9 @@ _REPEATED = {
     (ZERO, False): (FILLING,),
     (CONTINUE, True): (CACHED,),
     (CONTINUE, False): (CACHED, FILLING),
-    (POISON, True): (FILLING, POISONED),
+    (POISON, True): (FILLING, POISONED, SPILLED),
+    (UNPROTECT, True): (PRESENT,),
+    (UNSPILL, True): (SPILLED,),
 }
 
 
@@ -61,7 +81,7 @@ class PutAside:
         """Repeat a deferred fill as far as its pages still wait; wake who waits at others."""
         ledger = self._ledger
         page, states = fill.page, ledger.pages.states
-        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED)
+        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED, CLEAN)
         if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
             ledger.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
             return

@@ -11,7 +11,8 @@ class ContextRecord(msgspec.Struct, frozen=True):
     """One context.  `number`: its own, never given to another.  `states`: the number of its states.
 
     Contexts with the same `states` share their pages.  `given_up`: the cause, if everything that
-    was not filled was to be given up.
+    was not filled was to be given up.  `left`: places from which mremap has moved pages, and which
+    may show them still.
     """
 
     number: int
@@ -20,6 +21,7 @@ class ContextRecord(msgspec.Struct, frozen=True):
     background: bool = False
     finished: bool = False
     given_up: str = ""
+    left: tuple[Segment, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class FillRecord(msgspec.Struct, frozen=True):
     """The fill made last.  `page`: below zero for one that fills no page of ours.
 
     `done`: the field in which the kernel says how many bytes it filled, before it wakes anybody;
-    below zero an errno.
+    below zero an errno.  `protect`: with protection against writes.
     """
 
     context: int
@@ -42,3 +44,4 @@ class FillRecord(msgspec.Struct, frozen=True):
     page: int
     count: int
     done: int
+    protect: bool = False

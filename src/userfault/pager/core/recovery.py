@@ -24,12 +24,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
-from userfault.pager.core.actions import POISON, WakeAll
+from userfault.pager.core.actions import POISON, UNPROTECT, WakeAll
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.recorded import ContextRecord, FillRecord, Snapshot
 from userfault.pager.core.segments import Segments
-from userfault.pager.core.states import POISONED, PRESENT, UNSETTLED, Pages
+from userfault.pager.core.states import (
+    CACHED,
+    CLEAN,
+    FILLING,
+    MISSING,
+    POISONED,
+    PRESENT,
+    SPILLED,
+    Pages,
+)
 
 Event = TypeVar("Event")
 
@@ -40,9 +49,10 @@ def record(core: MappingCore, number: int, states: int) -> ContextRecord:
         number=number,
         states=states,
         segments=tuple(core.segments),
-        background=core.background,
+        background=core.planner.background,
         finished=core.finished,
         given_up=core.given_up,
+        left=tuple(core.ledger.left),
     )
 
 
@@ -61,7 +71,9 @@ def rebuild(
         first = firsts.get(each.states)
         core = _rebuilt(each, plan_of(each), first.pages if first else pages_of(each))
         if first:
-            core.share(first)
+            core.ledger.join(first.ledger.peers)
+            core.keep_to(first.residency)
+            core.join(first)
         firsts.setdefault(each.states, core)
         cores[each.number] = core
     return cores
@@ -69,7 +81,9 @@ def rebuild(
 
 def _rebuilt(each: ContextRecord, plan: Plan, pages: Pages) -> MappingCore:
     core = MappingCore(plan, pages, Segments.of(each.segments, plan.shift))
-    core.restore(background=each.background, finished=each.finished, given_up=each.given_up)
+    core.planner.background = each.background
+    core.ledger.finished, core.ledger.given_up = each.finished, each.given_up
+    core.ledger.left = Segments.of(each.left, plan.shift)
     return core
 
 
@@ -77,14 +91,18 @@ def settle(core: MappingCore, fill: FillRecord) -> None:
     """The fill made last, in the context of `core`: what the kernel did is complete.
 
     Whether the dead worker recorded it is not known and does not matter: a page that was filled
-    never becomes unsettled again, so the second time nothing is found to do.
+    becomes unsettled again by being taken out of memory only, and before that the record of the
+    fill is made void.  So the second time nothing is found to do.
     """
     done = fill.done >> core.plan.shift
     if done <= 0 or fill.page < 0:
         return
-    for state in UNSETTLED:
+    if fill.kind == UNPROTECT:
+        return
+    for state in (MISSING, FILLING, CACHED, SPILLED):
+        clean = CLEAN if fill.protect and state == FILLING else PRESENT
         for page, count in core.pages.runs(fill.page, done, state):
-            core.pages.move(page, count, POISONED if fill.kind == POISON else PRESENT)
+            core.pages.move(page, count, POISONED if fill.kind == POISON else clean)
 
 
 def unapplied(snapshot: Snapshot, batch: int, events: Sequence[Event]) -> list[tuple[int, Event]]:
@@ -104,11 +122,13 @@ def resume(cores: Collection[MappingCore]) -> None:
     """
     for core in cores:
         core.pages.revert(0, core.pages.count)
+    for core in {core.residency: core for core in cores if core.plan.evicts}.values():
+        core.residency.resume(core.ledger)
     for core in cores:
         core.out.append(WakeAll())
     for core in cores:
         core.ledger.finish_if_settled()
         if core.given_up and core.pages.unsettled:
-            background = core.background  # `complete()` may have been asked for since
+            background = core.planner.background  # `complete()` may have been asked for since
             core.give_up(core.given_up, "")
             core.planner.background = background

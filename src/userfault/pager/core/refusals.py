@@ -24,7 +24,7 @@ from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.poverty import Poverty
 from userfault.pager.core.put_aside import PutAside, wake_range
-from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED
+from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED, SPILLED
 
 
 class Refusals:
@@ -55,7 +55,9 @@ class Refusals:
         done = done_bytes >> ledger.shift
         if done:
             ledger.counters.partial += 1
-            ledger.done(Fill(fill.kind, fill.page, done, fill.address, fill.demand))
+            ledger.done(
+                Fill(fill.kind, fill.page, done, fill.address, fill.demand, protect=fill.protect)
+            )
             fill = fill.rest(done, ledger.shift)
             if not fill.count:
                 return
@@ -129,7 +131,7 @@ class Refusals:
         if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or not plan.shared):
             self._there(fill)
         else:
-            if page >= 0 and ledger.pages.states[page] in (FILLING, CACHED):
+            if page >= 0 and ledger.pages.states[page] in (FILLING, CACHED, SPILLED):
                 ledger.settle(page, 1, PRESENT)
             else:
                 ledger.watch.served(page if page >= 0 else -fill.address, 1)

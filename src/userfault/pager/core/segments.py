@@ -85,6 +85,14 @@ class Segments:
                 found.append((low, high))
         return found
 
+    def take(self, other: Segments, start: int, end: int) -> None:
+        """Note what `other` shows at addresses [start, end)."""
+        for segment in other:
+            low, high = max(start, segment.start), min(end, segment.end)
+            if low < high:
+                page = segment.page + ((low - segment.start) >> self.shift)
+                self._held.append(Segment(low, high, page))
+
     def hidden(self, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """What of these runs (first page, count) no address shows."""
         for segment in self._held:

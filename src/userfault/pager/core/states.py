@@ -14,29 +14,53 @@ PRESENT = 2  # complete, and mapped at least once
 REMOVED = 3  # the client dropped it: it reads zero from now on, never the source
 POISONED = 4  # given up: accesses raise SIGBUS
 CACHED = 5  # complete in the page cache, not yet mapped (shared memory prepared by others)
+# Under a residency budget (`residency.py`):
+CLEAN = 6  # complete, as the source has it, and protected everywhere: a write asks first
+EVICTING = 7  # was clean, and is being taken out of memory: the source has it
+SPILLING = 8  # was written, and is being copied to the spill file: memory has it
+SPILLED = 9  # was written: the spill file has it
 
-NAMES = ("missing", "filling", "present", "removed", "poisoned", "cached")
+NAMES = (
+    "missing",
+    "filling",
+    "present",
+    "removed",
+    "poisoned",
+    "cached",
+    "clean",
+    "evicting",
+    "spilling",
+    "spilled",
+)
 
 # Which state may follow which.  Everything else is a bug of the core, named by `Pages.move`.
 MOVES: dict[int, frozenset[int]] = {
     MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED}),
-    FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED}),
+    FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED, CLEAN}),
     CACHED: frozenset({PRESENT, REMOVED}),
-    PRESENT: frozenset({PRESENT, REMOVED}),
+    PRESENT: frozenset({PRESENT, REMOVED, SPILLING}),
     REMOVED: frozenset({PRESENT, REMOVED}),
     POISONED: frozenset({POISONED, REMOVED}),
+    CLEAN: frozenset({PRESENT, REMOVED, CLEAN, EVICTING}),
+    EVICTING: frozenset({MISSING, REMOVED, CLEAN}),
+    SPILLING: frozenset({PRESENT, REMOVED, SPILLED}),
+    SPILLED: frozenset({PRESENT, REMOVED, POISONED}),
 }
 
 _ONE = [bytes([state]) for state in range(len(NAMES))]
-UNSETTLED = (MISSING, FILLING, CACHED)  # something is still to be done for these
+# Something is still to be done for these.
+UNSETTLED = (MISSING, FILLING, CACHED, EVICTING, SPILLED)
+HELD = (FILLING, PRESENT, CLEAN, EVICTING, SPILLING)  # these take memory
 
 
-def _step(old: int, new: int) -> int | None:
-    """What a move adds to the number of unsettled pages; None for an illegal move."""
-    return (new in UNSETTLED) - (old in UNSETTLED) if new in MOVES[old] else None
+def _step(old: int, new: int, which: tuple[int, ...]) -> int | None:
+    """What a move adds to the number of pages in the states `which`; None for an illegal move."""
+    return (new in which) - (old in which) if new in MOVES[old] else None
 
 
-_STEP = [[_step(old, new) for new in range(len(NAMES))] for old in range(len(NAMES))]
+_STATES = range(len(NAMES))
+_STEP = [[_step(old, new, UNSETTLED) for new in _STATES] for old in _STATES]
+_TAKEN = [[_step(old, new, HELD) or 0 for new in _STATES] for old in _STATES]
 
 
 class StateBytes(Protocol):
@@ -56,18 +80,19 @@ class StateBytes(Protocol):
 
 
 class Pages:
-    """The states of `count` pages, and how many are not settled yet.
+    """The states of `count` pages, how many are not settled yet, and how many take memory (`held`).
 
     Shared memory that a fork shares has one `Pages` for all its mappings.
     """
 
-    __slots__ = ("_from", "count", "states", "unsettled")
+    __slots__ = ("_from", "count", "held", "states", "unsettled")
 
     def __init__(self, states: StateBytes, count: int) -> None:
         self.states = states
         self.count = count
         held = states[0:count]
         self.unsettled = sum(held.count(_ONE[state]) for state in UNSETTLED)
+        self.held = sum(held.count(_ONE[state]) for state in HELD)
         self._from = {MISSING: 0, CACHED: 0}  # no page before it is in that state
 
     def move(self, page: int, count: int, new: int) -> None:
@@ -76,11 +101,13 @@ class Pages:
         if new == MISSING:
             self._from[MISSING] = min(self._from[MISSING], page)
         if count == 1:  # the way of nearly every fault
-            step = _STEP[states[page]][new]
+            old = states[page]
+            step = _STEP[old][new]
             if step is None:
-                raise self._illegal(page, 1, states[page], new)
+                raise self._illegal(page, 1, old, new)
             states[page] = new
             self.unsettled += step
+            self.held += _TAKEN[old][new]
             return
         held = states[page : page + count]
         old = held[0]
@@ -93,6 +120,7 @@ class Pages:
                 if step is None:
                     raise self._illegal(page, count, old, new)
                 self.unsettled += met * step
+                self.held += met * _TAKEN[old][new]
         states[page : page + count] = _ONE[new] * count
 
     @staticmethod

@@ -83,6 +83,11 @@ def check(request: Attach) -> None:
         _hold(spec.offset + spec.length <= spec.size, "the size of its source")
     if request.prepared:
         _hold(request.has_memory, "prepared memory without a descriptor")
+    if request.evicts:
+        whole = request.has_memory and request.shared and not request.prepared
+        _hold(whole, "a budget for memory that no page can be taken out of")
+        _hold((request.policy.resident_bytes or 0) >= size, "its budget")
+    _hold(request.evicts or not request.has_spill, "a spill file without a budget")
 
 
 def check_load(request: Load, fds: list[int]) -> None:
@@ -94,7 +99,8 @@ def check_load(request: Load, fds: list[int]) -> None:
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
-    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals + attach.has_trace
+    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
+    expected += attach.has_trace + attach.has_spill
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
@@ -107,6 +113,8 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
         found.signals = next(more)
     if attach.has_trace:
         found.trace = next(more)
+    if attach.has_spill:
+        found.spill = next(more)
     return found
 
 
@@ -128,6 +136,8 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
     if held.trace >= 0:
         appends = fcntl.fcntl(held.trace, fcntl.F_GETFL) & os.O_APPEND
         _hold(stat.S_ISREG(os.fstat(held.trace).st_mode) and appends, "the file of its trace")
+    if held.spill >= 0:  # no pipe, no socket: it is read and written in the loop
+        _hold(stat.S_ISREG(os.fstat(held.spill).st_mode), "the kind of the spill file")
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")

@@ -23,6 +23,7 @@ from userfault.pager.core.plan import Plan
 from userfault.pager.core.states import CACHED, Pages
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
+from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.record.tracing import Recorder
@@ -59,7 +60,11 @@ class Served:
             shared=attach.shared,
             has_poison=attach.has_poison,
             layout=self.origin.layout,
+            resident=resident_pages(attach),
+            evicts=attach.evicts,
+            spills=attach.has_spill,
         )
+        self.spill = SpillFile(fds.spill)
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
@@ -175,6 +180,11 @@ class Served:
         """The log of the signals that the client was sent; -1 for none."""
         return self._fds.signals
 
+    @property
+    def memory(self) -> int:
+        """The descriptor of the file behind the memory; -1 where there is none."""
+        return self._fds.memory
+
     def memory_size(self) -> int:
         """Size of the file behind the memory now; -1 where there is none."""
         return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
@@ -232,9 +242,15 @@ class Served:
         for held in self._states.values():
             held.close()
         fds = self._fds
+        self.spill.close()
         close_all([fds.states, fds.finished, fds.memory, fds.signals])
         if self._recorder is None or self._recorder.end():
             close_all([fds.trace])
+
+
+def resident_pages(attach: Attach) -> int:
+    """Pages that may be in memory at once; 0: all of them."""
+    return max((attach.policy.resident_bytes or 0) // attach.page_size, 0)
 
 
 class Context:

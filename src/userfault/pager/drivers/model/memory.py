@@ -96,13 +96,21 @@ class ModelJournal(Journal):
         super().batch_done(size)  # zeros, a point, the new head
 
     def copying(
-        self, context: int, kind: int, page: int, count: int, dst: int, src: int, length: int
+        self,
+        context: int,
+        kind: int,
+        page: int,
+        count: int,
+        dst: int,
+        src: int,
+        length: int,
+        mode: int = 0,
     ) -> None:
-        super().copying(context, kind, page, count, dst, src, length)
+        super().copying(context, kind, page, count, dst, src, length, mode)
         self._point("journal")
 
     def filling(
-        self, context: int, kind: int, page: int, count: int, start: int, length: int
+        self, context: int, kind: int, page: int, count: int, start: int, length: int, mode: int = 0
     ) -> None:
-        super().filling(context, kind, page, count, start, length)
+        super().filling(context, kind, page, count, start, length, mode)
         self._point("journal")

@@ -26,10 +26,11 @@ import struct
 from userfault.kernel.errors import PagerError
 from userfault.linux.libc import Pinned, madvise, mlock
 from userfault.linux.refused import calling
+from userfault.pager.core.actions import UNPROTECT
 from userfault.pager.core.recorded import FillRecord
 from userfault.pager.drivers.record.status import ROLES, Shown, Status
 from userfault.uapi.mman import MADV_POPULATE_WRITE
-from userfault.uapi.userfaultfd import uffd_msg
+from userfault.uapi.userfaultfd import UFFDIO_COPY_MODE_WP, uffd_msg
 
 MESSAGE = uffd_msg.size
 BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
@@ -48,6 +49,8 @@ _ALIGNMENT = 64
 _DIRECT = 1100
 
 _fill = struct.Struct("=QqqQ")  # context, kind, page, count
+_mode = struct.Struct("=Q")
+_MODE_AT = 32 + 24  # the same place for both shapes of argument
 _pack_copy = struct.Struct("=QqqQQQQQq").pack_into  # ..., dst, src, len, mode, copy
 _pack_short = struct.Struct("=QqqQQQQQq").pack_into  # ..., 0, start, len, mode, result
 _ZEROS = bytes(BATCH * MESSAGE)
@@ -232,18 +235,30 @@ class Journal:
     # --- the fill under way ----------------------------------------------------------------------
 
     def copying(
-        self, context: int, kind: int, page: int, count: int, dst: int, src: int, length: int
+        self,
+        context: int,
+        kind: int,
+        page: int,
+        count: int,
+        dst: int,
+        src: int,
+        length: int,
+        mode: int = 0,
     ) -> None:
         """A UFFDIO_COPY begins; its argument is `copy_argument`."""
         self._results[0] = 0  # first: nothing of what comes next was done
-        _pack_copy(self._record, 0, context, kind, page, count, dst, src, length, 0, 0)
+        _pack_copy(self._record, 0, context, kind, page, count, dst, src, length, mode, 0)
 
     def filling(
-        self, context: int, kind: int, page: int, count: int, start: int, length: int
+        self, context: int, kind: int, page: int, count: int, start: int, length: int, mode: int = 0
     ) -> None:
-        """A ZEROPAGE, CONTINUE or POISON begins; its argument is `short_argument`."""
+        """A ZEROPAGE, CONTINUE, POISON or WRITEPROTECT begins; its argument is `short_argument`."""
         self._results[0] = 0
-        _pack_short(self._record, 0, context, kind, page, count, 0, start, length, 0, 0)
+        _pack_short(self._record, 0, context, kind, page, count, 0, start, length, mode, 0)
+
+    def forget_fill(self) -> None:
+        """What the last fill brought in is about to be taken out again."""
+        self._results[0] = 0
 
     def done_bytes(self) -> int:
         """How far the kernel came with the fill."""
@@ -252,7 +267,9 @@ class Journal:
     def last_fill(self) -> FillRecord:
         """The fill that was under way, or the last one done."""
         context, kind, page, count = _fill.unpack_from(self._record)
-        return FillRecord(context, kind, page, count, self.done_bytes())
+        mode = _mode.unpack_from(self._record, _MODE_AT)[0]
+        protect = kind != UNPROTECT and bool(mode & UFFDIO_COPY_MODE_WP)
+        return FillRecord(context, kind, page, count, self.done_bytes(), protect)
 
     # --- the record ------------------------------------------------------------------------------
 

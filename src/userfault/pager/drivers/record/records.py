@@ -30,6 +30,7 @@ class Descriptors(msgspec.Struct):
     memory: int = -1
     signals: int = -1
     trace: int = -1
+    spill: int = -1
 
 
 class Kept(msgspec.Struct):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from userfault.linux.libc import Pinned, madvise, mmap
+from userfault.linux.libc import Pinned, fallocate, madvise, mmap
 from userfault.pager.core.actions import Found, Inspect
-from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.serving import witness
 from userfault.uapi import mman
 
@@ -83,3 +84,15 @@ class Calls:
                 madvise(self._zeros, length, mman.MADV_POPULATE_READ)
             self._zeros_length = length
         return self._zeros
+
+    def punch(self, served: Served, offset: int, length: int) -> None:
+        """Take a range out of the file behind the memory; no event tells of it.  Raises OSError."""
+        mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
+        fallocate(served.memory, mode, offset, length)
+
+    def held(self, served: Served, offset: int, length: int) -> memoryview:
+        """What the file behind the memory holds there.  Raises OSError."""
+        held = memoryview(bytearray(length))
+        if os.preadv(served.memory, [held], offset) < length:  # the client has cut the file
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return held

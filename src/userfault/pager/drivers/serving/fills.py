@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from userfault.kernel.errors import KernelError
@@ -11,6 +12,8 @@ from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
     POISON,
+    UNPROTECT,
+    UNSPILL,
     ZERO,
     EndClient,
     Fill,
@@ -26,8 +29,11 @@ from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
+    UFFDIO_CONTINUE_MODE_WP,
     UFFDIO_COPY,
+    UFFDIO_COPY_MODE_WP,
     UFFDIO_POISON,
+    UFFDIO_WRITEPROTECT,
     UFFDIO_ZEROPAGE,
 )
 
@@ -35,7 +41,12 @@ if TYPE_CHECKING:
     from userfault.snapshot.serving.source import SnapshotSource
 
 _SOURCE_CHECK_S = 0.05  # how often a file is looked at while it is copied from
-_SHORT = {ZERO: UFFDIO_ZEROPAGE, CONTINUE: UFFDIO_CONTINUE, POISON: UFFDIO_POISON}
+_SHORT = {
+    ZERO: UFFDIO_ZEROPAGE,
+    CONTINUE: UFFDIO_CONTINUE,
+    POISON: UFFDIO_POISON,
+    UNPROTECT: UFFDIO_WRITEPROTECT,
+}
 
 
 class Performer:
@@ -67,8 +78,10 @@ class Performer:
                 start = (fill.page - fill.data_page) * served.page_size
                 with self._calls.place(fill.data[start : start + length]) as pinned:
                     self._copy(context, fill, pinned.address, length)
-        elif kind == ZERO and not served.zeropage:
+        elif kind == ZERO and (fill.protect or not served.zeropage):
             self._copy_zeros(context, fill, length)
+        elif kind == UNSPILL:
+            self._copy_spilled(context, fill, length)
         else:
             self._short(context, fill, length)
 
@@ -84,16 +97,32 @@ class Performer:
             with self._calls.place(data) as pinned:
                 self._copy(context, fill, pinned.address, length)
 
+    def _copy_spilled(self, context: Context, fill: Fill, length: int) -> None:
+        """What the client wrote, and is in the spill file since."""
+        try:
+            data = context.served.spill.read(fill.page * context.served.page_size, length)
+        except OSError as error:
+            cause = f"the spill file cannot be read: {os.strerror(error.errno or 0)}"
+            cure = "repair the disk of the spill file"
+            context.core.ledger.poison(fill.page, fill.count, cause, cure)
+            return
+        with self._calls.place(data) as pinned:
+            self._copy(context, fill, pinned.address, length)
+
     def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
         journal = self._journal
+        mode = UFFDIO_COPY_MODE_WP if fill.protect else 0
         journal.copying(
-            context.number, fill.kind, fill.page, fill.count, fill.address, source, length
+            context.number, fill.kind, fill.page, fill.count, fill.address, source, length, mode
         )
         self._make(context, fill, UFFDIO_COPY, journal.copy_argument)
 
     def _short(self, context: Context, fill: Fill, length: int) -> None:
         journal = self._journal
-        journal.filling(context.number, fill.kind, fill.page, fill.count, fill.address, length)
+        mode = UFFDIO_CONTINUE_MODE_WP if fill.protect else 0
+        journal.filling(
+            context.number, fill.kind, fill.page, fill.count, fill.address, length, mode
+        )
         self._make(context, fill, _SHORT[fill.kind], journal.short_argument)
 
     def _make(self, context: Context, fill: Fill, request: int, argument: memoryview) -> None:
@@ -128,6 +157,10 @@ class Performer:
 
     def _refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
         """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
+        if code == errno.EINVAL and fill.kind == CONTINUE and fill.protect:
+            assert context.core.guard is not None
+            context.core.guard.cannot_protect(fill)  # before 6.4
+            return
         if code != errno.EFAULT or done:
             context.core.failed(fill, code, done, self._clock())
             return

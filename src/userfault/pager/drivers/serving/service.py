@@ -29,6 +29,7 @@ from userfault.pager.drivers.serving.acting import Book
 from userfault.pager.drivers.serving.background import Background
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
+from userfault.pager.drivers.serving.evicting import Evictor
 from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.intake import Intake
 from userfault.pager.drivers.serving.loop import Loop
@@ -67,7 +68,7 @@ class Service:
         self.reads = Reads(loop, self, self.timed, in_flight, calls)
         self.commit = book.commit
         self._unpackers: Unpackers | None = None
-        performer = Performer(journal, calls)
+        performer, evictor = Performer(journal, calls), Evictor(journal, calls)
         self._fill = performer.fill
         self._report_page = performer.report
         self._rare: dict[type, Callable[..., None]] = {
@@ -80,6 +81,8 @@ class Service:
             actions.Report: self._report,
             actions.Overdue: watchdog.tell,
             actions.EndClient: performer.end,
+            actions.Evict: evictor.evict,
+            actions.Spill: evictor.spill,
             actions.Finish: self._finish,
         }
 

@@ -29,9 +29,10 @@ class Attach(msgspec.Struct, tag="attach"):
     """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
     states, the eventfd that says "finished", both ends of the life line; then the source's, if
     `has_source`, the memory's, if `has_memory`, the log of the client's signals, if `has_signals`,
-    and the file of the mapping's trace, if `has_trace`.
+    the file of the mapping's trace, if `has_trace`, and the spill file's, if `has_spill`.
 
-    `prepared`: the page cache behind the memory holds every page already.
+    `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
+    registered for write protection, and pages may be taken out of it.
     """
 
     number: int
@@ -49,6 +50,8 @@ class Attach(msgspec.Struct, tag="attach"):
     policy: Policy
     has_signals: bool = False
     has_trace: bool = False
+    evicts: bool = False
+    has_spill: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach"):
