@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from helpers.world import World
 from userfault.kernel.errors import KernelError
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux import libc
+from userfault.linux import written as scanning
 from userfault.linux.pagemap import Pagemap, Region
 from userfault.linux.process import LiveMapping
 from userfault.linux.uffd import LiveUserfaultfd
@@ -109,6 +112,52 @@ def test_a_scan_goes_on_when_its_buffer_is_full(world: World) -> None:
 
     places = [mapping.address + at * PAGE for at in range(0, 9, 2)]
     assert found == [Region(place, place + PAGE, PAGE_IS_PRESENT) for place in places]
+
+
+@pytest.mark.parametrize("most", [500, 512, 600, 1024, 4096])
+def test_no_region_is_told_twice_however_many_there_are(world: World, most: int) -> None:
+    """The kernel's own buffer holds 512: when it is emptied in between, walk_end stays there."""
+    count = 1400
+    mapping = world.map("anon", count)
+    libc.madvise(mapping.address, mapping.length, mman.MADV_NOHUGEPAGE)
+    places = [mapping.address + at * PAGE for at in range(0, count, 2)]
+    for place in places:
+        libc.write_memory(place, b"there")
+
+    found = world.pagemap.scan(
+        mapping.address,
+        mapping.address + mapping.length,
+        all_of=PAGE_IS_PRESENT,
+        report=PAGE_IS_PRESENT,
+        max_regions=most,
+    )
+
+    assert found == [Region(place, place + PAGE, PAGE_IS_PRESENT) for place in places]
+
+
+def test_what_is_written_between_two_calls_of_one_scan_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 1400
+    mapping, _ = tracked(world, "anon", count)
+    start, end = mapping.address, mapping.address + mapping.length
+    for at in range(0, count, 2):
+        libc.write_memory(start + at * PAGE, b"again")
+    late = start + 1201 * PAGE
+    calls = []
+
+    def ioctl(fd: int, request: int, argument: bytearray) -> int:
+        calls.append(request)
+        answer = fcntl.ioctl(fd, request, argument)
+        if len(calls) == 1:
+            libc.write_memory(late, b"late")
+        return answer
+
+    monkeypatch.setattr(scanning, "fcntl", SimpleNamespace(ioctl=ioctl))
+    found = scanning.written(world.pagemap, start, end, protect=True)
+    found += scanning.written(world.pagemap, start, end, protect=True)
+
+    assert any(first <= late < last for first, last in found)
 
 
 def test_a_scan_can_ask_for_what_is_not(world: World) -> None:

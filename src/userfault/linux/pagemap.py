@@ -138,8 +138,10 @@ class Pagemap:
                 ) from None
             for at in range(count):
                 found.append(Region(*abi.page_region.struct.unpack_from(vector, 24 * at)))
+            # With room left it is at the end, whatever walk_end says: that may be where the kernel
+            # emptied its own buffer, of 512 regions, last (measured on 6.18).
             walked = layout.struct.unpack(argument)[layout.names.index("walk_end")]
-            if walked <= start:
+            if count < max_regions or walked <= start:
                 break
             start = walked
         return found

@@ -77,17 +77,19 @@ def _scan(pagemap: Pagemap, start: int, end: int, flags: int) -> list[Run]:
             raise KernelError.of(
                 "PAGEMAP_SCAN", error.errno or 0, start=start, length=end - start
             ) from None
-        for first, last, _ in _REGION.iter_unpack(memoryview(vector)[: _REGION.size * count]):
-            add(found, first, last)
+        told = _REGION.iter_unpack(memoryview(vector)[: _REGION.size * count])
+        found.extend((first, last) for first, last, _ in told)
+        # With room left it is at the end, whatever walk_end says: that may be where the kernel
+        # emptied its own buffer, of 512 regions, last (measured on 6.18).
         walked = _layout.struct.unpack(argument)[_layout.names.index("walk_end")]
-        if walked <= start:
+        if count < _REGIONS or walked <= start:
             break
         start = walked
-    return found
+    return joined(found)
 
 
 def add(runs: list[Run], start: int, end: int) -> None:
-    """One more run, behind those that are there; it is joined to the last one where they touch."""
+    """One more run, which begins at or behind the last one; they are joined where they touch."""
     if runs and runs[-1][1] >= start:
         runs[-1] = runs[-1][0], max(end, runs[-1][1])
     else:
