@@ -20,9 +20,12 @@ from userfault.linux.pidfd import Sender, close_all
 from userfault.pager.core.placing import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.wire import packets
 from userfault.snapshot.serving.counts import Counts
 from userfault.source.spec import FunctionSpec, Spec
+
+PROGRAM = "userfault.api.pager_main"
 
 
 class Attach(msgspec.Struct, tag="attach"):
@@ -31,7 +34,8 @@ class Attach(msgspec.Struct, tag="attach"):
     `has_source`, the memory's, if `has_memory`, the log of the client's signals, if `has_signals`,
     and the file of the mapping's trace, if `has_trace`.
 
-    `prepared`: the page cache behind the memory holds every page already.
+    `prepared`: the page cache behind the memory holds every page already.  `regions`: where the
+    pages are shown, if not in a row from `start` on; what none of them shows is never filled.
     """
 
     number: int
@@ -49,6 +53,7 @@ class Attach(msgspec.Struct, tag="attach"):
     policy: Policy
     has_signals: bool = False
     has_trace: bool = False
+    regions: tuple[Segment, ...] = ()
 
 
 class Detach(msgspec.Struct, tag="detach"):
@@ -183,11 +188,14 @@ class Hello(msgspec.Struct, frozen=True):
 
     `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
     `version`: of the client's code.  Its standard error comes along too, if it has one.
+    `program`: the module whose `main` and `succeed` the family's first process runs, and that of a
+    family to come.
     """
 
     placing: Placing = Placing()
     in_flight: int = 32
     version: str = ""
+    program: str = PROGRAM
 
 
 VERSIONS = packets.VERSIONS
