@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -46,14 +47,17 @@ class Family(msgspec.Struct):
     rights: tuple[int, int]
 
 
-def start(hello: messages.Hello, python: str | None) -> Family:
+def start(
+    hello: messages.Hello, python: str | None, more: Callable[[socket.socket], None] | None = None
+) -> Family:
     """Start the first process, which makes the others; back when they serve.
 
+    `more`: sends what the program of `hello` takes beside the first packet.
     Raises PagerError, UsageError for `python`.
     """
     with contextlib.ExitStack() as undo:
         try:
-            family = _start(undo, hello, python)
+            family = _start(undo, hello, python, more)
         except OSError as error:
             raise PagerError(
                 "cannot start a pager", cause=cause_of(error), cure=cure_of(error)
@@ -62,7 +66,12 @@ def start(hello: messages.Hello, python: str | None) -> Family:
         return family
 
 
-def _start(undo: contextlib.ExitStack, hello: messages.Hello, python: str | None) -> Family:
+def _start(
+    undo: contextlib.ExitStack,
+    hello: messages.Hello,
+    python: str | None,
+    more: Callable[[socket.socket], None] | None,
+) -> Family:
     with calling("socketpair"):
         ours, theirs = packet_sockets()
     undo.callback(ours.close)
@@ -83,8 +92,10 @@ def _start(undo: contextlib.ExitStack, hello: messages.Hello, python: str | None
         with calling("sendmsg"):
             fds = [client, shown, *_standard_error()]
             socket.send_fds(ours, [msgspec.msgpack.encode(hello)], fds)
+            if more is not None:
+                more(ours)
         pid = spawn_python(
-            "userfault.api.pager_main", "main", theirs.fileno(), lean_path(),
+            hello.program, "main", theirs.fileno(), lean_path(),
             stderr=said, python=python, sign=True,
         )  # fmt: skip
         theirs.close()  # so that its end is to be seen

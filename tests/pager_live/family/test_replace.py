@@ -57,7 +57,7 @@ def upgraded(image: Path, tmp_path: Path, text: str) -> subprocess.CompletedProc
 def test_the_new_processes_run_the_code_that_is_installed_by_then(
     image: Path, tmp_path: Path
 ) -> None:
-    done = upgraded(image, tmp_path, "\nos.write(2, b'new code')\n")
+    done = upgraded(image, tmp_path, "\nimport os; os.write(2, b'new code')\n")
     assert done.stdout.split() == ["replaced", "others"]
     assert "new code" in done.stderr
 

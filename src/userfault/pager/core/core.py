@@ -156,7 +156,7 @@ class MappingCore:
 
     def remove(self, start: int, end: int) -> None:
         """madvise is about to drop addresses [start, end): from now on they read zero."""
-        for page, count in self.segments.pages_in(start, end):
+        for page, count in self.segments.whole_in(start, end):
             self.ledger.drop(page, count)
 
     def unmap(self, start: int, end: int) -> None:

@@ -74,6 +74,15 @@ class Segments:
                 found.append((page, (high - low) >> self.shift))
         return found
 
+    def whole_in(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The runs of pages that addresses [start, end) cover: whole pages are dropped.
+
+        Of a huge page that is covered in part the kernel keeps what is there, though its event
+        names all that was asked for.
+        """
+        part = (1 << self.shift) - 1
+        return self.pages_in((start + part) & ~part, end & ~part)
+
     def addresses_of(self, page: int, count: int) -> list[tuple[int, int]]:
         """The ranges (start, end) that show pages of [page, page + count)."""
         found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from userfault.linux.descriptors import keep_reserve
 from userfault.pager.drivers.clients.book import Book
-from userfault.pager.drivers.clients.clients import Clients
+from userfault.pager.drivers.clients.clients import Clients, Protocols
 from userfault.pager.drivers.clients.takeover import take_over
 from userfault.pager.drivers.family.coming_up import came_up
 from userfault.pager.drivers.family.succession import Succession
@@ -15,9 +15,12 @@ from userfault.pager.drivers.serving.service import Service
 
 
 class Worker:
-    """Serves what `journal` names: the first of its family, or the next one after a kill."""
+    """Serves what `journal` names: the first of its family, or the next one after a kill.
 
-    def __init__(self, journal: Journal) -> None:
+    `protocols`: what is spoken with clients, beside our own.
+    """
+
+    def __init__(self, journal: Journal, protocols: Protocols | None = None) -> None:
         journal.take_up()
         family, people = records.read(journal)
         journal.words[Word.ASKING] = 0
@@ -25,8 +28,8 @@ class Worker:
         self.loop = Loop(family.hello.placing)
         self.book = Book(journal, family)
         self.service = Service(self.loop, journal, self.book, family.hello.in_flight)
-        self.succession = Succession(self.loop, journal)
-        self.clients = Clients(self.book, self.service, self.succession.replace)
+        self.succession = Succession(self.loop, journal, family.hello.program)
+        self.clients = Clients(self.book, self.service, self.succession.replace, protocols)
         take_over(self.clients, family, people)
         came_up(journal)
         keep_reserve()

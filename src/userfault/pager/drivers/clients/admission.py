@@ -70,6 +70,7 @@ def check(request: Attach) -> None:
     _hold(size >= mmap.PAGESIZE and not size & (size - 1), "its page size")
     _hold(pages > 0 and 0 <= request.start <= _HIGHEST - pages * size, "its range")
     _hold(request.start % size == 0, "its start")
+    _check_regions(request)
     spec = request.source
     _hold(spec.length > 0 and round_up(spec.length, size) == pages * size, "its length")
     if isinstance(spec, ZeroSpec):
@@ -88,6 +89,21 @@ def check(request: Attach) -> None:
         _hold(whole, "a budget for memory that no page can be taken out of")
         _hold((request.policy.resident_bytes or 0) >= size, "its budget")
     _hold(request.evicts or not request.has_spill, "a spill file without a budget")
+
+
+def _check_regions(request: Attach) -> None:
+    """Where the pages are shown: whole pages of the mapping, none of them twice."""
+    size = request.page_size
+    shown, behind = [], 0
+    for each in sorted(request.regions, key=lambda region: region.start):
+        _hold(each.start % size == each.end % size == 0, "a region that is no pages")
+        _hold(behind <= each.start < each.end <= _HIGHEST, "the addresses of a region")
+        behind = each.end
+        shown.append((each.page, each.page + (each.end - each.start) // size))
+    behind = 0
+    for first, last in sorted(shown):
+        _hold(behind <= first < last <= request.pages, "the pages of a region")
+        behind = last
 
 
 def check_load(request: Load, fds: list[int]) -> None:

@@ -13,7 +13,8 @@ from userfault.pager.drivers.record.records import FamilyRecord, encode
 class Book:
     """`clients`, by number.  `family`: the record found in `journal`.
 
-    `kept`: further descriptors that outlive a worker, such as sockets on which clients come.
+    `kept`: further descriptors that outlive a worker, such as sockets on which clients come;
+    `about`: what the program of the worker records of them.
     """
 
     def __init__(self, journal: Journal, family: FamilyRecord) -> None:
@@ -22,6 +23,7 @@ class Book:
         self._contexts = family.numbers
         self._people = family.people
         self.kept = family.kept
+        self.about = family.about
         self.clients: dict[int, Client] = {}
 
     def number(self) -> int:
@@ -93,6 +95,7 @@ class Book:
             people=self._people,
             kept=self.kept,
             clients=[client.record() for client in self.clients.values()],
+            about=self.about,
         )
         self._journal.commit(encode(record))
 

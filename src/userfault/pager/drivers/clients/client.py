@@ -14,7 +14,16 @@ from userfault.pager.drivers.record.records import ClientRecord, encode
 
 
 class Conversation(Protocol):
-    """What is said with a client."""
+    """What is said with a client.  `edge`: it hears once of what comes, not as long as it is there.
+
+    `foreign`: its program does not know us, so that no signal but SIGKILL means anything to it.
+    """
+
+    edge: bool
+    foreign: bool
+
+    def request(self) -> None:
+        """Something came on its channel."""
 
     def resumed(self) -> None:
         """Another worker took over."""
@@ -27,15 +36,25 @@ class Client:
     """Whom the loop serves, from its first packet to its end, and to that of its last child.
 
     `channel`: where it asks.  `open`: it may ask for more.  `mappings`: by the numbers that it gave
-    them.  `replaced`: the serial of its request that a handover has carried out.
+    them.  `replaced`: the serial of its request that a handover has carried out.  `protocol`,
+    `door`: see `ClientRecord`.
     """
 
-    def __init__(self, owner: Owner, channel: socket.socket, replaced: int = 0) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        channel: socket.socket,
+        replaced: int = 0,
+        protocol: str = "",
+        door: str = "",
+    ) -> None:
         self.owner = owner
         self.channel = channel
         self.open = True
         self.mappings: dict[int, Served] = {}
         self.replaced = replaced
+        self.protocol = protocol
+        self.door = door
         self.conversation: Conversation | None = None
         self._recorded: msgspec.Raw | None = None
 
@@ -43,6 +62,11 @@ class Client:
     def number(self) -> int:
         """Its own, never given to another of this family."""
         return self.owner.number
+
+    @property
+    def foreign(self) -> bool:
+        """It is a program that does not know us: its end is SIGKILL, whatever it does about it."""
+        return self.conversation is not None and self.conversation.foreign
 
     @property
     def over(self) -> bool:
@@ -63,6 +87,8 @@ class Client:
                 name=self.owner.name,
                 replaced=self.replaced,
                 served=[served.record() for served in self.mappings.values()],
+                protocol=self.protocol,
+                door=self.door,
             )
             self._recorded = msgspec.Raw(encode(record))
         return self._recorded

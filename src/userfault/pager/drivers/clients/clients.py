@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
+from userfault.pager.drivers.clients.client import Conversation as AnyConversation
 from userfault.pager.drivers.clients.conversation import Conversation, Told
 from userfault.pager.drivers.clients.interrupts import Interrupts
 from userfault.pager.drivers.clients.reach import Reach
@@ -19,6 +20,9 @@ from userfault.pager.drivers.serving.service import Service
 
 Replace = Callable[[tuple[int, int], Told, float], None]
 
+# What is spoken with a client, by the name of the protocol.
+Protocols = Mapping[str, Callable[[Client, "Clients"], AnyConversation]]
+
 _clock = time.monotonic
 
 
@@ -26,9 +30,13 @@ class Clients:
     """Adds clients to `book` and takes them out; `service` serves what they map.
 
     `replace`: hands over to another family, for a client and the serial of its request; at a time.
+    `protocols`: what is spoken, beside our own.
     """
 
-    def __init__(self, book: Book, service: Service, replace: Replace) -> None:
+    def __init__(
+        self, book: Book, service: Service, replace: Replace, protocols: Protocols | None = None
+    ) -> None:
+        self._protocols: Protocols = {"": Conversation, **(protocols or {})}
         self.book = book
         self.service = service
         self._loop = service.loop
@@ -36,14 +44,24 @@ class Clients:
         self._loop.look_at(Reach(book.clients))
         service.timed.beside(Interrupts(service))
 
-    def add(self, channel: socket.socket, process: int, name: str = "") -> Client:
+    def add(
+        self,
+        channel: socket.socket,
+        process: int,
+        name: str = "",
+        *,
+        protocol: str = "",
+        door: str = "",
+    ) -> Client:
         """Serve a client: its requests come by `channel`, its process is behind pidfd `process`.
 
-        `channel`: a Unix socket of type SEQPACKET with SO_PASSCRED.  `name`: what lines about it
-        on standard error begin with.  Both descriptors are the client's from here on.  Raises
-        PagerError where it cannot be recorded; then they are the caller's still.
+        `channel`: a Unix socket; for our own protocol of type SEQPACKET with SO_PASSCRED.  `name`:
+        what lines about it on standard error begin with.  `door`: by which it came.  Both
+        descriptors are the client's from here on.  Raises PagerError where it cannot be recorded;
+        then they are the caller's still.
         """
-        client = Client(Owner(self.book.person(), process, name), channel)
+        owner = Owner(self.book.person(), process, name)
+        client = Client(owner, channel, protocol=protocol, door=door)
         self.book.add(client)
         self._begin(client)
         return client
@@ -52,7 +70,7 @@ class Clients:
         """A client that another worker served; its mappings are still to come."""
         channel = socket.socket(fileno=record.channel)
         owner = Owner(record.number, record.process, record.name)
-        client = Client(owner, channel, record.replaced)
+        client = Client(owner, channel, record.replaced, record.protocol, record.door)
         self.book.clients[client.number] = client
         self._begin(client)
         return client
@@ -68,7 +86,7 @@ class Clients:
 
     def greet(self) -> None:
         """Tell each client that a worker serves."""
-        for client in self.book.clients.values():
+        for client in list(self.book.clients.values()):
             if client.conversation is not None:
                 client.conversation.resumed()
 
@@ -98,8 +116,8 @@ class Clients:
         self.book.leave_if_over(client)
 
     def _begin(self, client: Client) -> None:
-        conversation = client.conversation = Conversation(client, self)
-        self._loop.watch(client.channel.fileno(), conversation.request)
+        conversation = client.conversation = self._protocols[client.protocol](client, self)
+        self._loop.watch(client.channel.fileno(), conversation.request, edge=conversation.edge)
         self._loop.watch(client.owner.process, functools.partial(self._ended, client))
         self._look_for_threads()
 

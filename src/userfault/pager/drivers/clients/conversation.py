@@ -54,6 +54,8 @@ class Host(Protocol):
 class Conversation:
     """Takes the requests of one client and has `host` carry them out."""
 
+    edge = foreign = False
+
     def __init__(self, client: Client, host: Host) -> None:
         self._client = client
         self._channel = client.channel

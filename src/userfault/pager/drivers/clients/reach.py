@@ -35,6 +35,8 @@ class Reach:
             self._all_at = now + _IDLE_S
         at_most = math.inf
         for client in self._clients.values():
+            if client.foreign:
+                continue
             if everybody or client.owner.heard:
                 client.owner.heard = False
                 if _look(client):

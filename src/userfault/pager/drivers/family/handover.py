@@ -42,15 +42,13 @@ Asked = tuple[int, int]  # a client and the serial of its request; zeros where n
 class Successor:
     """The new process, seen by the worker that hands over."""
 
-    def __init__(self, journal: Journal) -> None:
-        """Start it.  Raises PagerError."""
+    def __init__(self, journal: Journal, program: str) -> None:
+        """Start it: the module `program`.  Raises PagerError."""
         self._journal = journal
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = spawn_python(
-                    "userfault.api.pager_main", "succeed", theirs.fileno(), lean_path()
-                )
+                self.pid = spawn_python(program, "succeed", theirs.fileno(), lean_path())
                 self.process = os.pidfd_open(self.pid)
             except (OSError, PagerError):
                 ours.close()

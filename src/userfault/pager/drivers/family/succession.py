@@ -27,11 +27,15 @@ Told = Callable[[PagerError | None], None]
 
 
 class Succession:
-    """Watches the supervisor, and carries out handovers.  Times are on the loop's clock."""
+    """Watches the supervisor, and carries out handovers.  Times are on the loop's clock.
 
-    def __init__(self, loop: Loop, journal: Journal) -> None:
+    `program`: the module that a new family's first process runs.
+    """
+
+    def __init__(self, loop: Loop, journal: Journal, program: str) -> None:
         self._loop = loop
         self._journal = journal
+        self._program = program
         self._supervisor = -1
         self._look_at: float | None = None  # whether there is a supervisor again
         self._alone: tuple[int, int] | None = None  # who was dead at the last look
@@ -78,7 +82,7 @@ class Succession:
             return
         try:
             with self._loop.lifted(), reserve_open():
-                self._successor = Successor(self._journal)
+                self._successor = Successor(self._journal, self._program)
         except (OSError, PagerError) as error:
             told(_not_replaced(str(error)))
             return

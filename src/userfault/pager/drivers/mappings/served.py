@@ -20,7 +20,8 @@ from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.states import CACHED, Pages
+from userfault.pager.core.segments import Segments
+from userfault.pager.core.states import CACHED, REMOVED, Pages
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.spill import SpillFile
@@ -83,7 +84,12 @@ class Served:
         served = cls(attach, fds, bell, owner, number)
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
-        core = MappingCore(served.plan, served._pages(fds.states))
+        segments = None
+        if attach.regions:
+            segments = Segments.of(attach.regions, served.plan.shift)
+            for page, count in segments.hidden([(0, attach.pages)]):  # nobody can ask for these
+                served._mapped(fds.states)[page : page + count] = bytes([REMOVED]) * count
+        core = MappingCore(served.plan, served._pages(fds.states), segments)
         uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
         served._record_trace(resumed=False)

@@ -27,8 +27,8 @@ class Look(Protocol):
 class Watching(Protocol):
     """A loop that calls who has watched a descriptor."""
 
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
+    def watch(self, fd: int, handler: Callable[[], None], *, edge: bool = False) -> None:
+        """Call `handler` when `fd` is readable; with `edge`, once for each time that more comes."""
 
     def forget(self, fd: int) -> None:
         """No more."""

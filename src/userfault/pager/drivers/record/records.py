@@ -63,7 +63,8 @@ class ClientRecord(msgspec.Struct):
     """One client: descriptors of its process and of the socket where it asks, and what it mapped.
 
     `number`: its own, never given to another.  `name`: what lines about it begin with on standard
-    error.  `replaced`: the serial of its request that a handover has carried out.
+    error.  `replaced`: the serial of its request that a handover has carried out.  `protocol`: what
+    is spoken with it ("": our own).  `door`: by which it came, if the program has several.
     """
 
     number: int
@@ -72,13 +73,16 @@ class ClientRecord(msgspec.Struct):
     name: str = ""
     replaced: int = 0
     served: list[msgspec.Raw] = []
+    protocol: str = ""
+    door: str = ""
 
 
 class FamilyRecord(msgspec.Struct):
     """Everything, after `applied` events of the batch that begins with message `batch`.
 
     `hello`: how the pager is to work.  `numbers`, `people`: how many contexts and clients there
-    have been so far.  `kept`: further descriptors that outlive a worker.
+    have been so far.  `kept`: further descriptors that outlive a worker, and `about`: what the
+    program of the worker records of them, in a form of its own.
     """
 
     hello: Hello
@@ -88,6 +92,7 @@ class FamilyRecord(msgspec.Struct):
     people: int = 0
     kept: list[int] = []
     clients: list[msgspec.Raw] = []
+    about: bytes = b""
 
 
 class Person(msgspec.Struct):

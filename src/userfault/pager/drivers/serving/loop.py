@@ -79,9 +79,9 @@ class Loop:
         self._look_at = 0.0
         self._at_most = 0.0  # how long to sleep, as the last looks said
 
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `fd` is readable."""
-        self._epoll.register(fd, select.EPOLLIN)
+    def watch(self, fd: int, handler: Callable[[], None], *, edge: bool = False) -> None:
+        """Call `handler` when `fd` is readable; with `edge`, once for each time that more comes."""
+        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
         self._handlers[fd] = handler
         self._fresh.add(fd)
 

@@ -20,9 +20,12 @@ from userfault.linux.pidfd import Sender, close_all
 from userfault.pager.core.placing import Placing
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.wire import packets
 from userfault.snapshot.serving.counts import Counts
 from userfault.source.spec import FunctionSpec, Spec
+
+PROGRAM = "userfault.api.pager_main"
 
 
 class Attach(msgspec.Struct, tag="attach"):
@@ -32,7 +35,8 @@ class Attach(msgspec.Struct, tag="attach"):
     the file of the mapping's trace, if `has_trace`, and the spill file's, if `has_spill`.
 
     `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
-    registered for write protection, and pages may be taken out of it.
+    registered for write protection, and pages may be taken out of it.  `regions`: where the pages
+    are shown, if not in a row from `start` on; what none of them shows is never filled.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Attach(msgspec.Struct, tag="attach"):
     has_trace: bool = False
     evicts: bool = False
     has_spill: bool = False
+    regions: tuple[Segment, ...] = ()
 
 
 class Detach(msgspec.Struct, tag="detach"):
@@ -186,11 +191,14 @@ class Hello(msgspec.Struct, frozen=True):
 
     `placing`: on which CPU.  `in_flight`: reads of sources under way at once, of all mappings.
     `version`: of the client's code.  Its standard error comes along too, if it has one.
+    `program`: the module whose `main` and `succeed` the family's first process runs, and that of a
+    family to come.
     """
 
     placing: Placing = Placing()
     in_flight: int = 32
     version: str = ""
+    program: str = PROGRAM
 
 
 VERSIONS = packets.VERSIONS

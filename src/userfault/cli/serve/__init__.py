@@ -1,0 +1,1 @@
+"""The daemon's commands: start it, see whom it serves, end it."""

@@ -1,0 +1,1 @@
+"""The daemon: clients of other people's programs come by sockets, and are served by one family."""

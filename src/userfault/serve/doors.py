@@ -1,0 +1,149 @@
+"""Sockets on which clients come: who is let in, and when nobody is for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import socket
+import time
+
+from userfault.kernel.errors import UserfaultError
+from userfault.pager.drivers.clients.clients import Clients
+from userfault.pager.drivers.processes.say import say
+from userfault.pager.drivers.processes.watching import Loop
+from userfault.serve.peers import RefusedError, admit, peer
+from userfault.serve.records import Door, Limits
+from userfault.serve.waiting import Waiting
+
+_PAUSE_S = 0.5  # when nothing is left to accept with
+_AT_ONCE = 16  # connections accepted before faults are looked at again
+
+
+class Doors:
+    """Accepts for `clients`.  `waiting`: who was let in and has not said yet what it wants."""
+
+    def __init__(self, loop: Loop, clients: Clients, limits: Limits) -> None:
+        self._loop = loop
+        self._clients = clients
+        self._limits = limits
+        self.waiting = Waiting(loop.timers, self._room)
+        self._sockets: dict[str, tuple[socket.socket, Door]] = {}
+        self._shut: set[str] = set()  # for now: no place, or no descriptor left
+        self._again_at: float | None = None
+        self.refused = 0
+        self.accepted = 0
+
+    def open(self, door: Door, fd: int) -> None:
+        """Accept on listening socket `fd`, which stays the caller's."""
+        listener = socket.socket(fileno=os.dup(fd))
+        listener.setblocking(False)
+        self._sockets[door.name] = listener, door
+        self._loop.watch(listener.fileno(), functools.partial(self._somebody, door.name))
+
+    def shut(self, name: str) -> None:
+        """Nobody comes by this one any more."""
+        listener, _ = self._sockets.pop(name)
+        if name not in self._shut:
+            self._loop.forget(listener.fileno())
+        self._shut.discard(name)
+        listener.close()
+
+    def __bool__(self) -> bool:
+        return bool(self._sockets)
+
+    def door(self, name: str) -> Door | None:
+        """The one of that name."""
+        found = self._sockets.get(name)
+        return found[1] if found else None
+
+    def _somebody(self, name: str) -> None:
+        listener, door = self._sockets[name]
+        for _ in range(_AT_ONCE):
+            if len(self.waiting) >= self._limits.waiting:
+                self._rest(name, None)
+                return
+            try:
+                channel, _address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.ECONNABORTED, errno.EINTR):
+                    continue
+                say(f"no client can be accepted: {os.strerror(error.errno or 0)}; trying again")
+                self._rest(name, time.monotonic() + _PAUSE_S)
+                return
+            self._let_in(channel, door)
+
+    def _let_in(self, channel: socket.socket, door: Door) -> None:
+        with contextlib.ExitStack() as undo:
+            undo.callback(channel.close)
+            try:
+                found = peer(channel)
+                undo.callback(os.close, found.process)
+                admit(door.who, found)
+                self._room_for(found.pid)
+                name = f"{door.protocol} {found.pid}: "
+                client = self._clients.add(
+                    channel, found.process, name, protocol=door.protocol, door=door.name
+                )
+            except (UserfaultError, OSError) as error:
+                self.refuse(door.name, error)
+                return
+            undo.pop_all()
+        self.accepted += 1
+        if client.conversation is not None:
+            client.conversation.request()  # what it sent may have come before it was watched
+
+    def _room_for(self, pid: int) -> None:
+        limits = self._limits
+        if len(self._clients.book.clients) >= limits.clients:
+            raise RefusedError(
+                f"process {pid} is not served",
+                cause=f"{limits.clients} clients are, which is the most",
+                cure="raise the limit on clients, or start another daemon",
+            )
+        if self.waiting.of(pid) >= limits.waiting_each:
+            raise RefusedError(
+                f"process {pid} is not served",
+                cause=f"{limits.waiting_each} connections of it have not said what they want",
+                cure="a client connects once",
+            )
+
+    def refuse(self, name: str, error: Exception) -> None:
+        """Tell the log, but not without end."""
+        self.refused += 1
+        say(f"{name}: refused: {error}")
+
+    # --- when nobody can be let in ---------------------------------------------------------------
+
+    def _rest(self, name: str, until: float | None) -> None:
+        """Who comes waits in the kernel."""
+        self._shut.add(name)
+        self._loop.forget(self._sockets[name][0].fileno())
+        if until is not None:
+            self._again_at = until
+            self._loop.timers[self] = None
+
+    def _room(self) -> None:
+        """There is a place again."""
+        if self._shut and self._again_at is None and len(self.waiting) < self._limits.waiting:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        names, self._shut = self._shut, set()
+        for name in names:
+            if name in self._sockets:
+                handler = functools.partial(self._somebody, name)
+                self._loop.watch(self._sockets[name][0].fileno(), handler)
+
+    def next_time(self) -> float | None:
+        """When to accept again."""
+        return self._again_at
+
+    def tick(self, now: float) -> None:
+        """Accept again, if it is time."""
+        if self._again_at is not None and now >= self._again_at:
+            self._again_at = None
+            self._reopen()

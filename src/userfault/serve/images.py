@@ -1,0 +1,38 @@
+"""The images that clients are shown: opened once, each client gets a descriptor of its own."""
+
+from __future__ import annotations
+
+import os
+
+from userfault.serve.peers import RefusedError
+from userfault.serve.records import Daemon, Image
+from userfault.source.spec import Spec
+
+
+class Images:
+    """By name.  `kept`: the descriptors that the family keeps."""
+
+    def __init__(self, daemon: Daemon, kept: list[int]) -> None:
+        self._images = {image.name: image for image in daemon.images}
+        self._kept = kept
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._images
+
+    def spec(self, name: str) -> Spec:
+        """What it is.  Raises RefusedError where there is none of that name."""
+        return self._found(name).spec
+
+    def source(self, name: str) -> tuple[Spec, int]:
+        """What it is, and a descriptor that is the caller's.  Raises RefusedError, OSError."""
+        image = self._found(name)
+        return image.spec, os.dup(self._kept[image.kept])
+
+    def _found(self, name: str) -> Image:
+        if name not in self._images:
+            raise RefusedError(
+                f"there is no image {name!r} here" if name else "a client without an image",
+                cause="the socket has none, and nobody has said which one this client gets",
+                cure="name it when the daemon is started, or by `userfault attach`",
+            )
+        return self._images[name]

@@ -1,0 +1,96 @@
+"""What a daemon is told to do, and what of it outlives a worker: part of the family's record.
+
+Descriptors are named by their place among those that the family keeps (`FamilyRecord.kept`), since
+their numbers change when one family hands over to another.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from userfault.kernel.errors import PagerError
+from userfault.pager.core.policy import Policy
+from userfault.source.spec import Spec
+
+LAZY = Policy(background=False)  # what nobody touches takes no memory
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one daemon takes on, and one client.
+
+    `clients`: served at once.  `waiting`: that have connected and not said what they want;
+    `waiting_each`: of one process.  `regions`: of one client.  `message_bytes`: of what a client
+    says at once.  `memory_bytes`: of one client.  `handshake_s`: how long it may take to say it.
+    """
+
+    clients: int = 4096
+    waiting: int = 256
+    waiting_each: int = 4
+    regions: int = 512
+    message_bytes: int = 64 << 10
+    memory_bytes: int = 1 << 40
+    handshake_s: float = 10.0
+
+
+class Who(msgspec.Struct, frozen=True):
+    """Who may connect: `users` and `groups` by number; where neither is given, whoever the socket's
+    permissions let in.  Root, and the daemon's own user, always may."""
+
+    users: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+
+
+class Image(msgspec.Struct, frozen=True):
+    """Memory to be shown, by the name that it has here.  `kept`: place of its descriptor."""
+
+    name: str
+    spec: Spec
+    kept: int
+
+
+class Door(msgspec.Struct, frozen=True):
+    """A socket on which clients come: its `name`, the `protocol` spoken there, what it shows.
+
+    `image`: by name ("": the control socket must have said which).  `kept`: place of the socket.
+    `place`: device and inode of its path, zeros where it is not ours to take away.
+    """
+
+    name: str
+    protocol: str
+    path: str
+    kept: int
+    image: str = ""
+    policy: Policy = LAZY
+    who: Who = Who()
+    place: tuple[int, int] = (0, 0)
+
+
+class Daemon(msgspec.Struct):
+    """Everything."""
+
+    doors: list[Door] = []
+    images: list[Image] = []
+    limits: Limits = Limits()
+    draining: bool = False
+    log: str = "text"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Daemon)
+
+
+def encode(daemon: Daemon) -> bytes:
+    """For the family's record."""
+    return _encoder.encode(daemon)
+
+
+def decode(data: bytes) -> Daemon:
+    """Raises PagerError for what is no such record."""
+    try:
+        return _decoder.decode(data) if data else Daemon()
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PagerError(
+            "the daemon's record cannot be read",
+            cause=str(error),
+            cure="start the daemon anew; and please report it: only the daemon writes there",
+        ) from None

@@ -1,0 +1,79 @@
+"""The other end of a control socket: what `userfault sessions` and the like are made of."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import msgspec
+
+from userfault.kernel.errors import PagerError
+from userfault.serve.control import VERSION
+
+_ANSWER_S = 10.0
+_TRIES = 3  # a worker may be killed while it answers
+_PIECE = 1 << 16
+
+
+class Line:
+    """A connection to a daemon's control socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._channel.settimeout(_ANSWER_S)
+
+    @classmethod
+    def to(cls, path: str) -> Line:
+        """Raises PagerError where no daemon listens."""
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.connect(path)
+        except OSError as error:
+            channel.close()
+            raise PagerError(
+                f"no daemon can be asked at {path}",
+                cause=error.strerror or str(error),
+                cure="name the path that `userfault serve --control PATH` was started with",
+            ) from None
+        return cls(channel)
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send a command; its answer.  Raises PagerError where it is refused, or none comes."""
+        request = {"version": VERSION, "command": command, "arguments": arguments}
+        data = msgspec.json.encode(request) + b"\n"
+        for _ in range(_TRIES):
+            try:
+                self._channel.sendall(data)
+                answer = self._line()
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if answer is None:
+                break
+            if answer.get("ok"):
+                return answer
+            raise PagerError(
+                str(answer.get("what")),
+                cause=str(answer.get("cause")),
+                cure=str(answer.get("cure")),
+            )
+        raise PagerError(
+            "the daemon does not answer",
+            cause="it has ended, or is stuck",
+            cure="look at its log",
+        )
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def _line(self) -> dict[str, Any] | None:
+        """One answer; None at the end."""
+        came = bytearray()
+        while not came.endswith(b"\n"):
+            piece = self._channel.recv(_PIECE)
+            if not piece:
+                return None
+            came += piece
+        return msgspec.json.decode(came.splitlines()[-1], type=dict[str, Any])

@@ -1,0 +1,103 @@
+"""A client of Firecracker's handshake is served every byte, in every form of its message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.children import run
+from serve.daemons import Running, serving, started
+
+FORMS: dict[str, dict[str, Any]] = {
+    "as of 1.12": {},
+    "in regions": {"regions": 7},
+    "as of 1.7": {"form": "kib", "close": 1, "order": "up"},
+    "as of 1.6": {"form": "none", "close": 1, "order": "down"},
+    "in KiB": {"form": "realkib"},
+    "as an object": {"form": "wrapped"},
+    "a byte at a time": {"piece": 1, "regions": 2},
+    "threads": {"threads": 4, "regions": 3},
+    "a balloon": {"drop": 30, "write": 30, "threads": 3, "regions": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("daemon")
+    with serving(folder, "--firecracker", str(folder / "vm"), "--image", str(image)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_byte_is_the_images(daemon: Running, vm: Path, image: Path, form: str) -> None:
+    with started(vm, daemon.folder / "vm", image, **FORMS[form]) as one:
+        assert one.reads() == "right 512"
+
+
+def test_a_snapshot_in_a_store_is_served_as_a_file_is(
+    tmp_path: Path, vm: Path, image: Path
+) -> None:
+    run("pack", str(image), f"{tmp_path}/store/one")
+    arguments = ("--firecracker", str(tmp_path / "vm"), "--snapshot", f"{tmp_path}/store/one")
+    with (
+        serving(tmp_path / "daemon", *arguments),
+        started(vm, tmp_path / "vm", image, regions=3) as one,
+    ):
+        assert one.reads() == "right 512"
+
+
+def test_each_image_has_a_socket_of_its_name(tmp_path: Path, vm: Path, image: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(image.read_bytes()[::-1])
+    arguments = [f"--image=a={image}", f"--image=b={other}", f"--firecracker={tmp_path}/{{name}}.s"]
+    with serving(tmp_path / "daemon", *arguments):
+        for name, path in (("a", image), ("b", other)):
+            with started(vm, tmp_path / f"{name}.s", path) as one:
+                assert one.reads() == "right 512"
+
+
+def test_a_worker_that_is_killed_loses_no_client(daemon: Running, vm: Path, image: Path) -> None:
+    with started(vm, daemon.folder / "vm", image, stop="sent", regions=2) as one:
+        assert one.reads() == "sent"
+        for role in ("worker", "supervisor", "spare"):
+            daemon.kill(role)
+        one.go_on()
+        assert one.reads() == "right 512"
+
+
+@pytest.mark.parametrize("where", ["connected", "half"])
+def test_a_worker_that_is_killed_takes_no_message_along(
+    daemon: Running, vm: Path, image: Path, where: str
+) -> None:
+    with started(vm, daemon.folder / "vm", image, stop=where, piece=10) as one:
+        assert one.reads() == where
+        daemon.kill("worker")
+        one.go_on()
+        assert one.reads() == "right 512"
+
+
+def test_who_goes_is_forgotten(daemon: Running, vm: Path, image: Path) -> None:
+    with started(vm, daemon.folder / "vm", image, stop="sent") as one:
+        assert one.reads() == "sent"
+        daemon.logged(f"{one.pid}: served")
+        assert [each["pid"] for each in daemon.ask("sessions")["sessions"]] == [one.pid]
+    daemon.gone(one.pid)
+
+
+def test_a_drained_daemon_leaves_clients_that_need_it_no_more(
+    tmp_path: Path, vm: Path, image: Path
+) -> None:
+    arguments = ("--firecracker", str(tmp_path / "vm"), "--image", str(image))
+    with (
+        serving(tmp_path / "daemon", *arguments) as daemon,
+        started(vm, tmp_path / "vm", image, stop="sent", regions=2) as one,
+    ):
+        assert one.reads() == "sent"
+        daemon.logged(f"{one.pid}: served")
+        assert daemon.end() == 0
+        assert not (tmp_path / "vm").exists()
+        one.go_on()
+        assert one.reads() == "right 512"
