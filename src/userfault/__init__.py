@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
+    from userfault.api.snapshot import Snapshot
     from userfault.api.statistics import Statistics
     from userfault.api.track import Tracker, Written, track
+    from userfault.api.updating import Update
     from userfault.kernel.errors import (
         FaultOverdue,
         FeatureMissing,
@@ -56,6 +58,7 @@ _HOMES = {
     "PagerError": "userfault.kernel.errors",
     "RegistrationRefused": "userfault.kernel.errors",
     "Policy": "userfault.pager.core.policy",
+    "Snapshot": "userfault.api.snapshot",
     "SourceError": "userfault.kernel.errors",
     "SourceTypeError": "userfault.kernel.errors",
     "Statistics": "userfault.api.statistics",
@@ -63,6 +66,7 @@ _HOMES = {
     "Tracker": "userfault.api.track",
     "TrackingLost": "userfault.kernel.errors",
     "Unavailable": "userfault.kernel.errors",
+    "Update": "userfault.api.updating",
     "UsageError": "userfault.kernel.errors",
     "UserfaultError": "userfault.kernel.errors",
     "Written": "userfault.api.track",
@@ -87,6 +91,7 @@ __all__ = [
     "PagerError",
     "Policy",
     "RegistrationRefused",
+    "Snapshot",
     "SourceError",
     "SourceTypeError",
     "Statistics",
@@ -94,6 +99,7 @@ __all__ = [
     "Tracker",
     "TrackingLost",
     "Unavailable",
+    "Update",
     "UsageError",
     "UserfaultError",
     "Written",

@@ -148,7 +148,7 @@ def test_what_is_written_between_two_calls_of_one_scan_is_not_lost(
 
     def ioctl(fd: int, request: int, argument: bytearray) -> int:
         calls.append(request)
-        answer = fcntl.ioctl(fd, request, argument)
+        answer: int = fcntl.ioctl(fd, request, argument)
         if len(calls) == 1:
             libc.write_memory(late, b"late")
         return answer

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
-import subprocess
 import tempfile
 import threading
 import time
@@ -16,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from helpers.disks import disk_of_a_mebibyte
 from helpers.leaks import descriptors, opened_since
-from helpers.skips import absent, need_root
 from snapshot.chunks import Fill, filling
 from snapshot.servers import nginx, seaweed, swift
 from snapshot.servers.nginx import Web
@@ -148,16 +147,8 @@ def in_web(web: Web, prefix: str, no_credentials: None) -> Fill:  # noqa: ARG001
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file system of 1 MiB."""
-    need_root()
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        absent(f"cannot mount a tmpfs: {done.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disk_of_a_mebibyte(tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.fixture

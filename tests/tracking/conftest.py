@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from helpers.disks import disk_of_a_mebibyte
 from helpers.leaks import nothing_left
 
 
@@ -14,3 +16,10 @@ def leaves_nothing() -> Iterator[None]:
     """No test leaves a descriptor or a thread."""
     with nothing_left():
         yield
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    with disk_of_a_mebibyte(tmp_path / "disk") as folder:
+        yield folder

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+import os
 
-from helpers.child import become_nobody
+from helpers.child import become_nobody, forbid_system_call
 from tracking.memories import MIB, PAGE
+from userfault.api.snapshot import Snapshot
 from userfault.api.track import track
-from userfault.kernel.errors import OpenRefused
+from userfault.kernel.errors import OpenRefused, Unavailable
 
 _PR_SET_DUMPABLE = 4
+_PTRACE = {"x86_64": 101, "aarch64": 117}[os.uname().machine]
 
 
 def as_nobody() -> tuple[str, list[int], str]:
@@ -29,3 +33,17 @@ def as_nobody() -> tuple[str, list[int], str]:
         memory[PAGE] = 1
         zeros.readinto(memoryview(memory)[3 * PAGE : 5 * PAGE])
         return tracker.mode, list(tracker.written()), refused
+
+
+def without_ptrace(store: str) -> tuple[str, str]:
+    """In a container whose profile forbids ptrace(2): what is told, and the snapshot without."""
+    memory = mmap.mmap(-1, MIB)
+    forbid_system_call(_PTRACE, errno.EPERM)
+    told = ""
+    with Snapshot(f"{store}/one", memory) as snapshot:
+        memory[0] = 1
+        try:
+            snapshot.update()
+        except Unavailable as error:
+            told = str(error)
+        return told, snapshot.update(consistent=False).name

@@ -183,7 +183,7 @@ class _Held:
 
     def __init__(self, where: Target) -> None:
         self.way: Way | None = None
-        self._where = where
+        self.where = where
         self._owner = os.getpid()
         self._lock = original("threading", "Lock")()
         self._edges: dict[tuple[int, int], bytes] = {}
@@ -192,7 +192,7 @@ class _Held:
     def look_at_edges(self) -> list[Run]:
         """Those that are not as they were."""
         changed = []
-        for start, end in self._where.edges:
+        for start, end in self.where.edges:
             now = ctypes.string_at(start, end - start)
             if self._edges.get((start, end), now) != now:
                 changed.append((start, end))
@@ -200,7 +200,7 @@ class _Held:
         return changed
 
     def written(self) -> Written:
-        where = self._where
+        where = self.where
         if os.getpid() != self._owner:
             raise PagerError(
                 "the tracked memory belongs to another process",
@@ -224,7 +224,7 @@ class _Held:
             self._closed = True
             if self.way is not None:
                 self.way.close()
-            self._where.pinned.release()
+            self.where.pinned.release()
 
     def forked(self) -> None:
         """In a child of fork(2), which has the memory, and none of its protection."""

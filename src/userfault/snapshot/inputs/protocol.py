@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -100,4 +100,17 @@ class PageInput(Protocol):
 
     def close(self) -> None:
         """Let go of files and of the process, which runs on.  May be called at any time."""
+        ...
+
+
+@runtime_checkable
+class MovingInput(PageInput, Protocol):
+    """Memory that is written while it is read."""
+
+    def again(self) -> Iterator[tuple[int, memoryview]]:
+        """Whole pages, from this page on, whose bytes were read before they changed last.
+
+        Called when all runs were read.  The same page may come several times: the last one counts,
+        and with these the image is of one moment.  Each is valid until the next.
+        """
         ...

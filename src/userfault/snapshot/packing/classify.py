@@ -15,6 +15,7 @@ from userfault.snapshot.format.manifest import ChunkTable
 from userfault.snapshot.format.runs import CHUNK, WORD, WORD_BYTES, ZERO, Runs
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.packing.dedupe import PageTable
+from userfault.snapshot.packing.patches import Patches
 from userfault.snapshot.stores.keys import DIGEST_BYTES
 
 _ZEROS = bytes(PAGE)
@@ -51,6 +52,7 @@ class Classifier:
         self._buffer = bytearray()
         self._digests = bytearray()
         self._early: dict[int, tuple[int, int]] = {}
+        self._patches = Patches()
 
     def early(self, page: int, data: bytes) -> None:
         """Classify a page ahead of its turn, so that it is stored before the others."""
@@ -73,10 +75,22 @@ class Classifier:
                     begin = at + PAGE
         self._pages(first + begin // PAGE, data[begin:])
 
+    def again(self, first: int, data: bytes) -> None:
+        """Pages that had their turn, and have other bytes now.  What they were before may stay in
+        a chunk, where nothing refers to it."""
+        runs, self.runs = self.runs, Runs()
+        self._pages(first, data)
+        patch, self.runs = self.runs, runs
+        if not self._patches.append(first, patch):
+            self.runs = self._patches.over(runs)
+            self._patches = Patches()
+            self._patches.append(first, patch)
+
     def finish(self) -> None:
         """No more pages: the last chunk may be short."""
         if self._buffer:
             self._seal()
+        self.runs = self._patches.over(self.runs)
 
     def _pages(self, first: int, data: bytes) -> None:
         """Runs are joined here, in local names: `kind`, `value`, `count`, and what would go on."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.format.manifest import pages_of
 from userfault.snapshot.format.runs import HOLE, PARENT, ZERO
-from userfault.snapshot.inputs.protocol import PAGE, Holds, PageInput, Run
+from userfault.snapshot.inputs.protocol import PAGE, Holds, MovingInput, PageInput, Run
 from userfault.snapshot.packing.classify import Classifier
 from userfault.snapshot.packing.ground import Ground
 
@@ -45,6 +45,9 @@ class Feed:
             runs = list(runs)
             self._early(runs, first)
         self._in_order(runs)
+        if isinstance(self._pages, MovingInput):
+            for page, data in self._pages.again():
+                self._classifier.again(page, bytes(data))
         self._classifier.finish()
 
     def _early(self, runs: list[Run], order: Sequence[int]) -> None:
