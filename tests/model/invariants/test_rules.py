@@ -306,6 +306,27 @@ def accounts(patch: pytest.MonkeyPatch, world: World) -> None:
     world.task("writer", charge)
 
 
+def unlocks_twice(folio: Folio, where: Where) -> None:
+    """A driver's hook that unlocks what the refused insertion has unlocked."""
+    try:
+        pagecache.add(folio, where)
+    except Refused:
+        where.memory.unlock(folio)
+        raise
+
+
+TYPES.append(replace(SHMEM.with_uffd(filemap_add=unlocks_twice), name="unlocks-twice"))
+
+
+@plant
+def unlocked_once(patch: pytest.MonkeyPatch, world: World) -> None:
+    del patch
+    area = world.map("unlocks-twice")
+    world.store(world.map(file=area.file)[0], b"there")
+    uffd = world.uffd(area)
+    world.task("handler", lambda me: me.copy(uffd, area[0], b"x"))
+
+
 def refuses_half_way(folio: Folio, where: Where) -> None:
     """A driver's hook that says no and leaves its page in the cache."""
     pagecache.add(folio, where)

@@ -9,6 +9,7 @@ FAILED = 1  # the job ran and found a failure
 USAGE = 2  # as click has it
 LACKING = 3  # this system lacks what is needed
 DIFFERENT = 4  # two snapshots were compared, and differ
+UNSEEN = 5  # nothing was found, and not everything was looked at
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

@@ -35,11 +35,11 @@ def _get(target: Object, index: int) -> Folio:
 
 def _add(folio: Folio, where: Where) -> None:
     assert where.object is not None
-    if where.index in where.object.cache:
-        # __filemap_add_folio() has refused, and unlocked the folio that it had locked itself.
-        where.memory.bad_unlocks += 1  # and the hook unlocks it again (flaw l)
-        raise Refused(errno.EEXIST)
-    pagecache.add(folio, where)
+    try:
+        pagecache.add(folio, where)  # __filemap_add_folio() unlocks what it refuses
+    except Refused:
+        where.memory.unlock(folio)  # and the hook unlocks it again (flaw l)
+        raise
 
 
 TABLE = UffdOps(

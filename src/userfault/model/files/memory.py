@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from userfault.model.errors import InvariantBroken
-from userfault.model.files.folio import LARGE_POOL, STALE, UPTODATE, ZERO, Cgroup, Folio
+from userfault.model.files.folio import LARGE_POOL, LOCKED, STALE, UPTODATE, ZERO, Cgroup, Folio
 from userfault.model.tasks.recorder import RECORD
 
 
@@ -54,9 +54,7 @@ class Memory:
         self.in_hand: dict[Folio, int] = {}
         self.zero = Folio(0, UPTODATE | ZERO, b"", None)
         self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
-        self.bad_unlocks = (
-            0  # folios that were unlocked twice: "Bad page state" with page checks on
-        )
+        self.bad_unlocks = 0  # of folios that were not locked
         self.fail_after: int | None = None  # allocations until the next one fails
 
     def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:
@@ -120,6 +118,14 @@ class Memory:
         self.used -= 1 << folio.order
         if folio.cgroup is not None:
             folio.cgroup.charged -= 1 << folio.order
+
+    def unlock(self, folio: Folio) -> None:
+        """folio_unlock(), as a hook calls it: of one that is not locked a BUG, or a lost page."""
+        if not folio.flags & LOCKED:
+            self.bad_unlocks += 1
+            if RECORD.on:
+                RECORD.notes.append(("unlocked twice", folio.name))
+        folio.flags &= ~LOCKED
 
     def hold(self, folio: Folio) -> None:
         """Say that a reference is in a task's hand (for check)."""

@@ -25,6 +25,12 @@ def counts(seen: Seen) -> None:
         broken(f"{exist} folios exist and {len(ledger.refs)} are in use: the rest leaked")
 
 
+def unlocked_once(seen: Seen) -> None:
+    """Nobody unlocks a folio that is not locked."""
+    for _, name in seen.did("unlocked twice"):
+        broken(f"{name} was not locked when it was unlocked")
+
+
 def accounts(seen: Seen) -> None:
     """Memory, cgroups, blocks of file systems and hugetlb pools add up."""
     spaces = seen.spaces

@@ -156,6 +156,14 @@ _RULES = (
         _COUNTED,
     ),
     Rule(
+        "unlocked-once",
+        "nobody unlocks a folio that is not locked",
+        "VM_BUG_ON_FOLIO() of folio_unlock(); with page checks on it is 'Bad page state', and the"
+        " page is lost; contract: an insertion that is refused has changed nothing",
+        accounts.unlocked_once,
+        frozenset({"unlocked twice"}),
+    ),
+    Rule(
         "accounts",
         "memory, cgroups, blocks and hugetlb pools add up",
         "reviewers: accounting is balanced on every path; contract: after a failed COPY all"

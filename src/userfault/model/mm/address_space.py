@@ -13,8 +13,8 @@ from userfault.model.errors import ContractBreach, Errno
 from userfault.model.files import folio as folios
 from userfault.model.files.folio import Cgroup
 from userfault.model.files.pagecache import PageCache
+from userfault.model.mm import markers, thp
 from userfault.model.mm import pgtable as pt
-from userfault.model.mm import thp
 from userfault.model.mm.locked import Locked
 from userfault.model.mm.userfaultfd_k import Userfaultfd
 from userfault.model.mm.vma import WP, UserfaultfdCtx, Vma
@@ -270,10 +270,8 @@ class AddressSpace(Locked):
     ) -> None:
         """Remove the pages of [start, end).
 
-        File mappings keep uffd-wp as a marker unless `drop_markers`: that of a page or of poison
-        (PAGEMAP_SCAN protects it, too) where WP is registered, a marker of its own anywhere.  A
-        guard stays as it is.  Without `private_too` (punching a hole) copies made by private
-        writes stay, and poison with them.  (zap_nonpresent_ptes(); measured on 6.18)
+        File mappings keep uffd-wp as a marker unless `drop_markers`.  Without `private_too`
+        (punching a hole) copies made by private writes stay, and poison with them.
         """
         if RECORD.on:
             RECORD.notes.append(("zap", self, vma))
@@ -284,7 +282,7 @@ class AddressSpace(Locked):
                 self.forget(self.take_thp(address))
         keeps_wp = vma.ops.fault_folio is not None and not drop_markers
         # A huge page leaves its marker whatever is registered now (measured on 6.18).
-        marks = vma.ops.pool or vma.modes & WP
+        marks = vma.ops.pool or bool(vma.modes & WP)
         table = self.table
         for address in table.addresses(start, end, vma.shift):
             entry = table.get(address, vma.shift)
@@ -296,13 +294,9 @@ class AddressSpace(Locked):
                 wp = keeps_wp and flags & pt.UFFD_WP and marks
                 self.unmap(vma, address, pt.MARKER_WP if wp else None)
                 continue
-            left = 0
-            if not drop_markers and flags & pt.MARK_GUARD:
-                left = flags
-            elif keeps_wp and (marks or flags == pt.MARK_WP):
-                left = flags & pt.MARK_WP
-            if not private_too and not drop_markers and flags & pt.MARK_POISON:
-                left = flags
+            left = markers.left(
+                flags, wp=keeps_wp, armed=marks, drop=drop_markers, private_too=private_too
+            )
             if left != flags:
                 self.mark(vma, address, left)
 
