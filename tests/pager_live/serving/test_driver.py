@@ -105,7 +105,7 @@ def serve(worker: Worker, uffd: int, start: int = START, policy: Policy | None =
     descriptors = Descriptors(uffd, states, os.eventfd(0), line.read, line.write)
     (client,) = worker.book.clients.values()
     number = worker.book.number()
-    served = Served.new(attach, descriptors, worker.service.reads.bell, client.owner, number)
+    served = Served.new(attach, descriptors, worker.service.reads.threads, client.owner, number)
     worker.clients.take(client, served)
     return served
 

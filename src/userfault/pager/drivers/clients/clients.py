@@ -77,7 +77,7 @@ class Clients:
 
     def mapped(self, record: ServedRecord, client: Client) -> Served:
         """A mapping of it as it was recorded.  Raises whatever keeps it from being taken up."""
-        return Served.again(record, self.service.reads.bell, client.owner)
+        return Served.again(record, self.service.reads.threads, client.owner)
 
     def restore(self, client: Client, served: Served) -> None:
         """Serve a mapping of the record again."""

@@ -185,7 +185,7 @@ class Conversation:
             check_descriptors(request, held)
             number = self._service.book.number()
             owner = self._client.owner
-            served = Served.new(request, held, self._service.reads.bell, owner, number)
+            served = Served.new(request, held, self._service.reads.threads, owner, number)
             fds.clear()
             try:
                 self._host.take(self._client, served)

@@ -9,6 +9,7 @@ from userfault.kernel.memtypes import round_up
 from userfault.pager.core.layout import Layout
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.residency import Residency
+from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Workers
 from userfault.pager.drivers.wire.messages import Attach
 from userfault.source.file import FileSource
@@ -25,7 +26,7 @@ class Origin:
     reads away from the fault path.  `fd`: the source's descriptor.
     """
 
-    def __init__(self, attach: Attach, fd: int, bell: int) -> None:
+    def __init__(self, attach: Attach, fd: int, threads: Threads) -> None:
         spec = attach.source
         self.file: FileSource | None = None
         self.residency: Residency | None = None
@@ -35,9 +36,9 @@ class Origin:
         self.fd = fd
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
-            # Prepared memory is not copied from: nothing to map.
-            self.residency = None if attach.prepared else Residency(self.file, attach.page_size)
-            self.fetcher = Readers(self.file, bell)
+            self.fetcher = readers = Readers(self.file, threads)
+            if not attach.prepared:  # that is not copied from: nothing to map
+                self.residency = Residency(self.file, attach.page_size, readers.prompt)
         elif isinstance(spec, FunctionSpec):
             slot = round_up(attach.policy.most_read, attach.page_size)
             self.fetcher = Workers(spec, slot, fd)
@@ -46,7 +47,7 @@ class Origin:
             from userfault.snapshot.serving import handover  # noqa: PLC0415
 
             self.store, self.layout = handover.take_up(spec, fd, attach.page_size)
-            self.fetcher = Readers(self.store, bell)
+            self.fetcher = Readers(self.store, threads)
 
     def address(self, offset: int, length: int) -> int:
         """Where bytes of the source can be copied from at once, or 0."""

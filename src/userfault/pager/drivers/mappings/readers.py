@@ -1,13 +1,13 @@
-"""Threads that read files and stores, so that one slow page delays no other fault.
+"""Reads of a file or a store by threads, so that one slow page delays no other fault.
 
-A read releases the GIL while it waits.  A read that never returns (a dead network file system)
-cannot be stopped: its thread is left behind and replaced.
+A read that never returns (a dead network file system) cannot be stopped: its thread is left behind
+and replaced, but not for ever.  Of one source `MOST_STUCK` threads may be left behind; from then on
+its reads wait until one comes back, or their deadline passes too.
 """
 
 from __future__ import annotations
 
-import _thread
-import os
+import time
 from collections import deque
 from typing import Protocol
 
@@ -15,6 +15,12 @@ import msgspec
 
 from userfault.kernel.errors import SourceError
 from userfault.pager.core.actions import Fetch
+from userfault.pager.drivers.mappings.threads import Job, Threads
+
+MOST_STUCK = 8
+_PROMPT_S = 0.02  # a read that lasts longer waits for more than a disk
+
+_clock = time.monotonic
 
 
 class Answered(msgspec.Struct):
@@ -30,7 +36,7 @@ class Source(Protocol):
 
     def read(
         self, offset: int, length: int, *, urgent: bool, waited: float
-    ) -> bytearray | memoryview:
+    ) -> bytes | bytearray | memoryview:
         """`length` bytes from `offset`, for which a thread has waited since `waited` seconds.
 
         May block; raises SourceError.
@@ -38,41 +44,92 @@ class Source(Protocol):
         ...
 
 
-class Readers:
-    """Reads of one source: a thread each.  `bell`: an eventfd rung for every answer."""
+class _Read:
+    """One read of `readers`."""
 
-    def __init__(self, source: Source, bell: int) -> None:
-        self._source = source
-        self._bell = bell
-        self.answers: deque[Answered] = deque()  # append and popleft are atomic
-        self.under_way = 0  # reads whose answer was not taken
+    __slots__ = ("began", "fetch", "length", "offset", "readers")
 
-    def start(self, fetch: Fetch, offset: int, length: int) -> None:
-        """Read [offset, offset + length) in a thread."""
-        self.under_way += 1
-        try:
-            _thread.start_new_thread(self._read, (fetch, offset, length))
-        except RuntimeError as error:  # a limit on processes counts threads too
-            cause = f"no thread to read with: {error}"
-            self.answers.append(Answered(fetch, None, cause))
+    def __init__(self, readers: Readers, fetch: Fetch, offset: int, length: int) -> None:
+        self.readers = readers
+        self.fetch = fetch
+        self.offset = offset
+        self.length = length
+        self.began = _clock()
 
-    def take(self) -> Answered:
-        """The next answer; there is one."""
-        self.under_way -= 1
-        return self.answers.popleft()
+    @property
+    def stuck(self) -> bool:
+        return self.fetch.abandoned
 
-    def close(self) -> None:
-        """Nothing to end: threads end with their read."""
-
-    def _read(self, fetch: Fetch, offset: int, length: int) -> None:
+    def run(self) -> None:
+        fetch = self.fetch
         data: memoryview | None = None
         cause = ""
         try:
-            read = self._source.read(offset, length, urgent=fetch.demand, waited=fetch.waited)
+            source = self.readers.source
+            read = source.read(self.offset, self.length, urgent=fetch.demand, waited=fetch.waited)
             data = memoryview(read)
         except SourceError as error:
             cause = f"{error.what}: {error.cause}"
         except Exception as error:  # a bug here must not leave a thread of the client waiting
             cause = f"{type(error).__name__}: {error}"
-        self.answers.append(Answered(fetch, data, cause))
-        os.eventfd_write(self._bell, 1)
+        self.readers.answers.append(Answered(fetch, data, cause))
+
+
+class Readers:
+    """Reads of one source by `threads`."""
+
+    def __init__(self, source: Source, threads: Threads) -> None:
+        self.source = source
+        self._threads = threads
+        self.answers: deque[Answered] = deque()  # append and popleft are atomic
+        self._reads: dict[int, _Read] = {}  # by identity of their fetch, oldest first
+        self._held: deque[_Read] = deque()  # for want of threads that come back
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are reads whose answer was not taken."""
+        return bool(self._reads)
+
+    def prompt(self) -> bool:
+        """Whether no read lasts longer than a disk takes."""
+        for read in self._reads.values():
+            return _clock() - read.began < _PROMPT_S
+        return True
+
+    def start(self, fetch: Fetch, offset: int, length: int) -> None:
+        """Read [offset, offset + length) in a thread."""
+        read = self._reads[id(fetch)] = _Read(self, fetch, offset, length)
+        if self._held or self._threads.stuck(self._is_ours) >= MOST_STUCK:
+            self._held.append(read)
+        else:
+            self._give(read)
+
+    def abandon(self, fetch: Fetch) -> None:
+        """Nobody waits for its answer any more."""
+        for read in self._held:
+            if read.fetch is fetch:
+                self._held.remove(read)
+                del self._reads[id(fetch)]
+                return
+
+    def take(self) -> Answered:
+        """The next answer; there is one."""
+        answer = self.answers.popleft()
+        del self._reads[id(answer.fetch)]
+        while self._held and self._threads.stuck(self._is_ours) < MOST_STUCK:
+            self._give(self._held.popleft())
+        return answer
+
+    def close(self) -> None:
+        """Threads read on, and are heard by nobody."""
+        self._held.clear()
+
+    def _give(self, read: _Read) -> None:
+        try:
+            self._threads.give(read)
+        except (OSError, RuntimeError) as error:
+            cause = f"no thread to read with: {error}"
+            self.answers.append(Answered(read.fetch, None, cause))
+
+    def _is_ours(self, job: Job) -> bool:
+        return isinstance(job, _Read) and job.readers is self

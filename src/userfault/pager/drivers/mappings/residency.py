@@ -7,6 +7,15 @@ a reader thread.  cachestat(2) tells in 4 µs a MiB (mincore(2), for older kerne
 are not mapped beforehand: the copy's own faults map 16 at once, which costs less.  Huge pages are
 the exception, since the copy would need a second one while it faults.
 
+A few pages of a block that is not resident are read with RWF_NOWAIT, which says in one call whether
+they are there, with their bytes.  If they are not, it has had the kernel begin to read them
+(preadv2(2); mm/filemap.c, `filemap_get_pages`): by the time that a thread asks for them too, the
+disk is at work.  That is left alone while a read of the source lasts longer than a disk takes: of a
+device that does not answer, nothing is asked here.
+
+cachestat counts a page that is still being read in as cached; mincore does not.  So where a block
+was found without pages once, mincore has the last word.
+
 An answer holds for a while only, as the kernel may evict clean pages; a page evicted within that
 while costs one slow fault, never wrong bytes.
 """
@@ -14,9 +23,12 @@ while costs one slow fault, never wrong bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+from collections.abc import Callable
 
-from userfault.kernel.memtypes import BASE_PAGE, round_up
-from userfault.linux.libc import cachestat, madvise, mincore, mmap, munmap
+from userfault.kernel.memtypes import BASE_PAGE, KIB, round_up
+from userfault.linux.libc import Pinned, cachestat, madvise, mincore, mmap, munmap
 from userfault.source.file import FileSource
 from userfault.uapi.mman import (
     MADV_POPULATE_READ,
@@ -32,6 +44,8 @@ _BLOCK_SHIFT = 20  # 1 MiB: one look takes 4 µs
 _BLOCK = 1 << _BLOCK_SHIFT
 _PAGE = BASE_PAGE
 _VALID_S = 10.0
+_AT_ONCE = 16 * KIB  # what is read with RWF_NOWAIT at most
+_PATIENCE = 16  # a block that had pages missing is looked at again after so many requests
 
 
 class Residency:
@@ -39,9 +53,10 @@ class Residency:
 
     The mapping is as long as the memory that it fills (whole pages of `page_size` bytes): what
     lies behind the file are zeros, so that its last huge page needs no copy of its own.
+    `prompt`: whether the source answers as a disk does.
     """
 
-    def __init__(self, source: FileSource, page_size: int) -> None:
+    def __init__(self, source: FileSource, page_size: int, prompt: Callable[[], bool]) -> None:
         self._base = 0
         self._whole = round_up(source.spec.length, page_size)
         self._file_end = round_up(source.mappable, _PAGE)
@@ -49,10 +64,18 @@ class Residency:
             self._base = self._map(source)
         right = source.mappable == source.spec.length
         self.length = (self._whole if right else source.mappable) if self._base else 0
-        self._known = bytearray((self.length >> _BLOCK_SHIFT) + 1)
+        blocks = (self.length >> _BLOCK_SHIFT) + 1
+        self._known = bytearray(blocks)
+        self._missed = bytearray(blocks)  # pages were missing: requests until the next look, and 1
         self._since = 0.0
+        self._source = source
+        self._prompt = prompt
+        self._buffer = bytearray(_AT_ONCE)
+        self._pinned = Pinned(self._buffer)
+        self._view = memoryview(self._buffer)
+        self._at_once = page_size == _PAGE  # reads that do not wait are to be had
         self._populate = page_size > _PAGE
-        self._asked = source.fileno()  # by cachestat; -1 where that is not to be had
+        self._fd = self._asked = source.fileno()  # by cachestat; -1 where that is not to be had
         self._offset = source.spec.offset
 
     def _map(self, source: FileSource) -> int:
@@ -68,7 +91,7 @@ class Residency:
         return base
 
     def address(self, offset: int, length: int) -> int:
-        """Where [offset, offset + length) can be copied from at once, or 0."""
+        """Where [offset, offset + length) can be copied from until the next call, or 0."""
         end = offset + length
         first, last = offset >> _BLOCK_SHIFT, (end - 1) >> _BLOCK_SHIFT
         if end > self.length:
@@ -77,6 +100,8 @@ class Residency:
             return self._base + offset
         for block in range(first, last + 1):
             if not self._known[block] and not self._look(block):
+                if length <= _AT_ONCE and self._at_once:
+                    return self._read(offset, length) if self._prompt() else 0
                 return self._part(offset, length)
         return self._base + offset
 
@@ -84,6 +109,7 @@ class Residency:
         """Called now and then with any clock's seconds: old knowledge is dropped."""
         if now - self._since > _VALID_S:
             self._known = bytearray(len(self._known))
+            self._missed = bytearray(len(self._missed))
             self._since = now
 
     def close(self) -> None:
@@ -91,36 +117,61 @@ class Residency:
         if self._base:
             munmap(self._base, self._whole)
             self._base = self.length = 0
+        self._pinned.release()
 
     def _look(self, block: int) -> bool:
+        if self._missed[block] > 1:
+            self._missed[block] -= 1
+            return False
         start = block << _BLOCK_SHIFT
-        if not self._resident(start, min(_BLOCK, self.length - start)):
+        length = min(_BLOCK, self.length - start)
+        if not self._resident(start, length, sure=not self._missed[block]):
+            self._missed[block] = _PATIENCE
             return False
         self._known[block] = 1
         return True
 
+    def _read(self, offset: int, length: int) -> int:
+        """A few pages without waiting for them, or 0: then they may be on their way."""
+        source = self._source
+        wanted = min(length, source.spec.length - offset)
+        try:
+            found = os.preadv(self._fd, [self._view[:wanted]], self._offset + offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._at_once = error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+            return 0  # a thread will tell
+        if found < wanted:
+            return 0
+        if wanted < length:
+            self._view[wanted:length] = bytes(length - wanted)
+        return self._pinned.address
+
     def _part(self, offset: int, length: int) -> int:
         """A block is not resident as a whole; perhaps what is wanted of it is."""
         start = offset // _PAGE * _PAGE
-        if self._resident(start, offset + length - start):
+        if self._resident(start, offset + length - start, sure=False):
             return self._base + offset
         return 0
 
-    def _cached(self, start: int, length: int) -> bool:
+    def _cached(self, start: int, length: int, *, sure: bool) -> bool:
+        """`sure`: no page of it is being read in."""
         if self._asked >= 0:
             try:
                 held = cachestat(self._asked, self._offset + start, length)
             except OSError:  # before 6.5, another's file, hugetlb
                 self._asked = -1
             else:
-                return held >= -(-length // _PAGE)
+                if sure or held < -(-length // _PAGE):
+                    return held >= -(-length // _PAGE)
         return b"\0" not in mincore(self._base + start, length, _PAGE)
 
-    def _resident(self, start: int, length: int) -> bool:
+    def _resident(self, start: int, length: int, *, sure: bool) -> bool:
         address = self._base + start
         in_file = min(length, self._file_end - start)
         try:
-            if in_file > 0 and not self._cached(start, in_file):
+            if in_file > 0 and not self._cached(start, in_file, sure=sure):
                 return False
             if self._populate:
                 madvise(address, length, MADV_POPULATE_READ)

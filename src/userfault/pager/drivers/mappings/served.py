@@ -25,6 +25,7 @@ from userfault.pager.core.states import CACHED, REMOVED, Pages
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.spill import SpillFile
+from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.record.tracing import Recorder
@@ -39,7 +40,9 @@ class Served:
     which it is told from those of every client.  (`number` is what its client calls it.)
     """
 
-    def __init__(self, attach: Attach, fds: Descriptors, bell: int, owner: Owner, key: int) -> None:
+    def __init__(
+        self, attach: Attach, fds: Descriptors, threads: Threads, owner: Owner, key: int
+    ) -> None:
         self.attach = attach
         self.owner = owner
         self.number = attach.number
@@ -50,7 +53,7 @@ class Served:
         self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.lost = ""  # why nothing of it is filled any more
-        self.origin = self._opened(bell)
+        self.origin = self._opened(threads)
         self.plan = Plan(
             start=attach.start,
             page_size=attach.page_size,
@@ -76,12 +79,14 @@ class Served:
         self._recorder: Recorder | None = None
 
     @classmethod
-    def new(cls, attach: Attach, fds: Descriptors, bell: int, owner: Owner, number: int) -> Served:
+    def new(
+        cls, attach: Attach, fds: Descriptors, threads: Threads, owner: Owner, number: int
+    ) -> Served:
         """A mapping that `owner` hands over; its first context gets `number`.
 
         Where it raises, the descriptors are the caller's still.
         """
-        served = cls(attach, fds, bell, owner, number)
+        served = cls(attach, fds, threads, owner, number)
         if attach.prepared:
             served._mapped(fds.states)[:] = bytes([CACHED]) * attach.pages
         segments = None
@@ -96,9 +101,9 @@ class Served:
         return served
 
     @classmethod
-    def again(cls, record: ServedRecord, bell: int, owner: Owner) -> Served:
+    def again(cls, record: ServedRecord, threads: Threads, owner: Owner) -> Served:
         """A mapping that was served by another worker."""
-        served = cls(record.attach, record.fds, bell, owner, record.contexts[0].core.number)
+        served = cls(record.attach, record.fds, threads, owner, record.contexts[0].core.number)
         served.failures, served.failed = record.failures, record.failed
         served.told = {failure.cause for failure in record.failures}
         if record.lost:
@@ -147,9 +152,9 @@ class Served:
         if self.origin.fetcher:
             self.origin.fetcher.close()
 
-    def _opened(self, bell: int) -> Origin:
+    def _opened(self, threads: Threads) -> Origin:
         """The source."""
-        return Origin(self.attach, self._fds.source, bell)
+        return Origin(self.attach, self._fds.source, threads)
 
     def adopted(self, fd: int) -> LiveUserfaultfd:
         """The userfaultfd behind a descriptor that came along."""

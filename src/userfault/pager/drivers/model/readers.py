@@ -79,10 +79,10 @@ class ModelReaders(Readers):
         self._calls = calls
         self._pool = pool
         self.answers = deque()
-        self.under_way = 0
+        self._asked = 0  # reads whose answer was not taken
 
     def start(self, fetch: Fetch, offset: int, length: int) -> None:
-        self.under_way += 1
+        self._asked += 1
         size = self._bytes.page_size
         page, count = offset // size, length // size
         reading = self._calls.kernel.weather.reading(page, count)
@@ -98,6 +98,17 @@ class ModelReaders(Readers):
                 self._answer(answered)
 
         self._pool.give(read)
+
+    @property
+    def under_way(self) -> bool:
+        return self._asked > 0
+
+    def abandon(self, fetch: Fetch) -> None:
+        """Its thread reads on."""
+
+    def take(self) -> Answered:
+        self._asked -= 1
+        return self.answers.popleft()
 
     def _answer(self, answered: Answered) -> None:
         """Ring the bell."""

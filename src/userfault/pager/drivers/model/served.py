@@ -15,6 +15,7 @@ from userfault.pager.core.states import Pages
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.model.calls import ModelCalls
 from userfault.pager.drivers.model.memory import SeenStates, States
 from userfault.pager.drivers.model.readers import ModelOrigin, ModelReaders, Pool, Source
@@ -106,9 +107,9 @@ class ModelServed(Served):
 
     owner: ModelOwner
 
-    def _opened(self, bell: int) -> ModelOrigin:
+    def _opened(self, threads: Threads) -> ModelOrigin:
         estate, calls = self.owner.estate, self.owner.calls
-        readers = ModelReaders(estate.source, bell, calls, estate.pool)
+        readers = ModelReaders(estate.source, threads.bell, calls, estate.pool)
         return ModelOrigin(self.attach, estate.source, readers)
 
     def adopted(self, fd: int) -> ModelUserfaultfd:

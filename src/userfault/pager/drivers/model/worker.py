@@ -88,7 +88,7 @@ class ModelClients(Clients):
         return client
 
     def mapped(self, record: ServedRecord, client: Client) -> Served:
-        return ModelServed.again(record, self.service.reads.bell, client.owner)
+        return ModelServed.again(record, self.service.reads.threads, client.owner)
 
     def _look_for_threads(self) -> None:
         """Where they run means nothing."""

@@ -13,8 +13,9 @@ from userfault.pager.core.actions import Abandon, Fetch, Hasten
 from userfault.pager.core.shares import Shares
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.served import Context, Served
+from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Worker, Workers
-from userfault.pager.drivers.processes.watching import Watching
+from userfault.pager.drivers.processes.watching import Loop
 from userfault.pager.drivers.serving.acting import Acting
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.timed import Timed
@@ -23,12 +24,10 @@ from userfault.pager.drivers.serving.timed import Timed
 class Reads:
     """The reads of all mappings, at most `most` under way at once.
 
-    `bell`: the eventfd that reader threads ring.  `timed`: hears of contexts with deadlines.
+    `threads`: those that read.  `timed`: hears of contexts with deadlines.
     """
 
-    def __init__(
-        self, loop: Watching, acting: Acting, timed: Timed, most: int, calls: Calls
-    ) -> None:
+    def __init__(self, loop: Loop, acting: Acting, timed: Timed, most: int, calls: Calls) -> None:
         self._loop = loop
         self._calls = calls
         self._acting = acting
@@ -36,13 +35,15 @@ class Reads:
         self._shares: Shares[Fetch] = Shares(most)
         self._reading: dict[Readers, None] = {}  # whose threads are not all back
         with calling("eventfd2"):
-            self.bell = calls.bell()
-        loop.watch(self.bell, self._ring)
+            bell = calls.bell()
+        self.threads = Threads(bell, loop)
+        loop.watch(bell, self._ring)
 
     def close(self) -> None:
         """Hear of no more answers."""
-        self._loop.forget(self.bell)
-        self._calls.close(self.bell)
+        bell = self.threads.bell
+        self._loop.forget(bell)
+        self.threads.close(functools.partial(self._calls.close, bell))
 
     @property
     def most(self) -> int:
@@ -56,7 +57,7 @@ class Reads:
         self._start()
 
     def abandon(self, context: Context, action: Abandon) -> None:
-        """Kill the worker that is late.  (A reader thread goes on, its answer is ignored.)"""
+        """Kill the worker that is late.  (A thread reads on, its answer is ignored.)"""
         served = context.served
         fetcher = served.origin.fetcher
         for fetch in self._shares.reads_of(served.key):
@@ -65,6 +66,8 @@ class Reads:
                 self._shares.forget(served.key, [fetch])
                 if isinstance(fetcher, Workers):
                     self._end_worker(fetcher, fetch)
+                elif fetcher is not None:
+                    fetcher.abandon(fetch)
         self._start()
 
     def hasten(self, _context: Context, _action: Hasten) -> None:
@@ -95,11 +98,12 @@ class Reads:
             context.core.started(fetch, self._calls.clock())
             self._timed.add(context)
             size = context.served.page_size
-            with self._loop.lifted():
-                fetcher.start(fetch, fetch.page * size, fetch.count * size)
             if isinstance(fetcher, Workers):
+                with self._loop.lifted():
+                    fetcher.start(fetch, fetch.page * size, fetch.count * size)
                 self._watch_workers(fetcher)
             else:
+                fetcher.start(fetch, fetch.page * size, fetch.count * size)
                 self._reading[fetcher] = None
             self._take_answers(fetcher)
 
@@ -115,7 +119,7 @@ class Reads:
 
     def _ring(self) -> None:
         """Reader threads have answered."""
-        self._calls.hear(self.bell)
+        self._calls.hear(self.threads.bell)
         for readers in list(self._reading):
             self._take_answers(readers)
             if not readers.under_way:
