@@ -46,10 +46,21 @@ class Slot(msgspec.Struct, frozen=True):
     path: str
     function: bool = False
     lasts_s: float = 1.5
+    spill: str | None = None  # a folder
+
+    @property
+    def type(self) -> str:
+        """The memory type, of a name like "shmem+budget"."""
+        return self.memory.partition("+")[0]
+
+    @property
+    def budget(self) -> int:
+        """0: all of it may be in; 1: pages that nobody wrote may go; 2: others, too."""
+        return 2 if self.spill else int("+" in self.memory)
 
     @property
     def page_size(self) -> int:
-        return named_memory(self.memory).page_size
+        return named_memory(self.type).page_size
 
     @property
     def kind(self) -> int:
@@ -130,6 +141,8 @@ class Client:
             background=background,
             chunk_bytes=max(slot.page_size, 16 << 10),
             fetches=1 if slot.function else 4,
+            resident_bytes=slot.pages * slot.page_size // 8 if slot.budget else 0,
+            spill=slot.spill,
         )
         length = slot.pages * slot.page_size
         made: object = slot.path
@@ -137,7 +150,7 @@ class Client:
             made = userfault.function(source.failing, length, kind=slot.kind, marks=slot.path)
         try:
             mapped = lazy(
-                made, memory=slot.memory, writable=True, policy=policy, pager=self._pager,
+                made, memory=slot.type, writable=True, policy=policy, pager=self._pager,
                 fork=self._job.forks,
             )  # fmt: skip
         except MemoryUnavailable:  # huge pages are the whole machine's: others have ours now
@@ -158,13 +171,14 @@ class Client:
             ctypes.c_uint64(source.BAD_EVERY if slot.function else 0),
             ctypes.c_uint64(int(lasts * 1e9)),
             int(self._job.forks),
+            slot.budget,
         )
 
     def _close(self, slot: Slot) -> None:
         mapped = self._mapped.pop(slot.index, None)
         if mapped is None:
             return
-        if not slot.function and self._random.random() < 0.3:
+        if not slot.function and not slot.budget and self._random.random() < 0.3:
             mapped.complete()
         self._library.stress_shut(slot.index)
         self._library.stress_clear(slot.index)

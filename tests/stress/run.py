@@ -119,7 +119,8 @@ class Referee:
 
     def _slot(self, index: int, memory: str, pages: int, *, function: bool) -> Slot:
         path = self._scratch / f"source{index}"
-        slot = Slot(index, memory, pages, str(path), function)
+        spill = str(self._scratch) if memory.endswith("+spill") else None
+        slot = Slot(index, memory, pages, str(path), function, spill=spill)
         if function:
             path.write_bytes(bytes(pages))
         else:

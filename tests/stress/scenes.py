@@ -42,7 +42,7 @@ def move_of_two_mappings(pages: int, registered_from: int) -> list[str]:
         library.stress_open(
             0, ctypes.c_void_p(home), -1, None, ctypes.c_uint64(source.PAGE),
             ctypes.c_uint64(pages), ctypes.c_uint64(KIND), ctypes.c_uint64(0), ctypes.c_uint64(1),
-            0,
+            0, 0,
         )  # fmt: skip
         library.stress_move(0, 0, ctypes.c_uint64(pages))
         for page in range(pages):

@@ -75,6 +75,7 @@ struct slot {
     const uint8_t *states; /* what the pager's record says of each page */
     uint64_t page_size, pages, step, words, kind, begun, lasts, length;
     int fd, shared, huge, forks;
+    int budget;             /* pages that nobody wrote may go; 2: those that were written, too */
     struct page *page;      /* shared with forked children where the memory is */
     _Atomic uint8_t *place; /* each process has its own */
     uint64_t version;
@@ -323,6 +324,16 @@ static void write_page(struct slot *slot, uint64_t number, int op, struct thread
     end_op(mine);
 }
 
+/* Whether MADV_DONTNEED leaves a page of shared memory as it is: one that is in.  Under a budget those
+ * that nobody wrote may have gone, or any if there is a spill file, and read zero from then on. */
+static int keeps_page(const struct slot *slot, uint64_t number)
+{
+    const struct page *page = &slot->page[number];
+    if (slot->budget && (slot->budget > 1 || page->shown == word_of(slot, number, 0)))
+        return 0;
+    return slot->shared && page->seen;
+}
+
 /* MADV_DONTNEED of shared memory: a page that was filled keeps its bytes, another one may or may
  * not have been filled around somebody's fault: whichever it is now, it stays. */
 static void settle(struct slot *slot, uint64_t number)
@@ -397,7 +408,7 @@ static void drop(struct slot *slot, uint64_t first, uint64_t count, int op, stru
     begin_op(mine, op, (int)(slot - slots), first);
     for (uint64_t n = 0; n < count; n++) {
         struct page *page = &slot->page[first + n];
-        keeps[n] = op == DROP && slot->shared && page->seen;
+        keeps[n] = op == DROP && keeps_page(slot, first + n);
         begin_change(page, keeps[n] ? page->shown : ZERO, hole ? SIGBUSES : 0, op);
     }
     if (op == PUNCH)
@@ -621,7 +632,7 @@ static void change(struct slot *slot, uint64_t page, uint64_t dice, struct threa
         drop(slot, page, got, slot->shared ? REMOVE : DROP, mine);
     else if (dice < 960) {
         /* Of a hole in a page that was never filled nobody can tell. */
-        int filled = slot->shared;
+        int filled = slot->shared && !slot->budget;
         for (uint64_t n = page; n < page + got; n++)
             filled = filled && slot->page[n].seen;
         drop(slot, page, got, filled ? PUNCH : DROP, mine);
@@ -712,16 +723,19 @@ static void *table(uint64_t length, int shared)
 
 /* Hand a mapping over.  `fd`: the file behind shared memory, or -1.  `states`: the pager's of its
  * pages, or NULL.  `bad_every`: of so many pages
- * of the source one cannot be read (0: none).  `lasts`: ns until the front has passed all pages. */
+ * of the source one cannot be read (0: none).  `lasts`: ns until the front has passed all pages.
+ * `budget`: as in the slot; then nobody may touch the memory but by its mapping, so there is no
+ * alias, and no hole is made by the descriptor, of which nobody could tell. */
 void stress_open(int index, uint8_t *home, int fd, const uint8_t *states, uint64_t page_size,
-                 uint64_t pages, uint64_t kind, uint64_t bad_every, uint64_t lasts, int forks)
+                 uint64_t pages, uint64_t kind, uint64_t bad_every, uint64_t lasts, int forks,
+                 int budget)
 {
     struct slot *slot = &slots[index];
     uint64_t length = page_size * pages;
     int shared = fd >= 0;
     uint8_t *room = mmap(NULL, length + page_size, PROT_NONE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    uint8_t *alias = shared ? mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
+    uint8_t *alias = shared && !budget ? mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
     if (room == MAP_FAILED || alias == MAP_FAILED)
         abort();
     slot->home = home;
@@ -742,6 +756,7 @@ void stress_open(int index, uint8_t *home, int fd, const uint8_t *states, uint64
     slot->fd = fd;
     slot->shared = shared;
     slot->forks = forks;
+    slot->budget = budget;
     slot->page = table(pages * sizeof(struct page), shared);
     slot->place = table(pages, 0);
     for (uint64_t n = 0; n < pages; n++) {

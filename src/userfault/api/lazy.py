@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from userfault.api import tracing
+from userfault.api.budget import decide, spill_file
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
 from userfault.api.memory import Attribute, LazyMemory
@@ -47,7 +48,7 @@ _NEEDED = Feature.EVENT_REMAP | Feature.EVENT_REMOVE | Feature.EVENT_UNMAP
 def lazy(
     source: Any,
     *,
-    memory: str | Memory = "anon",
+    memory: str | Memory | None = None,
     page_size: int | None = None,
     writable: bool = False,
     length: int | None = None,
@@ -67,7 +68,8 @@ def lazy(
     `source`: a path, an open file or memfd, bytes-like, `zero(length)`, a function (a module's,
     `"package.module:name"` with `length=`, or `function(...)`), or a snapshot in a store
     (`"s3://bucket/prefix/name"`, `"/path/of/store/name"`).  `memory`: `anon`, `shmem`,
-    `shmem-private`, `hugetlb`, `hugetlb-private` or `guest_memfd`; `page_size` in bytes.
+    `shmem-private`, `hugetlb`, `hugetlb-private` or `guest_memfd`; None: `anon`, or `shmem` where
+    the source is more than may be resident (see docs/residency.md).  `page_size` in bytes.
     `writable`: writes stay private to the memory.  `length`, `offset`: which bytes of the source.
     `policy`: see `Policy`.  `pager`: a shared `Pager`; by default the memory has one of its own.
     `fork`: forked children are served too (needs CAP_SYS_PTRACE); otherwise they do not inherit
@@ -91,16 +93,17 @@ def lazy(
     ...     bytes(mapped[10:20])
     b'0123456789'
     """
-    chosen = named_memory(memory, page_size)
+    chosen = named_memory(memory or "anon", page_size)
     stored = Stored.of(store2, cache, cache_size)
     options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
+    fixed = memory is not None or page_size is not None
 
     def make() -> LazyMemory:
         resolved = _resolve(source, *part_of(length, offset), stored)
         with contextlib.ExitStack() as undo:
             undo.callback(resolved.close)
             try:
-                return _build(resolved, options, policy or Policy(), pager, undo)
+                return _build(resolved, options, policy or Policy(), pager, undo, fixed=fixed)
             except UserfaultError:
                 raise
             except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
@@ -136,12 +139,20 @@ def _build(
     policy: Policy,
     pager: Pager | None,
     undo: contextlib.ExitStack,
+    *,
+    fixed: bool,
 ) -> LazyMemory:
-    """Open, map, register, hand over; `undo` takes it all back if any of it fails."""
+    """Open, map, register, hand over; `undo` takes it all back if any of it fails.
+
+    `fixed`: the type of memory was asked for.
+    """
     _say_where_it_ends()
     spec = resolved.spec
     uffd = _open(options)
     undo.callback(uffd.close)
+    protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
+    budget = decide(policy, spec, options, fixed=fixed, protects=protects)
+    options = msgspec.structs.replace(options, memory=budget.memory)
     recipe, made = _map(options, resolved)
     undo.callback(recipe.close)
     undo.callback(mmap.mmap.close, made)
@@ -155,13 +166,13 @@ def _build(
     later = options.fork and recipe.memory.type is not MemoryType.HUGETLB
     if later or not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
-    register(uffd, made.address, recipe, prepared=options.prepared)
+    register(uffd, made.address, recipe, prepared=options.prepared, guarded=budget.evicts)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
         if owned:
             undo_pager.callback(serving.close)
-        parts = Parts(serving, owned, policy, recipe, inherited=options.fork)
+        parts = Parts(serving, owned, policy, recipe, budget, inherited=options.fork)
         undo_pager.callback(parts.abandon)
         load(serving, parts.number, resolved, policy, recipe.memory)
         _attach(parts, made, uffd, resolved, options)
@@ -263,9 +274,13 @@ def _attach(
             traced = tracing.begun(parts.policy, recipe.memory, parts.pages, resolved.spec)
             if traced >= 0:
                 undo.callback(os.close, traced)
-            fds += [fd for fd in (log, traced) if fd >= 0]
+            spill = spill_file(parts.policy) if parts.budget.evicts else -1
+            if spill >= 0:
+                undo.callback(os.close, spill)
+            fds += [fd for fd in (log, traced, spill) if fd >= 0]
             request = _attach_request(parts, made, uffd, resolved, options)
             request.has_signals, request.has_trace = log >= 0, traced >= 0
+            request.has_spill = spill >= 0
             parts.pager.request(request, fds)
             undo_line.pop_all()
     line.close_writer()
@@ -294,5 +309,13 @@ def _attach_request(
         has_source=resolved.fd >= 0,
         has_memory=parts.recipe.fd >= 0,
         source=resolved.spec,
-        policy=msgspec.structs.replace(parts.policy, trace=None),  # it may be no UTF-8
+        policy=msgspec.structs.replace(
+            parts.policy,
+            resident_bytes=parts.budget.size,
+            resident_percent=None,
+            trace=None,  # it may be no UTF-8
+            spill=None,
+        ),
+        evicts=parts.budget.evicts,
+        follows=parts.budget.follows,
     )

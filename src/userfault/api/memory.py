@@ -33,10 +33,12 @@ class LazyMemory(mmap.mmap):
         """Fill everything and wait for it; then the pager lets go of the memory.
 
         `progress(pages_done, pages)` is called now and then.  Raises SourceError for pages that
-        were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died.
+        were given up, TimeoutError after `timeout` seconds, PagerError when the pager has died,
+        UsageError where a residency budget keeps a part of it out.
         """
         timeout = None if timeout is None else real("timeout", timeout)
         self._parts.at_home()
+        self._parts.bounded("complete()")
         if not self._parts.finished:
             self._parts.request(messages.Complete(self._parts.number))
         if not self.wait(timeout, progress):
@@ -46,9 +48,11 @@ class LazyMemory(mmap.mmap):
     def wait(self, timeout: float | None = None, progress: Progress | None = None) -> bool:
         """Wait until everything is in; False if it is not after `timeout` seconds.
 
-        Without background fill only touches and `prefetch` bring pages in.
+        Without background fill only touches and `prefetch` bring pages in.  Raises UsageError where
+        a residency budget keeps a part of it out.
         """
         self._parts.at_home()
+        self._parts.bounded("wait()")
         return self._parts.wait(None if timeout is None else real("timeout", timeout), progress)
 
     def prefetch(self, start: int, stop: int) -> None:
@@ -148,6 +152,9 @@ class LazyMemory(mmap.mmap):
             return
         if parts.policy.on_exit == "poison":
             parts.give_up("the memory was left with views alive (policy on_exit=poison)")
+            return
+        if parts.budget.evicts:
+            parts.give_up("the memory was left with views alive, and not all of it may be in")
             return
         try:
             parts.request(messages.Complete(parts.number))

@@ -9,6 +9,7 @@ import select
 import time
 from collections.abc import Callable
 
+from userfault.api.budget import Budget
 from userfault.api.pager import Pager
 from userfault.api.statistics import Statistics
 from userfault.api.undisturbed import Tie
@@ -19,8 +20,9 @@ from userfault.kernel.errors import (
     PagerError,
     SourceError,
     TryAgain,
+    UsageError,
 )
-from userfault.kernel.memtypes import BASE_PAGE, Memory
+from userfault.kernel.memtypes import BASE_PAGE, Memory, size_name
 from userfault.kernel.modes import Feature
 from userfault.linux import libc, place
 from userfault.linux.lifeline import LifeLine
@@ -30,7 +32,7 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.states import CACHED, FILLING, MISSING, NAMES, UNSETTLED, Pages
+from userfault.pager.core.states import NAMES, UNSETTLED, Pages
 from userfault.pager.drivers.wire import messages
 
 _PROGRESS_S = 0.1
@@ -43,7 +45,14 @@ class Parts:
     """What a lazy memory holds besides the mapping: descriptors, the pager, the states."""
 
     def __init__(
-        self, pager: Pager, owned: bool, policy: Policy, recipe: Recipe, *, inherited: bool
+        self,
+        pager: Pager,
+        owned: bool,
+        policy: Policy,
+        recipe: Recipe,
+        budget: Budget,
+        *,
+        inherited: bool,
     ) -> None:
         self.pager = pager
         self.owner = os.getpid()
@@ -53,6 +62,7 @@ class Parts:
         self.owned = owned  # the pager is this memory's alone
         self.policy = policy
         self.recipe = recipe
+        self.budget = budget
         self.number = pager.number()
         self.address = self.length = 0  # of the memory
         self.pages = 0
@@ -84,6 +94,16 @@ class Parts:
                 "the memory belongs to another process",
                 cause="this process was forked from the one that made it",
                 cure="ask there; or call lazy() here",
+            )
+
+    def bounded(self, what: str) -> None:
+        """Raise UsageError for `what` needs everything in memory, where not everything may be."""
+        if self.budget.evicts:
+            size = size_name(self.budget.size)
+            raise UsageError(
+                f"{what} of memory with a residency budget",
+                cause=f"at most {size} of its {self.recipe.length} bytes are in at once",
+                cure="raise Policy(resident_bytes=), or set it to 0 for no budget",
             )
 
     def request(self, message: messages.Request) -> object:
@@ -182,7 +202,7 @@ class Parts:
         uffd, states = self.uffd, self.states
         if self.finished or uffd is None or states is None or Feature.POISON not in uffd.offered:
             return
-        for state in (MISSING, FILLING, CACHED):
+        for state in UNSETTLED:
             for page, count in Pages(states, self.pages).runs(0, self.pages, state):
                 start = address + page * page_size
                 _poison(uffd, start, start + count * page_size, page_size)

@@ -10,8 +10,11 @@ from userfault.linux.uffd import LiveUserfaultfd
 _TRIES = 3  # somebody may fill it again before it is registered; afterwards nobody can
 
 
-def register(uffd: LiveUserfaultfd, address: int, recipe: Recipe, *, prepared: bool) -> None:
-    """Register it: MISSING, and MINOR too where a page can be cached and not mapped.
+def register(
+    uffd: LiveUserfaultfd, address: int, recipe: Recipe, *, prepared: bool, guarded: bool = False
+) -> None:
+    """Register it: MISSING, and MINOR too where a page can be cached and not mapped; with WP where
+    it is `guarded`, so that a write to a page that nobody wrote can be made to ask first.
 
     From then on whoever touches an empty page waits for the pager; so the look at what is there
     comes last.  `prepared`: the file behind it holds the right bytes, and they stay; only what is
@@ -20,6 +23,7 @@ def register(uffd: LiveUserfaultfd, address: int, recipe: Recipe, *, prepared: b
     """
     memory = recipe.memory
     mode = Mode.MISSING | (Mode.MINOR if memory.minor_faults else Mode(0))
+    mode |= Mode.WP if guarded else Mode(0)
     backing = None if prepared else recipe.backing
     for _ in range(_TRIES):
         uffd.register(address, recipe.length, mode, memory=memory)

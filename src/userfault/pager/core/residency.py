@@ -118,6 +118,11 @@ class Residency:
         return max(self.limit - self._pages.held - self.hidden, 0)
 
     @property
+    def turns(self) -> bool:
+        """Pages have gone for others that came: what nobody asked for is not worth that."""
+        return self._clock > 0
+
+    @property
     def crowded(self) -> bool:
         """Of the pages filled of late more than a quarter had been in a short time before."""
         return self.refaulted * 4 > _RECENT

@@ -35,7 +35,8 @@ class Attach(msgspec.Struct, tag="attach"):
     the file of the mapping's trace, if `has_trace`, and the spill file's, if `has_spill`.
 
     `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
-    registered for write protection, and pages may be taken out of it.  `regions`: where the pages
+    registered for write protection, and pages may be taken out of it.  `follows`: its budget is
+    what the memory cgroup and the machine leave, and changes with that.  `regions`: where the pages
     are shown, if not in a row from `start` on; what none of them shows is never filled.
     """
 
@@ -56,6 +57,7 @@ class Attach(msgspec.Struct, tag="attach"):
     has_trace: bool = False
     evicts: bool = False
     has_spill: bool = False
+    follows: bool = False
     regions: tuple[Segment, ...] = ()
 
 

@@ -1,0 +1,130 @@
+"""How much of a memory may be resident, and of which type it is then.
+
+Decided once, before it is made (docs/decisions/0022-a-large-source-is-shared-memory.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import warnings
+
+import msgspec
+
+from userfault.api.options import Options
+from userfault.kernel.errors import UsageError
+from userfault.kernel.memtypes import MIB, Memory, MemoryType, round_up, size_name
+from userfault.kernel.memtypes import memory as named_memory
+from userfault.linux.refused import calling
+from userfault.linux.room import Room, room_of
+from userfault.pager.core.policy import LEAST_RESIDENT, Policy
+from userfault.source.spec import FunctionSpec, Spec
+
+_KEPT = 64 * MIB  # for the pager and for the program, at least
+_SHARE = 8  # of a limit, one in so many bytes is kept for them
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """`memory`: what is mapped.  `size`: bytes that may be resident; 0: all of it.  `evicts`: what
+    is beyond that is taken out.  `follows`: the size is what is left, and changes with that."""
+
+    memory: Memory
+    size: int = 0
+    evicts: bool = False
+    follows: bool = False
+
+
+def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protects: bool) -> Budget:
+    """The memory of a source, and how much of it may be in.
+
+    `fixed`: its type was asked for.  `protects`: the kernel has write protection for shared memory
+    (5.19).  Raises UsageError for a budget that was asked for and cannot be kept.
+    """
+    memory, prepared = options.memory, options.prepared
+    whole = round_up(spec.length, memory.page_size)
+    room = room_of()
+    asked = _asked(policy, room)
+    size = min(asked if asked is not None else left(room), whole)
+    if size >= whole or asked == 0:
+        return Budget(memory)
+    if not fixed and protects and not options.fork and not prepared:
+        memory = named_memory("shmem")
+    obstacle = _obstacle(memory, prepared)
+    if not protects:
+        obstacle = obstacle or "this kernel does not protect it against writes (Linux 5.19 does)"
+    if asked is None and isinstance(spec, FunctionSpec):
+        obstacle = obstacle or "a function might answer otherwise when it is asked again"
+    size = max(size, LEAST_RESIDENT)
+    if not obstacle:
+        return Budget(memory, size, evicts=True, follows=asked is None)
+    cure = "pass resident_bytes= to allow it" if memory.type is MemoryType.SHMEM else _SHMEM
+    if asked is not None:
+        what = f"a residency budget of {size_name(size)} for {memory}"
+        raise UsageError(what, cause=obstacle, cure="leave prepared= out" if prepared else _SHMEM)
+    assert room is not None
+    warnings.warn(
+        f"{size_name(whole)} of {memory} are more than {room.whose} leaves"
+        f" ({room.left // MIB} MiB), and no page can be taken out again: {obstacle}"
+        f" (cure: {cure})",
+        ResourceWarning,
+        stacklevel=2,
+    )
+    return Budget(memory, size, follows=True)
+
+
+def _asked(policy: Policy, room: Room | None) -> int | None:
+    if policy.resident_percent is not None and room is not None:
+        return max(int(room.limit * policy.resident_percent / 100), LEAST_RESIDENT)
+    return policy.resident_bytes
+
+
+def left(room: Room | None) -> int:
+    """Bytes that one memory may take of it; what is kept is for its program and its pager."""
+    if room is None:
+        return 1 << 62
+    return max(room.left - max(min(_KEPT, room.left // 2), room.limit // _SHARE), 0)
+
+
+def _obstacle(memory: Memory, prepared: bool) -> str:
+    """Why no page can be taken out of such memory; empty where it can."""
+    if prepared:
+        return "prepared memory has its bytes from nowhere else"
+    if memory.type is MemoryType.SHMEM and memory.shared:
+        return ""
+    return _OBSTACLES[memory.type] if not memory.traits.shareable or memory.shared else _PRIVATE
+
+
+_SHMEM = 'pass memory="shmem"'
+_PRIVATE = "only its own process can take pages out of private memory, not its pager"
+_OBSTACLES = {
+    MemoryType.ANON: _PRIVATE,
+    MemoryType.SHMEM: _PRIVATE,
+    MemoryType.HUGETLB: "huge pages are reserved for the whole memory when it is mapped: one that"
+    " was given back could be gone when it is needed again",
+    MemoryType.GUEST_MEMFD: "guest_memfd cannot be protected against writes",
+}
+
+
+def spill_file(policy: Policy) -> int:
+    """A file without a name in the folder of the policy; -1 where it has none.
+
+    Raises UsageError for a folder where none can be made.
+    """
+    if policy.spill is None:
+        return -1
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        try:
+            return os.open(policy.spill, flags | os.O_TMPFILE, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise
+        with calling("open"):
+            fd, path = tempfile.mkstemp(prefix="userfault-spill-", dir=policy.spill)
+        os.unlink(path)
+        return fd
+    except OSError as error:
+        cause = os.strerror(error.errno or 0)
+        what = f"policy spill={policy.spill!r}"
+        raise UsageError(what, cause=cause, cure="name a folder that can be written") from None
