@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from userfault.pager.core.segment import Segment
 from userfault.pager.core.segments import Segments
 
 SHIFT = 12
@@ -112,3 +113,11 @@ def test_addresses_and_hidden_pages_are_those_of_each_page(
         for each in range(first, first + length)
     }
     assert hidden == {each for each in pages if held.address_of(each) < 0}
+
+
+def test_of_a_huge_page_that_is_dropped_in_part_nothing_goes() -> None:
+    huge = 1 << 21
+    segments = Segments.of([Segment(4 * huge, 8 * huge, 2)], 21)
+    assert segments.whole_in(4 * huge + 4096, 7 * huge - 4096) == [(3, 1)]
+    assert segments.whole_in(4 * huge, 4 * huge + 4096) == []
+    assert segments.whole_in(3 * huge, 9 * huge) == [(2, 4)]

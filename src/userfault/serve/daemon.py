@@ -20,8 +20,9 @@ from userfault.serve.doors import Doors
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
+from userfault.serve.refusals import Refusals
 from userfault.serve.sessions import session
-from userfault.serve.waiting import Waiting, Waits
+from userfault.serve.waiting import Waiting
 
 Command = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -32,40 +33,44 @@ class Daemon:
     True as long as somebody may come, or is there.
     """
 
+    worker: Worker
+    refusals: Refusals
+    doors: Doors
+    waiting: Waiting
+    leaving: Leaving
+
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
         self.told = records.decode(family.about)
         self.limits = self.told.limits
         self.has_poison = _poison()
-        self._early: list[Waits] = []  # clients of a killed worker, before there are doors
-        self.doors: Doors | None = None
         self.images = Images(self.told, family.kept)
         self.commands: dict[str, Command] = {
             "sessions": self._sessions,
             "status": self._status,
             "drain": self._drain,
         }
-        self.worker = Worker(
-            journal,
-            {
-                "firecracker": functools.partial(FirecrackerTalk, host=self),
-                "control": functools.partial(ControlTalk, host=self),
-            },
-        )
-        book = self.worker.book
-        self.doors = Doors(self.worker.loop, self.worker.clients, self.limits)
-        self.leaving = Leaving(self.worker.clients, _is_served)
-        for one in self._early:
-            self.doors.waiting.add(one)
+        Worker(journal, self._prepare)
         for door in self.told.doors:
             if not self.told.draining or door.protocol == "control":
-                self.doors.open(door, book.kept[door.kept])
+                self.doors.open(door, family.kept[door.kept])
         if self.told.draining:
             self.leaving.begin()
 
+    def _prepare(self, worker: Worker) -> None:
+        """What clients of a killed worker need, too."""
+        self.worker = worker
+        worker.clients.protocols |= {
+            "firecracker": functools.partial(FirecrackerTalk, host=self),
+            "control": functools.partial(ControlTalk, host=self),
+        }
+        self.refusals = Refusals(worker.loop.timers)
+        self.doors = Doors(worker.loop, worker.clients, self.limits, self.refusals)
+        self.waiting = self.doors.waiting
+        self.leaving = Leaving(worker.clients, _is_served)
+
     def run(self) -> None:
         """Serve until nobody is there and nobody can come."""
-        assert self.doors is not None
         self.worker.loop.run(self, self.worker.service.background)
         self._shut(lambda _: True)
         self.worker.close()
@@ -95,7 +100,6 @@ class Daemon:
 
     def _drain(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Nobody comes any more; who is there is filled as a whole, and then needs nobody."""
-        assert self.doors is not None
         fill = arguments.get("fill", True)
         if not self.told.draining:
             self.told.draining = True
@@ -119,23 +123,9 @@ class Daemon:
         """The name of the image that it is shown."""
         return self.door(client).image
 
-    def waits(self, conversation: Waits) -> None:
-        """It has until its deadline to say what it wants."""
-        if self.doors is None:
-            self._early.append(conversation)
-        else:
-            self.doors.waiting.add(conversation)
-
-    def decided(self, conversation: Waits) -> None:
-        """It has said it, or has gone."""
-        if self.doors is None:
-            self._early.remove(conversation)
-        else:
-            self.doors.waiting.discard(conversation)
-
     def refused(self, client: Client, error: UserfaultError) -> None:
         """Tell the log."""
-        client.owner.say(f"refused: {error}")
+        self.refusals.tell(client.owner.name, error)
 
     def admitted(self, client: Client) -> None:
         """It is served."""
@@ -143,18 +133,11 @@ class Daemon:
 
     def _shut(self, which: Callable[[records.Door], bool]) -> None:
         """Nobody comes by these doors any more."""
-        assert self.doors is not None
         for door in filter(which, self.told.doors):
             if self.doors.door(door.name) is not None:
                 self.doors.shut(door.name)
             if any(door.place):
                 sockets.unlink(door.path, door.place)
-
-    @property
-    def waiting(self) -> Waiting:
-        """Clients that have yet to say what they want."""
-        assert self.doors is not None
-        return self.doors.waiting
 
 
 def _is_served(client: Client) -> bool:

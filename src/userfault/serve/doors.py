@@ -15,6 +15,7 @@ from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.processes.watching import Loop
 from userfault.serve.peers import RefusedError, admit, peer
 from userfault.serve.records import Door, Limits
+from userfault.serve.refusals import Refusals
 from userfault.serve.waiting import Waiting
 
 _PAUSE_S = 0.5  # when nothing is left to accept with
@@ -24,7 +25,7 @@ _AT_ONCE = 16  # connections accepted before faults are looked at again
 class Doors:
     """Accepts for `clients`.  `waiting`: who was let in and has not said yet what it wants."""
 
-    def __init__(self, loop: Loop, clients: Clients, limits: Limits) -> None:
+    def __init__(self, loop: Loop, clients: Clients, limits: Limits, refusals: Refusals) -> None:
         self._loop = loop
         self._clients = clients
         self._limits = limits
@@ -32,7 +33,7 @@ class Doors:
         self._sockets: dict[str, tuple[socket.socket, Door]] = {}
         self._shut: set[str] = set()  # for now: no place, or no descriptor left
         self._again_at: float | None = None
-        self.refused = 0
+        self._refusals = refusals
         self.accepted = 0
 
     def open(self, door: Door, fd: int) -> None:
@@ -89,7 +90,7 @@ class Doors:
                     channel, found.process, name, protocol=door.protocol, door=door.name
                 )
             except (UserfaultError, OSError) as error:
-                self.refuse(door.name, error)
+                self._refusals.tell(f"{door.name}: ", error)
                 return
             undo.pop_all()
         self.accepted += 1
@@ -110,11 +111,6 @@ class Doors:
                 cause=f"{limits.waiting_each} connections of it have not said what they want",
                 cure="a client connects once",
             )
-
-    def refuse(self, name: str, error: Exception) -> None:
-        """Tell the log, but not without end."""
-        self.refused += 1
-        say(f"{name}: refused: {error}")
 
     # --- when nobody can be let in ---------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from userfault.serve import attaching, handshake
 from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Door, Limits
+from userfault.serve.waiting import Waiting
 from userfault.wire.firecracker import Handshake
 from userfault.wire.regions import Geometry
 
@@ -28,18 +29,13 @@ class Host(Protocol):
     images: Images
     limits: Limits
     has_poison: bool
+    waiting: Waiting
 
     def door(self, client: Client) -> Door:
         """By which it came."""
 
     def image_for(self, client: Client) -> str:
         """The name of the image that it is shown."""
-
-    def waits(self, conversation: FirecrackerTalk) -> None:
-        """It has until `deadline` to say what it wants."""
-
-    def decided(self, conversation: FirecrackerTalk) -> None:
-        """It has said it, or has gone."""
 
     def refused(self, client: Client, error: UserfaultError) -> None:
         """Tell the log."""
@@ -63,7 +59,7 @@ class FirecrackerTalk:
         self._message = Handshake(regions=limits.regions, most=limits.message_bytes)
         self.deadline = time.monotonic() + limits.handshake_s
         self._waits = True
-        host.waits(self)
+        host.waiting.add(self)
         handshake.begin(client.channel)
 
     def request(self) -> None:
@@ -171,4 +167,4 @@ class FirecrackerTalk:
             self._waits = False
             close_all(self._fds)
             self._fds = []
-            self._host.decided(self)
+            self._host.waiting.discard(self)

@@ -11,6 +11,7 @@ import click
 from userfault.api.daemon import Daemon, Listen, Settings
 from userfault.cli.shared import terminal
 from userfault.kernel.errors import UsageError
+from userfault.serve.records import Limits
 
 _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/memory"
 
@@ -34,11 +35,36 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     help="A snapshot in a store (repeatable).",
 )
 @click.option("--control", metavar="PATH", help="Take orders there: userfault sessions, drain.")
+@click.option(
+    "--handshake-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    default=Limits().handshake_s,
+    show_default=True,
+    help="How long a client may take to say what it wants.",
+)
+@click.option(
+    "--max-clients",
+    type=click.IntRange(1),
+    default=Limits().clients,
+    show_default=True,
+    help="Served at once.",
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(1),
+    default=Limits().waiting,
+    show_default=True,
+    help="Connected, and not said yet what they want.",
+)
 def serve(
     firecracker: tuple[str, ...],
     images: tuple[str, ...],
     snapshots: tuple[str, ...],
     control: str | None,
+    handshake_timeout: float,
+    max_clients: int,
+    max_waiting: int,
 ) -> int:
     """Serve the page faults of other programs' memory, until SIGTERM.
 
@@ -48,7 +74,8 @@ def serve(
     listen = [each for path in firecracker for each in _listen("firecracker", path, named)]
     if control is not None:
         listen.append(Listen("control", control))
-    daemon = Daemon(Settings(listen=tuple(listen), images=named))
+    limits = Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout)
+    daemon = Daemon(Settings(listen=tuple(listen), images=named, limits=limits))
     for each in listen:
         terminal.say(f"listening at {each.path} ({each.protocol})")
     terminal.say("ready")

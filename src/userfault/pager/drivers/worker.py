@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from userfault.linux.descriptors import keep_reserve
 from userfault.pager.drivers.clients.book import Book
-from userfault.pager.drivers.clients.clients import Clients, Protocols
+from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.clients.takeover import take_over
 from userfault.pager.drivers.family.coming_up import came_up
 from userfault.pager.drivers.family.succession import Succession
@@ -17,10 +19,10 @@ from userfault.pager.drivers.serving.service import Service
 class Worker:
     """Serves what `journal` names: the first of its family, or the next one after a kill.
 
-    `protocols`: what is spoken with clients, beside our own.
+    `prepare`: called when it is put together, before anybody is served again.
     """
 
-    def __init__(self, journal: Journal, protocols: Protocols | None = None) -> None:
+    def __init__(self, journal: Journal, prepare: Callable[[Worker], None] | None = None) -> None:
         journal.take_up()
         family, people = records.read(journal)
         journal.words[Word.ASKING] = 0
@@ -29,7 +31,9 @@ class Worker:
         self.book = Book(journal, family)
         self.service = Service(self.loop, journal, self.book, family.hello.in_flight)
         self.succession = Succession(self.loop, journal, family.hello.program)
-        self.clients = Clients(self.book, self.service, self.succession.replace, protocols)
+        self.clients = Clients(self.book, self.service, self.succession.replace)
+        if prepare is not None:
+            prepare(self)
         take_over(self.clients, family, people)
         came_up(journal)
         keep_reserve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
@@ -20,8 +20,7 @@ from userfault.pager.drivers.serving.service import Service
 
 Replace = Callable[[tuple[int, int], Told, float], None]
 
-# What is spoken with a client, by the name of the protocol.
-Protocols = Mapping[str, Callable[[Client, "Clients"], AnyConversation]]
+Speak = Callable[[Client, "Clients"], AnyConversation]  # begins a conversation
 
 _clock = time.monotonic
 
@@ -30,13 +29,11 @@ class Clients:
     """Adds clients to `book` and takes them out; `service` serves what they map.
 
     `replace`: hands over to another family, for a client and the serial of its request; at a time.
-    `protocols`: what is spoken, beside our own.
+    `protocols`: what is spoken, by name; at first our own alone.
     """
 
-    def __init__(
-        self, book: Book, service: Service, replace: Replace, protocols: Protocols | None = None
-    ) -> None:
-        self._protocols: Protocols = {"": Conversation, **(protocols or {})}
+    def __init__(self, book: Book, service: Service, replace: Replace) -> None:
+        self.protocols: dict[str, Speak] = {"": Conversation}
         self.book = book
         self.service = service
         self._loop = service.loop
@@ -116,7 +113,7 @@ class Clients:
         self.book.leave_if_over(client)
 
     def _begin(self, client: Client) -> None:
-        conversation = client.conversation = self._protocols[client.protocol](client, self)
+        conversation = client.conversation = self.protocols[client.protocol](client, self)
         self._loop.watch(client.channel.fileno(), conversation.request, edge=conversation.edge)
         self._loop.watch(client.owner.process, functools.partial(self._ended, client))
         self._look_for_threads()

@@ -38,7 +38,7 @@ class Owner:
 
     def say(self, text: str) -> None:
         """A line on standard error that concerns it."""
-        say(f"{self.name}{text}")
+        say(text, self.name)
 
     def end(self, why: str) -> None:
         """Kill it: it must not go on with memory that nobody can fill."""

@@ -9,8 +9,10 @@ next line that is.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import io
+import json
 import os
 import select
 import socket
@@ -24,9 +26,27 @@ _MOST = select.PIPE_BUF  # bytes of a write that a pipe takes whole or not at al
 _dropped = 0
 
 
-def say(text: str) -> None:
-    """One write, so that lines of several processes do not mix."""
-    say_raw(f"userfault: {clipped(shown(text), _MOST - 200)}\n".encode())
+def say(text: str, about: str = "") -> None:
+    """One write, so that lines of several processes do not mix.  `about`: whom it concerns.
+
+    With USERFAULT_LOG=json in the environment a line is an object.
+    """
+    if os.environ.get("USERFAULT_LOG") == "json":
+        say_raw(_as_json(text, about))
+    else:
+        say_raw(f"userfault: {about}{clipped(shown(text), _MOST - 200)}\n".encode())
+
+
+def _as_json(text: str, about: str) -> bytes:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "process": os.getpid(), "about": about.rstrip(": "), "text": ""}
+    room = _MOST - len(json.dumps(line)) - 1
+    while True:  # what is no plain letter takes up to twelve bytes
+        line["text"] = clipped(text, max(room, 0))
+        data = json.dumps(line).encode() + b"\n"
+        if len(data) <= _MOST or room <= 0:
+            return data
+        room -= len(data) - _MOST
 
 
 def say_raw(data: bytes) -> None:
