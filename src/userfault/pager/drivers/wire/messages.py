@@ -22,6 +22,7 @@ from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import packets
 from userfault.snapshot.serving.counts import Counts
+from userfault.snapshot.working_sets.place import Job
 from userfault.source.spec import FunctionSpec, Spec
 
 
@@ -29,10 +30,12 @@ class Attach(msgspec.Struct, tag="attach"):
     """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
     states, the eventfd that says "finished", both ends of the life line; then the source's, if
     `has_source`, the memory's, if `has_memory`, the log of the client's signals, if `has_signals`,
-    the file of the mapping's trace, if `has_trace`, and the spill file's, if `has_spill`.
+    the file of the mapping's trace, if `has_trace`, the spill file's, if `has_spill`, the course of
+    a replay, if `has_course`, and where first touches are noted, if `has_touches`.
 
     `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
-    registered for write protection, and pages may be taken out of it.
+    registered for write protection, and pages may be taken out of it.  `recording`: what is to be
+    made of first touches; without the descriptor, of how useful the course was.
     """
 
     number: int
@@ -52,6 +55,9 @@ class Attach(msgspec.Struct, tag="attach"):
     has_trace: bool = False
     evicts: bool = False
     has_spill: bool = False
+    has_course: bool = False
+    has_touches: bool = False
+    recording: Job | None = None
 
 
 class Detach(msgspec.Struct, tag="detach"):
