@@ -12,8 +12,15 @@ import msgspec
 from userfault.kernel.memtypes import BASE_PAGE
 from userfault.linux.refused import calling
 from userfault.pager.core.policy import Policy
-from userfault.snapshot.working_sets.place import HEAD_BYTES, Job, Place, place_of, tie_of
-from userfault.source.spec import Resolved, StoreSpec
+from userfault.snapshot.working_sets.place import (
+    HEAD_BYTES,
+    Job,
+    Place,
+    of_file,
+    of_snapshot,
+    tie_of,
+)
+from userfault.source.spec import Resolved, Spec, StoreSpec
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -51,7 +58,7 @@ def plan(
     no less.  Raises OSError where there is no memory or descriptor for it.
     """
     wanted = policy.replay or policy.record != "never"
-    place = place_of(resolved.spec, path, _spare(resolved)) if wanted else None
+    place = _place(resolved.spec, path) if wanted else None
     if place is None:
         return Planned()
     job = Job(place, tie_of(resolved.spec), page_size, pages) if whole else None
@@ -85,15 +92,15 @@ def _course(
     return found or b""
 
 
-def _spare(resolved: Resolved) -> str | None:
-    """The folder of the cache, where a set goes whose store cannot be written."""
-    spec = resolved.spec
+def _place(spec: Spec, path: str | None) -> Place | None:
+    """Where the set of a source is, or goes; None: nowhere."""
+    if path is not None:
+        return of_file(path) if path else None
     if not isinstance(spec, StoreSpec):
         return None
-    from userfault.snapshot.stores.cache import user_cache  # noqa: PLC0415  # see _course
+    from userfault.snapshot.working_sets.keeping import spare_folder  # noqa: PLC0415  # see _course
 
-    told = os.environ.get("USERFAULT_CACHE") if spec.cache is None else spec.cache
-    return user_cache() if told is None else told
+    return of_snapshot(spec.url, spec.name, spare_folder(spec.cache))
 
 
 def _notes(pages: int) -> int:

@@ -16,7 +16,7 @@ from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
 from userfault.snapshot.errors import NoSuchObject, StoreError
 from userfault.snapshot.format.working_set import MOST_STORED, WorkingSet, decode, encode
-from userfault.snapshot.stores.cache import cache_objects
+from userfault.snapshot.stores.cache import cache_objects, user_cache
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.stores.newfile import write_new
 from userfault.snapshot.stores.objects import check_size
@@ -38,6 +38,19 @@ def load(place: Place, tie: bytes) -> WorkingSet | None:
             return held
         _log.warning("%s is ignored: it is of another image than %s", what, shown(place.shown))
     return None
+
+
+def any_of(place: Place) -> WorkingSet | None:
+    """The set in a file, whichever image it is of, or None.  Raises FormatError."""
+    for data, where in _found(place, b""):
+        return decode(data, f"the working set {where}")
+    return None
+
+
+def spare_folder(cache: str | None) -> str | None:
+    """Where the sets of stores go that cannot be written: `cache`, as `lazy()` takes it."""
+    told = os.environ.get("USERFAULT_CACHE") if cache is None else cache
+    return user_cache() if told is None else told or None
 
 
 def keep(place: Place, held: WorkingSet) -> str:
@@ -80,7 +93,7 @@ def drop(place: Place, tie: bytes | None) -> list[str]:
         if objects.exists(key):
             objects.delete([key])
             dropped.append(f"{objects.url}/{key}")
-    if place.spare and tie is not None:
+    if place.spare and tie is not None and os.path.isdir(os.fsdecode(place.spare)):
         objects, key = cache_objects(os.fsdecode(place.spare)), _spare_key(tie)
         if objects.exists(key):
             objects.delete([key])

@@ -52,18 +52,16 @@ def set_key(name: str) -> str:
     return SETS + check_name(name)
 
 
-def place_of(spec: Spec, path: str | None, spare: str | None) -> Place | None:
-    """Where the set of a source is; None: nowhere.  `path`: as the user says it (empty: nowhere).
+def of_file(path: str) -> Place:
+    """That of a set in a file which the user has named."""
+    return Place(path, path=os.fsencode(os.path.abspath(path)))
 
-    `spare`: the folder of a cache, for sets of stores that cannot be written.
-    """
-    if path is not None:
-        return Place(path, path=os.fsencode(os.path.abspath(path))) if path else None
-    if not isinstance(spec, StoreSpec):
-        return None
-    store = b"" if is_remote_url(spec.url) else os.fsencode(os.path.abspath(folder_of(spec.url)))
+
+def of_snapshot(url: str, name: str, spare: str | None) -> Place:
+    """That of the set of a snapshot.  `spare`: the folder of a cache."""
+    store = b"" if is_remote_url(url) else os.fsencode(os.path.abspath(folder_of(url)))
     held = os.fsencode(os.path.abspath(spare)) if spare else b""
-    return Place(f"{spec.url}/{spec.name}", store=store, name=spec.name, spare=held)
+    return Place(f"{url}/{name}", store=store, name=name, spare=held)
 
 
 def tie_of(spec: Spec) -> bytes:
