@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from userfault.api import tracing
+from userfault.api import tracing, working_sets
 from userfault.api.budget import decide, spill_file
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
@@ -62,6 +62,7 @@ def lazy(
     store2: str | None = None,
     cache: str | None = None,
     cache_size: int | None = None,
+    working_set: str | os.PathLike[str] | None = None,
 ) -> LazyMemory:
     """Memory that shows `source` and fills itself on first touch.
 
@@ -81,6 +82,10 @@ def lazy(
     `cache`, a folder that keeps `cache_size` bytes of what was read from a remote store, for all
     who name it ("": none; by default the user's cache folder, or USERFAULT_CACHE).
 
+    `working_set`: a file with the pages that are touched first, which come ahead of the faults;
+    where there is none yet it is recorded (policy `record`).  A snapshot in a store has its own
+    beside it; "": no set is used or recorded.  See docs/working-sets.md.
+
     A function is loaded before anything is returned, in the process that will call it; its module
     is not imported here.
 
@@ -95,11 +100,22 @@ def lazy(
     """
     chosen = named_memory(memory or "anon", page_size)
     stored = Stored.of(store2, cache, cache_size)
-    options = Options(chosen, writable, fork, grow_pool, prepared, user_mode_only)
     fixed = memory is not None or page_size is not None
+    part = part_of(length, offset)
+    options = Options(
+        chosen,
+        writable,
+        fork,
+        grow_pool,
+        prepared,
+        user_mode_only,
+        offset=part[1],
+        whole=part == (None, 0),
+        working_set=None if working_set is None else os.fsdecode(working_set),
+    )
 
     def make() -> LazyMemory:
-        resolved = _resolve(source, *part_of(length, offset), stored)
+        resolved = _resolve(source, *part, stored)
         with contextlib.ExitStack() as undo:
             undo.callback(resolved.close)
             try:
@@ -175,7 +191,18 @@ def _build(
         parts = Parts(serving, owned, policy, recipe, budget, inherited=options.fork)
         undo_pager.callback(parts.abandon)
         load(serving, parts.number, resolved, policy, recipe.memory)
-        _attach(parts, made, uffd, resolved, options)
+        parts.pages = recipe.length // recipe.memory.page_size
+        planned = working_sets.plan(
+            resolved,
+            policy,
+            path=options.working_set,
+            whole=options.whole,
+            offset=options.offset,
+            pages=parts.pages,
+            page_size=recipe.memory.page_size,
+        )
+        with contextlib.closing(planned):
+            _attach(parts, made, uffd, resolved, options, planned)
         if later:
             libc.madvise(made.address, recipe.length, mman.MADV_DOFORK)
         undo_pager.pop_all()
@@ -249,10 +276,10 @@ def _attach(
     uffd: LiveUserfaultfd,
     resolved: Resolved,
     options: Options,
+    planned: working_sets.Planned,
 ) -> None:
     """Hand the descriptors to the pager; from its reply on, faults are served."""
     recipe = parts.recipe
-    parts.pages = recipe.length // recipe.memory.page_size
     parts.copied = resolved.spec.copied if isinstance(resolved.spec, FileSpec) else 0
     with contextlib.ExitStack() as undo:
         with calling("memfd_create"):
@@ -278,9 +305,12 @@ def _attach(
             if spill >= 0:
                 undo.callback(os.close, spill)
             fds += [fd for fd in (log, traced, spill) if fd >= 0]
+            fds += planned.fds
             request = _attach_request(parts, made, uffd, resolved, options)
             request.has_signals, request.has_trace = log >= 0, traced >= 0
             request.has_spill = spill >= 0
+            request.has_course, request.has_touches = planned.course >= 0, planned.touches >= 0
+            request.recording = planned.job
             parts.pager.request(request, fds)
             undo_line.pop_all()
     line.close_writer()

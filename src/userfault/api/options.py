@@ -13,7 +13,10 @@ from userfault.kernel.numbers import flag, whole
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What memory is made.  Raises UsageError for what is neither True nor False."""
+    """What memory is made.  Raises UsageError for what is neither True nor False.
+
+    `offset`: in the source; `whole`: it shows all of it.  `working_set`: as the user says it.
+    """
 
     memory: Memory
     writable: bool
@@ -21,6 +24,9 @@ class Options(msgspec.Struct, frozen=True):
     grow_pool: bool
     prepared: bool
     user_mode_only: bool | None
+    offset: int = 0
+    whole: bool = True
+    working_set: str | None = None
 
     def __post_init__(self) -> None:
         put = functools.partial(msgspec.structs.force_setattr, self)

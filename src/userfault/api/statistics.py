@@ -45,3 +45,16 @@ class Statistics(msgspec.Struct, frozen=True):
     waiting: int
     most_in_flight: int
     store: Counts | None = None
+
+    @property
+    def set_hit_rate(self) -> float | None:
+        """The share of the working set's pages that are touched, as its sample tells; None where
+        nothing is known of that (no set was used, or all was in before its time came)."""
+        counters = self.counters
+        return counters.set_touched / counters.set_sampled if counters.set_sampled else None
+
+    @property
+    def set_for_nothing(self) -> int | None:
+        """How many pages came ahead of faults for nothing, as the sample tells."""
+        rate = self.set_hit_rate
+        return None if rate is None else round(self.counters.set_filled * (1 - rate))

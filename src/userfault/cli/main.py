@@ -18,7 +18,7 @@ _EPILOG = (
     " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
-_STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc")
+_STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc", "record")
 # Where each command is; the file has its name, and so has what is in it.
 _COMMANDS = {
     "probe": "check.probe",

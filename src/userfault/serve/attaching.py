@@ -74,7 +74,7 @@ def take(
         held = _descriptors(undo, client.owner.pid, request, uffd, fd)
         check_descriptors(request, held)
         number = clients.service.book.number()
-        served = Served.new(request, held, clients.service.reads.bell, client.owner, number)
+        served = Served.new(request, held, clients.service.reads.threads, client.owner, number)
         undo.pop_all()
     try:
         clients.take(client, served)

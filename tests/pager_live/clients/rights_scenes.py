@@ -122,7 +122,7 @@ def attach(resolved: Resolved, pager: userfault.Pager) -> None:
     """As `lazy()` does once it has opened its source."""
     options = api.Options(memory("anon"), False, False, False, False, None)
     with contextlib.ExitStack() as undo:
-        api._build(resolved, options, DEMAND, pager, undo).close()
+        api._build(resolved, options, DEMAND, pager, undo, fixed=True).close()
 
 
 def a_pager_of_its_own() -> list[int]:

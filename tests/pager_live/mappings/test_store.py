@@ -13,7 +13,7 @@ import userfault
 from helpers import child
 from helpers.pages import PAGE
 from helpers.stores import chunk_files, memory, pages_of_chunk, store
-from pager_live.test_restore import DEMAND, MEMORIES, restored
+from pager_live.test_restore import MEMORIES, restored
 from userfault import Policy, lazy
 
 SCENES = "pager_live.mappings.store_scenes:"
@@ -62,7 +62,8 @@ def test_a_touch_brings_the_whole_run_of_its_chunk_and_nothing_else(tmp_path: Pa
     data = b"".join(f"{n:8}".encode() * 512 for n in range(64)) + bytes(64 * PAGE)
     dice = random.Random(5)
     data = b"".join(dice.randbytes(PAGE) for _ in range(64)) + data[64 * PAGE :]
-    with lazy(store(tmp_path / "store", "one", data), policy=DEMAND) as mapped:
+    policy = Policy(background=False, record="never")  # a recording wants single pages
+    with lazy(store(tmp_path / "store", "one", data), policy=policy) as mapped:
         assert mapped[40 * PAGE] == data[40 * PAGE]
         present = [page for page, state in enumerate(mapped.page_states[:128]) if state]
         assert present == list(range(32, 64))

@@ -1,4 +1,4 @@
-"""`--order FILE`: the pages that a restore touches first, read as a stream.
+"""`--order FILE`: the pages that a restore touches first, read as a stream, or as a working set.
 
 A pipe will do, as the shell makes one for <(...).  A FIFO that nobody writes to would keep open(2)
 waiting for ever: it is opened without waiting, and then refused.
@@ -12,7 +12,11 @@ from collections.abc import Iterator
 
 import click
 
+from userfault.cli.store.places import snapshot
 from userfault.kernel.names import shown
+from userfault.snapshot.format.working_set import MAGIC, MOST_STORED, WorkingSet, decode
+from userfault.snapshot.inputs.protocol import PAGE
+from userfault.snapshot.working_sets.place import set_key
 
 _LONGEST = 4096  # bytes of a line: what has none (an image, /dev/zero) is told from a list
 _PIECE = 1 << 16
@@ -21,19 +25,45 @@ _STANDARD_INPUT = 0
 
 def pages(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
     """Callback of the option: the pages in their order."""
-    del ctx, param
+    del param
     if value is None:
         return None
     try:
+        if not os.path.lexists(value) and "/" in value:
+            return _of_snapshot(ctx, value)
         if value == "-":
             return list(_pages(_STANDARD_INPUT, b""))
         fd = os.open(value, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         try:
-            return list(_pages(fd, _begin(fd, value)))
+            begin = _begin(fd, value) or os.read(fd, _PIECE)
+            if begin.startswith(MAGIC):
+                return _of_set(fd, begin, value)
+            return list(_pages(fd, begin))
         finally:
             os.close(fd)
     except OSError as error:
         raise _bad(f"cannot read {shown(value)}: {os.strerror(error.errno or 0)}") from None
+
+
+def _of_snapshot(ctx: click.Context, value: str) -> list[int]:
+    """Those of the set that a snapshot has: of the same image, or one that is much like it."""
+    where = snapshot(ctx, None, value)
+    key = set_key(where.name)
+    data = where.open_existing().get(key, most=MOST_STORED)
+    return _in_order(decode(data, f"the working set of {shown(value)}"))
+
+
+def _of_set(fd: int, begin: bytes, path: str) -> list[int]:
+    """The pages of 4 KiB of a working set, those that are touched first before the others."""
+    data = bytearray(begin)
+    while len(data) <= MOST_STORED and (more := os.read(fd, _PIECE)):
+        data += more
+    return _in_order(decode(bytes(data), f"the working set {shown(path)}"))
+
+
+def _in_order(held: WorkingSet) -> list[int]:
+    each = held.page_size // PAGE
+    return [part for page in held.in_order() for part in range(page * each, (page + 1) * each)]
 
 
 def _begin(fd: int, path: str) -> bytes:

@@ -84,7 +84,8 @@ Examples:
     "--order",
     callback=order_file.pages,
     metavar="FILE",
-    help="Pages that a restore touches first, in that order: numbers or ranges a-b, one a line.",
+    help="Pages that a restore touches first, in that order: a working set, the snapshot STORE/NAME"
+    " that has one, or numbers and ranges a-b, one a line.",
 )
 @click.option(
     "--into-existing",

@@ -71,6 +71,21 @@ class Fill(msgspec.Struct, gc=False):
         return one
 
 
+class Together(msgspec.Struct, gc=False):
+    """Fill runs (first page, count) of MISSING or CACHED pages, one ioctl each, nobody waits for
+    them.
+
+    `base`: the address of page 0.  A fault that comes meanwhile goes first: the driver looks for
+    one between the ioctls, and may stop after any of them.  It answers by
+    `MappingCore.series.done`; a run that is refused, or whose source is not at hand, becomes a
+    `Fill` by `series.stopped`.
+    """
+
+    kind: int
+    runs: list[tuple[int, int]]
+    base: int
+
+
 class Fetch(msgspec.Struct):
     """Read pages [page, page + count) of the source, away from the fault path."""
 
@@ -185,6 +200,7 @@ class Finish(msgspec.Struct, frozen=True):
 
 Action: TypeAlias = (
     Fill
+    | Together
     | Fetch
     | Abandon
     | Hasten

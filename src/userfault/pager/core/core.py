@@ -39,6 +39,7 @@ from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.residency import Residency
 from userfault.pager.core.segments import Segments
+from userfault.pager.core.series import Series
 from userfault.pager.core.states import FILLING, MISSING, POISONED, Pages
 from userfault.pager.core.under_way import UnderWay
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
@@ -47,12 +48,9 @@ from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
 class MappingCore:
     """One mapping's decisions.  `plan` says what it is, `pages` where its states are.
 
-    It routes; the parts decide, and know nothing of each other: the `ledger` (states, addresses,
-    what is asked of the driver, who is woken), the `reads` of the source, the `refusals` of the
-    kernel, the `planner` (which pages next), the filling, the `work` under way, and the watchdog.
+    It routes; the parts decide, each what its module says, and know nothing of each other.
 
-    `out` holds the actions not yet performed.  `deferred` holds fills that met EAGAIN; the driver
-    reads events and calls `retry()`.  `finished` is set once every page is settled.
+    `out`: actions not yet performed.  `deferred`: fills that met EAGAIN; read events, `retry()`.
     """
 
     def __init__(
@@ -74,6 +72,7 @@ class MappingCore:
         self.planner = planner(self.ledger)
         self.work = UnderWay(self.ledger, self.reads, self.refusals, pauses)
         self._filling = Filling(self.ledger, self.planner, self.reads, self.work.peers)
+        self.series = Series(self.ledger, self._filling)
         self._overseer = Overseer(self.ledger, self.work.peers)
         self.keep_to(Residency(plan, pages))
         self.ledger.gave_up = self._overseer.gave_up
@@ -246,6 +245,8 @@ class MappingCore:
         run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, room))
         if run is None:
             return self.planner.more
+        if isinstance(run, list):
+            return self.series.ask(run)
         count = min(run[1], room)
         if self.ledger.trace is not None and self.planner.why:
             self.ledger.trace.ahead(run[0], count, self.planner.why)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, UNSPILL, ZERO
+from userfault.pager.core.course import Course
 from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
+from userfault.pager.core.touches import Touches
 
 UNLIMITED = 1 << 62  # pages that may still come in, where no budget bounds what is in
 
@@ -19,7 +21,8 @@ class Plan(msgspec.Struct, frozen=True):
     `has_poison`: the kernel has UFFDIO_POISON (6.6).  `shared`: mapped MAP_SHARED.  `layout`: what
     is known of a source that is stored in chunks.  `resident`: pages that may be in memory (0: all
     of them).  `evicts`: pages can be taken out of it, which takes memory that is protected against
-    writes and has a file behind it.  `spills`: to a file, if they were written.
+    writes and has a file behind it.  `spills`: to a file, if they were written.  `touches`: where
+    first touches are noted.  `course`: what comes ahead of the faults.
     """
 
     start: int
@@ -34,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
     resident: int = 0
     evicts: bool = False
     spills: bool = False
+    touches: Touches | None = None
+    course: Course | None = None
 
     @property
     def shift(self) -> int:
@@ -84,6 +89,11 @@ class Counters(msgspec.Struct):
     refaults: int = 0  # filled again a short time after they were taken out
     spilled: int = 0  # written to the spill file
     unspilled: int = 0  # filled from there
+    set_filled: int = 0  # filled ahead of the faults, as a working set has them
+    set_late: int = 0  # faults while that went on
+    set_outside: int = 0  # faults since then, on pages that the set does not have
+    set_sampled: int = 0  # pages of the set that were left to faults, and it is known of by now:
+    set_touched: int = 0  # so many of them were touched
 
     def filled(self, kind: int, count: int) -> None:
         """A fill of that kind succeeded."""

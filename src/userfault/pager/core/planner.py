@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, TypeAlias
 
-from userfault.pager.core.plan import UNLIMITED, Plan
+from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.states import Pages
 
 Run: TypeAlias = tuple[int, int]  # first page, count
+# What to fill while nobody waits: a run, or several that are filled by one action, all of them
+# MISSING or all CACHED.
+Work: TypeAlias = Run | list[Run]
 
 
 class Load(NamedTuple):
@@ -39,6 +42,8 @@ class Books(Protocol):
     def pages(self) -> Pages: ...
     @property
     def failures(self) -> dict[int, int]: ...
+    @property
+    def counters(self) -> Counters: ...
     def reachable(self, page: int, count: int) -> int: ...
 
 
@@ -89,6 +94,6 @@ class Planner(Protocol):
         """Whether `idle` may find something."""
         ...
 
-    def idle(self, load: Load) -> Run | None:
+    def idle(self, load: Load) -> Work | None:
         """Nobody waits: what now?  None: nothing, at this time."""
         ...

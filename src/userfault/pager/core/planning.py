@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from userfault.pager.core.planner import Books, Planner
+from userfault.pager.core.recording import Recording
+from userfault.pager.core.replay import Replay
 from userfault.pager.core.windows import WindowPlanner
 
 
 def planner_for(books: Books) -> Planner:
     """The planner of the mapping with these books, by its plan and policy."""
-    return WindowPlanner(books)
+    inner = WindowPlanner(books)
+    if books.plan.touches is not None:
+        return Recording(inner, books, books.plan.touches)
+    if books.plan.course is not None:
+        return Replay(inner, books, books.plan.course)
+    return inner

@@ -35,6 +35,12 @@ class Policy(msgspec.Struct, frozen=True):
     `on_failure`: `poison` (the access raises SIGBUS) or `kill` (the client is ended).
     `on_exit`: what a `with` block does with unfilled pages while views of the memory live:
     `complete` fills them first, `poison` gives them up.
+    `record`: whether the first touches of a restore are recorded as a working set: `once`, where
+    the image has none yet, or none that was of use; `always`, and none is replayed; `never`.  Only
+    where a set has a place: snapshots in a store, or `lazy(working_set=)`.
+    `record_s`: how long at most.  It ends sooner where the rest is to be filled in the background,
+    which waits for it: when half a second has passed without a first touch.
+    `replay`: whether a working set comes ahead of the faults, if there is one.
     `patience_s`: how long leaving a `with` block waits for that completion.
     `trace`: a file to record in what faults and what is filled, for `userfault plan`.
     `resident_bytes`: what may be in memory at once; beyond it, pages that nobody wrote are taken
@@ -63,10 +69,14 @@ class Policy(msgspec.Struct, frozen=True):
     resident_bytes: int | None = None
     resident_percent: float | None = None
     spill: str | None = None
+    record: str = "once"
+    record_s: float = 10.0
+    replay: bool = True
 
     def __post_init__(self) -> None:
         put = functools.partial(msgspec.structs.force_setattr, self)
-        put("background", flag("policy background", self.background))
+        for name in ("background", "replay"):
+            put(name, flag(f"policy {name}", getattr(self, name)))
         for name, allowed in _ANSWERS.items():
             put(name, one_of(f"policy {name}", getattr(self, name), allowed))
         for name, low in _LEAST.items():
@@ -79,7 +89,7 @@ class Policy(msgspec.Struct, frozen=True):
                 )
             put(name, number)
         self._check_budget()
-        for name in ("deadline_s", "patience_s", "fault_deadline_s"):
+        for name in ("deadline_s", "patience_s", "record_s", "fault_deadline_s"):
             if name == "fault_deadline_s" and self.fault_deadline_s is None:
                 continue
             seconds = real(f"policy {name}", getattr(self, name))
@@ -131,5 +141,6 @@ _ANSWERS = {
     "on_failure": ("poison", "kill"),
     "on_overdue": ("report", "poison", "kill"),
     "on_exit": ("complete", "poison"),
+    "record": ("once", "always", "never"),
 }
 _LEAST = {"window_bytes": 1, "chunk_bytes": 1, "fetches": 1, "retries": 0}

@@ -6,6 +6,7 @@ object with slicing, `find` and item access of bytes does: `bytearray`, `mmap.mm
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, overload
 
 MISSING = 0  # never filled: the source has its bytes
@@ -122,6 +123,16 @@ class Pages:
                 self.unsettled += met * step
                 self.held += met * _TAKEN[old][new]
         states[page : page + count] = _ONE[new] * count
+
+    def settle(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Runs whose pages are all MISSING, or all CACHED, are PRESENT: as `move`, and
+        unchecked."""
+        states, done = self.states, 0
+        for page, count in runs:
+            states[page : page + count] = _ONE[PRESENT] * count
+            done += count
+        self.unsettled -= done
+        self.held += done
 
     @staticmethod
     def _illegal(page: int, count: int, old: int, new: int) -> AssertionError:

@@ -86,7 +86,7 @@ class ChunkCache:
     """Chunks in a folder.  Safe for any number of threads and processes."""
 
     def __init__(self, folder: str, size: int) -> None:
-        self._objects = _objects(folder)
+        self._objects = cache_objects(folder)
         self._folder = CacheFolder(self._objects.url)
         self._mine = False  # nobody else's folder, as far as we have looked
         self._size = size
@@ -277,7 +277,7 @@ class ChunkCache:
 
     def _pause(self, error: Exception) -> None:
         self._paused_until = time.monotonic() + _PAUSE_S
-        self._objects = _objects(self.folder)  # if the folder was removed, make it anew
+        self._objects = cache_objects(self.folder)  # if the folder was removed, make it anew
         self._mine = False
         if not self._said:
             self._said = True
@@ -296,8 +296,10 @@ class ChunkCache:
             self.put(digest, data)
 
 
-def _objects(folder: str) -> LocalObjects:
-    """What lies in the user's own cache folder beside the chunks is ours too (agents, kernels)."""
+def cache_objects(folder: str) -> LocalObjects:
+    """The folder of a cache, for whoever keeps something else there.
+
+    What lies in the user's own cache folder beside the chunks is ours too (agents, kernels)."""
     usual = user_cache()
     existing = usual is not None and os.path.abspath(folder) == usual
     return LocalObjects(folder, into_existing=existing, mark=marks.CACHE)

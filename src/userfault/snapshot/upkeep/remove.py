@@ -1,4 +1,4 @@
-"""Removing a snapshot: its manifest goes; its chunks are `gc`'s."""
+"""Removing a snapshot: its manifest goes, and its working set; its chunks are `gc`'s."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from userfault.snapshot.serving.layers import all_layers, read_layer
 from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.leases import Lease
 from userfault.snapshot.stores.objects import Objects
+from userfault.snapshot.working_sets.place import set_key
 
 
 def remove(objects: Objects, name: str) -> None:
@@ -22,7 +23,7 @@ def remove(objects: Objects, name: str) -> None:
     with Lease(objects, "removal", name=name) as lease:
         damaged = _is_damaged(objects, name)
         alone_with(objects, lease, name, damaged=damaged)
-        objects.delete([key])
+        objects.delete([key, set_key(name)])
 
 
 def _is_damaged(objects: Objects, name: str) -> bool:

@@ -21,6 +21,7 @@ from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors
 from userfault.pager.drivers.wire import messages
 from userfault.pager.drivers.wire.messages import Attach, Load, Prefetch
+from userfault.snapshot.working_sets.place import HEAD_BYTES, TIE_BYTES
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
 
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
@@ -60,6 +61,8 @@ def _in_our_name(request: messages.Request) -> str:
         return "call functions"
     if isinstance(request, Attach) and isinstance(request.source, StoreSpec):
         return "open stores"
+    if isinstance(request, Attach) and request.recording is not None:
+        return "keep working sets"
     return ""
 
 
@@ -82,6 +85,12 @@ def check(request: Attach) -> None:
     if isinstance(spec, FileSpec):
         _hold(spec.offset >= 0 and spec.offset % mmap.PAGESIZE == 0, "the offset of its source")
         _hold(spec.offset + spec.length <= spec.size, "the size of its source")
+    if request.has_touches:
+        _hold(request.recording is not None, "notes of which nothing is to be made")
+    if request.recording is not None:
+        job = request.recording
+        right = job.pages == pages and job.page_size == size and len(job.tie) == TIE_BYTES
+        _hold(right, "what is to be recorded")
     if request.prepared:
         _hold(request.has_memory, "prepared memory without a descriptor")
     if request.evicts:
@@ -117,6 +126,7 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
     expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
     expected += attach.has_trace + attach.has_spill
+    expected += attach.has_course + attach.has_touches
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
@@ -131,6 +141,10 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
         found.trace = next(more)
     if attach.has_spill:
         found.spill = next(more)
+    if attach.has_course:
+        found.course = next(more)
+    if attach.has_touches:
+        found.touches = next(more)
     return found
 
 
@@ -154,6 +168,12 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
         _hold(stat.S_ISREG(os.fstat(held.trace).st_mode) and appends, "the file of its trace")
     if held.spill >= 0:  # no pipe, no socket: it is read and written in the loop
         _hold(stat.S_ISREG(os.fstat(held.spill).st_mode), "the kind of the spill file")
+    if held.course >= 0:
+        _hold(_sealed(held.course, _SEALED), "a course that may change")
+    if held.touches >= 0:
+        size = os.fstat(held.touches).st_size
+        _hold(_sealed(held.touches, _F_SEAL_SHRINK), "notes that may shrink")
+        _hold(size == HEAD_BYTES + request.pages, "the size of the notes")
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")

@@ -221,12 +221,14 @@ class Conversation:
 
     def _complete(self, served: Served, request: messages.Complete) -> messages.Reply:
         del request
+        self._service.end_recording(served)
         if not served.main.closed:
             served.main.core.complete()
             self._service.commit(served)
         return messages.Done()
 
     def _give_up(self, served: Served, request: messages.GiveUp) -> messages.Reply:
+        self._service.end_recording(served)
         if not served.main.closed:  # its process has ended: there is nothing to be poisoned
             served.main.core.give_up(clipped(request.cause), "")
             self._service.commit(served)

@@ -58,10 +58,10 @@ def _again(clients: Clients, mapping: records.ServedRecord, client: Client) -> S
 
 def _settle(service: Service, contexts: dict[int, Context]) -> None:
     """The fill that was under way when the worker was killed: what the kernel did of it is done."""
-    fill = service.journal.last_fill()
-    if fill.context in contexts:
-        with service.costs(contexts[fill.context].served):
-            recovery.settle(contexts[fill.context].core, fill)
+    for fill in (service.journal.last_fill(), *service.journal.many.last()):
+        if fill.context in contexts:
+            with service.costs(contexts[fill.context].served):
+                recovery.settle(contexts[fill.context].core, fill)
 
 
 def _replay(service: Service, contexts: dict[int, Context], family: records.FamilyRecord) -> None:

@@ -18,10 +18,12 @@ from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import recovery
 from userfault.pager.core.core import MappingCore
+from userfault.pager.core.course import Course
 from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CACHED, REMOVED, Pages
+from userfault.pager.drivers.mappings.notes import Notes
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.spill import SpillFile
@@ -30,6 +32,7 @@ from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.record.tracing import Recorder
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
+from userfault.snapshot.working_sets.course import Course as Made
 from userfault.source.spec import FunctionSpec, ZeroSpec
 
 
@@ -54,6 +57,8 @@ class Served:
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.lost = ""  # why nothing of it is filled any more
         self.origin = self._opened(threads)
+        self.notes = self._noted()
+        self.course = self._planned()
         self.plan = Plan(
             start=attach.start,
             page_size=attach.page_size,
@@ -67,6 +72,8 @@ class Served:
             resident=resident_pages(attach),
             evicts=attach.evicts,
             spills=attach.has_spill,
+            touches=self.notes.touches if self.notes else None,
+            course=self.course,
         )
         self.spill = SpillFile(fds.spill)
         self.contexts: list[Context] = []
@@ -155,6 +162,18 @@ class Served:
     def _opened(self, threads: Threads) -> Origin:
         """The source."""
         return Origin(self.attach, self._fds.source, threads)
+
+    def _noted(self) -> Notes | None:
+        """Where first touches are noted."""
+        held = self._fds.touches
+        return Notes(held, self.attach.pages) if held >= 0 else None
+
+    def _planned(self) -> Course | None:
+        """What comes ahead of the faults: a hint, and so checked before it is followed."""
+        if self._fds.course < 0:
+            return None
+        course = Made(mmap.mmap(self._fds.course, 0, prot=mmap.PROT_READ))
+        return course if course.fits(self.attach.pages) else None
 
     def adopted(self, fd: int) -> LiveUserfaultfd:
         """The userfaultfd behind a descriptor that came along."""
@@ -254,9 +273,11 @@ class Served:
             held.close()
         fds = self._fds
         self.spill.close()
-        close_all([fds.states, fds.finished, fds.memory, fds.signals])
         if self._recorder is None or self._recorder.end():
             close_all([fds.trace])
+        if self.notes is not None:
+            self.notes.close()
+        close_all([fds.states, fds.finished, fds.memory, fds.signals, fds.course])
 
 
 def resident_pages(attach: Attach) -> int:

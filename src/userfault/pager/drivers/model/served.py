@@ -11,6 +11,7 @@ from userfault.kernel.modes import Feature, Ioctls
 from userfault.linux.opening import Opened
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.model.process import Process
+from userfault.pager.core.course import Course
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.mappings.owner import Owner
@@ -35,6 +36,7 @@ class Estate:
         self.source = source
         self.pool = pool
         self.file_size = file_size
+        self.course: Course | None = None  # what comes ahead of the faults
         self.memories: dict[int, States] = {}
         self.said: list[str] = []
         self.ended: list[str] = []
@@ -111,6 +113,9 @@ class ModelServed(Served):
         estate, calls = self.owner.estate, self.owner.calls
         readers = ModelReaders(estate.source, threads.bell, calls, estate.pool)
         return ModelOrigin(self.attach, estate.source, readers)
+
+    def _planned(self) -> Course | None:
+        return self.owner.estate.course
 
     def adopted(self, fd: int) -> ModelUserfaultfd:
         return ModelUserfaultfd(self.owner.calls, fd)

@@ -21,7 +21,7 @@ from userfault.source import interpreter
 
 SIGN = b"python"
 _FIRST = bytes(16) + SIGN  # as a packet (`packets.py`)
-_NEEDED = ("msgspec", "zstandard", "blake3", "obstore")
+_NEEDED = ("msgspec", "zstandard", "blake3", "pyroaring", "obstore")
 
 
 def spawn_python(

@@ -8,9 +8,9 @@ writer was killed (a store of one aligned word is the only thing that is never h
 * **The ring**: userfaultfd messages are read straight into it, so that one that was taken from the
   kernel's queue cannot be lost.  The 64 places after the last batch are zero; so what lies there
   after a kill was read, even if the reader never saw its read return.
-* **The fill under way**: the ioctl's own argument.  The kernel writes its result there before it
-  wakes anybody (fs/userfaultfd.c, put_user before wake_userfault; 4.3 to 7.3), so a page that a
-  client can have seen is never taken for one that was not filled.
+* **The fill under way**: the ioctl's own argument (or those of several: `many.py`).  The kernel
+  writes its result there before it wakes anybody (fs/userfaultfd.c, put_user before wake_userfault;
+  4.3 to 7.3), so a page that a client can have seen is never taken for one that was not filled.
 * **The record**: what is served, as msgpack.  A new one is written beside the last one, then one
   word points to it.
 """
@@ -28,6 +28,7 @@ from userfault.linux.libc import Pinned, madvise, mlock
 from userfault.linux.refused import calling
 from userfault.pager.core.actions import UNPROTECT
 from userfault.pager.core.recorded import FillRecord
+from userfault.pager.drivers.record import many
 from userfault.pager.drivers.record.status import ROLES, Shown, Status
 from userfault.uapi.mman import MADV_POPULATE_WRITE
 from userfault.uapi.userfaultfd import UFFDIO_COPY_MODE_WP, uffd_msg
@@ -42,7 +43,8 @@ _FILL_AT = _PAGES_AT + 2 * 4096
 _ARGUMENT_AT = _FILL_AT + 32  # behind context, kind, page, count
 _RESULT_AT = _ARGUMENT_AT + 32
 _RING_AT = _FILL_AT + 4096
-_RECORDS_AT = _RING_AT + _RING * MESSAGE
+_MANY_AT = _RING_AT + _RING * MESSAGE
+_RECORDS_AT = _MANY_AT + many.SIZE
 _ALIGNMENT = 64
 # fcntl.ioctl copies an argument of at most 1024 bytes to a buffer of its own and back; a longer
 # one goes to the kernel where it lies.
@@ -100,10 +102,11 @@ class Journal:
         self.words = self._pages[self._page]
         self._results = whole[_RESULT_AT : _RESULT_AT + 8].cast("q")
         self._record = whole[_FILL_AT : _FILL_AT + 4096]
-        self.ring = whole[_RING_AT:_RECORDS_AT]
+        self.ring = whole[_RING_AT:_MANY_AT]
         # The result lies at the same place for both shapes of argument.
         self.copy_argument = whole[_ARGUMENT_AT : _ARGUMENT_AT + _DIRECT]
         self.short_argument = whole[_ARGUMENT_AT + 8 : _ARGUMENT_AT + 8 + _DIRECT]
+        self.many = many.ManyFills(whole[_MANY_AT:_RECORDS_AT])
         self._status: Status | None = None
         self._head = self.words[Word.HEAD]
         self.applied = 0  # events of the batch under way that are in the record
@@ -146,6 +149,7 @@ class Journal:
             self.short_argument,
         ):
             view.release()
+        self.many.close()
         self._map.close()
         os.close(self.fd)
         if self._status is not None:

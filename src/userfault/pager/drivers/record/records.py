@@ -31,6 +31,8 @@ class Descriptors(msgspec.Struct):
     signals: int = -1
     trace: int = -1
     spill: int = -1
+    course: int = -1
+    touches: int = -1
 
 
 class Kept(msgspec.Struct):

@@ -130,7 +130,7 @@ class Performer:
         try:
             self._ioctl(context.fd, request, argument)
         except OSError as error:
-            self._refused(context, fill, error.errno or 0, self._journal.done_bytes())
+            self.refused(context, fill, error.errno or 0, self._journal.done_bytes())
         else:
             context.core.done(fill)
 
@@ -155,7 +155,7 @@ class Performer:
         served.sound_until = now + _SOURCE_CHECK_S
         return True
 
-    def _refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
+    def refused(self, context: Context, fill: Fill, code: int, done: int) -> None:
         """The kernel refused (part of) a fill: tell the core, and what EFAULT was about."""
         if code == errno.EINVAL and fill.kind == CONTINUE and fill.protect:
             assert context.core.guard is not None

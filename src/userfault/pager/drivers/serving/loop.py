@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from userfault.linux.refused import calling
@@ -41,6 +41,7 @@ class Epoll(Protocol):
     """The descriptors that are watched."""
 
     def fileno(self) -> int: ...
+    def poll(self, timeout: float, maxevents: int) -> Sequence[object]: ...
     def register(self, fd: int, eventmask: int) -> None: ...
     def unregister(self, fd: int) -> None: ...
     def close(self) -> None: ...
@@ -69,6 +70,7 @@ class Loop:
     def _begin(self, epoll: Epoll, placement: Waits, clock: Callable[[], float]) -> None:
         """`epoll` and `clock` of the kernel that it runs on, `placement` to wait there."""
         self._epoll = epoll
+        self._poll = epoll.poll
         self._clock = clock
         self.placement = placement
         self.turn = BATCH
@@ -90,6 +92,10 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             with contextlib.suppress(OSError):  # closed: it has left the epoll set by that
                 self._epoll.unregister(fd)
+
+    def pressing(self) -> bool:
+        """Whether somebody waits for the loop: what is done meanwhile may be broken off for it."""
+        return bool(self._poll(0, 1))
 
     def look_at(self, what: Look) -> None:
         """Look at it from now on."""

@@ -34,7 +34,9 @@ from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.intake import Intake
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.pager.drivers.serving.reads import Reads
+from userfault.pager.drivers.serving.recordings import Recordings
 from userfault.pager.drivers.serving.timed import Children, Timed
+from userfault.pager.drivers.serving.together import Series
 from userfault.pager.drivers.wire.messages import MAX_FAILURES
 
 if TYPE_CHECKING:
@@ -66,12 +68,15 @@ class Service:
         self.background = Background(self)
         self.intake = Intake(loop, journal, self, calls)
         self.reads = Reads(loop, self, self.timed, in_flight, calls)
+        self.recordings = Recordings(loop, self)
         self.commit = book.commit
         self._unpackers: Unpackers | None = None
         performer, evictor = Performer(journal, calls), Evictor(journal, calls)
+        series = Series(journal, calls, performer, loop.pressing)
         self._fill = performer.fill
         self._report_page = performer.report
         self._rare: dict[type, Callable[..., None]] = {
+            actions.Together: series.perform,
             Fetch: self.reads.ask,
             actions.Abandon: self.reads.abandon,
             actions.Hasten: self.reads.hasten,
@@ -124,6 +129,10 @@ class Service:
         """Give up a mapping in whose service `error` was raised."""
         losing.lose(self, self.journal, served, error)
 
+    def end_recording(self, served: Served) -> None:
+        """First touches of it are recorded no more."""
+        self.recordings.end(served, self._clock())
+
     def _report(self, context: Context, action: actions.Report) -> None:
         """A page was given up: told at once, and recorded as long as each is listed."""
         self._report_page(context, action)
@@ -140,6 +149,7 @@ class Service:
             self.context_ended(context)  # of a dead client this was perhaps the last
             return
         served = context.served
+        self.end_recording(served)
         changed = served.origin.changed()
         if changed:
             self._report_page(
@@ -165,6 +175,7 @@ class Service:
 
                 self._unpackers = Unpackers(self.loop)
             self._unpackers.attach(served)
+        self.recordings.begin(served, self._clock())
         if served.main.core.finished:
             served.finish()
         if served.lost:
@@ -228,6 +239,7 @@ class Service:
 
     def let_rest(self, served: Served) -> None:
         """Nothing is under way for a mapping any more: no reads, timers, background work."""
+        self.end_recording(served)
         for context in served.contexts:
             self._rest(context)
         self.reads.end_workers(served)

@@ -23,6 +23,7 @@ from userfault.pager.core.policy import Policy
 from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.wire import packets
 from userfault.snapshot.serving.counts import Counts
+from userfault.snapshot.working_sets.place import Job
 from userfault.source.spec import FunctionSpec, Spec
 
 PROGRAM = "userfault.api.pager_main"
@@ -32,12 +33,15 @@ class Attach(msgspec.Struct, tag="attach"):
     """Serve [start, start + pages * page_size).  Descriptors, in this order: the userfaultfd, the
     states, the eventfd that says "finished", both ends of the life line; then the source's, if
     `has_source`, the memory's, if `has_memory`, the log of the client's signals, if `has_signals`,
-    the file of the mapping's trace, if `has_trace`, and the spill file's, if `has_spill`.
+    the file of the mapping's trace, if `has_trace`, the spill file's, if `has_spill`, the course of
+    a replay, if `has_course`, and where first touches are noted, if `has_touches`.
 
     `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
     registered for write protection, and pages may be taken out of it.  `follows`: its budget is
     what the memory cgroup and the machine leave, and changes with that.  `regions`: where the pages
     are shown, if not in a row from `start` on; what none of them shows is never filled.
+    `recording`: what is to be made of first touches; without the descriptor, of how useful the
+    course was.
     """
 
     number: int
@@ -59,6 +63,9 @@ class Attach(msgspec.Struct, tag="attach"):
     has_spill: bool = False
     follows: bool = False
     regions: tuple[Segment, ...] = ()
+    has_course: bool = False
+    has_touches: bool = False
+    recording: Job | None = None
 
 
 class Detach(msgspec.Struct, tag="detach"):

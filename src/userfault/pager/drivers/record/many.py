@@ -1,0 +1,73 @@
+"""Fills that are made one after the other by one action, as they are recorded.
+
+As with the fill under way (`journal.py`), each has its ioctl's own argument, into which the kernel
+writes its result before it wakes anybody.  How many count is one word: it is 0 while they are
+written, so that a fill is never taken for made that was not begun.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from userfault.pager.core.recorded import FillRecord
+
+MOST = 64
+_FIRST_AT = 64  # behind the word
+_EACH = 128  # a fill, aligned
+_ARGUMENT_AT = 32  # behind context, kind, page, count
+_RESULT_AT = _ARGUMENT_AT + 32
+# fcntl.ioctl copies an argument of at most 1024 bytes to a buffer of its own and back; a longer
+# one goes to the kernel where it lies.
+_DIRECT = 1100
+SIZE = 12288  # bytes that they take, with the length of the last argument
+assert _FIRST_AT + MOST * _EACH + _DIRECT <= SIZE
+
+_fill = struct.Struct("=QqqQ")  # context, kind, page, count
+_result = struct.Struct("=q")
+_pack = struct.Struct("=QqqQQQQQq").pack_into  # ..., argument
+
+# Page, count, and the first three words of the argument: of a COPY dst, src and length, of others
+# nothing, start and length.
+Argument = tuple[int, int, int, int, int]
+
+
+class ManyFills:
+    """Those in the memory `held`, which is zeros at first.
+
+    `copies`, `others`: the arguments of UFFDIO_COPYs, and of ZEROPAGEs and CONTINUEs, by number.
+    """
+
+    def __init__(self, held: memoryview) -> None:
+        self._word = held[:8].cast("Q")
+        self._held = held[_FIRST_AT:]
+        places = [at + _ARGUMENT_AT for at in range(0, MOST * _EACH, _EACH)]
+        self.copies = [self._held[at : at + _DIRECT] for at in places]
+        self.others = [self._held[at + 8 : at + 8 + _DIRECT] for at in places]
+
+    def begin(self, context: int, kind: int, fills: Sequence[Argument]) -> None:
+        """These begin, `MOST` at most, in their order."""
+        self._word[0] = 0
+        at = 0
+        for page, count, first, second, third in fills:
+            _pack(self._held, at, context, kind, page, count, first, second, third, 0, 0)
+            at += _EACH
+        self._word[0] = len(fills)
+
+    def done_bytes(self, number: int) -> int:
+        """How far the kernel came with one of them."""
+        done: int = _result.unpack_from(self._held, number * _EACH + _RESULT_AT)[0]
+        return max(done, 0)
+
+    def last(self) -> list[FillRecord]:
+        """Those that were under way, or made last; some may not have been begun."""
+        found = []
+        for number in range(min(self._word[0], MOST)):
+            context, kind, page, count = _fill.unpack_from(self._held, number * _EACH)
+            found.append(FillRecord(context, kind, page, count, self.done_bytes(number)))
+        return found
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        for view in (*self.copies, *self.others, self._held, self._word):
+            view.release()
