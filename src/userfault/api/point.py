@@ -11,7 +11,7 @@ import os
 import msgspec
 
 from userfault.api.helper import Helper
-from userfault.api.point_main import Copied, Wanted
+from userfault.api.point_main import Copied, Seen, Wanted
 from userfault.kernel.errors import PagerError, Unavailable
 from userfault.linux.written import Run
 
@@ -39,7 +39,7 @@ class Stopper:
             self._helper = Helper("userfault.api.point_main")
 
     def copy(
-        self, always: list[Run], seen: list[Run], guarded: list[Run], fds: tuple[int, int]
+        self, always: list[Run], seen: list[Seen], guarded: list[Seen], fds: tuple[int, int]
     ) -> Point:
         """See `Wanted`; `fds`: our pagemap, our memory.
 

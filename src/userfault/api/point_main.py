@@ -17,8 +17,18 @@ import msgspec
 from userfault.api.helper import answer, served
 from userfault.kernel.errors import SourceError, UserfaultError
 from userfault.linux.freezing import Frozen
-from userfault.linux.pagemap import Pagemap
-from userfault.linux.written import Run, joined, unprotected, written
+from userfault.linux.pagemap import PAGE, Pagemap
+from userfault.linux.written import Run, add, joined, unprotected, written
+
+
+class Seen(msgspec.Struct):
+    """[`start`, `end`) is tracked; of what was written the pages are copied that are counted from
+    `low` on, as far as `high`."""
+
+    start: int
+    end: int
+    low: int
+    high: int
 
 
 class Wanted(msgspec.Struct):
@@ -27,8 +37,8 @@ class Wanted(msgspec.Struct):
 
     pid: int
     always: list[Run]
-    seen: list[Run]
-    guarded: list[Run]
+    seen: list[Seen]
+    guarded: list[Seen]
 
 
 class Copied(msgspec.Struct):
@@ -67,13 +77,30 @@ def _copied(wanted: Wanted, pagemap_fd: int, memory: int, copy: int) -> Copied:
     try:
         runs = joined(
             wanted.always,
-            *(written(pagemap, start, end, protect=True) for start, end in wanted.seen),
-            *(unprotected(pagemap, start, end) for start, end in wanted.guarded),
+            *(
+                rounded(written(pagemap, part.start, part.end, protect=True), part.low, part.high)
+                for part in wanted.seen
+            ),
+            *(
+                rounded(unprotected(pagemap, part.start, part.end), part.low, part.high)
+                for part in wanted.guarded
+            ),
         )
         _copy(memory, runs, copy)
     finally:
         stopped = frozen.thaw()
     return Copied(runs, stopped)
+
+
+def rounded(runs: list[Run], low: int, high: int) -> list[Run]:
+    """These as whole pages counted from `low` on; what is behind `high` is left out."""
+    found: list[Run] = []
+    for start, end in runs:
+        first = low + max(0, start - low) // PAGE * PAGE
+        last = min(high, low - (low - end) // PAGE * PAGE)
+        if first < last:
+            add(found, first, last)
+    return found
 
 
 def _copy(memory: int, runs: list[Run], copy: int) -> None:
