@@ -45,7 +45,8 @@ def without_ptrace(store: str) -> tuple[str, str]:
     forbid_system_call(_PTRACE, errno.EPERM)
     told = ""
     with Snapshot(f"{store}/one", memory) as snapshot:
-        memory[0] = 1
+        snapshot.update(consistent=False)
+        memory[5 * PAGE] = 1
         try:
             snapshot.update()
         except Unavailable as error:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from userfault.api.point import Stopper
-from userfault.api.point_main import Seen, rounded
+from userfault.api.point_main import Seen, Wanted, rounded
 from userfault.api.track import track
 from userfault.api.track_modes import Way, of_ourselves
-from userfault.kernel.errors import SourceError
+from userfault.kernel.errors import PagerError, SourceError
 from userfault.linux.pagemap import Pagemap
 from userfault.linux.present import present
 from userfault.linux.written import Run, joined
@@ -81,9 +81,10 @@ class Part:
         return new
 
     def add(self, runs: list[Run]) -> None:
-        """More that is dirty."""
+        """More that is dirty; what lies elsewhere is left out."""
         if self.dirty is not None:
-            self.dirty = joined(self.dirty, runs)
+            mine = [(max(s, self.start), min(e, self.end)) for s, e in runs]
+            self.dirty = joined(self.dirty, [run for run in mine if run[0] < run[1]])
 
     def told(self) -> Iterator[tuple[int, int, Holds]]:
         """All of it in order: what is to be read, and what is as in the base or a hole."""
@@ -174,11 +175,15 @@ class MemoryInput:
     def again(self) -> Iterator[tuple[int, memoryview]]:
         """What was written while it was read: again and again while we run, until that is little;
         the rest while everybody stands still."""
-        left: list[list[Run]] = [[] for _ in self._parts]
+        left: list[list[Run]] = []
+        before = 1 << 62
         for _ in range(_ROUNDS):
-            left = [joined(old, part.take()) for old, part in zip(left, self._parts, strict=True)]
-            if _bytes(left) <= (_SMALL if self._stopper is not None else 0):
+            left = [part.take() for part in self._parts]
+            size = _bytes(left)
+            # What does not get less is copied faster than it is packed.
+            if not size or (self._stopper is not None and (size <= _SMALL or size * 2 > before)):
                 break
+            before = size
             for part, runs in zip(self._parts, left, strict=True):
                 yield from self._now(part, runs)
             left = [[] for _ in self._parts]
@@ -200,7 +205,8 @@ class MemoryInput:
             os.close(fd)
 
     def _at_once(self, stopper: Stopper, left: list[list[Run]]) -> Iterator[tuple[int, memoryview]]:
-        always = [run for runs in left for run in runs]
+        early = [run for runs in left for run in runs]
+        always: list[Run] = []
         seen: list[Seen] = []
         guarded: list[Seen] = []
         for part in self._parts:
@@ -209,8 +215,17 @@ class MemoryInput:
                 asked = seen if part.way.name == "async" else guarded
                 asked.append(Seen(part.where.first, part.where.last, part.start, part.end))
         with Pagemap.adopt(of_ourselves("pagemap")) as pagemap:
-            fds = pagemap.fileno(), self._memory
-            point = stopper.copy(joined(always), seen, guarded, fds)
+            wanted = Wanted(os.getpid(), joined(early), joined(always), seen, guarded)
+            try:
+                point = stopper.copy(wanted, (pagemap.fileno(), self._memory))
+            except PagerError:  # nobody knows what it has protected again
+                for part in self._parts:
+                    part.dirty = None
+                raise
+        for part in self._parts:
+            part.add(point.runs)
+        if point.failed is not None:
+            raise point.failed
         self.stopped_s = point.stopped_s
         if point.data is not None:
             with point.data, memoryview(point.data) as data:
@@ -223,7 +238,6 @@ class MemoryInput:
             for start, end in runs:
                 first, last = max(start, part.start), min(end, part.end)
                 if first < last:
-                    part.add([(first, last)])
                     place = at + first - start
                     for page in range(first, last, _PIECE):
                         piece = data[place : place + min(_PIECE, last - page)]
