@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, cold, fairness, latency, model, patterns, start, store
+from bench import bulk, cold, dirty, fairness, latency, model, patterns, start, store
 from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "start": start,
     "model": model,
     "store": store,
+    "dirty": dirty,
 }
 
 

@@ -18,6 +18,7 @@ from userfault.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
+    from userfault.api.checkpoint import Checkpoint
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from userfault.source.spec import function, zero
 
 _HOMES = {
+    "Checkpoint": "userfault.api.checkpoint",
     "FaultOverdue": "userfault.kernel.errors",
     "FeatureMissing": "userfault.kernel.errors",
     "FormatError": "userfault.snapshot.errors",
@@ -79,6 +81,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkpoint",
     "FaultOverdue",
     "FeatureMissing",
     "FormatError",

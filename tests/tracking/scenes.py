@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 
+import numpy
+
 from helpers.child import become_nobody, forbid_system_call
 from tracking.memories import MIB, PAGE
+from userfault.api.checkpoint import Checkpoint
 from userfault.api.snapshot import Snapshot
 from userfault.api.track import track
 from userfault.kernel.errors import OpenRefused, Unavailable
@@ -41,9 +45,19 @@ def without_ptrace(store: str) -> tuple[str, str]:
     forbid_system_call(_PTRACE, errno.EPERM)
     told = ""
     with Snapshot(f"{store}/one", memory) as snapshot:
-        memory[0] = 1
+        snapshot.update(consistent=False)
+        memory[5 * PAGE] = 1
         try:
             snapshot.update()
         except Unavailable as error:
             told = str(error)
         return told, snapshot.update(consistent=False).name
+
+
+def save_for_ever(store: str) -> None:
+    """An array of which every item is the number of the checkpoint."""
+    array = numpy.zeros(100_000)
+    with Checkpoint(store, "m") as checkpoint:
+        for step in itertools.count(1):
+            array[:] = step
+            checkpoint.save(array=array, step=step)

@@ -49,7 +49,7 @@ def lazy_array(
     >>> array[1].tolist()
     [3, 4, 5]
     """
-    numpy = _numpy()
+    numpy = numpy_for("lazy_array()")
     kind = _dtype(numpy, dtype)
     sizes = _sizes(shape)
     layout = one_of("order", order, ("C", "F"))
@@ -67,12 +67,13 @@ def lazy_array(
         raise
 
 
-def _numpy() -> Any:
+def numpy_for(what: str) -> Any:
+    """NumPy, which `what` needs.  Raises Unavailable."""
     try:
         import numpy  # noqa: PLC0415  # an extra: nothing else needs it
     except ImportError as error:
         raise Unavailable(
-            "lazy_array() without NumPy",
+            f"{what} without NumPy",
             cause=f"it cannot be imported: {error}",
             cure='install it: pip install "userfault[numpy]"',
         ) from None

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from userfault.api.point import Stopper
+from userfault.api.point_main import Seen, Wanted, rounded
 from userfault.api.track import track
 from userfault.api.track_modes import Way, of_ourselves
-from userfault.kernel.errors import SourceError
+from userfault.kernel.errors import PagerError, SourceError
 from userfault.linux.pagemap import Pagemap
 from userfault.linux.present import present
 from userfault.linux.written import Run, joined
+from userfault.snapshot.format.manifest import pages_of
 from userfault.snapshot.inputs.buffer import Buffer
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region
 from userfault.snapshot.inputs.protocol import Run as PageRun
@@ -26,22 +28,26 @@ _PIECE = 64 * PAGE
 
 
 class Part:
-    """One piece of memory that is tracked, from page `first` of the image on.
+    """One piece of memory that is tracked: its first byte is that of page `first` of the image.
 
-    `skew`: how many bytes into its first page it begins.  `dirty`: pages, by their addresses, that
-    may have other bytes than in the base; None: all of them.
+    So pages of the image and of the memory may overlap each other in halves: what is as in the
+    base does not depend on where the memory lies.  Runs are addresses, `rounded` to pages of the
+    image.  `dirty`: what may have other bytes than in the base; None: all of it.
     """
 
     def __init__(self, thing: Any, mode: str | None) -> None:
         self.tracker = track(thing, mode=mode)
-        where = self.tracker._held.where
-        self.where = where
-        self.skew = where.address % PAGE
-        self.start = where.address - self.skew
-        self.pages = -(-(self.skew + where.length) // PAGE)
-        self.end = self.start + self.pages * PAGE
+        self.where = self.tracker._held.where
+        self.start = self.where.address
+        self.end = self.start + self.where.length
+        self.pages = -(-self.where.length // PAGE)
         self.first = 0
         self.dirty: list[Run] | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Address and length."""
+        return self.where.address, self.where.length
 
     @property
     def way(self) -> Way | None:
@@ -50,57 +56,61 @@ class Part:
 
     @property
     def edges(self) -> list[Run]:
-        """Pages that are looked at by their bytes: they are copied each time."""
-        return joined([(s // PAGE * PAGE, -(-e // PAGE) * PAGE) for s, e in self.where.edges])
+        """What is looked at by its bytes: it is copied each time."""
+        return self.rounded(self.where.edges)
 
     @property
     def compared(self) -> bool:
         """Whether the kernel does not tell what is written."""
         return self.way is not None and self.way.name == "compare"
 
+    def rounded(self, runs: list[Run]) -> list[Run]:
+        """The pages of the image that these touch."""
+        return rounded(runs, self.start, self.end)
+
+    def page(self, address: int) -> int:
+        """The page of the image that begins at an address."""
+        return self.first + (address - self.start) // PAGE
+
     def take(self) -> list[Run]:
         """What was written since the last time; from now on it is dirty."""
         if self.way is None or self.compared:
             return []
-        new = [(max(s, self.start), min(e, self.end)) for s, e in self.way.take()]
+        new = self.rounded(self.way.take())
         self.add(new)
         return new
 
     def add(self, runs: list[Run]) -> None:
-        """More that is dirty."""
+        """More that is dirty; what lies elsewhere is left out."""
         if self.dirty is not None:
-            self.dirty = joined(self.dirty, runs)
+            mine = [(max(s, self.start), min(e, self.end)) for s, e in runs]
+            self.dirty = joined(self.dirty, [run for run in mine if run[0] < run[1]])
 
     def told(self) -> Iterator[tuple[int, int, Holds]]:
-        """All its pages by addresses, in order: what is to be read and what is as in the base."""
+        """All of it in order: what is to be read, and what is as in the base or a hole."""
         if self.compared:  # all of it is copied at the end
             yield self.start, self.end, Holds.ZERO
             return
         if self.dirty is None:
-            yield from self._all()
-            return
+            others, data = Holds.HOLE, self._present()
+        else:
+            others, data = Holds.BASE, joined(self.dirty, self.edges)
         at = self.start
-        for start, end in joined(self.dirty, self.edges):
+        for start, end in data:
             if start > at:
-                yield at, start, Holds.BASE
+                yield at, start, others
             yield start, end, Holds.DATA
             at = end
         if at < self.end:
-            yield at, self.end, Holds.BASE
+            yield at, self.end, others
 
-    def _all(self) -> Iterator[tuple[int, int, Holds]]:
+    def _present(self) -> list[Run]:
         if not self.where.private:  # what is not in our page tables may be in others'
-            yield self.start, self.end, Holds.DATA
-            return
-        at = self.start
+            return [(self.start, self.end)]
+        first, last = self.start // PAGE * PAGE, -(-self.end // PAGE) * PAGE
         with Pagemap.adopt(of_ourselves("pagemap")) as pagemap:
-            for start, end, zero in present(pagemap, self.start, self.end):
-                if start > at:
-                    yield at, start, Holds.HOLE
-                yield start, end, Holds.ZERO if zero else Holds.DATA
-                at = end
-        if at < self.end:
-            yield at, self.end, Holds.HOLE
+            there = present(pagemap, first, last)
+            return self.rounded([(start, end) for start, end, zero in there if not zero])
 
 
 class MemoryInput:
@@ -141,14 +151,14 @@ class MemoryInput:
             if part.first > page:
                 yield PageRun(page, part.first - page, Holds.HOLE)
             for start, end, holds in part.told():
-                count = (end - start) // PAGE
+                count = pages_of(end - start)
                 if holds is Holds.DATA:
                     self.written += count
-                yield PageRun(part.first + (start - part.start) // PAGE, count, holds)
+                yield PageRun(part.page(start), count, holds)
             page = part.first + part.pages
 
     def read(self, page: int, count: int) -> memoryview:
-        """The pages as they are now; zeros where the memory has others' bytes in them."""
+        """The pages as they are now; zeros behind the end of a part."""
         view = self._buffer.pages(count)
         at = 0
         while at < count:
@@ -156,19 +166,24 @@ class MemoryInput:
             here = min(count - at, part.first + part.pages - page - at)
             start = part.start + (page + at - part.first) * PAGE
             target = view[at * PAGE : (at + here) * PAGE]
-            self._read(target, start)
-            _clear_others(part, target, start)
+            inside = min(len(target), part.end - start)
+            self._read(target[:inside], start)
+            target[inside:] = bytes(len(target) - inside)
             at += here
         return view
 
     def again(self) -> Iterator[tuple[int, memoryview]]:
         """What was written while it was read: again and again while we run, until that is little;
         the rest while everybody stands still."""
-        left: list[list[Run]] = [[] for _ in self._parts]
+        left: list[list[Run]] = []
+        before = 1 << 62
         for _ in range(_ROUNDS):
-            left = [joined(old, part.take()) for old, part in zip(left, self._parts, strict=True)]
-            if _bytes(left) <= (_SMALL if self._stopper is not None else 0):
+            left = [part.take() for part in self._parts]
+            size = _bytes(left)
+            # What does not get less is copied faster than it is packed.
+            if not size or (self._stopper is not None and (size <= _SMALL or size * 2 > before)):
                 break
+            before = size
             for part, runs in zip(self._parts, left, strict=True):
                 yield from self._now(part, runs)
             left = [[] for _ in self._parts]
@@ -190,17 +205,27 @@ class MemoryInput:
             os.close(fd)
 
     def _at_once(self, stopper: Stopper, left: list[list[Run]]) -> Iterator[tuple[int, memoryview]]:
-        always = [run for runs in left for run in runs]
-        seen: list[Run] = []
-        guarded: list[Run] = []
+        early = [run for runs in left for run in runs]
+        always: list[Run] = []
+        seen: list[Seen] = []
+        guarded: list[Seen] = []
         for part in self._parts:
             always += [(part.start, part.end)] if part.compared else part.edges
             if part.way is not None and not part.compared:
                 asked = seen if part.way.name == "async" else guarded
-                asked.append((part.where.first, part.where.last))
+                asked.append(Seen(part.where.first, part.where.last, part.start, part.end))
         with Pagemap.adopt(of_ourselves("pagemap")) as pagemap:
-            fds = pagemap.fileno(), self._memory
-            point = stopper.copy(joined(always), seen, guarded, fds)
+            wanted = Wanted(os.getpid(), joined(early), joined(always), seen, guarded)
+            try:
+                point = stopper.copy(wanted, (pagemap.fileno(), self._memory))
+            except PagerError:  # nobody knows what it has protected again
+                for part in self._parts:
+                    part.dirty = None
+                raise
+        for part in self._parts:
+            part.add(point.runs)
+        if point.failed is not None:
+            raise point.failed
         self.stopped_s = point.stopped_s
         if point.data is not None:
             with point.data, memoryview(point.data) as data:
@@ -213,21 +238,18 @@ class MemoryInput:
             for start, end in runs:
                 first, last = max(start, part.start), min(end, part.end)
                 if first < last:
-                    part.add([(first, last)])
                     place = at + first - start
                     for page in range(first, last, _PIECE):
-                        size = min(_PIECE, last - page)
-                        held = memoryview(bytearray(data[place : place + size]))
-                        _clear_others(part, held, page)
-                        yield part.first + (page - part.start) // PAGE, held
-                        place += size
+                        piece = data[place : place + min(_PIECE, last - page)]
+                        yield part.page(page), memoryview(padded(bytes(piece)))
+                        place += len(piece)
                 at += end - start
 
     def _now(self, part: Part, runs: list[Run]) -> Iterator[tuple[int, memoryview]]:
         for start, end in runs:
             for at in range(start, end, _PIECE):
-                page = part.first + (at - part.start) // PAGE
-                yield page, self.read(page, min(_PIECE, end - at) // PAGE)
+                page = part.page(at)
+                yield page, self.read(page, pages_of(min(_PIECE, end - at)))
 
     def _read(self, target: memoryview, address: int) -> None:
         done = 0
@@ -247,14 +269,9 @@ class MemoryInput:
             done += got
 
 
-def _clear_others(part: Part, target: memoryview, start: int) -> None:
-    """What of these pages is not the part's own is not stored."""
-    before = part.where.address - start
-    if before > 0:
-        target[:before] = bytes(before)
-    behind = start + len(target) - part.where.address - part.where.length
-    if behind > 0:
-        target[len(target) - behind :] = bytes(behind)
+def padded(data: bytes) -> bytes:
+    """With zeros to the end of its last page."""
+    return data.ljust(pages_of(len(data)) * PAGE, b"\0")
 
 
 def _bytes(several: list[list[Run]]) -> int:

@@ -20,11 +20,16 @@ _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 
 
 class Point(msgspec.Struct):
-    """Pages as they were at one moment: `runs` of addresses, one after the other in `data`."""
+    """Pages as they were at one moment: `runs` of addresses, one after the other in `data`; where
+    one is there several times, the last one counts.
+
+    Where it has `failed` (our threads cannot be stopped, a page cannot be read): what was written.
+    """
 
     runs: list[Run]
     data: mmap.mmap | None
     stopped_s: float
+    failed: Unavailable | None = None
 
 
 class Stopper:
@@ -38,16 +43,10 @@ class Stopper:
         if self._helper is None:
             self._helper = Helper("userfault.api.point_main")
 
-    def copy(
-        self, always: list[Run], seen: list[Run], guarded: list[Run], fds: tuple[int, int]
-    ) -> Point:
-        """See `Wanted`; `fds`: our pagemap, our memory.
-
-        Raises Unavailable where we cannot be stopped, PagerError where the helper was killed.
-        """
+    def copy(self, wanted: Wanted, fds: tuple[int, int]) -> Point:
+        """See `Wanted`; `fds`: our pagemap, our memory.  Raises PagerError where it has died."""
         self.start()
         assert self._helper is not None
-        wanted = Wanted(os.getpid(), always, seen, guarded)
         _allow(self._helper.pid)
         try:
             data, (copy,) = self._helper.ask(msgspec.msgpack.encode(wanted), fds)
@@ -61,7 +60,8 @@ class Stopper:
             if copied.failed is not None:
                 self.close()
                 what, cause, cure = copied.failed
-                raise Unavailable(what, cause=cause, cure=cure)
+                failed = Unavailable(what, cause=cause, cure=cure)
+                return Point(copied.runs, None, 0.0, failed)
             length = os.fstat(copy).st_size
             held = mmap.mmap(copy, length, prot=mmap.PROT_READ) if length else None
             return Point(copied.runs, held, copied.stopped_s)

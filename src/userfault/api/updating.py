@@ -9,6 +9,7 @@ import msgspec
 
 from userfault.api.memory_input import MemoryInput, Part
 from userfault.api.point import Stopper
+from userfault.snapshot.errors import StoreError
 from userfault.snapshot.packing.pack import LEVEL, Packed, pack
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.stores.objects import Objects
@@ -59,8 +60,9 @@ def update(
     for part in parts:
         part.dirty = []
     if base is not None and (alone or _layers(objects, name) > _MOST_LAYERS):
-        squash(objects, name)
-        base = None
+        with contextlib.suppress(StoreError):  # it is stored; the next one tries again
+            squash(objects, name)
+            base = None
     return _told(packed, base, pages)
 
 
