@@ -18,9 +18,11 @@ from userfault.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
+    from userfault.api.connecting import connect
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
+    from userfault.api.serving import Session
     from userfault.api.snapshot import Snapshot
     from userfault.api.statistics import Statistics
     from userfault.api.track import Tracker, Written, track
@@ -58,6 +60,7 @@ _HOMES = {
     "PagerError": "userfault.kernel.errors",
     "RegistrationRefused": "userfault.kernel.errors",
     "Policy": "userfault.pager.core.policy",
+    "Session": "userfault.api.serving",
     "Snapshot": "userfault.api.snapshot",
     "SourceError": "userfault.kernel.errors",
     "SourceTypeError": "userfault.kernel.errors",
@@ -70,6 +73,7 @@ _HOMES = {
     "UsageError": "userfault.kernel.errors",
     "UserfaultError": "userfault.kernel.errors",
     "Written": "userfault.api.track",
+    "connect": "userfault.api.connecting",
     "function": "userfault.source.spec",
     "lazy": "userfault.api.lazy",
     "lazy_array": "userfault.api.arrays",
@@ -91,6 +95,7 @@ __all__ = [
     "PagerError",
     "Policy",
     "RegistrationRefused",
+    "Session",
     "Snapshot",
     "SourceError",
     "SourceTypeError",
@@ -103,6 +108,7 @@ __all__ = [
     "UsageError",
     "UserfaultError",
     "Written",
+    "connect",
     "function",
     "lazy",
     "lazy_array",
