@@ -21,9 +21,6 @@ from userfault.linux.room import Room, room_of
 from userfault.pager.core.policy import LEAST_RESIDENT, Policy
 from userfault.source.spec import FunctionSpec, Spec
 
-_KEPT = 64 * MIB  # for the pager and for the program, at least
-_SHARE = 8  # of a limit, one in so many bytes is kept for them
-
 
 class Budget(msgspec.Struct, frozen=True):
     """`memory`: what is mapped.  `size`: bytes that may be resident; 0: all of it.  `evicts`: what
@@ -45,7 +42,7 @@ def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protect
     whole = round_up(spec.length, memory.page_size)
     room = room_of()
     asked = _asked(policy, room)
-    size = min(asked if asked is not None else left(room), whole)
+    size = min(asked if asked is not None else room.spare if room else whole, whole)
     if size >= whole or asked == 0:
         return Budget(memory)
     if not fixed and protects and not options.fork and not prepared:
@@ -55,6 +52,12 @@ def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protect
         obstacle = obstacle or "this kernel does not protect it against writes (Linux 5.19 does)"
     if asked is None and isinstance(spec, FunctionSpec):
         obstacle = obstacle or "a function might answer otherwise when it is asked again"
+    if asked is not None and asked < LEAST_RESIDENT:
+        raise UsageError(
+            f"a residency budget of {size_name(asked)}",
+            cause=f"less than {size_name(LEAST_RESIDENT)} serves no program",
+            cure="give it more; resident_bytes=0 is no budget",
+        )
     size = max(size, LEAST_RESIDENT)
     if not obstacle:
         return Budget(memory, size, evicts=True, follows=asked is None)
@@ -77,13 +80,6 @@ def _asked(policy: Policy, room: Room | None) -> int | None:
     if policy.resident_percent is not None and room is not None:
         return max(int(room.limit * policy.resident_percent / 100), LEAST_RESIDENT)
     return policy.resident_bytes
-
-
-def left(room: Room | None) -> int:
-    """Bytes that one memory may take of it; what is kept is for its program and its pager."""
-    if room is None:
-        return 1 << 62
-    return max(room.left - max(min(_KEPT, room.left // 2), room.limit // _SHARE), 0)
 
 
 def _obstacle(memory: Memory, prepared: bool) -> str:

@@ -188,6 +188,7 @@ class Parts:
             waiting=answer.waiting if answer else 0,
             most_in_flight=answer.most_in_flight if answer else 0,
             store=answer.store if answer else None,
+            residency=answer.residency if answer else None,
         )
 
     def give_up(self, cause: str) -> None:

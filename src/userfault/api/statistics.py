@@ -24,7 +24,9 @@ class Statistics(msgspec.Struct, frozen=True):
     16; `counters.overdue` has their number), as they were then.  `waiting`: how many of them wait
     still.  `most_in_flight`: reads of sources under way at once, of all mappings of the pager, at
     the highest.  `store`: for a snapshot in a store, what was read of it (see
-    `userfault.snapshot.serving.counts.Counts`).
+    `userfault.snapshot.serving.counts.Counts`).  `residency`: of memory with a residency budget,
+    what of it is in memory, was written, was spilled, and what is to be known about that (see
+    `userfault.pager.drivers.wire.messages.Resident`).
     """
 
     memory: str
@@ -45,6 +47,7 @@ class Statistics(msgspec.Struct, frozen=True):
     waiting: int
     most_in_flight: int
     store: Counts | None = None
+    residency: messages.Resident | None = None
 
     @property
     def set_hit_rate(self) -> float | None:

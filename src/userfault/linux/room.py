@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+_KEPT = 64 << 20  # bytes, at least
+_SHARE = 8  # of a limit, one in so many bytes
 _ENDLESS = 1 << 60  # v1 says "no limit" by the largest number of pages
 
 
@@ -23,6 +25,11 @@ class Room(msgspec.Struct, frozen=True):
     left: int
     limit: int
     whose: str
+
+    @property
+    def spare(self) -> int:
+        """Of what is left, how much may be taken: the rest is for the program and its pager."""
+        return max(self.left - max(min(_KEPT, self.left // 2), self.limit // _SHARE), 0)
 
 
 def room_of(pid: int = 0) -> Room | None:

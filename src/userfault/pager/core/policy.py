@@ -107,11 +107,9 @@ class Policy(msgspec.Struct, frozen=True):
         if self.resident_bytes is not None:
             size = whole("policy resident_bytes", self.resident_bytes)
             put("resident_bytes", size)
-            if size < 0 or 0 < size < LEAST_RESIDENT:
+            if size < 0:
                 raise UsageError(
-                    f"policy resident_bytes={size}",
-                    cause=f"less than {LEAST_RESIDENT >> 10} KiB serves no program",
-                    cure="give it more; 0 is for no budget",
+                    f"policy resident_bytes={size}", cause="it is a size", cure="0 is no budget"
                 )
         if self.resident_percent is not None:
             percent = real("policy resident_percent", self.resident_percent)

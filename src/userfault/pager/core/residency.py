@@ -190,7 +190,7 @@ class Residency:
         over = self._pages.held + self.hidden - self.limit
         if over <= 0 or not self._evicts or self.stopped or _moved(books):
             return
-        batch = min(_BATCH, max(self.limit // _SHARE, 1))
+        batch = min(_BATCH, self.limit // _SHARE)
         left = self._evict(books, over + batch)
         if (
             left > batch
@@ -202,7 +202,7 @@ class Residency:
 
     def _evict(self, books: Books, left: int) -> int:
         """Clean pages, oldest first; how many should have gone and have not."""
-        floor = max(min(self.limit // _SHARE, _BATCH), _FLOOR)
+        floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
         while left > 0 and (queue := self._oldest(floor)) is not None:
             page, count = queue.pop(left)
@@ -227,8 +227,8 @@ class Residency:
     def _spill(self, books: Books, left: int) -> None:
         """Pages that were written, oldest first."""
         pages, written = self._pages, self._written
-        tries = len(written.runs)
-        while left > 0 and tries and written.pages > _FLOOR:
+        tries, floor = len(written.runs), max(min(_FLOOR, self.limit // 2), 1)
+        while left > 0 and tries and written.pages > floor:
             tries -= 1
             page, count = written.pop(min(left, _BATCH))
             for first, length in pages.runs(page, count, PRESENT):

@@ -37,7 +37,8 @@ class Terms(msgspec.Struct, frozen=True):
     holds them already; `readers`: threads of the pager that read; `mortal`: workers may be killed;
     `timed`: time is a task, as sources that are slow and programs that wait need it.  (Without it
     the worker lets time pass itself when it has to.  What a task that spins and touches nothing
-    does is out of the reduction's sight: schedules would be lost.)
+    does is out of the reduction's sight: schedules would be lost.)  `evicts`: the policy has a
+    budget, and the memory is protected; `spills`: what was written goes to a file.
     """
 
     policy: Policy = QUIET
@@ -47,6 +48,24 @@ class Terms(msgspec.Struct, frozen=True):
     mortal: bool = False
     timed: bool = False
     has_poison: bool = True
+    evicts: bool = False
+    spills: bool = False
+
+
+class BehindIt:
+    """The file behind the memory of an area, as its pager has it."""
+
+    def __init__(self, world: World, area: Area) -> None:
+        self._files = world.machine.files
+        self._file = area.file
+
+    def read(self, offset: int, length: int) -> bytes:
+        """What it holds."""
+        return filesystem.read(self._file, offset, length)
+
+    def punch(self, offset: int, length: int) -> None:
+        """Take a range out of it."""
+        filesystem.punch(self._files, self._file, offset, length)
 
 
 class Serving:
@@ -126,6 +145,7 @@ def serve(
     kind = vma.ops.name
     process = world.spawn()
     mode = Mode.MISSING if kind == "anon" else Mode.MISSING | Mode.MINOR
+    mode |= Mode.WP if terms.evicts else Mode(0)
     uffd = world.uffd(area, mode=mode, features=EVENTS, flags=O_NONBLOCK)
     fd = process.install(area.process.file(uffd.fd))
     kernel = Kernel(process, Clock(spins=not terms.timed), weather or Calm(), mortal=terms.mortal)
@@ -135,7 +155,8 @@ def serve(
         pool.add(reader.task)
     source = _source(world, area, kernel, pages, terms)
     file = None if kind == "anon" else area.file
-    estate = Estate(source, pool, lambda: -1 if file is None else file.size)
+    held = BehindIt(world, area) if terms.evicts else None
+    estate = Estate(source, pool, lambda: -1 if file is None else file.size, held)
     pager = Pager(kernel, estate, _starter(world, kernel))
     world.at_end(pager.close)
     attach = Attach(
@@ -152,6 +173,8 @@ def serve(
         has_memory=file is not None,
         source=_spec(terms.origin, area.length),
         policy=terms.policy,
+        evicts=terms.evicts,
+        has_spill=terms.spills,
     )
     mailbox = pager.attach(area.process, fd, attach)
     serving = Serving(world, area, pager, mailbox, shared=vma.shared)

@@ -2,6 +2,7 @@
 
 from userfault.check.explore.building.scenario import Scenario, scenario
 from userfault.check.explore.scenarios import (
+    budget,
     continues,
     drivers,
     events,
@@ -23,6 +24,7 @@ SCENARIOS: list[Scenario] = list(scenario.by_name.values())
 
 __all__ = [
     "SCENARIOS",
+    "budget",
     "continues",
     "drivers",
     "events",

@@ -28,6 +28,7 @@ from userfault.pager.drivers.clients.loading import Loading
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.journal import Word
+from userfault.pager.drivers.serving.budgets import resident
 from userfault.pager.drivers.serving.service import Service
 from userfault.pager.drivers.serving.watchdog import still_waiting
 from userfault.pager.drivers.wire import messages
@@ -268,6 +269,7 @@ class Conversation:
             waiting=still_waiting(served),
             most_in_flight=self._service.reads.most,
             store=served.origin.store.counts if served.origin.store else None,
+            residency=resident(served.main.core),
         )
 
 

@@ -75,7 +75,7 @@ class Served:
             touches=self.notes.touches if self.notes else None,
             course=self.course,
         )
-        self.spill = SpillFile(fds.spill)
+        self.spill = self._spill()
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
@@ -159,6 +159,10 @@ class Served:
         if self.origin.fetcher:
             self.origin.fetcher.close()
 
+    def _spill(self) -> SpillFile:
+        """Where pages go that were written."""
+        return SpillFile(self._fds.spill)
+
     def _opened(self, threads: Threads) -> Origin:
         """The source."""
         return Origin(self.attach, self._fds.source, threads)
@@ -218,6 +222,10 @@ class Served:
     def memory_size(self) -> int:
         """Size of the file behind the memory now; -1 where there is none."""
         return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
+
+    def memory_taken(self) -> int:
+        """Bytes that the file behind the memory takes, in memory or swap."""
+        return os.fstat(self._fds.memory).st_blocks * 512
 
     def finish(self) -> None:
         """Tell the client that everything is in.  A second time does no harm."""

@@ -14,7 +14,7 @@ from userfault.model.process import Thread
 from userfault.model.uffd import ioctls, messages
 from userfault.model.uffd.messages import UffdFile
 from userfault.pager.core.actions import ZERO, Found, Inspect
-from userfault.pager.drivers.mappings.served import Context
+from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.model.kernel import Kernel, WorkerKilled
 from userfault.pager.drivers.serving.calls import Calls, Placed
 from userfault.uapi import mman
@@ -70,6 +70,13 @@ class Bytes(Protocol):
 
     def page(self, number: int) -> bytes:
         """How this page begins; zeros follow."""
+
+
+class Held(Protocol):
+    """The file behind the memory that is served."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def punch(self, offset: int, length: int) -> None: ...
 
 
 class ModelCalls(Calls):
@@ -166,6 +173,19 @@ class ModelCalls(Calls):
                 raise WorkerKilled from None
             raise
         return _At(self._buffer[0])
+
+    def punch(self, served: Served, offset: int, length: int) -> None:
+        self.kernel.point(self.task, "fallocate")
+        self._file(served).punch(offset, length)
+        self.point("fallocate done")
+
+    def held(self, served: Served, offset: int, length: int) -> memoryview:
+        self.kernel.point(self.task, "pread")
+        return memoryview(self._file(served).read(offset, length))
+
+    def _file(self, served: Served) -> Held:
+        held: Held = served.owner.estate.held  # type: ignore[attr-defined]  # a ModelOwner
+        return held
 
     def zeros(self, length: int) -> int:
         self._empty = self._room(self._empty, length)

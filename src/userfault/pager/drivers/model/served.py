@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from userfault.kernel.memtypes import BASE_PAGE
 from userfault.kernel.modes import Feature, Ioctls
 from userfault.linux.opening import Opened
 from userfault.linux.uffd import LiveUserfaultfd
@@ -16,8 +18,9 @@ from userfault.pager.core.states import Pages
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.mappings.threads import Threads
-from userfault.pager.drivers.model.calls import ModelCalls
+from userfault.pager.drivers.model.calls import Held, ModelCalls
 from userfault.pager.drivers.model.memory import SeenStates, States
 from userfault.pager.drivers.model.readers import ModelOrigin, ModelReaders, Pool, Source
 from userfault.pager.drivers.record.records import ClientRecord, encode
@@ -26,14 +29,44 @@ from userfault.pager.drivers.serving.losing import OUR_ERROR
 _NONE = Feature(0)
 
 
+class ModelSpill(SpillFile):
+    """A spill file in no world's memory.  `full`: it takes nothing."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytes] = {}
+        self.full = False
+
+    def write(self, offset: int, data: memoryview) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "injected")
+        for at in range(0, len(data), BASE_PAGE):
+            self._pages[offset + at] = bytes(data[at : at + BASE_PAGE])
+
+    def read(self, offset: int, length: int) -> memoryview:
+        pages = (self._pages[offset + at] for at in range(0, length, BASE_PAGE))
+        return memoryview(b"".join(pages))
+
+    def close(self) -> None:
+        """Nothing of it is open."""
+
+
 class Estate:
     """What outlives the workers of a pager: page states, the source, what was said of clients.
 
-    `file_size`: of the file behind the memory, -1 for none.  `ended`: why a client was killed.
+    `file_size`: of the file behind the memory, -1 for none.  `held`: that file, where pages may be
+    taken out of it; `spill`: what takes those that were written.  `ended`: why a client was killed.
     """
 
-    def __init__(self, source: Source, pool: Pool, file_size: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        pool: Pool,
+        file_size: Callable[[], int],
+        held: Held | None = None,
+    ) -> None:
         self.source = source
+        self.held = held
+        self.spill = ModelSpill()
         self.pool = pool
         self.file_size = file_size
         self.course: Course | None = None  # what comes ahead of the faults
@@ -108,6 +141,9 @@ class ModelServed(Served):
     """A mapping of the model."""
 
     owner: ModelOwner
+
+    def _spill(self) -> ModelSpill:
+        return self.owner.estate.spill
 
     def _opened(self, threads: Threads) -> ModelOrigin:
         estate, calls = self.owner.estate, self.owner.calls

@@ -27,6 +27,7 @@ from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving import losing, watchdog
 from userfault.pager.drivers.serving.acting import Book
 from userfault.pager.drivers.serving.background import Background
+from userfault.pager.drivers.serving.budgets import Budgets
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
 from userfault.pager.drivers.serving.evicting import Evictor
@@ -66,6 +67,8 @@ class Service:
         self.children = Children(loop.timers, self.context_ended)
         self.deferring = Deferring(loop.timers, self)
         self.background = Background(self)
+        self.budgets = Budgets(self)
+        loop.look_at(self.budgets)
         self.intake = Intake(loop, journal, self, calls)
         self.reads = Reads(loop, self, self.timed, in_flight, calls)
         self.recordings = Recordings(loop, self)
@@ -176,6 +179,7 @@ class Service:
                 self._unpackers = Unpackers(self.loop)
             self._unpackers.attach(served)
         self.recordings.begin(served, self._clock())
+        self.budgets.add(served)
         if served.main.core.finished:
             served.finish()
         if served.lost:
@@ -240,6 +244,7 @@ class Service:
     def let_rest(self, served: Served) -> None:
         """Nothing is under way for a mapping any more: no reads, timers, background work."""
         self.end_recording(served)
+        self.budgets.discard(served)
         for context in served.contexts:
             self._rest(context)
         self.reads.end_workers(served)

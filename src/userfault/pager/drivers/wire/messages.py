@@ -181,13 +181,28 @@ class Waited(msgspec.Struct, frozen=True):
     answer: str
 
 
+class Resident(msgspec.Struct, frozen=True):
+    """How a mapping stands with its residency budget, in bytes.
+
+    `budget`: what may be in memory; `resident`: what is; `written`: what of that stays, since the
+    client wrote it; `spilled`: what is in the spill file.  `note`: what is to be known beside that
+    (the budget is too small for what is used, the spill file is full), or empty.
+    """
+
+    budget: int
+    resident: int
+    written: int
+    spilled: int
+    note: str = ""
+
+
 class Answer(msgspec.Struct, tag="answer"):
     """The counters, every failure so far (the first `MAX_FAILURES`), every fault that waited for
     too long (the first `MAX_OVERDUE`), and how many of those wait still.
 
     `cpu_s`: CPU time of the pager's worker so far, `polled_s`: of that, spent on polling.
     `most_in_flight`: reads of all mappings under way at once, at the highest.  `store`: for a
-    snapshot in a store.
+    snapshot in a store.  `residency`: of memory that has a budget.
     """
 
     counters: Counters
@@ -201,6 +216,7 @@ class Answer(msgspec.Struct, tag="answer"):
     waiting: int
     most_in_flight: int
     store: Counts | None = None
+    residency: Resident | None = None
 
 
 class Hello(msgspec.Struct, frozen=True):
