@@ -19,7 +19,17 @@ from userfault.kernel.modes import Feature
 pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = {"latency", "bulk", "patterns", "cold", "start", "fairness", "model", "store"}
+BENCHMARKS = {
+    "latency",
+    "bulk",
+    "patterns",
+    "windows",
+    "cold",
+    "start",
+    "fairness",
+    "model",
+    "store",
+}
 OURS_ALONE = {"fairness"}  # compared with itself
 WITHOUT_BYTES = {"model"}  # nobody else reads what it reads
 
