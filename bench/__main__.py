@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, cold, dirty, fairness, latency, model, patterns, start, store
+from bench import bulk, cold, dirty, fairness, latency, model, patterns, start, store, windows
 from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "bulk": bulk,
     "patterns": patterns,
     "cold": cold,
+    "windows": windows,
     "fairness": fairness,
     "start": start,
     "model": model,
@@ -41,7 +42,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="userfault-bench-", dir=options.directory) as scratch:
         try:
             rounds = options.rounds or _rounds(options)
-            run = Run(Path(scratch), tiny=options.tiny, rounds=rounds, images=options.image)
+            run = Run(
+                Path(scratch),
+                tiny=options.tiny,
+                rounds=rounds,
+                images=options.image,
+                umap=options.umap,
+                mib=options.mib,
+            )
             for name in names:
                 _one(run, name)
         except (
@@ -90,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="between which marks of it (figures, store)")  # fmt: skip
     parser.add_argument("--image", type=Path, action="append", default=[],
                         help="one more image for `store`: a memory file of your own")  # fmt: skip
+    parser.add_argument("--umap", type=Path, metavar="FOLDER",
+                        help="where UMap is built (lib/libumap.so), for `windows`")  # fmt: skip
+    parser.add_argument("--mib", type=int, default=512, help="the image of `windows`")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser
 

@@ -43,12 +43,12 @@ class Placement:
     def __init__(self, name: str, says: str, client: set[int], handler: set[int]) -> None:
         self.name = name
         self.says = says
-        self._client = client
+        self.client = client
         self._handler = handler
 
     def put(self, handler: int) -> None:
         """Bind this thread and the process `handler`."""
-        put(self._client, handler, self._handler)
+        put(self.client, handler, self._handler)
 
 
 _ALL = os.sched_getaffinity(0)
@@ -73,6 +73,12 @@ def put(client: set[int], pid: int, handler: set[int] | None) -> None:
     os.sched_setaffinity(0, client)
     if handler is not None:
         os.sched_setaffinity(pid, handler)
+
+
+def put_process(pid: int, where: set[int]) -> None:
+    """Bind all threads of a process."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), where)
 
 
 def cpus() -> set[int]:

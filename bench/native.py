@@ -17,11 +17,12 @@ class CompilerMissingError(Exception):
 
 
 class Native:
-    """`c/client.c` as functions, and where the compiled `c/handler.c` lies."""
+    """`c/client.c` as functions, and where they and the compiled
+    `c/handler.c` lie."""
 
     def __init__(self, directory: Path) -> None:
         self.handler = directory / "handler"
-        library = directory / "client.so"
+        library = self.library = directory / "client.so"
         _compile("handler.c", self.handler, [])
         _compile("client.c", library, ["-shared", "-fPIC"])
         # CDLL, not PyDLL: its calls release the GIL, so a fault waits in C alone.

@@ -14,16 +14,27 @@ class Run:
     """One run of some benchmarks.  `tiny`: small sizes, so that only the working is shown.
 
     `images`: files that the user wants to have measured too, where a benchmark takes any.
+    `umap`: where UMap is built (its `lib/libumap.so`).  `mib`: the size of images, where a
+    benchmark leaves that open.
     """
 
     def __init__(
-        self, directory: Path, *, tiny: bool, rounds: int, images: Sequence[Path] = ()
+        self,
+        directory: Path,
+        *,
+        tiny: bool,
+        rounds: int,
+        images: Sequence[Path] = (),
+        umap: Path | None = None,
+        mib: int = 512,
     ) -> None:
         self.native = Native(directory)
         self.directory = directory
         self.tiny = tiny
         self.rounds = rounds
         self.images = images
+        self.umap = umap
+        self.mib = mib
         self.checks = Checks()
         self.rows: list[Row] = []
         self.left_out: list[str] = []

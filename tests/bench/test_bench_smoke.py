@@ -20,8 +20,17 @@ pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = {
-    "latency", "bulk", "patterns", "cold", "start", "fairness", "model", "store", "dirty"
-}  # fmt: skip
+    "latency",
+    "bulk",
+    "patterns",
+    "windows",
+    "cold",
+    "start",
+    "fairness",
+    "model",
+    "store",
+    "dirty",
+}
 OURS_ALONE = {"fairness"}  # compared with itself
 WITHOUT_BYTES = {"model"}  # nobody else reads what it reads
 

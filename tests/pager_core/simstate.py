@@ -39,6 +39,7 @@ class Config(NamedTuple):
     bad: frozenset[int] = frozenset()
     fault_deadline: float | None = None
     on_overdue: str = "report"
+    around: str = "cost"
 
 
 @dataclass(eq=False)
@@ -78,6 +79,7 @@ class State:
         self.kernel.uffd.memory_retries = MEMORY_RETRIES
         policy = Policy(
             background=config.background,
+            fill_around=config.around,
             window_bytes=config.window * PAGE,
             chunk_bytes=config.chunk * PAGE,
             retries=config.retries,

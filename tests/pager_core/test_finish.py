@@ -96,7 +96,7 @@ def test_a_zero_source_is_never_read() -> None:
 
 
 def test_cached_pages_are_mapped_in_windows_that_grow() -> None:
-    plan = Plan(START, PAGE, Policy(background=False), shared=True)
+    plan = Plan(START, PAGE, Policy(background=False, fill_around="order"), shared=True)
     core = MappingCore(plan, Pages(bytearray([CACHED]) * 8, 8))
     assert isinstance(core.planner, WindowPlanner)
     core.planner._window.limit = 8

@@ -152,7 +152,7 @@ def faulted(world: World, page: int) -> tuple[int, int]:
 
 
 def test_threads_that_read_in_order_find_pages_filled_before_they_come() -> None:
-    world = World(Config(pages=64, background=False, window=8))
+    world = World(Config(pages=64, background=False, window=8, around="order"))
 
     runs = [faulted(world, page) for page in range(64)]
 
@@ -164,7 +164,7 @@ def test_threads_that_read_in_order_find_pages_filled_before_they_come() -> None
 
 
 def test_a_copy_that_runs_backwards_is_followed_downwards() -> None:
-    world = World(Config(pages=32, background=False, window=8))
+    world = World(Config(pages=32, background=False, window=8, around="order"))
 
     runs = [faulted(world, page) for page in reversed(range(32))]
 
@@ -174,7 +174,7 @@ def test_a_copy_that_runs_backwards_is_followed_downwards() -> None:
 
 
 def test_a_window_ends_where_a_page_is_filled_already() -> None:
-    world = World(Config(pages=32, background=False, window=16))
+    world = World(Config(pages=32, background=False, window=16, around="order"))
     faulted(world, 5)
     for page in (0, 1):
         faulted(world, page)
@@ -184,7 +184,7 @@ def test_a_window_ends_where_a_page_is_filled_already() -> None:
 
 
 def test_a_stream_goes_on_behind_pages_that_are_filled() -> None:
-    world = World(Config(pages=32, background=False, window=16))
+    world = World(Config(pages=32, background=False, window=16, around="order"))
     faulted(world, 3)
     assert faulted(world, 0) == (0, 1)
     assert faulted(world, 1) == (1, 2)

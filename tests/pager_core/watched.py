@@ -18,6 +18,7 @@ def core_of(on_overdue: str = "report", **changes: object) -> MappingCore:
     """A core without a kernel: reads of the source may last, faults may wait 5 s."""
     policy = Policy(
         background=False,
+        fill_around="order",
         window_bytes=PAGE,
         deadline_s=1000.0,
         fetches=1,

@@ -23,6 +23,7 @@ from userfault.pager.core.actions import (
     Report,
     Wake,
 )
+from userfault.pager.core.costs import Costs
 from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import (
@@ -70,6 +71,7 @@ class Ledger:
         self.segments = whole if segments is None else segments  # none may be left
         self.out: deque[Action] = deque()
         self.counters = Counters()
+        self.costs = Costs()
         self.finished = False
         self.watch = Watch(plan.policy.fault_deadline_s)
         self.timed = False  # something waits for a time

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, TypeAlias
 
+from userfault.pager.core.costs import Costs
 from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.states import Pages
 
@@ -31,10 +32,13 @@ class Load(NamedTuple):
 
 class Books(Protocol):
     """What a planner may look at.  `room`: as in `Load`; the page that a thread waits for comes in
-    without any.
+    without any.  `costs`: of faults and pages here.
     """
 
     room: int
+
+    @property
+    def costs(self) -> Costs: ...
 
     @property
     def plan(self) -> Plan: ...

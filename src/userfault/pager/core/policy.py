@@ -19,6 +19,9 @@ class Policy(msgspec.Struct, frozen=True):
     """How one mapping is filled.
 
     `background`: fill everything while no fault waits, then let go of the memory.
+    `fill_around`: what is filled with the page of a fault: what is worth more than it costs
+    (`cost`), windows that double while faults come in a row (`order`), the aligned block of
+    `window_bytes` around it (`block`), or nothing (`page`).
     `window_bytes`: largest fill around a fault.  256 KiB is 71 µs of copying (measured on 6.18):
     beyond that a fault of another thread waits too long for too little gain.
     `chunk_bytes`: size of a background fill, for the same reason; the queue is read in between.
@@ -54,6 +57,7 @@ class Policy(msgspec.Struct, frozen=True):
     """
 
     background: bool = True
+    fill_around: str = "cost"
     window_bytes: int = 256 * KIB
     chunk_bytes: int = 256 * KIB
     retries: int = 2
@@ -135,6 +139,7 @@ def _path(what: str, value: Any) -> str:
 
 
 _ANSWERS = {
+    "fill_around": ("cost", "order", "block", "page"),
     "on_interrupt": ("poison", "wait"),
     "on_failure": ("poison", "kill"),
     "on_overdue": ("report", "poison", "kill"),

@@ -1,0 +1,90 @@
+"""UMap (github.com/LLNL/umap) as a rival, where the user has built it: `--umap FOLDER`.
+
+It serves the faults of its own process, by threads, and a process has one size of pages.  So the
+process that touches is a child: `python -m bench.umap LIBRARY CLIENT FD LENGTH` maps the image,
+touches pages in the order that comes on standard input, and answers how long that took.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import subprocess
+import sys
+import time
+from array import array
+from pathlib import Path
+
+from bench.images import Image
+from bench.machine import put_process
+from bench.native import Native
+
+_ORDER = struct.Struct("=Q")
+_ANSWER = struct.Struct("=dQ")  # seconds, hash
+
+
+class Umap:
+    """A process whose memory UMap serves in pages of `page` bytes.  `folder`: has `lib/`."""
+
+    def __init__(self, native: Native, folder: Path, image: Image, page: int) -> None:
+        library = folder / "lib" / "libumap.so"
+        settings = {"UMAP_PAGESIZE": str(page), "UMAP_BUFSIZE": str(image.length // page + 64)}
+        words = [str(library), str(native.library), str(image.fd), str(image.length)]
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "bench.umap", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[image.fd],
+            env={**os.environ, **settings},
+        )
+        self.pid = self._child.pid
+
+    def touch(self, order: array[int], cpus: set[int]) -> tuple[float, int]:
+        """Seconds until all were touched, in a fresh mapping; a hash of what was read."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        put_process(self.pid, cpus)
+        self._child.stdin.write(_ORDER.pack(len(order)) + order.tobytes())
+        self._child.stdin.flush()
+        answer = self._child.stdout.read(_ANSWER.size)
+        if len(answer) < _ANSWER.size:
+            raise subprocess.SubprocessError("UMap has failed")
+        took, found = _ANSWER.unpack(answer)
+        return took, found
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.communicate()
+
+
+def _child(library: str, client: str, fd: int, length: int) -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # it says on standard output how it is set
+    os.dup2(null, 2)
+    umap = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    umap.umap.restype = ctypes.c_void_p
+    word, address = ctypes.c_uint64, ctypes.c_void_p
+    umap.umap.argtypes = [address, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, word]
+    umap.uunmap.argtypes = [address, word]
+    held = ctypes.CDLL(client)
+    held.bench_touch.restype = word
+    held.bench_touch.argtypes = [address, address, word, word, address]
+    while count := sys.stdin.buffer.read(_ORDER.size):
+        order = array("I", sys.stdin.buffer.read(4 * _ORDER.unpack(count)[0]))
+        base = umap.umap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+        if base in (None, ctypes.c_void_p(-1).value):
+            raise OSError("umap has failed")
+        first, number = order.buffer_info()
+        start = time.perf_counter()
+        found = held.bench_touch(base, first, number, mmap.PAGESIZE, None)
+        took = time.perf_counter() - start
+        umap.uunmap(base, length)
+        answers.write(_ANSWER.pack(took, found))
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

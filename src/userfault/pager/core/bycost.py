@@ -1,0 +1,103 @@
+"""Windows by cost: with a fault comes the run that makes the expected time shortest.
+
+A fault costs what some twelve pages cost (`costs`), so a page is worth filling in advance as soon
+as one in twelve like it will be touched.  Streams tell that of pages in a row (`streams`), blocks
+of pages that lie near each other (`density`).
+"""
+
+from __future__ import annotations
+
+from userfault.pager.core.actions import CONTINUE, COPY
+from userfault.pager.core.ahead import Ahead
+from userfault.pager.core.density import Density
+from userfault.pager.core.planner import Books, Run
+from userfault.pager.core.states import CACHED, MISSING
+from userfault.pager.core.streams import Streams
+
+# A stream that has had so many faults in a row to itself has windows of up to four: a fault of
+# another thread then waits up to 0.4 ms, once.
+_ALONE = 8
+_ALONE_FACTOR = 4
+
+
+class CostPlanner(Ahead):
+    """Fills with a fault at most a window, and has the rest of a block filled soon after."""
+
+    def __init__(self, books: Books) -> None:
+        super().__init__(books)
+        self._most = books.plan.window_pages
+        self._streams = Streams(self._most)
+        self._density = Density(books.pages.count, self._most)
+        self._alone = 0  # faults in a row that went on with a stream
+        self._costs = books.costs
+
+    def fault(self, page: int) -> Run:
+        """A run around it; what is known of the source may say better."""
+        if page in self._failures:
+            return page, 1
+        first, last = self._chosen(page, MISSING, self._costs.of(COPY))
+        if self._advance is not None:
+            first, last = self._company(page, first, last, self._advance)
+        return first, last - first
+
+    def minor(self, page: int) -> Run:
+        """The same of pages that are complete, which cost less."""
+        first, last = self._chosen(page, CACHED, self._costs.of(CONTINUE))
+        return first, last - first
+
+    def _chosen(self, page: int, state: int, ratio: float) -> tuple[int, int]:
+        """Pages [first, last) in `state`, with `page`."""
+        streams = self._streams
+        window = streams.at(page)
+        if window:
+            self._alone += 1
+            return self._stream(page, window, state)
+        self._alone = 0
+        # Where a stream begins with as many pages as a fault costs, blocks are not worth more.
+        if streams.best < ratio and self._most > 1:
+            size = self._density.around(page, ratio)
+            if size > 1:
+                return self._block(page, size, state)
+        window = streams.begin(ratio)
+        if window > 1:
+            return self._stream(page, window, state)
+        end = page + 1
+        if end < self._pages.count and self._pages.states[end] != state:
+            end = self._next(end, state)
+        streams.ended(end - 1, 1)
+        return page, page + 1
+
+    def _stream(self, page: int, window: int, state: int) -> tuple[int, int]:
+        """The next window of a stream."""
+        pages = self._pages
+        size = abs(window)
+        if self._alone > _ALONE and size == self._most > 1:
+            size *= _ALONE_FACTOR
+        size = min(size, max(self._books.room, 1))
+        if window < 0:
+            first = page + 1 - pages.run_down(page, size, state)
+            self._streams.ended(first, window)
+            return first, page + 1
+        last = page + (pages.run(page, size, state) if size > 1 else 1)
+        end = last
+        if end < pages.count and pages.states[end] != state:
+            end = self._next(end, state)
+        self._streams.ended(end - 1, window)
+        return page, last
+
+    def _block(self, page: int, size: int, state: int) -> tuple[int, int]:
+        """The aligned `size` pages around it: what is at hand of a window now, the rest soon."""
+        pages = self._pages
+        if size > self._books.room:
+            return page, page + 1
+        now = min(size, self._most)
+        low = page - page % now
+        first = page + 1 - pages.run_down(page, page + 1 - low, state)
+        last = page + pages.run(page, min(low + now, pages.count) - page, state)
+        low = page - page % size
+        high = min(low + size, pages.count)
+        if state == MISSING and (low < first or last < high):
+            self.soon.append((low, high))
+        self._streams.ended(high - 1, now)
+        self._streams.ended(low, -now)
+        return first, last
