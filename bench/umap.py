@@ -74,11 +74,11 @@ def _child(library: str, client: str, fd: int, length: int) -> None:
     held.bench_touch.argtypes = [address, address, word, word, address]
     while count := sys.stdin.buffer.read(_ORDER.size):
         order = array("I", sys.stdin.buffer.read(4 * _ORDER.unpack(count)[0]))
+        start = time.perf_counter()
         base = umap.umap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
         if base in (None, ctypes.c_void_p(-1).value):
             raise OSError("umap has failed")
         first, number = order.buffer_info()
-        start = time.perf_counter()
         found = held.bench_touch(base, first, number, mmap.PAGESIZE, None)
         took = time.perf_counter() - start
         umap.uunmap(base, length)

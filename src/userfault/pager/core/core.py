@@ -81,6 +81,7 @@ class MappingCore:
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
         self.beyond_end = self.refusals.beyond_end  # the file behind the memory was cut
         self.not_cached = self.refusals.not_cached  # CONTINUE found no page
+        self.retry = self.refusals.put_aside.retry  # events were read: once more what met EAGAIN
         self.out = self.ledger.out
         self.deferred = self.refusals.deferred
         self.watch = self.ledger.watch
@@ -189,10 +190,6 @@ class MappingCore:
     def failed(self, fill: Fill, code: int, done_bytes: int, now: float) -> None:
         """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
         self.refusals.failed(fill, code, done_bytes, now)
-
-    def retry(self) -> None:
-        """Events were read: try again what met EAGAIN, as far as it is still to be filled."""
-        self.refusals.put_aside.retry()
 
     def inspected(self, look: Inspect, found: Found, now: float) -> None:
         """The answer to `Inspect`."""

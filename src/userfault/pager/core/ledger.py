@@ -70,8 +70,7 @@ class Ledger:
         whole = Segments(plan.start, pages.count, plan.shift)
         self.segments = whole if segments is None else segments  # none may be left
         self.out: deque[Action] = deque()
-        self.counters = Counters()
-        self.costs = Costs()
+        self.counters, self.costs = Counters(), Costs()
         self.finished = False
         self.watch = Watch(plan.policy.fault_deadline_s)
         self.timed = False  # something waits for a time
