@@ -11,7 +11,7 @@ from pager_core.hands import START, core_of, fault, fill_of
 from pager_core.simstate import PAGE
 from userfault.pager.core.actions import CONTINUE, COPY, ZERO, Fill, Together
 from userfault.pager.core.core import MappingCore
-from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED
+from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED, Pages
 from userfault.snapshot.working_sets.course import Course, Run, written
 
 COUNT = 256
@@ -92,6 +92,7 @@ def test_a_run_that_is_refused_is_a_fill_of_its_own() -> None:
     again = fill_of(core)
     assert (again.page, again.count) == (5, 1)
     core.done(again)
+    core.out.clear()
     assert core.idle_work() == 0
     assert not core.eager
 
@@ -166,6 +167,13 @@ def test_when_everything_is_given_up_nothing_more_comes() -> None:
     core.give_up("asked to", "")
     core.out.clear()
     assert not core.eager
+
+
+def test_of_a_child_only_touches_bring_pages_in() -> None:
+    core = replayed([(0, 4)])
+    child = core.fork(Pages(bytearray(COUNT), COUNT))
+    assert core.eager
+    assert not child.eager
 
 
 @pytest.mark.parametrize("seed", range(20))
