@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -114,19 +115,31 @@ def lazy(
         working_set=None if working_set is None else os.fsdecode(working_set),
     )
 
+    told: list[str] = []
+
     def make() -> LazyMemory:
         resolved = _resolve(source, *part, stored)
         with contextlib.ExitStack() as undo:
             undo.callback(resolved.close)
             try:
-                return _build(resolved, options, policy or Policy(), pager, undo, fixed=fixed)
+                return _build(
+                    resolved,
+                    options,
+                    policy or Policy(),
+                    pager,
+                    undo,
+                    fixed=fixed,
+                    tell=told.append,
+                )
             except UserfaultError:
                 raise
             except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
                 raise refusal(chosen, resolved.spec.length, error) from error
 
     listen()
-    return undisturbed(make)
+    made = undisturbed(make)
+    working_sets.warn(told)
+    return made
 
 
 def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Resolved:
@@ -157,6 +170,7 @@ def _build(
     undo: contextlib.ExitStack,
     *,
     fixed: bool,
+    tell: Callable[[str], None],
 ) -> LazyMemory:
     """Open, map, register, hand over; `undo` takes it all back if any of it fails.
 
@@ -200,6 +214,7 @@ def _build(
             offset=options.offset,
             pages=parts.pages,
             page_size=recipe.memory.page_size,
+            tell=tell,
         )
         with contextlib.closing(planned):
             _attach(parts, made, uffd, resolved, options, planned)

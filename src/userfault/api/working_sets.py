@@ -4,8 +4,11 @@ recorded."""
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +24,11 @@ from userfault.snapshot.working_sets.place import (
     tie_of,
 )
 from userfault.source.spec import Resolved, Spec, StoreSpec
+
+if TYPE_CHECKING:
+    from userfault.snapshot.format.working_set import WorkingSet
+
+_log = logging.getLogger("userfault")
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -51,11 +59,13 @@ def plan(
     offset: int,
     pages: int,
     page_size: int,
+    tell: Callable[[str], None],
 ) -> Planned:
     """What is to be done for memory that shows `resolved` from `offset` of its image on.
 
     `path`: of the set, as the user says it.  `whole`: it shows all of the image; a recording is of
-    no less.  Raises OSError where there is no memory or descriptor for it.
+    no less.  `tell`: hears why a set is ignored.  Raises OSError where there is no memory or
+    descriptor for it.
     """
     wanted = policy.replay or policy.record != "never"
     place = _place(resolved.spec, path) if wanted else None
@@ -66,25 +76,30 @@ def plan(
         return Planned(touches=_notes(pages), job=job) if job else Planned()
     course = b""
     if policy.replay:
-        course = _course(resolved, policy, place, offset, pages, page_size)
+        held = _found(resolved, policy, place, tell)
+        course = _course(resolved, held, offset, pages, page_size) if held else b""
     recorded = policy.record == "once" and job is not None
     if course:
         return Planned(course=_sealed(course), job=job if recorded else None)
     return Planned(touches=_notes(pages), job=job) if recorded else Planned()
 
 
-def _course(
-    resolved: Resolved, policy: Policy, place: Place, offset: int, pages: int, page_size: int
-) -> bytes:
-    """That of the set that is there; empty where there is none, or the restore is to be
-    recorded."""
-    # They bring pyroaring, zstd and BLAKE3 along: who names no set does not pay for them.
-    from userfault.snapshot.serving.table import Table  # noqa: PLC0415
-    from userfault.snapshot.working_sets import keeping, routing  # noqa: PLC0415
+def _found(
+    resolved: Resolved, policy: Policy, place: Place, tell: Callable[[str], None]
+) -> WorkingSet | None:
+    """The set that is there, but for one that asks for another recording."""
+    # It brings pyroaring, zstd and BLAKE3 along: who names no set does not pay for them.
+    from userfault.snapshot.working_sets import keeping  # noqa: PLC0415
 
-    held = keeping.load(place, tie_of(resolved.spec))
-    if held is None or (held.stale and policy.record == "once"):
-        return b""
+    held = keeping.load(place, tie_of(resolved.spec), tell)
+    return None if held is not None and held.stale and policy.record == "once" else held
+
+
+def _course(resolved: Resolved, held: WorkingSet, offset: int, pages: int, page_size: int) -> bytes:
+    """That of a set; empty where it says nothing of these pages."""
+    from userfault.snapshot.serving.table import Table  # noqa: PLC0415  # see _found
+    from userfault.snapshot.working_sets import routing  # noqa: PLC0415
+
     table = None
     if isinstance(resolved.spec, StoreSpec) and page_size == BASE_PAGE:
         table = Table(memoryview(mmap.mmap(resolved.fd, 0, prot=mmap.PROT_READ)))
@@ -98,7 +113,7 @@ def _place(spec: Spec, path: str | None) -> Place | None:
         return of_file(path) if path else None
     if not isinstance(spec, StoreSpec):
         return None
-    from userfault.snapshot.working_sets.keeping import spare_folder  # noqa: PLC0415  # see _course
+    from userfault.snapshot.working_sets.keeping import spare_folder  # noqa: PLC0415  # see _found
 
     return of_snapshot(spec.url, spec.name, spare_folder(spec.cache))
 
@@ -119,7 +134,13 @@ def _notes(pages: int) -> int:
 
 
 def _sealed(course: bytes) -> int:
-    from userfault.snapshot.serving.table import sealed  # noqa: PLC0415  # see _course
+    from userfault.snapshot.serving.table import sealed  # noqa: PLC0415  # see _found
 
     with calling("memfd_create"):
         return sealed(course)
+
+
+def warn(texts: list[str]) -> None:
+    """Why sets were ignored: in the thread of whoever asked, whom a logger may name."""
+    for text in texts:
+        _log.warning("%s", text)

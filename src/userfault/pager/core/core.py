@@ -178,7 +178,7 @@ class MappingCore:
             ledger=ledger,
             planner=self._make_planner,
         )
-        child.planner.background = False
+        child.planner.forget()
         if pages is None:
             child.keep_to(self.residency)
             child.join(self)

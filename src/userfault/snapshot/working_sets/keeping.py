@@ -8,9 +8,11 @@ the last one is there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 
 from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
@@ -22,27 +24,34 @@ from userfault.snapshot.stores.newfile import write_new
 from userfault.snapshot.stores.objects import check_size
 from userfault.snapshot.working_sets.place import SETS, Place, set_key
 
+Tell = Callable[[str], None]
+
 _log = logging.getLogger("userfault")
 
 
-def load(place: Place, tie: bytes) -> WorkingSet | None:
-    """The set of the image `tie`; None where there is none that can be used, which is warned of."""
-    for data, where in _found(place, tie):
+def warn(text: str) -> None:
+    """To the logger of this package."""
+    _log.warning("%s", text)
+
+
+def load(place: Place, tie: bytes, tell: Tell = warn) -> WorkingSet | None:
+    """The set of the image `tie`; None where there is none that can be used, which `tell` hears."""
+    for data, where in _found(place, tie, tell):
         what = f"the working set {where}"
         try:
             held = decode(data, what)
         except UserfaultError as error:
-            _log.warning("%s is ignored: %s", what, error)
+            tell(f"{what} is ignored: {error}")
             continue
         if held.tie == tie:
             return held
-        _log.warning("%s is ignored: it is of another image than %s", what, shown(place.shown))
+        tell(f"{what} is ignored: it is of another image than {shown(place.shown)}")
     return None
 
 
 def any_of(place: Place) -> WorkingSet | None:
     """The set in a file, whichever image it is of, or None.  Raises FormatError."""
-    for data, where in _found(place, b""):
+    for data, where in _found(place, b"", warn):
         return decode(data, f"the working set {where}")
     return None
 
@@ -101,40 +110,43 @@ def drop(place: Place, tie: bytes | None) -> list[str]:
     return dropped
 
 
-def _found(place: Place, tie: bytes) -> Iterator[tuple[bytes, str]]:
+def _found(place: Place, tie: bytes, tell: Tell) -> Iterator[tuple[bytes, str]]:
     """What there is, and where: of a cache before what is in the store."""
     if place.path:
         path = os.fsdecode(place.path)
         with contextlib.suppress(FileNotFoundError):
-            yield _read(path), shown(path)
+            yield _read(path, tell), shown(path)
         return
     if place.spare and os.path.isdir(os.fsdecode(place.spare)):
-        yield from _get(cache_objects(os.fsdecode(place.spare)), _spare_key(tie))
+        yield from _get(cache_objects(os.fsdecode(place.spare)), _spare_key(tie), tell)
     if place.store:
-        yield from _get(_store(place), set_key(place.name))
+        yield from _get(_store(place), set_key(place.name), tell)
 
 
-def _get(objects: LocalObjects, key: str) -> Iterator[tuple[bytes, str]]:
+def _get(objects: LocalObjects, key: str, tell: Tell) -> Iterator[tuple[bytes, str]]:
     where = f"{shown(objects.url)}/{key}"
     try:
         yield objects.get(key, most=MOST_STORED), where
     except NoSuchObject:
         pass
     except UserfaultError as error:
-        _log.warning("the working set %s is ignored: %s", where, error)
+        tell(f"the working set {where} is ignored: {error}")
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, tell: Tell) -> bytes:
     """A file, if it is one, and is no longer than a set can be; else nothing."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with open(fd, "rb") as file:
-            check_size(path, os.fstat(fd).st_size, MOST_STORED)
+            held = os.fstat(fd)
+            if not stat.S_ISREG(held.st_mode):
+                raise OSError(errno.EINVAL, "it is no ordinary file")
+            check_size(path, held.st_size, MOST_STORED)
             return file.read(MOST_STORED)
     except FileNotFoundError:
         raise
     except (OSError, UserfaultError) as error:
-        _log.warning("the working set %s cannot be read: %s", shown(path), error)
+        tell(f"the working set {shown(path)} cannot be read: {error}")
         return b""
 
 

@@ -33,8 +33,12 @@ def build(
     """
     if held.page_size > page_size or offset % held.page_size:
         return None
-    classes = [_moved(each, held.page_size, offset, pages, page_size) for each in held.classes]
-    everything = BitMap.union(*classes)
+    classes: list[BitMap] = []
+    everything = BitMap()
+    for each in held.classes:
+        moved = _moved(each, held.page_size, offset, pages, page_size) - everything
+        classes.append(moved)
+        everything |= moved
     if not everything:
         return None
     sample = BitMap(random.sample(list(everything), min(_SAMPLE, len(everything) // _SAMPLE_SHARE)))

@@ -124,6 +124,8 @@ class Served:
         for kept in record.contexts:
             core = cores[kept.core.number]
             core.ledger.counters = kept.counters
+            if served.contexts:  # of a child only touches bring pages in
+                core.planner.forget()
             uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
