@@ -18,10 +18,12 @@ from userfault.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
+    from userfault.api.connecting import connect
     from userfault.api.checkpoint import Checkpoint
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
+    from userfault.api.serving import Session
     from userfault.api.snapshot import Snapshot
     from userfault.api.statistics import Statistics
     from userfault.api.track import Tracker, Written, track
@@ -60,6 +62,7 @@ _HOMES = {
     "PagerError": "userfault.kernel.errors",
     "RegistrationRefused": "userfault.kernel.errors",
     "Policy": "userfault.pager.core.policy",
+    "Session": "userfault.api.serving",
     "Snapshot": "userfault.api.snapshot",
     "SourceError": "userfault.kernel.errors",
     "SourceTypeError": "userfault.kernel.errors",
@@ -72,6 +75,7 @@ _HOMES = {
     "UsageError": "userfault.kernel.errors",
     "UserfaultError": "userfault.kernel.errors",
     "Written": "userfault.api.track",
+    "connect": "userfault.api.connecting",
     "function": "userfault.source.spec",
     "lazy": "userfault.api.lazy",
     "lazy_array": "userfault.api.arrays",
@@ -94,6 +98,7 @@ __all__ = [
     "PagerError",
     "Policy",
     "RegistrationRefused",
+    "Session",
     "Snapshot",
     "SourceError",
     "SourceTypeError",
@@ -106,6 +111,7 @@ __all__ = [
     "UsageError",
     "UserfaultError",
     "Written",
+    "connect",
     "function",
     "lazy",
     "lazy_array",

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from userfault.api.pager import _ask, _hung_up
+from userfault.api.asking import ask, hung_up
 from userfault.api.starting import start
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.linux import pidfd
@@ -25,6 +25,7 @@ from userfault.serve import records, sockets
 from userfault.serve.main import hand_over
 from userfault.serve.talking import Line
 from userfault.snapshot.serving import handover
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.place import place_of
 from userfault.source.spec import Resolved, resolve
 from userfault.version import __version__
@@ -42,7 +43,10 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a daemon is to do.  `images`: by name, what `userfault.lazy` takes as a source."""
+    """What a daemon is to do.  `images`: by name, what `userfault.lazy` takes as a source.
+
+    `stores`: that native clients may name.
+    """
 
     listen: tuple[Listen, ...]
     images: dict[str, str]
@@ -54,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     store2: str | None = None
     cache: str | None = None
     cache_size: int | None = None
+    stores: tuple[str, ...] = ()
 
 
 class Daemon:
@@ -80,9 +85,13 @@ class Daemon:
                 passing.callback(close_all, kept)  # the family has its own
                 images = [_image(settings, name, kept) for name in settings.images]
                 doors += [_door(settings, each, kept) for each in settings.listen]
-                about = records.encode(
-                    records.Daemon(doors=doors, images=images, limits=settings.limits)
+                told = records.Daemon(
+                    doors=doors,
+                    images=images,
+                    limits=settings.limits,
+                    stores=tuple(open_objects(each).url for each in settings.stores),
                 )
+                about = records.encode(told)
                 hello = messages.Hello(Placing(), settings.in_flight, __version__, PROGRAM)
                 self._family = start(hello, None, lambda line: hand_over(line, about, kept))
             undo.pop_all()
@@ -112,13 +121,13 @@ class Daemon:
         Raises PagerError when the new code does not start; the old processes serve on then.
         """
         self._serial += 1
-        reply = _ask(self._family, self._serial, messages.Replace(), [])
+        reply = ask(self._family, self._serial, messages.Replace(), [])
         if isinstance(reply, messages.Refused):
             raise PagerError(reply.what, cause=reply.cause, cure=reply.cure)
 
     def ended(self, timeout_s: float = 0.0) -> bool:
         """Whether all of its processes have, or do so in time."""
-        return _hung_up(self._family.channel, timeout_s)
+        return hung_up(self._family.channel, timeout_s)
 
     def close(self) -> None:
         """Let go of it: it goes on as long as it has sockets or clients."""
@@ -165,7 +174,8 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
             cure="name one of " + ", ".join(settings.images),
         )
     path = os.path.abspath(listen.path)
-    bound = sockets.listening(path, group=settings.group)
+    kind = socket.SOCK_SEQPACKET if listen.protocol == "native" else socket.SOCK_STREAM
+    bound = sockets.listening(path, group=settings.group, kind=kind)
     kept.append(bound.fd)
     return records.Door(
         name=f"{listen.protocol} {path}",

@@ -6,20 +6,28 @@ import contextlib
 import functools
 import os
 import signal
-import socket
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from userfault.api.asking import ask, hung_up
 from userfault.api.starting import Family, start
 from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, UsageError
+from userfault.kernel.memtypes import BASE_PAGE
 from userfault.kernel.numbers import whole
-from userfault.linux import cpus, pidfd, rights
+from userfault.linux import cpus, pidfd
 from userfault.linux.smaps import private_memory
 from userfault.linux.unpatched import original
 from userfault.pager.core.placing import FOLLOW, Placing
+from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.record.status import ROLES, Shown
 from userfault.pager.drivers.wire import messages
 from userfault.version import __version__
+
+if TYPE_CHECKING:
+    from userfault.api.serving import Session
 
 _END_S = 10.0
 _NAME = b"userfault.api.pager_main"
@@ -69,20 +77,24 @@ class Pager:
                 cause="without a place no source can be read",
                 cure="leave it out for the default",
             )
+        self._set_up()
+        undisturbed(functools.partial(self._start, hello, python))
+
+    def _set_up(self) -> None:
         self._lock = original("_thread", "allocate_lock")()
         self._numbers = 0
         self._serial = 0
-        undisturbed(functools.partial(self._start, hello, python))
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     def _start(self, hello: messages.Hello, python: str | None) -> None:
         self._family = start(hello, python)
-        self._held = _Held(self._family)
+        self._held = Held(self._family)
         self._tie = Tie(self, self._held)
 
     @property
     def alive(self) -> bool:
         """Whether any of its processes runs."""
-        return self._held.open and not _hung_up(self._family.channel)
+        return self._held.open and not hung_up(self._family.channel)
 
     @property
     def channel(self) -> int:
@@ -117,6 +129,39 @@ class Pager:
         """
         self.request(messages.Replace())
 
+    def serve(
+        self,
+        uffd: Any,
+        regions: Iterable[tuple[int, int, int]],
+        source: Any,
+        *,
+        process: int | None = None,
+        page_size: int = BASE_PAGE,
+        length: int | None = None,
+        policy: Policy | None = None,
+    ) -> Session:
+        """Serve memory that is registered already: for programs that have clients of their own.
+
+        `uffd`: a userfaultfd (a descriptor, or what has `fileno()`), of which the pager gets a
+        duplicate; its handshake is done, and all of `regions` registered for missing faults.
+        `regions`: (address, bytes, offset in the source) of each, in whole pages.  `source`,
+        `length`: as for `lazy()`, but no function.  `process`: the id of the process whose memory
+        it is, this one by default; a process that nobody can serve any more is ended by SIGKILL
+        rather than left to wait.  `policy`: by default nothing is filled that nobody touches.
+
+        Reads of the userfaultfd are the pager's from here on.  Raises UsageError for what cannot
+        be served, SourceError and its like for the source, PagerError for the pager.
+        """
+        from userfault.api.serving import Request, begin  # noqa: PLC0415  # brings wire along
+
+        request = Request(tuple(regions), page_size, length, policy, process or os.getpid())
+        number = self.number()
+        session = undisturbed(
+            functools.partial(begin, self._family, self.request, number, uffd, source, request)
+        )
+        self._sessions.add(session)
+        return session
+
     def number(self) -> int:
         """A number for a new mapping."""
         with self._lock:
@@ -140,7 +185,7 @@ class Pager:
         with self._lock:
             self._serial += 1
             messages.forget_replies(self._family.channel)
-            reply = _ask(self._family, self._serial, message, fds or [])
+            reply = ask(self._family, self._serial, message, fds or [])
         if reply is None:
             raise PagerError(
                 "the pager has died",
@@ -153,7 +198,9 @@ class Pager:
         return reply
 
     def close(self) -> None:
-        """End the processes.  Mappings that are not complete must be left before."""
+        """End the processes.  Mappings that are not complete must be left before; sessions are."""
+        for session in list(self._sessions):
+            session.close()
         undisturbed(self._tie.end)
 
     def __enter__(self) -> Pager:
@@ -182,38 +229,7 @@ def _check_cpu(cpu: int) -> None:
         )
 
 
-def _ask(
-    family: Family, serial: int, message: messages.Request, fds: list[int]
-) -> messages.Done | messages.Answer | messages.Loaded | messages.Refused | None:
-    """Ask, and ask again when another worker took over; None when the pager is dead.
-
-    Raises PagerError where the request cannot be sent, or the reply not be read.
-    """
-    sender = rights.credentials(*family.rights)
-    try:
-        while True:
-            messages.send(family.channel, serial, message, fds, sender=sender)
-            reply = messages.receive_reply(family.channel, serial)
-            if not isinstance(reply, messages.Resumed):
-                return reply
-    except (ConnectionError, TimeoutError):
-        return None
-    except OSError as error:
-        raise PagerError(
-            "the pager cannot be asked",
-            cause=os.strerror(error.errno or 0),
-            cure="check the limits on memory and descriptors (ulimit -n)",
-        ) from None
-
-
-def _hung_up(channel: socket.socket, timeout_s: float = 0.0) -> bool:
-    """Whether every process has closed its end of the channel, or does so in time."""
-    poll = original("select", "poll")()
-    poll.register(channel, 0)  # POLLHUP is always told
-    return bool(poll.poll(timeout_s * 1000))
-
-
-class _Held:
+class Held:
     """The client's part of a family, until it is let go of."""
 
     def __init__(self, family: Family) -> None:
@@ -228,8 +244,8 @@ class _Held:
         if os.getpid() == self._family.owner:
             channel.settimeout(_END_S)
             with contextlib.suppress(PagerError):
-                _ask(self._family, 0, messages.Quit(), [])
-            if not _hung_up(channel, _END_S):
+                ask(self._family, 0, messages.Quit(), [])
+            if not hung_up(channel, _END_S):
                 _kill(self._family)
             pidfd.wait(process, _END_S)
             # By its pidfd: where the program reaps every child, the id may be another's by now.
@@ -246,7 +262,8 @@ class _Held:
     def _close(self) -> None:
         self.open = False
         self._family.channel.close()
-        os.close(self._family.first[1])
+        if self._family.first[1] >= 0:
+            os.close(self._family.first[1])
         self._family.status.close()
 
 

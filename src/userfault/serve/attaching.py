@@ -27,7 +27,7 @@ from userfault.pager.drivers.record.records import Descriptors
 from userfault.pager.drivers.wire.messages import Attach
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Limits
-from userfault.source.spec import Spec
+from userfault.source.spec import Spec, ZeroSpec
 from userfault.wire.regions import Geometry, Region
 
 _UFFD = "anon_inode:[userfaultfd]"
@@ -67,11 +67,13 @@ def take(
     spec, fd = source
     with contextlib.ExitStack() as undo:
         undo.callback(close_all, [uffd, fd])
-        _check_uffd(uffd)
-        memory = _memory(client.owner.pid, geometry)
-        request = _request(geometry, memory, spec, policy, has_poison=has_poison)
-        check(request)
-        held = _descriptors(undo, client.owner.pid, request, uffd, fd)
+        pid = client.owner.pid
+        request = asked_for(pid, geometry, uffd, spec, policy, has_poison=has_poison)
+        line = LifeLine.armed(signal.SIGKILL, whom=pid)
+        undo.callback(line.close)
+        undo.callback(line.disarm)
+        states, finished = shared(undo, request)
+        held = Descriptors(uffd, states, finished, line.read, line.write, fd)
         check_descriptors(request, held)
         number = clients.service.book.number()
         served = Served.new(request, held, clients.service.reads.threads, client.owner, number)
@@ -82,6 +84,35 @@ def take(
         served.close()
         raise
     return served
+
+
+def asked_for(
+    pid: int,
+    geometry: Geometry,
+    uffd: int,
+    spec: Spec,
+    policy: Policy,
+    *,
+    has_poison: bool,
+    number: int = 1,
+) -> Attach:
+    """The request for memory of process `pid`, checked.  Raises RefusedError, ValueError."""
+    _check_uffd(uffd)
+    memory = _memory(pid, geometry)
+    request = _request(geometry, memory, spec, policy, has_poison=has_poison, number=number)
+    check(request)
+    return request
+
+
+def shared(undo: contextlib.ExitStack, request: Attach) -> tuple[int, int]:
+    """The states of a mapping, and what tells that it is finished; `undo` closes them again."""
+    states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    undo.callback(os.close, states)
+    os.ftruncate(states, request.pages)
+    fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    finished = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    undo.callback(os.close, finished)
+    return states, finished
 
 
 def is_userfaultfd(fd: int) -> bool:
@@ -166,7 +197,13 @@ def _believed(page_size: int) -> Memory:
 
 
 def _request(
-    geometry: Geometry, memory: Memory, spec: Spec, policy: Policy, *, has_poison: bool
+    geometry: Geometry,
+    memory: Memory,
+    spec: Spec,
+    policy: Policy,
+    *,
+    has_poison: bool,
+    number: int,
 ) -> Attach:
     size = geometry.page_size
     regions = tuple(
@@ -175,7 +212,7 @@ def _request(
     )
     one = len(regions) == 1 and regions[0].page == 0
     return Attach(
-        number=1,
+        number=number,
         start=regions[0].start,
         pages=geometry.length // size,
         page_size=size,
@@ -184,25 +221,9 @@ def _request(
         exists_is_ambiguous=memory.traits.exists_is_ambiguous,
         has_poison=has_poison,
         prepared=False,
-        has_source=True,
+        has_source=not isinstance(spec, ZeroSpec),
         has_memory=False,
         source=spec,
         policy=policy,
         regions=() if one else regions,
     )
-
-
-def _descriptors(
-    undo: contextlib.ExitStack, pid: int, request: Attach, uffd: int, source: int
-) -> Descriptors:
-    """What goes with the mapping, made here; `undo` closes it again."""
-    states = os.memfd_create("userfault-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    undo.callback(os.close, states)
-    os.ftruncate(states, request.pages)
-    fcntl.fcntl(states, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    finished = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    undo.callback(os.close, finished)
-    line = LifeLine.armed(signal.SIGKILL, whom=pid)
-    undo.callback(line.close)
-    undo.callback(line.disarm)
-    return Descriptors(uffd, states, finished, line.read, line.write, source)

@@ -20,6 +20,7 @@ from userfault.serve.doors import Doors
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
+from userfault.serve.native import NativeTalk
 from userfault.serve.refusals import Refusals
 from userfault.serve.sessions import session
 from userfault.serve.waiting import Waiting
@@ -63,6 +64,7 @@ class Daemon:
         worker.clients.protocols |= {
             "firecracker": functools.partial(FirecrackerTalk, host=self),
             "control": functools.partial(ControlTalk, host=self),
+            "native": functools.partial(NativeTalk, host=self),
         }
         self.refusals = Refusals(worker.loop.timers)
         self.doors = Doors(worker.loop, worker.clients, self.limits, self.refusals)
@@ -78,6 +80,11 @@ class Daemon:
     def __bool__(self) -> bool:
         open_ = bool(self.doors) and not self.told.draining
         return open_ or any(map(_is_served, self.worker.book.clients.values()))
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Those that clients may name."""
+        return self.told.stores
 
     # --- commands --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ So the end of the connection means nothing once the VM is served: its process's 
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Protocol
 
 from userfault.kernel.errors import PagerError, UserfaultError
@@ -71,7 +72,7 @@ class FirecrackerTalk:
             while (peeked := handshake.peek(self.client.channel)) is not None:
                 if self._look(peeked):
                     return
-        except (UserfaultError, OSError) as error:
+        except Exception as error:  # an error of ours too costs this client and no other
             self._refuse(error)
 
     def resumed(self) -> None:
@@ -151,11 +152,12 @@ class FirecrackerTalk:
         if taken < 0:
             self._clients.hang_up(self.client, quit_now=False)
 
-    def _refuse(self, error: UserfaultError | OSError) -> None:
+    def _refuse(self, error: Exception) -> None:
         """It is not served.  Who has handed over a userfaultfd keeps a duplicate, notices nothing,
         and would wait for ever at its first page: such a one is ended."""
         if not isinstance(error, UserfaultError):
-            error = PagerError("a client that cannot be served", cause=cause_of(error))
+            cause = cause_of(error) if isinstance(error, OSError) else traceback.format_exc()
+            error = PagerError("a client that cannot be served", cause=cause)
         self._host.refused(self.client, error)
         if self._handed_over:
             self.client.owner.end("nobody fills its memory")

@@ -71,8 +71,8 @@ class Daemon(msgspec.Struct):
     doors: list[Door] = []
     images: list[Image] = []
     limits: Limits = Limits()
+    stores: tuple[str, ...] = ()  # that clients may name
     draining: bool = False
-    log: str = "text"
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,7 +18,8 @@ from typing import NoReturn
 
 import userfault
 from helpers import child
-from userfault.api.pager import _ask, _hung_up
+from userfault.api.asking import ask as _ask
+from userfault.api.asking import hung_up as _hung_up
 from userfault.api.starting import Family
 from userfault.api.undisturbed import Tie
 from userfault.linux import pidfd

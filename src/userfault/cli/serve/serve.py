@@ -25,6 +25,19 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     help="Listen there for Firecracker (repeatable; with {name} in it, a socket for each image).",
 )
 @click.option(
+    "--native",
+    metavar="PATH",
+    multiple=True,
+    help="Listen there for userfault.connect() (repeatable).",
+)
+@click.option(
+    "--allow-store",
+    "stores",
+    metavar="STORE",
+    multiple=True,
+    help="A store that clients of --native may name (repeatable).",
+)
+@click.option(
     "--image", "images", metavar="[NAME=]FILE", multiple=True, help="A memory file (repeatable)."
 )
 @click.option(
@@ -59,6 +72,8 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 )
 def serve(
     firecracker: tuple[str, ...],
+    native: tuple[str, ...],
+    stores: tuple[str, ...],
     images: tuple[str, ...],
     snapshots: tuple[str, ...],
     control: str | None,
@@ -72,10 +87,11 @@ def serve(
     """
     named = dict(_named(each) for each in (*images, *snapshots))
     listen = [each for path in firecracker for each in _listen("firecracker", path, named)]
+    listen += [Listen("native", path) for path in native]
     if control is not None:
         listen.append(Listen("control", control))
     limits = Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout)
-    daemon = Daemon(Settings(listen=tuple(listen), images=named, limits=limits))
+    daemon = Daemon(Settings(listen=tuple(listen), images=named, limits=limits, stores=stores))
     for each in listen:
         terminal.say(f"listening at {each.path} ({each.protocol})")
     terminal.say("ready")

@@ -14,7 +14,7 @@ import stat
 
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.kernel.memtypes import round_up
-from userfault.linux import rights
+from userfault.linux import pidfd, rights
 from userfault.linux.pidfd import Sender
 from userfault.linux.refused import cause_of, cure_of
 from userfault.pager.drivers.processes.texts import clipped
@@ -57,6 +57,8 @@ def entitled(request: messages.Request, sender: Sender | None, client: int) -> N
 def _in_our_name(request: messages.Request) -> str:
     if isinstance(request, messages.Replace):
         return "start processes"
+    if isinstance(request, messages.Admit):
+        return "serve other processes"
     if isinstance(request, Attach | Load) and isinstance(request.source, FunctionSpec):
         return "call functions"
     if isinstance(request, Attach) and isinstance(request.source, StoreSpec):
@@ -120,6 +122,13 @@ def check_load(request: Load, fds: list[int]) -> None:
     _hold(0 < request.number < _HIGHEST, "its number")
     _hold(0 < request.slot_bytes < _HIGHEST, "the size of its answers")
     _hold(len(fds) == (request.source.stored > 0), "the arguments of its function")
+
+
+def check_admission(fds: list[int]) -> None:
+    """Raise ValueError for what does not belong to a request to serve another process."""
+    _hold(len(fds) == 2, "the number of its descriptors")
+    _hold(stat.S_ISSOCK(os.fstat(fds[0]).st_mode), "a channel that is no socket")
+    _hold(pidfd.pid_of(fds[1]) > 0, "a process that has ended, or is not to be seen")
 
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:

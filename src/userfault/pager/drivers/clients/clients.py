@@ -7,20 +7,24 @@ import socket
 import time
 from collections.abc import Callable
 
+from userfault.kernel.errors import PagerError
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.client import Conversation as AnyConversation
-from userfault.pager.drivers.clients.conversation import Conversation, Told
+from userfault.pager.drivers.clients.conversation import Conversation, ForAnother, Told
 from userfault.pager.drivers.clients.interrupts import Interrupts
 from userfault.pager.drivers.clients.reach import Reach
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.record.records import ClientRecord, ServedRecord
 from userfault.pager.drivers.serving.service import Service
+from userfault.pager.drivers.wire.messages import Admit
 
 Replace = Callable[[tuple[int, int], Told, float], None]
 
 Speak = Callable[[Client, "Clients"], AnyConversation]  # begins a conversation
+
+_FOR_ANOTHER = "for another"
 
 _clock = time.monotonic
 
@@ -33,7 +37,7 @@ class Clients:
     """
 
     def __init__(self, book: Book, service: Service, replace: Replace) -> None:
-        self.protocols: dict[str, Speak] = {"": Conversation}
+        self.protocols: dict[str, Speak] = {"": Conversation, _FOR_ANOTHER: ForAnother}
         self.book = book
         self.service = service
         self._loop = service.loop
@@ -96,6 +100,19 @@ class Clients:
         """Serve a new mapping.  Raises PagerError when it cannot be recorded."""
         self.book.take(client, served)
         self.service.begin(served)
+
+    def admit(self, client: Client, request: Admit, fds: list[int]) -> None:
+        """Serve another process for a client; once for each request, however often it comes."""
+        door = f"{client.number}.{request.number}"
+        if any(each.door == door for each in self.book.clients.values()):
+            return
+        channel = socket.socket(fileno=fds[0])
+        try:
+            self.add(channel, fds[1], request.name, protocol=_FOR_ANOTHER, door=door)
+        except PagerError:
+            channel.detach()
+            raise
+        fds.clear()
 
     def replace(self, client: Client, serial: int, told: Told) -> None:
         """Hand over to another family for a client's request; `told` hears how it ended."""

@@ -15,6 +15,7 @@ from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.clients.admission import (
     check,
+    check_admission,
     check_descriptors,
     check_load,
     entitled,
@@ -43,6 +44,12 @@ class Host(Protocol):
 
     def take(self, client: Client, served: Served) -> None:
         """Serve a new mapping.  Raises PagerError when it cannot be recorded."""
+
+    def admit(self, client: Client, request: messages.Admit, fds: list[int]) -> None:
+        """Serve another process for a client; what is kept of `fds` is taken out.
+
+        Raises PagerError when it cannot be recorded.
+        """
 
     def replace(self, client: Client, serial: int, told: Told) -> None:
         """Hand over to another family for a client's request; `told` hears how it ended."""
@@ -98,12 +105,17 @@ class Conversation:
         with contextlib.ExitStack() as undo:
             undo.callback(close_all, received.fds)
             try:
-                entitled(received.request, received.sender, self._peer)
+                self._entitled(received)
                 self._carry_out(received.request, received.fds)
             except Exception as error:  # an error of ours too costs this request and no other
                 if not isinstance(error, UserfaultError | OSError | ValueError):
                     self._client.owner.say(f"a request failed: {traceback.format_exc()}")
                 self._reply(refused(error))
+
+    def _entitled(self, received: messages.Received) -> None:
+        """Raise PagerError for what may not be asked for."""
+        if received.request is not None:
+            entitled(received.request, received.sender, self._peer)
 
     def _carry_out(self, request: messages.Request, fds: list[int]) -> None:
         """Do it and reply.  Descriptors that are kept are taken out of `fds`."""
@@ -116,6 +128,8 @@ class Conversation:
             self._reply(self._loading.ask(request, fds[0] if fds else -1))
         elif isinstance(request, messages.Replace):
             self._replace(self._serial)
+        elif isinstance(request, messages.Admit):
+            self._admit(request, fds)
         else:
             if isinstance(request, messages.Detach):
                 self._loading.drop(request.number)
@@ -195,6 +209,12 @@ class Conversation:
             self._loading.hand_over(served)
         self._reply(messages.Done())
 
+    def _admit(self, request: messages.Admit, fds: list[int]) -> None:
+        """Another process is served from now on; once, however often it is asked for."""
+        check_admission(fds)
+        self._host.admit(self._client, request, fds)
+        self._reply(messages.Done())
+
     def _replace(self, serial: int) -> None:
         """Hand over, once for each request however often it was sent."""
         if serial == self._client.replaced:
@@ -258,3 +278,9 @@ _REQUESTS: dict[type, Callable[..., messages.Reply]] = {
     messages.GiveUp: Conversation._give_up,
     messages.Ask: Conversation._tell,
 }
+
+
+class ForAnother(Conversation):
+    """The same about the memory of another process, which knows nothing of us."""
+
+    foreign = True

@@ -115,6 +115,15 @@ class Replace(msgspec.Struct, tag="replace"):
     """Hand over to processes made from the code that is installed now."""
 
 
+class Admit(msgspec.Struct, tag="admit"):
+    """Serve another process, too: descriptors are a socket where it will be asked for it, and its
+    pidfd.  `number`: of this request, among those of its client.  `name`: what lines about it begin
+    with on standard error."""
+
+    number: int
+    name: str
+
+
 class Quit(msgspec.Struct, tag="quit"):
     """Detach everything and end."""
 
@@ -214,7 +223,9 @@ VERSIONS = packets.VERSIONS
 MAX_FAILURES = 64
 MAX_OVERDUE = 16
 
-Request: TypeAlias = Load | Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit
+Request: TypeAlias = (
+    Load | Attach | Detach | Prefetch | Complete | GiveUp | Ask | Replace | Quit | Admit
+)
 Reply: TypeAlias = Done | Refused | Answer | Loaded | Resumed
 
 _encoder = msgspec.msgpack.Encoder()
