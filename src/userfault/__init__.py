@@ -18,8 +18,8 @@ from userfault.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from userfault.api.arrays import lazy_array
-    from userfault.api.connecting import connect
     from userfault.api.checkpoint import Checkpoint
+    from userfault.api.connecting import connect
     from userfault.api.lazy import lazy
     from userfault.api.memory import LazyMemory
     from userfault.api.pager import Pager
