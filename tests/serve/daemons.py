@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,27 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Running]:
-    """`userfault serve`, with a control socket in `folder`; at the end it has to end."""
+def serving(
+    folder: Path,
+    *arguments: str,
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    environment: dict[str, str] | None = None,
+) -> Iterator[Running]:
+    """`userfault serve`, with a control socket in `folder`; at the end it has to end.
+
+    `before`: the command that starts it.
+    """
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "userfault", "serve", "--control", str(folder / "control")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+            [*before, *command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            pass_fds=pass_fds,
+            env={**os.environ, **(environment or {})},
         )
     running = Running(process, folder)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import userfault
 from helpers.child import become_nobody
 
@@ -14,3 +16,10 @@ def connect_as_nobody(path: str) -> str:
     except userfault.PagerError as error:
         return str(error)
     return "let in"
+
+
+def knock_as_nobody(path: str) -> str:
+    become_nobody()
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(path)
+        return "let in" if channel.recv(1) else "closed"

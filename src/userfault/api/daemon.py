@@ -35,11 +35,12 @@ PROGRAM = "userfault.serve.main"
 
 class Listen(msgspec.Struct, frozen=True):
     """A socket to be made: the `protocol` spoken there, and the image shown to who comes ("": as
-    the control socket says)."""
+    the control socket says).  `fd`: one that listens already, by the name `path`."""
 
     protocol: str
     path: str
     image: str = ""
+    fd: int = -1
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -76,6 +77,7 @@ class Daemon:
                 cure="name one: --firecracker PATH",
             )
         self._serial = 0
+        self._settings = settings
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         kept = [theirs.detach()]  # but the first are numbered from 0 on in the record
         doors: list[records.Door] = []
@@ -125,6 +127,11 @@ class Daemon:
         if isinstance(reply, messages.Refused):
             raise PagerError(reply.what, cause=reply.cause, cure=reply.cure)
 
+    def reload(self) -> None:
+        """Open all images anew: who comes from now on is shown what they are now."""
+        for name, what in self._settings.images.items():
+            attach(self.line, name, what, settings=self._settings)
+
     def ended(self, timeout_s: float = 0.0) -> bool:
         """Whether all of its processes have, or do so in time."""
         return hung_up(self._family.channel, timeout_s)
@@ -173,10 +180,15 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
             cause="there is no image of that name",
             cure="name one of " + ", ".join(settings.images),
         )
-    path = os.path.abspath(listen.path)
-    kind = socket.SOCK_SEQPACKET if listen.protocol == "native" else socket.SOCK_STREAM
-    bound = sockets.listening(path, group=settings.group, kind=kind)
-    kept.append(bound.fd)
+    path, place = listen.path, (0, 0)
+    if listen.fd >= 0:
+        kept.append(listen.fd)
+    else:
+        path = os.path.abspath(path)
+        kind = socket.SOCK_SEQPACKET if listen.protocol == "native" else socket.SOCK_STREAM
+        bound = sockets.listening(path, group=settings.group, kind=kind)
+        kept.append(bound.fd)
+        place = bound.place
     return records.Door(
         name=f"{listen.protocol} {path}",
         protocol=listen.protocol,
@@ -185,5 +197,38 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
         image=listen.image,
         policy=settings.policy,
         who=settings.who,
-        place=bound.place,
+        place=place,
     )
+
+
+def attach(
+    line: Line,
+    name: str,
+    what: str,
+    firecracker: str | None = None,
+    *,
+    pid: int | None = None,
+    group: int | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Have a running daemon show an image: see `userfault attach`.
+
+    Raises UsageError for a path, SourceError and its like for the image, PagerError.
+    """
+    settings = settings or Settings((), {name: what}, group=group)
+    kept = [-1]
+    door = None
+    with contextlib.ExitStack() as undo:
+        undo.callback(close_all, kept)
+        image = _image(settings, name, kept)
+        if firecracker is not None:
+            door = _door(settings, Listen("firecracker", firecracker, name), kept)
+        with contextlib.ExitStack() as failed:
+            failed.callback(_take_away, [door] if door else [])
+            arguments: dict[str, Any] = {"name": name, "spec": image.spec}
+            if pid is not None:
+                arguments["pid"] = pid
+            if door is not None:
+                arguments["door"] = door
+            line.ask("attach", kept[1:], **arguments)
+            failed.pop_all()

@@ -18,6 +18,7 @@ _EPILOG = (
     " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
+_SERVE = ("serve", "sessions", "attach", "detach", "drain")
 _STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc", "record")
 # Where each command is; the file has its name, and so has what is in it.
 _COMMANDS = {
@@ -28,8 +29,8 @@ _COMMANDS = {
     "explore": "explore.explore",
     "lab": "lab.lab",
     "model": "model.model",
-    "serve": "serve.serve",
     "simulate": "explore.simulate",
+    **{name: f"serve.{name}" for name in _SERVE},
     **{name: f"store.{name}" for name in _STORE},
 }
 

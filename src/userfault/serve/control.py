@@ -1,25 +1,29 @@
 """The control socket: a request a line, an answer a line, in JSON.
 
 `{"version": 1, "command": "sessions"}` is answered by `{"version": 1, "ok": true, ...}` or by
-`{"version": 1, "ok": false, "what": ..., "cause": ..., "cure": ...}`.  Requests may be repeated:
+`{"version": 1, "ok": false, "what": ..., "cause": ..., "cure": ...}`.  Descriptors that belong to a
+request come with its bytes (SCM_RIGHTS, unix(7)).  Requests may be repeated:
 who gets no answer (a worker was killed in the middle) asks again.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from userfault.kernel.errors import UserfaultError
+from userfault.linux import pidfd
+from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
+from userfault.serve.commands import Commands
 from userfault.serve.peers import RefusedError
 
 VERSION = 1
 _MOST = 64 << 10  # bytes of a request
+_FDS = 8  # descriptors that come with it
 
 
 class Request(msgspec.Struct):
@@ -33,7 +37,7 @@ class Request(msgspec.Struct):
 class Host(Protocol):
     """The daemon."""
 
-    commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
+    commands: Commands
 
 
 _decoder = msgspec.json.Decoder(Request)
@@ -49,25 +53,25 @@ class ControlTalk:
         self._clients = clients
         self._host = host
         self._came = bytearray()
+        self._fds: list[int] = []  # that belong to the line which is coming
         client.channel.setblocking(False)
 
     def request(self) -> None:
         """Something came: answer each line of it."""
         try:
-            data = self._client.channel.recv(_MOST)
+            flags = socket.MSG_DONTWAIT
+            data, fds, lost, _ = pidfd.receive(self._client.channel, _MOST, _FDS, flags=flags)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
-            self._clients.hang_up(self._client, quit_now=True)
-            return
+            data, fds, lost = b"", [], False
+        self._fds += fds
         self._came += data
         *lines, rest = self._came.split(b"\n")
         self._came = rest
         for line in lines:
             self._answer(bytes(line))
-        if len(rest) > _MOST:
+        if not data or lost or len(rest) > _MOST or len(self._fds) > _FDS:
             self._clients.hang_up(self._client, quit_now=True)
 
     def resumed(self) -> None:
@@ -75,11 +79,14 @@ class ControlTalk:
 
     def close(self) -> None:
         """Nothing is left to be told."""
+        close_all(self._fds)
+        self._fds = []
 
     def _answer(self, line: bytes) -> None:
         try:
             answer = {"version": VERSION, "ok": True, **self._carried_out(line)}
-        except UserfaultError as error:
+        except (UserfaultError, OSError) as raised:
+            error = raised if isinstance(raised, UserfaultError) else UserfaultError(str(raised))
             answer = {
                 "version": VERSION,
                 "ok": False,
@@ -110,10 +117,8 @@ class ControlTalk:
                 cause=f"this daemon speaks version {VERSION}",
                 cure="use a client of its release",
             )
-        if request.command not in self._host.commands:
-            raise RefusedError(
-                f"there is no command {request.command!r}",
-                cause="",
-                cure="use one of " + ", ".join(sorted(self._host.commands)),
-            )
-        return self._host.commands[request.command](request.arguments)
+        fds, self._fds = self._fds, []
+        try:
+            return self._host.commands.carry_out(request.command, request.arguments, fds)
+        finally:
+            close_all(fds)

@@ -10,14 +10,11 @@ from userfault.source.spec import Spec
 
 
 class Images:
-    """By name.  `kept`: the descriptors that the family keeps."""
+    """Those of `daemon`, by name.  `kept`: the descriptors that the family keeps."""
 
     def __init__(self, daemon: Daemon, kept: list[int]) -> None:
-        self._images = {image.name: image for image in daemon.images}
+        self._daemon = daemon
         self._kept = kept
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._images
 
     def spec(self, name: str) -> Spec:
         """What it is.  Raises RefusedError where there is none of that name."""
@@ -29,10 +26,11 @@ class Images:
         return image.spec, os.dup(self._kept[image.kept])
 
     def _found(self, name: str) -> Image:
-        if name not in self._images:
-            raise RefusedError(
-                f"there is no image {name!r} here" if name else "a client without an image",
-                cause="the socket has none, and nobody has said which one this client gets",
-                cure="name it when the daemon is started, or by `userfault attach`",
-            )
-        return self._images[name]
+        for image in self._daemon.images:
+            if image.name == name:
+                return image
+        raise RefusedError(
+            f"there is no image {name!r} here" if name else "a client without an image",
+            cause="the socket has none, and nobody has said which one this client gets",
+            cure="name it when the daemon is started, or by `userfault attach`",
+        )

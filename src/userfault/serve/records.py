@@ -72,6 +72,7 @@ class Daemon(msgspec.Struct):
     images: list[Image] = []
     limits: Limits = Limits()
     stores: tuple[str, ...] = ()  # that clients may name
+    chosen: dict[int, str] = {}  # which image a process that is still to come is shown
     draining: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -37,13 +38,16 @@ class Line:
             ) from None
         return cls(channel)
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Send a command; its answer.  Raises PagerError where it is refused, or none comes."""
+    def ask(self, command: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+        """Send a command, with descriptors; its answer.
+
+        Raises PagerError where it is refused, or none comes.
+        """
         request = {"version": VERSION, "command": command, "arguments": arguments}
         data = msgspec.json.encode(request) + b"\n"
         for _ in range(_TRIES):
             try:
-                self._channel.sendall(data)
+                self._send(data, fds)
                 answer = self._line()
             except TimeoutError:
                 continue
@@ -63,6 +67,10 @@ class Line:
             cause="it has ended, or is stuck",
             cure="look at its log",
         )
+
+    def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        sent = socket.send_fds(self._channel, [data], list(fds)) if fds else 0
+        self._channel.sendall(data[sent:])
 
     def close(self) -> None:
         """Hang up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -9,9 +10,14 @@ import socket
 import click
 
 from userfault.api.daemon import Daemon, Listen, Settings
-from userfault.cli.shared import terminal
-from userfault.kernel.errors import UsageError
-from userfault.serve.records import Limits
+from userfault.cli.serve.options import groups, named, users
+from userfault.cli.shared import errors, terminal
+from userfault.kernel.errors import UsageError, UserfaultError
+from userfault.pager.core.policy import Policy
+from userfault.serve import systemd
+from userfault.serve.records import Limits, Who
+
+_PROTOCOLS = ("firecracker", "native", "control")
 
 _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/memory"
 
@@ -70,6 +76,20 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     show_default=True,
     help="Connected, and not said yet what they want.",
 )
+@click.option("--group", metavar="GROUP", help="Who may connect, beside the owner of the sockets.")
+@click.option("--allow-user", "allowed", metavar="USER", multiple=True, help="Serve nobody else.")
+@click.option("--allow-group", "members", metavar="GROUP", multiple=True, help="Serve nobody else.")
+@click.option("--background", is_flag=True, help="Fill everything while nothing waits.")
+@click.option(
+    "--on-failure",
+    type=click.Choice(["poison", "kill"]),
+    default="poison",
+    show_default=True,
+    help="What a page that cannot be read costs: SIGBUS for its access, or the client.",
+)
+@click.option(
+    "--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines."
+)
 def serve(
     firecracker: tuple[str, ...],
     native: tuple[str, ...],
@@ -80,30 +100,38 @@ def serve(
     handshake_timeout: float,
     max_clients: int,
     max_waiting: int,
+    group: str | None,
+    allowed: tuple[str, ...],
+    members: tuple[str, ...],
+    background: bool,
+    on_failure: str,
+    log: str,
 ) -> int:
     """Serve the page faults of other programs' memory, until SIGTERM.
 
     Clients that are there when it is to end are filled as a whole first.
     """
-    named = dict(_named(each) for each in (*images, *snapshots))
-    listen = [each for path in firecracker for each in _listen("firecracker", path, named)]
+    shown = dict(named(each) for each in (*images, *snapshots))
+    listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
     listen += [Listen("native", path) for path in native]
     if control is not None:
         listen.append(Listen("control", control))
-    limits = Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout)
-    daemon = Daemon(Settings(listen=tuple(listen), images=named, limits=limits, stores=stores))
-    for each in listen:
+    settings = Settings(
+        listen=(*listen, *_from_systemd(shown)),
+        images=shown,
+        policy=Policy(background=background, on_failure=on_failure),
+        limits=Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout),
+        who=Who(users(allowed), groups(members)),
+        group=groups((group,))[0] if group else None,
+        stores=stores,
+    )
+    if log == "json":
+        os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one
+    daemon = Daemon(settings)
+    for each in settings.listen:
         terminal.say(f"listening at {each.path} ({each.protocol})")
     terminal.say("ready")
     return _stand_before(daemon)
-
-
-def _named(what: str) -> tuple[str, str]:
-    """The name of an image here, and what it is."""
-    name, equals, rest = what.partition("=")
-    if equals and "/" not in name:
-        return name, rest
-    return what.rstrip("/").rpartition("/")[2], what
 
 
 def _listen(protocol: str, path: str, images: dict[str, str]) -> list[Listen]:
@@ -119,14 +147,32 @@ def _listen(protocol: str, path: str, images: dict[str, str]) -> list[Listen]:
     return [Listen(protocol, path, next(iter(images), ""))]
 
 
+def _from_systemd(images: dict[str, str]) -> list[Listen]:
+    """Sockets that were opened before us: named PROTOCOL, or PROTOCOL.IMAGE, in their units."""
+    found = []
+    for fd, name in systemd.passed():
+        protocol, _, image = name.partition(".")
+        if protocol not in _PROTOCOLS:
+            raise UsageError(
+                f"the socket {name!r} from systemd",
+                cause=f"{protocol!r} is no protocol",
+                cure="write FileDescriptorName= one of " + ", ".join(_PROTOCOLS),
+            )
+        if protocol == "firecracker" and not image and len(images) == 1:
+            image = next(iter(images))
+        found.append(Listen(protocol, f"systemd:{name}", image, fd))
+    return found
+
+
 def _stand_before(daemon: Daemon) -> int:
     """Pass signals on, until all of the daemon's processes have ended."""
-    asked, woken = socket.socketpair()
-    asked.setblocking(False)
+    woken, asked = socket.socketpair()
     woken.setblocking(False)
-    signal.set_wakeup_fd(asked.fileno())
+    asked.setblocking(False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _nothing)
+    signal.set_wakeup_fd(asked.fileno())
+    systemd.notify("READY=1")
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     poll.register(daemon.channel, 0)
@@ -136,11 +182,25 @@ def _stand_before(daemon: Daemon) -> int:
             numbers = woken.recv(64)
         except BlockingIOError:
             continue
+        if signal.SIGHUP in numbers:
+            _reload(daemon)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            systemd.notify("STOPPING=1")
             left = daemon.ask("drain")["left"]
             terminal.say(f"draining: {left} clients left")
     daemon.close()
     return 0
+
+
+def _reload(daemon: Daemon) -> None:
+    """What cannot be opened any more is shown as before."""
+    systemd.notify("RELOADING=1")
+    try:
+        daemon.reload()
+        terminal.say("reloaded")
+    except UserfaultError as error:
+        errors.show(error)
+    systemd.notify("READY=1")
 
 
 def _nothing(number: int, frame: object) -> None:

@@ -1,0 +1,33 @@
+"""`userfault attach`: an image more, for a daemon that runs."""
+
+from __future__ import annotations
+
+import click
+
+from userfault.api import daemon
+from userfault.cli.serve.options import control, groups, named
+from userfault.cli.shared import terminal
+from userfault.serve.talking import Line
+
+_EXAMPLE = "Example: userfault attach --firecracker /run/vm7.sock /srv/vm7/memory"
+
+
+@click.command(epilog=_EXAMPLE)
+@control
+@click.option("--firecracker", metavar="PATH", help="Listen there, and show it to who comes.")
+@click.option("--pid", type=click.IntRange(1), help="Show it to this process, once it connects.")
+@click.option("--group", metavar="GROUP", help="Who may connect, beside the owner of the socket.")
+@click.argument("what", metavar="[NAME=]FILE|STORE/NAME")
+def attach(
+    control: str, firecracker: str | None, pid: int | None, group: str | None, what: str
+) -> None:
+    """Have a daemon show an image: by a socket of its own, to one process, or both.
+
+    An image of a name that is there already takes its place, for clients that come later.
+    """
+    name, place = named(what)
+    line = Line.to(control)
+    members = groups((group,) if group else ())
+    daemon.attach(line, name, place, firecracker, pid=pid, group=members[0] if members else None)
+    line.close()
+    terminal.say(f"{name} is shown" + (f" at {firecracker}" if firecracker else ""))
