@@ -28,6 +28,7 @@ _COMMANDS = {
     "explore": "explore.explore",
     "lab": "lab.lab",
     "model": "model.model",
+    "plan": "trace.plan",
     "serve": "serve.serve",
     "simulate": "explore.simulate",
     **{name: f"store.{name}" for name in _STORE},
