@@ -29,6 +29,7 @@ _COMMANDS = {
     "explore": "explore.explore",
     "lab": "lab.lab",
     "model": "model.model",
+    "plan": "trace.plan",
     "simulate": "explore.simulate",
     **{name: f"serve.{name}" for name in _SERVE},
     **{name: f"store.{name}" for name in _STORE},

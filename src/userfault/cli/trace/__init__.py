@@ -1,0 +1,1 @@
+"""Traces of mappings: what other policies would have made of one."""
