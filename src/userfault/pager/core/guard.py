@@ -61,8 +61,10 @@ class Guard:
             self._ledger.act(UNSPILL, page, count)
         elif flags & _WP:
             self._write(page, state)
-        elif state == MISSING and flags & _WRITE and not flags & _MINOR:
-            self._filling.around(page, write=True)
+        elif state == MISSING and flags & (_WRITE | _MINOR):
+            # A minor fault: the page was unmapped, and not yet out of the file, when it was
+            # raised.  (Or a worker was killed there: then the fill finds it.)
+            self._filling.around(page, write=bool(flags & _WRITE))
         else:
             return False
         return True

@@ -81,7 +81,9 @@ class PutAside:
         """Repeat a deferred fill as far as its pages still wait; wake who waits at others."""
         ledger = self._ledger
         page, states = fill.page, ledger.pages.states
-        settled = page < 0 or states[page] in (MISSING, PRESENT, REMOVED, CLEAN)
+        # Under a budget a page that is missing now may have been taken out since.
+        missing = PRESENT if ledger.budget is not None else MISSING
+        settled = page < 0 or states[page] in (missing, PRESENT, REMOVED, CLEAN)
         if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
             ledger.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
             return

@@ -98,7 +98,9 @@ class Refusals:
         """CONTINUE found no page: it was dropped a moment ago.  Who waits is decided anew."""
         ledger = self._ledger
         # A minor fault on a MISSING page said that the client had written it: so it dropped it too.
-        dropped = () if fill.page < 0 else (CACHED, MISSING) if fill.demand else (CACHED,)
+        # (Under a budget nobody else writes, and the page may have been taken out since.)
+        foreign = fill.demand and ledger.budget is None
+        dropped = () if fill.page < 0 else (CACHED, MISSING) if foreign else (CACHED,)
         for state in dropped:
             for page, count in ledger.pages.runs(fill.page, fill.count, state):
                 ledger.pages.move(page, count, REMOVED)

@@ -28,9 +28,8 @@ from userfault.pager.core.states import CLEAN, EVICTING, MISSING, PRESENT, SPILL
 
 _BATCH = 256  # pages taken out beyond what must be, so that it is not done for each fill
 _FLOOR = 32  # of the newest pages at least so many stay: one instruction may touch several
-_SHARE = (
-    8  # one in so many pages of the budget is the most that is taken out at once, and the floor
-)
+# Of a budget, what is taken out at once, and what stays, is one page in so many at most.
+_SHARE = 8
 _BLOCK = 4  # what has gone is remembered by blocks of 16 pages
 _ENDS = 32  # streams remembered
 _PATIENCE = 1024  # pages filled until a spill that failed is tried again
