@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from cli.children import run
+from cli.commands import userfault
+from helpers import child
+from helpers.waiting import wait_until
 from serve.daemons import Running, serving, started
+from userfault.serve.talking import Line
 
 FORMS: dict[str, dict[str, Any]] = {
     "as of 1.12": {},
@@ -101,3 +105,41 @@ def test_a_drained_daemon_leaves_clients_that_need_it_no_more(
         assert not (tmp_path / "vm").exists()
         one.go_on()
         assert one.reads() == "right 512"
+
+
+def test_a_worker_that_is_killed_as_it_accepts_loses_nobody(
+    tmp_path: Path, vm: Path, image: Path
+) -> None:
+    door = tmp_path / "door"
+    scene = "serve.accept_scenes:serve_with_a_kill"
+    family = child.start(scene, str(door), str(image))
+    try:
+        wait_until(door.exists)
+        with started(vm, door, image) as one:
+            assert one.reads() == "right 512"
+        line = Line.to(f"{door}.control")
+        assert line.ask("status")["takeovers"] == 1
+        line.ask("drain")
+        line.close()
+        family.communicate(timeout=60)
+    finally:
+        family.kill()
+        family.communicate()
+
+
+def test_a_daemon_that_hands_over_loses_nobody(daemon: Running, vm: Path, image: Path) -> None:
+    with (
+        started(vm, daemon.folder / "vm", image, stop="sent", regions=2, drop=20) as one,
+        started(vm, daemon.folder / "vm", image, stop="half", piece=10) as other,
+    ):
+        assert (one.reads(), other.reads()) == ("sent", "half")
+        before = daemon.ask("status")["processes"]
+        done = userfault("serve", "--replace", "--control", str(daemon.folder / "control"))
+        assert (done.returncode, done.stdout) == (0, "replaced\n"), done.stderr
+        after = daemon.ask("status")["processes"]
+        assert not set(before.values()) & set(after.values())
+        one.go_on()
+        other.go_on()
+        assert (one.reads(), other.reads()) == ("right 512", "right 512")
+    with started(vm, daemon.folder / "vm", image) as later:
+        assert later.reads() == "right 512"

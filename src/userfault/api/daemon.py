@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from typing import Any
 
 import msgspec
 
-from userfault.api.asking import ask, hung_up
+from userfault.api.asking import hung_up
 from userfault.api.starting import start
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.linux import pidfd
@@ -31,6 +32,8 @@ from userfault.source.spec import Resolved, resolve
 from userfault.version import __version__
 
 PROGRAM = "userfault.serve.main"
+_REPLACED_S = 60.0
+_LOOK_S = 0.05
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -76,7 +79,6 @@ class Daemon:
                 cause="nobody could come",
                 cure="name one: --firecracker PATH",
             )
-        self._serial = 0
         self._settings = settings
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         kept = [theirs.detach()]  # but the first are numbered from 0 on in the record
@@ -116,16 +118,6 @@ class Daemon:
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """A command of the control protocol.  Raises UserfaultError where it is refused."""
         return self.line.ask(command, **arguments)
-
-    def replace(self) -> None:
-        """Hand over to new processes, made from the code that is installed now.
-
-        Raises PagerError when the new code does not start; the old processes serve on then.
-        """
-        self._serial += 1
-        reply = ask(self._family, self._serial, messages.Replace(), [])
-        if isinstance(reply, messages.Refused):
-            raise PagerError(reply.what, cause=reply.cause, cure=reply.cure)
 
     def reload(self) -> None:
         """Open all images anew: who comes from now on is shown what they are now."""
@@ -232,3 +224,22 @@ def attach(
                 arguments["door"] = door
             line.ask("attach", kept[1:], **arguments)
             failed.pop_all()
+
+
+def replace(line: Line) -> None:
+    """Have a running daemon hand over to processes made from the code that is installed now.
+
+    Raises PagerError when the new code does not start; the old processes serve on then.
+    """
+    before = line.ask("replace")["supervisor"]
+    deadline = time.monotonic() + _REPLACED_S
+    while time.monotonic() < deadline:
+        status = line.ask("status")
+        if status["not_replaced"]:
+            raise PagerError(status["not_replaced"])
+        if status["processes"]["supervisor"] not in (0, before):
+            return
+        time.sleep(_LOOK_S)
+    raise PagerError(
+        "the daemon was not replaced", cause="it took too long", cure="look at its log"
+    )

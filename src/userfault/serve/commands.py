@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from userfault.kernel.errors import PagerError
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.family.supervisor import ROLES
 from userfault.pager.drivers.record.journal import Word
@@ -73,6 +75,7 @@ class Commands:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._not_replaced = ""  # why the last handover failed
 
     def carry_out(self, name: str, arguments: Any, fds: list[int]) -> dict[str, Any]:
         """The answer.  Descriptors that are kept are taken out of `fds`.
@@ -115,7 +118,20 @@ class Commands:
             "doors": [{"name": each.name, "image": each.image} for each in told.doors],
             "images": [{"name": each.name, "bytes": each.spec.length} for each in told.images],
             "draining": told.draining,
+            "not_replaced": self._not_replaced,
         }
+
+    def _replace(self, _: Nothing, fds: list[int]) -> dict[str, Any]:
+        """Hand over to processes made from the code that is installed now: begun by this, done when
+        `status` tells of another supervisor, failed when it says why not."""
+        del fds
+        self._not_replaced = ""
+
+        def told(error: PagerError | None) -> None:
+            self._not_replaced = str(error) if error is not None else ""
+
+        self._host.worker.succession.replace((0, 0), told, time.monotonic())
+        return {"supervisor": self._host.worker.journal.member(Word.SUPERVISOR)[0]}
 
     def _attach(self, request: Attach, fds: list[int]) -> dict[str, Any]:
         host, told = self._host, self._host.told
@@ -226,5 +242,6 @@ _COMMANDS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
     "status": (Nothing, Commands._status),
     "attach": (Attach, Commands._attach),
     "detach": (Detach, Commands._detach),
+    "replace": (Nothing, Commands._replace),
     "drain": (Drain, Commands._drain),
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.kernel.modes import Feature
+from userfault.linux.accepted import accepted
+from userfault.linux.descriptors import open_descriptors
 from userfault.linux.uffd import offer
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.record import records as family_records
@@ -47,8 +49,18 @@ class Daemon:
         for door in self.told.doors:
             if not self.told.draining or door.protocol == "control":
                 self.doors.open(door, self.worker.book.kept[door.kept])
+        self._adopt()
         if self.told.draining:
             self.leaving.begin()
+
+    def _adopt(self) -> None:
+        """Clients that a killed worker had accepted, and not recorded yet."""
+        book = self.worker.book
+        known = {client.channel.fileno() for client in book.clients.values()}
+        doors = {book.kept[door.kept]: door for door in self.told.doors}
+        strangers = open_descriptors(max(known | set(doors), default=0)) - known
+        for fd, listening in accepted(strangers, doors).items():
+            self.doors.adopt(fd, doors[listening])
 
     def _prepare(self, worker: Worker) -> None:
         """What clients of a killed worker need, too."""

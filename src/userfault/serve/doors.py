@@ -77,6 +77,10 @@ class Doors:
                 return
             self._let_in(channel, door)
 
+    def adopt(self, fd: int, door: Door) -> None:
+        """A connection that another worker has accepted."""
+        self._let_in(socket.socket(fileno=fd), door)
+
     def _let_in(self, channel: socket.socket, door: Door) -> None:
         with contextlib.ExitStack() as undo:
             undo.callback(channel.close)

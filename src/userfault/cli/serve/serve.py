@@ -9,13 +9,14 @@ import socket
 
 import click
 
-from userfault.api.daemon import Daemon, Listen, Settings
-from userfault.cli.serve.options import groups, named, users
+from userfault.api.daemon import Daemon, Listen, Settings, replace
+from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
 from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.pager.core.policy import Policy
 from userfault.serve import systemd
 from userfault.serve.records import Limits, Who
+from userfault.serve.talking import Line
 
 _PROTOCOLS = ("firecracker", "native", "control")
 
@@ -53,7 +54,18 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     multiple=True,
     help="A snapshot in a store (repeatable).",
 )
-@click.option("--control", metavar="PATH", help="Take orders there: userfault sessions, drain.")
+@click.option(
+    "--control",
+    metavar="PATH",
+    envvar=CONTROL,
+    help=f"Take orders there: userfault sessions, drain (or {CONTROL} in the environment).",
+)
+@click.option(
+    "--replace",
+    "replaces",
+    is_flag=True,
+    help="Have the daemon of --control hand over to the code that is installed now.",
+)
 @click.option(
     "--handshake-timeout",
     metavar="SECONDS",
@@ -97,6 +109,7 @@ def serve(
     images: tuple[str, ...],
     snapshots: tuple[str, ...],
     control: str | None,
+    replaces: bool,
     handshake_timeout: float,
     max_clients: int,
     max_waiting: int,
@@ -111,6 +124,16 @@ def serve(
 
     Clients that are there when it is to end are filled as a whole first.
     """
+    if replaces:
+        if control is None:
+            raise UsageError(
+                "--replace", cause="it has to be said of which daemon", cure="name its --control"
+            )
+        line = Line.to(control)
+        replace(line)
+        line.close()
+        terminal.say("replaced")
+        return 0
     shown = dict(named(each) for each in (*images, *snapshots))
     listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
     listen += [Listen("native", path) for path in native]

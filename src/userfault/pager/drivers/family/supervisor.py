@@ -29,6 +29,7 @@ from typing import NoReturn
 
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
+from userfault.linux.accepted import accepted
 from userfault.linux.clone import fork_sharing_descriptors
 from userfault.linux.descriptors import open_descriptors
 from userfault.linux.pidfd import close_all
@@ -45,7 +46,7 @@ from userfault.pager.drivers.family.stall import (
 )
 from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.record.journal import Journal, Word
-from userfault.pager.drivers.record.records import descriptors_in
+from userfault.pager.drivers.record.records import descriptors_in, kept_in
 
 # What ends a process by its own doing, and would end the next one too.
 _OWN_DOING = (
@@ -332,12 +333,16 @@ class Supervisor:
         raise _Become(functools.partial(work, journal, self._serve))
 
     def _left_behind(self) -> list[int]:
-        """Descriptors that the dead worker had open for itself."""
+        """Descriptors that the dead worker had open for itself.
+
+        A client that it had accepted a moment before is not among them: its successor has it.
+        """
         words = self._words
         ours = {0, 1, 2, self._journal.fd, *descriptors_in(self._journal)}
         ours |= {words[word] for word in Word if word.name.endswith("_FD")}
         ours |= {self._journal.member(role)[1] for role in ROLES}
-        return sorted(open_descriptors(max(ours)) - ours)
+        left = open_descriptors(max(ours)) - ours
+        return sorted(left - accepted(left, kept_in(self._journal)).keys())
 
     def _reap(self) -> None:
         """Children that have ended, our predecessor's too where we inherit them."""

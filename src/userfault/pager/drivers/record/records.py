@@ -129,6 +129,11 @@ def read(journal: Journal) -> tuple[FamilyRecord, list[Person]]:
         ) from None
 
 
+def kept_in(journal: Journal) -> list[int]:
+    """Descriptors that the family keeps beside those of its clients."""
+    return read(journal)[0].kept
+
+
 def descriptors_in(journal: Journal) -> set[int]:
     """Every descriptor that the record names, or a FORK message that is not in it yet."""
     family, people = read(journal)
