@@ -11,7 +11,7 @@ from typing import TypeAlias
 from userfault.check.words.outcome import CannotRun, CaseResult, Failed, Lost, Verdict
 from userfault.check.words.statement import Statement
 from userfault.check.words.thread import Thread, start
-from userfault.kernel.calls import CallKernel
+from userfault.kernel.calls import UNRELEASED, CallKernel
 from userfault.kernel.errors import Unavailable
 from userfault.kernel.modes import Feature
 
@@ -62,8 +62,10 @@ def _judge(
     found: Statement, memory: str, kernel: CallKernel, deadline_s: float, trace: list[str]
 ) -> tuple[Verdict, str]:
     if kernel.release < found.since:
-        since = ".".join(map(str, found.since))
-        return Verdict.CANNOT_RUN, f"it is kept since Linux {since}; this is {kernel.name}"
+        since = "by no released kernel"
+        if found.since != UNRELEASED:
+            since = f"since Linux {found.first_release}"
+        return Verdict.CANNOT_RUN, f"it is kept {since}; this is {kernel.name}"
     thread: Thread | None = None
     try:
         thread = start(kernel, deadline_s)

@@ -491,6 +491,48 @@ class Sysctl(msgspec.Struct, frozen=True, tag=True):
     new: int | None = None
 
 
+# --- Virtual machines ----------------------------------------------------------------------------
+
+
+class GuestRead(msgspec.Struct, frozen=True, tag=True):
+    """A load by the guest whose memory is the guest_memfd `fd`, at guest address 0 and on.
+
+    A stage-2 fault, not one of a mapping.  Models alone have guests: a running kernel would need
+    a virtual CPU and code for it.
+    """
+
+    fd: int
+    address: int
+    length: int
+
+
+class GuestWrite(msgspec.Struct, frozen=True, tag=True):
+    """A store by the same guest."""
+
+    fd: int
+    address: int
+    data: bytes
+
+
+class GuestConvert(msgspec.Struct, frozen=True, tag=True):
+    """Pages of the same guest become its own (`private`), or are shared with its host again.
+
+    (KVM_SET_MEMORY_ATTRIBUTES; a flag of the file itself in patches of 2026.)
+    """
+
+    fd: int
+    address: int
+    length: int
+    private: bool
+
+
+class KvmRead(msgspec.Struct, frozen=True, tag=True):
+    """A load by KVM itself, for an instruction that it emulates: by the slot's host address."""
+
+    address: int
+    length: int
+
+
 # --- Witnesses: page states ----------------------------------------------------------------------
 
 
@@ -600,6 +642,10 @@ Call: TypeAlias = (
     | Signal
     | DropCapability
     | Sysctl
+    | GuestRead
+    | GuestWrite
+    | GuestConvert
+    | KvmRead
     | Pagemap
     | Survey
     | PagemapScan

@@ -60,7 +60,7 @@ def unexplained(
 def _way(statement: Statement, kernel: Results) -> str | None:
     """In which way a kernel keeps a statement; None where that is not known."""
     verdicts = {
-        (cases.verdict, cases.reason.startswith("it is kept since"))
+        (cases.verdict, cases.reason.startswith("it is kept "))
         for cases in kernel.statements
         if cases.number == statement.number
     }

@@ -13,7 +13,7 @@ from userfault.lab.capabilities import IOCTLS, MODES, NO_FEATURE, Cell
 from userfault.lab.results import Cases, Results
 
 # A reason of "cannot run" that says: this kernel does not have it.
-_ABSENT = ("it is kept since Linux", "this kernel lacks")
+_ABSENT = ("it is kept ", "this kernel lacks")
 _LETTERS = {
     "COPY": "C",
     "ZEROPAGE": "Z",
@@ -113,7 +113,8 @@ def _mark(found: Statement, results: Results, known: dict[int, list[Cases]]) -> 
     marks = [_sign(cases) for cases in known.get(found.number, [])]
     when = found.outcome_on(results.release[:2])
     letter = "abcdef"[list(found.outcomes).index(when)] if when else ""
-    return " ".join(f"+{letter}" if mark == "+" else mark for mark in marks) or "?"
+    unknown = "-" if found.since > results.release[:2] else "?"  # who is too old is not asked
+    return " ".join(f"+{letter}" if mark == "+" else mark for mark in marks) or unknown
 
 
 def _sign(cases: Cases) -> str:

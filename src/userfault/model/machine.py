@@ -70,6 +70,8 @@ class Machine:
         self.types = {name: self.design.calls(ops) for name, ops in self.types.items()}
         self.memfd = self.types[memfd].name  # of which type the files of memfd_create(2) are
         self.segments = Segments(self.files, self.types["sysv"], self.types["sysv-hugetlb"])
+        # Virtual machines by the file that is their memory (`faces.guest`).
+        self.guests: dict[Inode, object] = {}
         self.unprivileged_userfaultfd = config.unprivileged_userfaultfd
 
     def object(

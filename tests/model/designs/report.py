@@ -46,6 +46,7 @@ _SHOWN = (  # mistakes whose timeline is told: design, mistake
     ("uffd_copy", "drops_the_lock"),
     ("ours", "unlocked"),
 )
+_NAMED = 3  # statements that need not be counted for the reader
 Verdicts = dict[tuple[str, str], Verdict]
 
 
@@ -78,11 +79,7 @@ def designs() -> str:
         rows.append([f"`{design.name}`", design.sentence, says, *served, exports, design.source])
     heads = ["design", "", "a type says", *TYPES, "exports", "from"]
     promises = {found.number: found.promise for found in load()}
-    cannot = [
-        [f"`{name}`", f"{number} {memory}".strip(), promises[number].replace("|", "\\|"), reason]
-        for name, exceptions in ROWS.items()
-        for (number, memory), reason in exceptions.items()
-    ]
+    cannot = [row for name in ROWS for row in _cannot(name, promises)]
     kept = ", ".join(f"`{name}`" for name, exceptions in ROWS.items() if not exceptions)
     return "\n\n".join(
         (
@@ -91,6 +88,23 @@ def designs() -> str:
             table(["design", "statement", "it says", "why it cannot be"], cannot),
         )
     )
+
+
+def _cannot(design: str, promises: dict[int, str]) -> list[list[str]]:
+    """Rows of what it cannot keep: a row a reason."""
+    by_reason: dict[str, list[tuple[int, str]]] = {}
+    for case, reason in ROWS[design].items():
+        by_reason.setdefault(reason, []).append(case)
+    rows = []
+    for reason, cases in by_reason.items():
+        numbers = sorted({number for number, _ in cases})
+        named = ", ".join(map(str, numbers[:_NAMED]))
+        if len(numbers) > _NAMED:
+            named = f"{', '.join(map(str, numbers))} ({len(numbers)} statements)"
+        first = promises[numbers[0]].replace("|", "\\|")
+        more = " ..." if len(numbers) > 1 else ""
+        rows.append([f"`{design}`", named, f"{first}{more}", reason])
+    return rows
 
 
 def upstream() -> str:

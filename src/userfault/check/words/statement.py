@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from userfault.check.words.thread import Thread
+from userfault.kernel.calls import UNRELEASED
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import memory
 
@@ -35,6 +36,11 @@ class Statement(msgspec.Struct, frozen=True):
     memories: tuple[str, ...]
     outcomes: dict[str, str]
     body: Callable[..., None]
+
+    @property
+    def first_release(self) -> str:
+        """`since` as one says it: "6.18", or "next" of what no kernel has yet."""
+        return "next" if self.since == UNRELEASED else ".".join(map(str, self.since))
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ def statement(
                 cause=f"by {REGISTRY[number].body.__qualname__} and {body.__qualname__}",
                 cure="numbers are for ever: give the new one the next free number",
             )
-        major, minor = since.split(".")
+        major, minor = UNRELEASED if since == "next" else since.split(".")
         REGISTRY[number] = Statement(
             number=number,
             subject=_subject(body.__module__),
@@ -119,7 +125,7 @@ def to_json(found: Statement) -> dict[str, Any]:
         "subject": found.subject,
         "name": found.name,
         "promise": found.promise,
-        "since": ".".join(map(str, found.since)),
+        "since": found.first_release,
         "source": found.source,
         "memories": list(found.memories),
         "outcomes": found.outcomes,

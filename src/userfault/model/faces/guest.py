@@ -30,6 +30,16 @@ class MissingExit(Exception):  # noqa: N818  # an outcome
         self.guest_address = guest_address
 
 
+def emulated(task: Task, mm: AddressSpace, host_address: int, length: int) -> bytes:
+    """KVM loads by a slot's host address.  Raises Errno(EFAULT) where the host's touch fails."""
+    parts: list[bytes] = []
+    try:
+        access.load(task, mm, host_address, length, parts, user=False)
+    except Signalled:
+        raise Errno(errno.EFAULT) from None
+    return b"".join(parts)
+
+
 class Guest:
     """One slot of guest memory, from guest address 0."""
 
@@ -61,12 +71,7 @@ class Guest:
 
     def emulate(self, task: Task, address: int, length: int) -> bytes:
         """KVM itself reads guest memory, for an instruction it emulates: EFAULT is an MMIO exit."""
-        parts: list[bytes] = []
-        try:
-            access.load(task, self.mm, self.host_address + address, length, parts, user=False)
-        except Signalled:
-            raise Errno(errno.EFAULT) from None
-        return b"".join(parts)
+        return emulated(task, self.mm, self.host_address + address, length)
 
     def convert(self, index: int, *, private: bool) -> None:
         """The guest makes a page private or shared again; the host's entries of it go."""

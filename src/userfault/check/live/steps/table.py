@@ -11,6 +11,7 @@ from userfault.check.live import syscalls as nr
 from userfault.check.live.steps import files, looks, memory, processes
 from userfault.check.live.steps.requests import Place, Steps, one, system_call
 from userfault.kernel import calls
+from userfault.kernel.errors import Unavailable
 
 
 def steps(call: calls.Call, place: Place) -> Steps:
@@ -49,6 +50,16 @@ _PLAIN: dict[type, int] = {
     calls.Exit: nr.EXIT_GROUP,
 }
 
+
+def _no_guest(call: calls.Call, place: Place) -> Steps:
+    del place
+    raise Unavailable(
+        f"no guest runs on this kernel that could do {type(call).__name__}",
+        cause="it would need a virtual CPU, and code for it",
+        cure="ask the model: `userfault check --model`",
+    )
+
+
 _BY_TYPE: dict[type, Callable[[Any, Place], Steps]] = {
     calls.Read: memory.read,
     calls.Write: memory.write,
@@ -73,6 +84,10 @@ _BY_TYPE: dict[type, Callable[[Any, Place], Steps]] = {
     calls.Signal: processes.signal,
     calls.DropCapability: processes.drop_capability,
     calls.Sysctl: processes.sysctl,
+    calls.GuestRead: _no_guest,
+    calls.GuestWrite: _no_guest,
+    calls.GuestConvert: _no_guest,
+    calls.KvmRead: _no_guest,
 }
 
 _LOOKS: dict[type, Callable[[Any], Steps]] = {

@@ -100,7 +100,7 @@ def print_list(statements: list[Statement], *, as_json: bool) -> None:
         console.print(Text(f"{subject.replace('_', ' ')}", "bold"))
         table = _rows()
         for found in group:
-            since = "since " + ".".join(map(str, found.since))
+            since = f"since {found.first_release}"
             table.add_row(str(found.number), since, Text(found.promise))
             if found.memories:
                 table.add_row("", "", Text(" ".join(found.memories), "dim"))

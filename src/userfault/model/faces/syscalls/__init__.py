@@ -5,6 +5,7 @@ Each function runs in the calling task and returns a Result, or raises Errno or 
 
 from userfault.model.faces.syscalls import (
     files,
+    guests,
     memory,
     processes,
     segments,
@@ -16,6 +17,7 @@ from userfault.model.faces.syscalls.table import perform
 
 __all__ = [
     "files",
+    "guests",
     "memory",
     "perform",
     "processes",

@@ -1,6 +1,6 @@
-"""guest_memfd, as far as its host sees it; 41 and 42 are its registration.
+"""guest_memfd as every kernel since 6.18 has it: registered for tracking alone.
 
-Mappable since 6.18; no released kernel serves its faults.
+41 and 42 are its registration; no released kernel serves its faults (`serving`, `guests`).
 """
 
 from __future__ import annotations
@@ -126,14 +126,14 @@ def advice_on_a_guest_memfd(t: Thread, memory: Memory) -> None:
 )
 def a_guest_memfd_for_the_guest_alone(t: Thread) -> None:
     u, tracker = t.uffd(), t.uffd(Feature.WP_ASYNC)
-    fd = _guest_memfd(t, kvm.GUEST_MEMFD_FLAG_MMAP)
+    fd = guest_memfd(t, kvm.GUEST_MEMFD_FLAG_MMAP)
     address = t.ok(Mmap(t.program.free_place(), PAGE, flags=_SHARED, fd=fd)).value
     t.raises(Read(address, 1), SIGBUS)
     t.raises(Write(address, b"w"), SIGBUS)
     for mode in (MISSING, MINOR, WP):
         u.register(address, PAGE, mode, fails=EINVAL)
     tracker.register(address, PAGE, WP)
-    hidden = _guest_memfd(t, 0)
+    hidden = guest_memfd(t, 0)
     t.fails(Mmap(t.program.free_place(), PAGE, flags=_SHARED, fd=hidden), ENODEV)
 
 
@@ -160,7 +160,7 @@ def _tracked(t: Thread, memory: Memory, pages: int, features: Feature = _NONE) -
     return t.registered(memory, WP, Feature.WP_ASYNC | features, pages=pages)
 
 
-def _guest_memfd(t: Thread, flags: int) -> int:
+def guest_memfd(t: Thread, flags: int) -> int:
     """The descriptor of one with these flags, of one page."""
     device = t.do(calls.Open(calls.File.KVM, os.O_RDWR | os.O_CLOEXEC))
     if device.errno:

@@ -1,0 +1,1 @@
+"""guest_memfd: tracked by released kernels, and served by one that nobody has released."""
