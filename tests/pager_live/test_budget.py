@@ -1,0 +1,250 @@
+"""A residency budget: what nobody wrote goes and comes back, what was written is never lost."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import cgroup, child
+from helpers.pages import PAGE, numbers
+from helpers.pages import page as whole
+from helpers.skips import absent, need_features, need_root
+from helpers.waiting import wait_until
+from pager_live.conftest import PAGES
+from userfault import LazyMemory, Policy, UsageError, lazy
+from userfault.kernel.memtypes import MIB
+from userfault.kernel.modes import Feature
+
+BUDGET = MIB
+SCENES = "pager_live.budget_scenes:"
+
+
+@pytest.fixture(autouse=True)
+def protects() -> None:
+    need_features(Feature.WP_HUGETLBFS_SHMEM)
+
+
+@pytest.fixture
+def memory(image: Path) -> Iterator[LazyMemory]:
+    with lazy(image, writable=True, policy=Policy(resident_bytes=BUDGET)) as made:
+        yield made
+
+
+def taken(memory: LazyMemory) -> int:
+    """Bytes of the file behind the memory."""
+    return os.fstat(memory._parts.recipe.fd).st_blocks * 512
+
+
+def shown(memory: LazyMemory, page: int) -> int:
+    """The number that fills the page; -1 where it is not one."""
+    found = numbers(memory[page * PAGE : (page + 1) * PAGE])
+    return found[0]
+
+
+def test_more_than_the_budget_is_read_twice_and_never_more_than_it_is_in(
+    memory: LazyMemory,
+) -> None:
+    assert memory.memory.name == "shmem"
+    most = 0
+    for page in [*range(PAGES), *range(PAGES)]:
+        assert shown(memory, page) == page + 1
+        most = max(most, taken(memory))
+    assert most <= BUDGET + MIB
+    found = memory.statistics()
+    assert found.counters.evicted >= 2 * PAGES - 2 * BUDGET // PAGE
+    assert found.residency is not None
+    assert found.residency.resident <= BUDGET + MIB
+    assert not found.finished
+
+
+def test_what_was_written_stays_whatever_comes_after_it(memory: LazyMemory) -> None:
+    draw = random.Random(1)
+    written = {}
+    for page in draw.sample(range(PAGES), 200):
+        written[page] = page + 1_000_000
+        memory[page * PAGE : (page + 1) * PAGE] = whole(written[page])
+    for page in [*range(PAGES), *draw.sample(range(PAGES), 500)]:
+        assert shown(memory, page) == written.get(page, page + 1)
+    found = memory.statistics().residency
+    assert found is not None
+    assert found.written >= 200 * PAGE
+
+
+def test_a_read_does_not_make_a_page_one_that_was_written(memory: LazyMemory) -> None:
+    for page in range(PAGES):
+        shown(memory, page)
+    found = memory.statistics()
+    assert found.counters.writes == 0
+    assert found.residency is not None
+    assert found.residency.written == 0
+
+
+def test_more_written_than_may_be_in_stays_in_and_is_told(memory: LazyMemory) -> None:
+    for page in range(0, PAGES, 4):
+        memory[page * PAGE] = 9
+    for page in range(PAGES):
+        assert memory[page * PAGE] == (9 if page % 4 == 0 else (page + 1) & 255)
+    found = memory.statistics().residency
+    assert found is not None
+    assert found.written > BUDGET
+    assert "Policy(spill=)" in found.note
+
+
+def test_what_was_written_goes_to_the_spill_file_and_comes_back(
+    image: Path, tmp_path: Path
+) -> None:
+    policy = Policy(resident_bytes=BUDGET, spill=str(tmp_path))
+    with lazy(image, writable=True, policy=policy) as memory:
+        for page in range(PAGES):
+            memory[page * PAGE : page * PAGE + 8] = (page + 5).to_bytes(8, "little")
+        assert taken(memory) <= BUDGET + MIB
+        for page in [*range(PAGES), *reversed(range(PAGES))]:
+            held = memory[page * PAGE : (page + 1) * PAGE]
+            assert held[:8] == (page + 5).to_bytes(8, "little")
+            assert held[8:] == whole(page + 1)[8:]
+        found = memory.statistics()
+        assert found.counters.spilled > PAGES
+        assert found.residency is not None
+        assert found.residency.note == ""
+        assert taken(memory) <= BUDGET + MIB
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_spill_disk_keeps_what_was_written_in_memory(image: Path, tmp_path: Path) -> None:
+    need_root()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path)], check=False
+    )
+    if mounted.returncode:
+        absent("cannot mount a tmpfs")
+    try:
+        found = child.run(SCENES + "write_all", str(image), str(tmp_path), BUDGET)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert found["wrong"] == []
+    assert found["spilled"] > 0
+    assert "No space left on device" in found["note"]
+
+
+def test_no_byte_is_lost_when_workers_are_killed_meanwhile(image: Path, tmp_path: Path) -> None:
+    draw = random.Random(2)
+    policy = Policy(resident_bytes=BUDGET, spill=str(tmp_path))
+    written: dict[int, int] = {}
+    with lazy(image, writable=True, policy=policy) as memory:
+        for killed in range(6):
+            for _ in range(1500):
+                page = draw.randrange(PAGES)
+                if draw.random() < 0.3:
+                    written[page] = draw.randrange(1 << 50)
+                    memory[page * PAGE : (page + 1) * PAGE] = whole(written[page])
+                else:
+                    assert shown(memory, page) == written.get(page, page + 1)
+            os.kill(memory._parts.pager.processes()["worker"], 9)
+            wait_until(lambda killed=killed: memory._parts.pager.takeovers > killed, 30)
+        for page in range(PAGES):
+            assert shown(memory, page) == written.get(page, page + 1)
+
+
+def test_what_was_dropped_reads_zero_whether_it_was_in_or_not(memory: LazyMemory) -> None:
+    for page in range(PAGES):
+        shown(memory, page)
+    memory.madvise(mmap.MADV_DONTNEED, 0, len(memory) // PAGE * PAGE)
+    assert {memory[page * PAGE] for page in range(PAGES)} == {0}
+
+
+def test_memory_that_is_moved_is_taken_out_and_keeps_what_was_written(image: Path) -> None:
+    """Pages that mremap has moved, and left the old place of which is gone, go as ever."""
+    from userfault.linux import libc
+    from userfault.uapi import mman
+
+    with lazy(image, writable=True, policy=Policy(resident_bytes=BUDGET)) as memory:
+        memory[0] = 77
+        size = 64 * PAGE
+        room = libc.mmap(0, size, 0, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS, -1, 0)
+        flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
+        libc.mremap(memory.address, size, size, flags, room)
+        for page in range(64, PAGES):
+            shown(memory, page)
+        assert libc.read_memory(room, 1) == bytes([77])
+        for page in range(1, 64):
+            assert numbers(libc.read_memory(room + page * PAGE, PAGE))[0] == page + 1
+        assert taken(memory) <= BUDGET + MIB
+        libc.mremap(room, size, size, flags, memory.address)
+
+
+def test_a_place_that_mremap_has_left_shows_what_its_new_one_does(image: Path) -> None:
+    """MREMAP_DONTUNMAP: two places of one page, of which only one is known to be protected."""
+    from userfault.linux import libc
+    from userfault.uapi import mman
+
+    with lazy(image, writable=True, policy=Policy(resident_bytes=BUDGET)) as memory:
+        for page in range(PAGES):  # page 0 has gone by now
+            shown(memory, page)
+        size = 16 * PAGE
+        flags = mman.MREMAP_MAYMOVE | mman.MREMAP_DONTUNMAP
+        try:
+            there = libc.mremap(memory.address, size, size, flags)
+        except OSError as error:
+            absent(f"mremap of shared memory with MREMAP_DONTUNMAP (5.13): {error}")
+        try:
+            for page in range(16):
+                assert shown(memory, page) == page + 1
+            memory[0:8] = b"written!"
+            for page in range(16, PAGES):
+                shown(memory, page)
+            assert libc.read_memory(there, 8) == b"written!"
+        finally:
+            libc.munmap(there, size)
+
+
+def test_a_file_that_is_more_than_the_cgroup_allows_is_read_without_being_killed(
+    tmp_path: Path,
+) -> None:
+    need_root()
+    if not cgroup.possible("memory"):
+        absent("cannot make a memory cgroup")
+    path = tmp_path / "large"
+    size = 1280 * MIB
+    with path.open("wb") as file:
+        file.truncate(size)
+        for at in range(0, size, 64 * MIB):
+            os.pwrite(file.fileno(), b"\1", at)
+    with cgroup.limited("memory", 384 * MIB) as procs:
+        found = child.finish(child.start(SCENES + "all_of_it", str(path), str(procs)), 120)
+    assert found["total"] == size // (64 * MIB)
+    assert found["memory"].startswith("shmem")
+    assert found["evicted"] > 0
+    assert found["within"]
+
+
+@pytest.mark.parametrize("name", ["anon", "shmem-private"])
+def test_a_budget_that_cannot_be_kept_is_an_error_with_its_cure(image: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="private memory") as caught:
+        lazy(image, memory=name, policy=Policy(resident_bytes=BUDGET))
+    assert 'memory="shmem"' in str(caught.value)
+
+
+def test_a_budget_that_holds_all_of_it_is_none(image: Path) -> None:
+    with lazy(image, policy=Policy(resident_bytes=1 << 30)) as memory:
+        memory.complete(30)
+        assert memory.memory.name == "anon"
+        assert memory.statistics().residency is None
+
+
+def test_all_of_it_cannot_be_asked_for_where_not_all_of_it_may_be_in(memory: LazyMemory) -> None:
+    with pytest.raises(UsageError, match="resident_bytes"):
+        memory.complete()
+    with pytest.raises(UsageError, match="resident_bytes"):
+        memory.wait(1)
+
+
+def test_a_spill_folder_that_is_none_is_told(image: Path, tmp_path: Path) -> None:
+    policy = Policy(resident_bytes=BUDGET, spill=str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="spill"):
+        lazy(image, policy=policy)
