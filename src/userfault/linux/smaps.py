@@ -36,3 +36,21 @@ def page_size_at(pid: int, start: int) -> int:
             elif found and line.startswith(b"KernelPageSize:"):
                 return int(line.split()[1]) * 1024
     return 4096
+
+
+def served_ranges(pid: int) -> list[tuple[int, int]]:
+    """[start, end) of the mappings that are registered with a userfaultfd for missing pages.
+
+    In ascending order; "um" of VmFlags (proc_pid_smaps(5)).
+    """
+    found = []
+    head = b""
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            name, *rest = line.split()
+            if not name.endswith(b":"):
+                head = name
+            elif name == b"VmFlags:" and b"um" in rest:
+                start, _, end = head.partition(b"-")
+                found.append((int(start, 16), int(end, 16)))
+    return found

@@ -28,6 +28,8 @@ if not os.read(0, 1):
 class Stopped:
     """A process that is stopped from now on, until `resume`; one that was stopped stays so.
 
+    `since`: by time.monotonic().
+
     Raises ProcessLookupError, PermissionError, and Unavailable where it does not stop in time: a
     thread that sleeps in the kernel uninterruptibly stops only when it wakes.
     """
@@ -36,9 +38,11 @@ class Stopped:
         self._pid = pid
         self._guard: subprocess.Popen[bytes] | None = None
         self._pidfd = os.pidfd_open(pid)
+        self.since = time.monotonic()
         try:
             if not self.still:
                 self._guard = _guard(self._pidfd)
+                self.since = time.monotonic()
                 signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
                 self.settle(timeout_s)
         except BaseException:

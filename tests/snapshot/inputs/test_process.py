@@ -368,7 +368,7 @@ def test_what_an_ordinary_user_cannot_see_of_shared_memory_is_told() -> None:
     assert warnings[0].endswith("run as root to have them all")
 
 
-def test_missing_pages_of_a_userfaultfd_are_holes_and_nobody_waits(tmp_path: Path) -> None:
+def test_missing_pages_of_a_userfaultfd_are_refused_or_holes_and_nobody_waits() -> None:
     code = (
         "import sys\n"
         "from userfault.kernel.memtypes import memory\n"
@@ -382,7 +382,6 @@ def test_missing_pages_of_a_userfaultfd_are_holes_and_nobody_waits(tmp_path: Pat
         "print(mapping.address, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    del tmp_path
     need_root()
     server = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -393,7 +392,9 @@ def test_missing_pages_of_a_userfaultfd_are_holes_and_nobody_waits(tmp_path: Pat
     assert server.stdout is not None
     try:
         address = int(server.stdout.readline())
-        with contextlib.closing(ProcessInput(server.pid)) as pages:
+        with pytest.raises(SourceError, match="not complete: 15 pages are missing"):
+            ProcessInput(server.pid)
+        with contextlib.closing(ProcessInput(server.pid, missing_are_holes=True)) as pages:
             assert holds(pages, address).count(Holds.HOLE) == PAGES - 1
             first = at(pages, address)
             assert bytes(pages.read(first, PAGES)) == bytes(PAGES * PAGE)

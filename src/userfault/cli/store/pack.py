@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from userfault.cli.shared import json_output, progress, terminal
 from userfault.cli.store import order_file
@@ -36,6 +37,11 @@ Examples:
     "--running",
     is_flag=True,
     help="Do not stop the process meanwhile: pages may be from different moments.",
+)
+@click.option(
+    "--missing-are-holes",
+    is_flag=True,
+    help="Pages that a userfaultfd of the process is yet to fill are zeros.  [default: refuse]",
 )
 @click.option(
     "--kind",
@@ -108,14 +114,16 @@ def pack(
 
     IMAGE is a raw memory file (of QEMU, of Firecracker, sparse or not), a folder with a CRIU dump,
     or a folder with Firecracker's two files.  With --pid it is the memory of a live process, which
-    is stopped meanwhile and runs on afterwards.  STORE is a folder or s3://BUCKET/PREFIX (gs://,
-    az://).  Pages that are zero, one repeated word, or in the store already take no room.
+    is stopped while its pages are copied and runs on while they are packed.  STORE is a folder or
+    s3://BUCKET/PREFIX (gs://, az://).  Pages that are zero, one repeated word, or in the store
+    already take no room.
     """
     image, place = _image_and_place(ctx, places, pid)
     existing = options["into_existing"]
     under = None if base is None else _base(ctx, base, place)
-    if running and pid is None:
-        raise click.UsageError("--running belongs to --pid", ctx)
+    for name in ("running", "missing_are_holes"):
+        if (running if name == "running" else options[name]) and pid is None:
+            raise click.UsageError(f"--{name.replace('_', '-')} belongs to --pid", ctx)
     settings = {
         "base": under,
         "level": options["level"],
@@ -124,13 +132,18 @@ def pack(
         "order": options["order"],
     }
     if pid is not None:
-        with contextlib.closing(ProcessInput(pid, running=running, registers=True)) as pages:
-            _show(
-                _packed(place, pages, settings, into_existing=existing),
-                place,
-                pages.warnings,
-                as_json,
+        with contextlib.closing(
+            ProcessInput(
+                pid,
+                running=running,
+                registers=True,
+                aside=True,
+                missing_are_holes=options["missing_are_holes"],
             )
+        ) as process:
+            packed = _packed(place, process, settings, into_existing=existing)
+            packed = msgspec.structs.replace(packed, stopped_s=process.stopped_s)
+            _show(packed, place, process.warnings, as_json)
         return
     assert image is not None
     for which, task in _tasks(image, place, options):
@@ -206,4 +219,5 @@ def _show(packed: Packed, place: Place, warnings: Sequence[str], as_json: bool) 
     terminal.say(
         f"{place.store}/{place.name}: {human(packed.length)} in {packed.pages} pages ({counts});"
         f" {human(stored)} written, {packed.chunks} chunks"
+        + (f"; stopped for {packed.stopped_s * 1000:.0f} ms" if packed.stopped_s else "")
     )

@@ -44,7 +44,8 @@ class Packed(msgspec.Struct, frozen=True):
     """What a pack made.  Lengths are in bytes; the others count pages, and add up to `pages`.
 
     `stored` were new to the store; `duplicate` were in the image before, `shared` in the store;
-    `parent` are as in the base.  `chunks` were written, of `chunk_bytes` together.
+    `parent` are as in the base.  `chunks` were written, of `chunk_bytes` together.  `stopped_s`:
+    for how long a process that was packed stood still, in seconds.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Packed(msgspec.Struct, frozen=True):
     chunk_bytes: int
     manifest_bytes: int
     index_bytes: int
+    stopped_s: float = 0.0
 
     @property
     def bytes(self) -> int:
