@@ -9,7 +9,19 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, cold, dirty, fairness, latency, model, patterns, start, store, windows
+from bench import (
+    bulk,
+    cold,
+    dirty,
+    fairness,
+    latency,
+    model,
+    patterns,
+    restore,
+    start,
+    store,
+    windows,
+)
 from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -28,6 +40,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "start": start,
     "model": model,
     "store": store,
+    "restore": restore,
     "dirty": dirty,
 }
 
@@ -99,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, action="append", default=[],
                         help="one more image for `store`: a memory file of your own")  # fmt: skip
     parser.add_argument("--umap", type=Path, metavar="FOLDER",
-                        help="where UMap is built (lib/libumap.so), for `windows`")  # fmt: skip
+                        help="where UMap is built (lib/libumap.so), as a rival")  # fmt: skip
     parser.add_argument("--mib", type=int, default=512, help="the image of `windows`")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser

@@ -25,6 +25,7 @@ class Native:
         library = self.library = directory / "client.so"
         _compile("handler.c", self.handler, [])
         _compile("client.c", library, ["-shared", "-fPIC"])
+        self._directory = directory
         # CDLL, not PyDLL: its calls release the GIL, so a fault waits in C alone.
         held = ctypes.CDLL(str(library))
         word, address = ctypes.c_uint64, ctypes.c_void_p
@@ -34,6 +35,9 @@ class Native:
         self._hash.restype, self._hash.argtypes = word, [address, word]
         self._paint = held.bench_paint
         self._paint.restype, self._paint.argtypes = None, [address, word, word]
+        self._fill = held.bench_fill
+        self._fill.restype = ctypes.c_int
+        self._fill.argtypes = [ctypes.c_int, address, address, address, word]
         self._warm = held.bench_warm
         self._warm.restype, self._warm.argtypes = ctypes.c_int, [word]
 
@@ -58,6 +62,20 @@ class Native:
     def paint(self, base: int, length: int, seed: int) -> None:
         """Words that differ everywhere."""
         self._paint(base, length, seed)
+
+    def fill(self, uffd: int, base: int, source: int, runs: array[int]) -> None:
+        """Fill runs (first page, count, first page, count, ...), an ioctl each."""
+        first, count = runs.buffer_info()
+        if self._fill(uffd, base, source, first, count // 2):
+            raise OSError("UFFDIO_COPY failed in the bare loop")
+
+    @property
+    def freezer(self) -> Path:
+        """`c/freeze.c`, to be preloaded."""
+        library = self._directory / "freeze.so"
+        if not library.exists():
+            _compile("freeze.c", library, ["-shared", "-fPIC", "-fno-stack-protector"])
+        return library
 
     def warm(self, length: int) -> None:
         """Touch and free `length` bytes, so that the host has given them to this machine."""

@@ -1,7 +1,8 @@
-"""Programs whose memory makes the images of `bench store`: each does what such programs do.
+"""Programs whose memory makes the images of `bench store` and `bench restore`: each does what such
+programs do.
 
 Run as `python -m bench.programs NAME MIB`: it fills about that much memory, says so on standard
-output, and waits until its standard input ends.
+output, and waits until its standard input ends.  The database serves a while for each line there.
 """
 
 from __future__ import annotations
@@ -91,8 +92,22 @@ def main() -> None:
     """Fill memory, say so, wait."""
     held = PROGRAMS[sys.argv[1]](int(sys.argv[2]) * MIB)
     print("filled", flush=True)
-    sys.stdin.read()
+    for _ in sys.stdin:
+        serve(held)
+        print("served", flush=True)
     del held
+
+
+def serve(held: Any) -> None:
+    """A while of what a database is for: rows by key, a scan of a part, and rows that change."""
+    dice = random.Random(1)
+    keys = [key for (key,) in held.execute("select key from lines limit 200000")]
+    wanted = "select line, number from lines where key = ?"
+    for key in dice.sample(keys, len(keys) // 80):
+        held.execute(wanted, (key,)).fetchone()
+    held.execute("select sum(number) from lines where rowid < 20000").fetchone()
+    for key in dice.sample(keys, len(keys) // 1000):
+        held.execute("update lines set number = number + 1 where key = ?", (key,))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
  *
  * Loaded by ctypes.CDLL, whose calls release Python's global lock: a fault waits in plain C.
  */
+#include <linux/userfaultfd.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -61,6 +63,22 @@ void bench_paint(char *base, uint64_t bytes, uint64_t seed)
 
 		memcpy(base + at, &word, 8);
 	}
+}
+
+/* The bare loop: fill runs of pages, (first page, count) each, by one ioctl each.  0 if all worked. */
+int bench_fill(int uffd, char *base, const char *source, const uint32_t *runs, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++) {
+		struct uffdio_copy copy = {
+			.dst = (uint64_t)(uintptr_t)base + ((uint64_t)runs[2 * i] << 12),
+			.src = (uint64_t)(uintptr_t)source + ((uint64_t)runs[2 * i] << 12),
+			.len = (uint64_t)runs[2 * i + 1] << 12,
+		};
+
+		if (ioctl(uffd, UFFDIO_COPY, &copy))
+			return -1;
+	}
+	return 0;
 }
 
 /* Have the host give this machine memory: touch and free `bytes` of it.  0 if there was none. */

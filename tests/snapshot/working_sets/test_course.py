@@ -48,8 +48,12 @@ def pages_of(course: Course) -> list[int]:
     return [page for first, count in runs_of(course) for page in range(first, first + count)]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.integers(0, PAGES - 1), st.integers(0, CLASSES - 1), min_size=1))
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(0, 60) | st.integers(0, PAGES - 1), st.integers(0, 3), min_size=1, max_size=70
+    )
+)
 def test_every_page_comes_once_and_the_sample_does_not(touched: dict[int, int]) -> None:
     course = course_of(a_set(touched))
     pages, sample = pages_of(course), set(course.sample)

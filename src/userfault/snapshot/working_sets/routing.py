@@ -70,14 +70,16 @@ def _runs(held: BitMap) -> Iterator[Run]:
 # gaps of one page, but for pages of the sample.
 def _by_class(classes: Sequence[BitMap], sample: BitMap) -> Iterator[list[Run]]:
     """A group a class: what comes from a file or a function is read where it is wanted."""
-    covered = BitMap()
+    taken, gaps = sample, BitMap()
     for each in classes:
         runs: list[Run] = []
-        for first, count in _runs(each - covered):
+        taken = taken | each
+        for first, count in _runs(each - gaps):
             gap = first - sum(runs[-1]) if runs else 2
-            if gap < 2 and first - gap not in sample:
+            if gap == 1 and first - 1 not in taken:
                 runs[-1] = (runs[-1][0], first + count - runs[-1][0])
-                covered.add(first - 1)
+                taken.add(first - 1)
+                gaps.add(first - 1)
             else:
                 runs.append((first, count))
         yield runs
