@@ -9,7 +9,19 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bench import bulk, cold, dirty, fairness, latency, model, patterns, start, store, windows
+from bench import (
+    bulk,
+    clones,
+    cold,
+    dirty,
+    fairness,
+    latency,
+    model,
+    patterns,
+    start,
+    store,
+    windows,
+)
 from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -29,6 +41,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "model": model,
     "store": store,
     "dirty": dirty,
+    "clones": clones,
 }
 
 

@@ -166,7 +166,7 @@ class Performer:
                 copy.forsake()
                 context.core.out.appendleft(fill)
             else:
-                self._refused(context, fill, error.errno or 0, done)
+                self.refused(context, fill, error.errno or 0, done)
         else:
             fill.kind = CONTINUE
             context.core.done(fill)

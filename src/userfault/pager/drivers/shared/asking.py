@@ -70,7 +70,7 @@ def ask(key: bytes, pages: int, keep_s: float = 0.0, *, start: bool = True) -> G
     pause = original("time", "sleep")
     with place.folder(make=start) as folder:
         while folder >= 0:
-            channel = _connected(folder)
+            channel = connected(folder)
             if channel is not None:
                 grant = _asked(channel, wanted)
                 if grant is not None:
@@ -85,7 +85,7 @@ def ask(key: bytes, pages: int, keep_s: float = 0.0, *, start: bool = True) -> G
     return None
 
 
-def _connected(folder: int) -> socket.socket | None:
+def connected(folder: int) -> socket.socket | None:
     """A connection to the keeper, whoever that is by now; None where none runs."""
     kind = original("socket", "socket")
     channel: socket.socket = kind(socket.AF_UNIX, socket.SOCK_SEQPACKET)

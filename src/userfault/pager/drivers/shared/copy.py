@@ -27,7 +27,7 @@ MARK = b"\1"
 _UNMARKED = b"\0"
 _FIRST_HOLE = 1 << 16  # pages looked at once for the end of a run
 
-Ioctl = Callable[[int, int, bytearray], object]
+Ioctl = Callable[[int, int, memoryview], object]
 
 
 class Marks(Protocol):
@@ -60,7 +60,7 @@ class SharedCopy:
         self._marks = marks
         self._ioctl = ioctl
         self._same = same
-        self._argument = bytearray(abi.uffdio_copy.size)
+        self._argument = memoryview(bytearray(abi.uffdio_copy.size))
         self.usable = True
         self.published = 0  # pages that were put there through this
 
