@@ -11,6 +11,7 @@ from types import ModuleType
 
 from bench import (
     bulk,
+    clones,
     cold,
     dirty,
     fairness,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "store": store,
     "restore": restore,
     "dirty": dirty,
+    "clones": clones,
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from userfault.api import tracing, working_sets
-from userfault.api.budget import decide, spill_file
+from userfault.api import sharing, tracing, working_sets
+from userfault.api.budget import Budget, decide, spill_file
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
 from userfault.api.memory import Attribute, LazyMemory
@@ -29,7 +29,6 @@ from userfault.kernel.errors import (
     UserfaultError,
 )
 from userfault.kernel.memtypes import Memory, MemoryType, round_up
-from userfault.kernel.memtypes import memory as named_memory
 from userfault.kernel.modes import Feature
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
@@ -37,6 +36,7 @@ from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
 from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
+from userfault.pager.drivers.shared.asking import Grant
 from userfault.pager.drivers.wire import messages
 from userfault.snapshot.stores.place import place_of
 from userfault.source.spec import FileSpec, Resolved, resolve
@@ -71,7 +71,8 @@ def lazy(
     `"package.module:name"` with `length=`, or `function(...)`), or a snapshot in a store
     (`"s3://bucket/prefix/name"`, `"/path/of/store/name"`).  `memory`: `anon`, `shmem`,
     `shmem-private`, `hugetlb`, `hugetlb-private` or `guest_memfd`; None: `anon`, or `shmem` where
-    the source is more than may be resident (see docs/residency.md).  `page_size` in bytes.
+    the source is more than may be resident (see docs/residency.md), or `shmem-private` where a copy
+    is shared (policy `share`).  `page_size` in bytes.
     `writable`: writes stay private to the memory.  `length`, `offset`: which bytes of the source.
     `policy`: see `Policy`.  `pager`: a shared `Pager`; by default the memory has one of its own.
     `fork`: forked children are served too (needs CAP_SYS_PTRACE); otherwise they do not inherit
@@ -99,7 +100,8 @@ def lazy(
     ...     bytes(mapped[10:20])
     b'0123456789'
     """
-    chosen = named_memory(memory or "anon", page_size)
+    policy = policy or Policy()
+    chosen = sharing.chosen(memory, page_size, policy)
     stored = Stored.of(store2, cache, cache_size)
     fixed = memory is not None or page_size is not None
     part = part_of(length, offset)
@@ -122,11 +124,15 @@ def lazy(
         with contextlib.ExitStack() as undo:
             undo.callback(resolved.close)
             try:
+                copy = sharing.shared_copy(resolved, options, policy, free=not fixed)
+                if copy is not None:
+                    undo.callback(copy.close)
                 return _build(
                     resolved,
                     options,
-                    policy or Policy(),
+                    policy,
                     pager,
+                    copy,
                     undo,
                     fixed=fixed,
                     tell=told.append,
@@ -167,6 +173,7 @@ def _build(
     options: Options,
     policy: Policy,
     pager: Pager | None,
+    copy: Grant | None,
     undo: contextlib.ExitStack,
     *,
     fixed: bool,
@@ -180,10 +187,13 @@ def _build(
     spec = resolved.spec
     uffd = _open(options)
     undo.callback(uffd.close)
-    protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
-    budget = decide(policy, spec, options, fixed=fixed, protects=protects)
+    if copy is None:
+        protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
+        budget = decide(policy, spec, options, fixed=fixed, protects=protects)
+    else:
+        budget = Budget(sharing.MEMORY)
     options = msgspec.structs.replace(options, memory=budget.memory)
-    recipe, made = _map(options, resolved)
+    recipe, made = _map(options, resolved, copy)
     undo.callback(recipe.close)
     undo.callback(mmap.mmap.close, made)
     # Once more, to be undone before the mapping: munmap of registered memory waits until its
@@ -196,7 +206,8 @@ def _build(
     later = options.fork and recipe.memory.type is not MemoryType.HUGETLB
     if later or not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
-    register(uffd, made.address, recipe, prepared=options.prepared, guarded=budget.evicts)
+    filled = options.prepared or copy is not None  # others may have brought pages already
+    register(uffd, made.address, recipe, prepared=filled, guarded=budget.evicts)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
@@ -204,6 +215,7 @@ def _build(
             undo_pager.callback(serving.close)
         parts = Parts(serving, owned, policy, recipe, budget, inherited=options.fork)
         undo_pager.callback(parts.abandon)
+        parts.over_copy = copy is not None
         load(serving, parts.number, resolved, policy, recipe.memory)
         parts.pages = recipe.length // recipe.memory.page_size
         planned = working_sets.plan(
@@ -217,7 +229,7 @@ def _build(
             tell=tell,
         )
         with contextlib.closing(planned):
-            _attach(parts, made, uffd, resolved, options, planned)
+            _attach(parts, made, uffd, resolved, options, planned, copy)
         if later:
             libc.madvise(made.address, recipe.length, mman.MADV_DOFORK)
         undo_pager.pop_all()
@@ -229,6 +241,8 @@ def _build(
     parts.memory = weakref.ref(made)
     undo.pop_all()
     resolved.close()
+    if copy is not None:  # the filler is for the pager alone
+        copy.close()
     return made
 
 
@@ -249,7 +263,7 @@ def _open(options: Options) -> LiveUserfaultfd:
     )
 
 
-def _map(options: Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
+def _map(options: Options, resolved: Resolved, copy: Grant | None) -> tuple[Recipe, LazyMemory]:
     """Map it as a `mmap.mmap` of exactly the source's length (the kernel maps whole pages)."""
     length = resolved.spec.length
     protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
@@ -263,6 +277,11 @@ def _map(options: Options, resolved: Resolved) -> tuple[Recipe, LazyMemory]:
         made.page_size = recipe.memory.page_size
         return made
 
+    if copy is not None:
+        backing = FileBacking(os.dup(copy.copy), length)
+        whole = round_up(length, sharing.MEMORY.page_size)
+        recipe = Recipe(sharing.MEMORY, whole, mman.MAP_PRIVATE, backing)
+        return recipe, map_it(recipe)
     if options.prepared:
         recipe = _prepared(options.memory, resolved)
         return recipe, map_it(recipe)
@@ -292,6 +311,7 @@ def _attach(
     resolved: Resolved,
     options: Options,
     planned: working_sets.Planned,
+    copy: Grant | None,
 ) -> None:
     """Hand the descriptors to the pager; from its reply on, faults are served."""
     recipe = parts.recipe
@@ -321,11 +341,13 @@ def _attach(
                 undo.callback(os.close, spill)
             fds += [fd for fd in (log, traced, spill) if fd >= 0]
             fds += planned.fds
+            fds += [copy.filler, copy.marks, copy.claim] if copy is not None else []
             request = _attach_request(parts, made, uffd, resolved, options)
             request.has_signals, request.has_trace = log >= 0, traced >= 0
             request.has_spill = spill >= 0
             request.has_course, request.has_touches = planned.course >= 0, planned.touches >= 0
             request.recording = planned.job
+            request.copy = copy.address if copy is not None else 0
             parts.pager.request(request, fds)
             undo_line.pop_all()
     line.close_writer()

@@ -109,6 +109,7 @@ class LazyMemory(mmap.mmap):
         elif not parts.closed and not undisturbed(self._unmap):
             try:
                 self._keep_for_views()
+                parts.empty_dropped(self.address, self.page_size)
             finally:
                 undisturbed(parts.close)
 

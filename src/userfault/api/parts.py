@@ -32,7 +32,7 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.linux.unpatched import original
 from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.states import NAMES, UNSETTLED, Pages
+from userfault.pager.core.states import NAMES, REMOVED, UNSETTLED, Pages
 from userfault.pager.drivers.wire import messages
 
 _PROGRESS_S = 0.1
@@ -59,6 +59,7 @@ class Parts:
         self.inherited = inherited  # children of fork(2) have the memory, too
         self.left = False  # this process is such a child, and has left all to its parent
         self.place_is_ours = True
+        self.over_copy = False  # mapped privately over a copy that is shared
         self.owned = owned  # the pager is this memory's alone
         self.policy = policy
         self.recipe = recipe
@@ -206,7 +207,19 @@ class Parts:
         for state in UNSETTLED:
             for page, count in Pages(states, self.pages).runs(0, self.pages, state):
                 start = address + page * page_size
-                _poison(uffd, start, start + count * page_size, page_size)
+                end = start + count * page_size
+                _fill_empty(uffd, uffd.poison, start, end, page_size)
+
+    def empty_dropped(self, address: int, page_size: int) -> None:
+        """Views live on, and over a shared copy the kernel would show them its pages in place of
+        those that were dropped, as soon as the memory is not registered: make these zeros."""
+        uffd, states = self.uffd, self.states
+        if not self.over_copy or uffd is None or states is None:
+            return
+        self.ask()  # whoever dropped them ran on as soon as the pager had read of it, not noted it
+        for page, count in Pages(states, self.pages).runs(0, self.pages, REMOVED):
+            start = address + page * page_size
+            _fill_empty(uffd, uffd.zeropage, start, start + count * page_size, page_size)
 
     def let_go(self) -> None:
         """Close our duplicate of the userfaultfd and the life line, in peace."""
@@ -293,11 +306,13 @@ class Parts:
         os.close(self.event)
 
 
-def _poison(uffd: LiveUserfaultfd, start: int, end: int, page_size: int) -> None:
-    """Poison the empty pages of [start, end), as far as the kernel lets us."""
+def _fill_empty(
+    uffd: LiveUserfaultfd, fill: Callable[[int, int], int], start: int, end: int, page_size: int
+) -> None:
+    """Fill the empty pages of [start, end), as far as the kernel lets us."""
     for _ in range(_POISON_TRIES):
         try:
-            uffd.poison(start, end - start)
+            fill(start, end - start)
             return
         except TryAgain as error:  # part of it is done, or an event that nobody read is pending
             start = error.resume

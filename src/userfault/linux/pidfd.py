@@ -79,9 +79,13 @@ def pid_of(pidfd: int) -> int:
 def peer(channel: socket.socket) -> int:
     """The process that made the connection, by the id that its packets have here (SO_PEERCRED,
     unix(7)): 0 where it is in a pid namespace that is not to be seen from ours."""
+    return made_by(channel).pid
+
+
+def made_by(channel: socket.socket) -> Sender:
+    """The process that made the connection, with its effective user and group at that time."""
     told = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(told)[0]
-    return pid
+    return Sender(*_CREDENTIALS.unpack(told))
 
 
 def receive(channel: socket.socket, size: int, most: int, *, flags: int = 0) -> Received:

@@ -54,3 +54,25 @@ def served_ranges(pid: int) -> list[tuple[int, int]]:
                 start, _, end = head.partition(b"-")
                 found.append((int(start, 16), int(end, 16)))
     return found
+
+
+def proportional(pid: int) -> int:
+    """Bytes of memory of a process, each page divided among those who map it (`Pss`)."""
+    with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def mapped_at(start: int, field: str, pid: int | str = "self") -> int:
+    """Bytes that `field` of smaps tells of the mapping that begins at `start`; 0 for none there."""
+    head, name = b"%x-" % start, field.encode() + b":"
+    found = False
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            if not line.split()[0].endswith(b":"):
+                found = line.lstrip(b"0").startswith(head)
+            elif found and line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -21,7 +21,6 @@ from collections.abc import Callable
 
 from userfault.pager.core.actions import (
     POISON,
-    ZERO,
     Fetch,
     Fill,
     Found,
@@ -151,8 +150,7 @@ class MappingCore:
         elif state == POISONED:
             ledger.act(POISON, page, 1)
         else:
-            ledger.counters.dropped += 1
-            ledger.act(ZERO, page, 1)
+            self._filling.dropped(page)
 
     def remove(self, start: int, end: int) -> None:
         """madvise is about to drop addresses [start, end): from now on they read zero."""

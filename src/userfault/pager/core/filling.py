@@ -7,7 +7,7 @@ from typing import Protocol
 
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Fill
 from userfault.pager.core.ledger import Ledger
-from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED
+from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, REMOVED
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as MINOR
 
 
@@ -86,19 +86,31 @@ class Filling:
             self.around(page) if state == MISSING else self.hurry(page)
         elif state == FILLING:
             self.hurry(page)
+        elif state == REMOVED and ledger.plan.over_copy:  # the file's bytes must not be back
+            self.dropped(page)
         else:  # PRESENT is ours; else the client wrote it, by another mapping
             ledger.counters.foreign += state == MISSING
             ledger.act(CONTINUE, page, 1)
 
+    def dropped(self, page: int) -> None:
+        """A fault on a page that the client has dropped: it reads zero."""
+        ledger = self._ledger
+        ledger.counters.dropped += 1
+        if ledger.plan.over_copy:
+            self._pages.move(page, 1, REMOVED)  # and stays it: see `Ledger.done`
+        ledger.act(ZERO, page, 1)
+
     def unowned(self, address: int, flags: int) -> None:
         """A fault beyond what we were given: memory that mremap grew, which reads zero.
 
-        (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page.)
+        (Or an old place that MREMAP_DONTUNMAP left registered; its file may have the page, which is
+        the client's unless others have that file, too.)
         """
         ledger = self._ledger
         ledger.counters.unowned += 1
         start = address >> ledger.shift << ledger.shift
-        ledger.out.append(Fill(CONTINUE if flags & MINOR else ZERO, -1, 1, start))
+        cached = flags & MINOR and not ledger.plan.over_copy
+        ledger.out.append(Fill(CONTINUE if cached else ZERO, -1, 1, start))
 
     def in_advance(self, page: int, count: int) -> None:
         """Nobody waits: pages that are cached are mapped, others come from the source."""

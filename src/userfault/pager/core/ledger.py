@@ -206,7 +206,7 @@ class Ledger:
         if page >= 0 and kind != UNPROTECT:
             if self.trace is not None:
                 self.trace.filled(page, count, kind, fill.demand)
-            clean = CLEAN if fill.protect else PRESENT
+            clean = CLEAN if fill.protect else _becomes(kind, self.plan, self.pages.states[page])
             self.settle(page, count, POISONED if kind == POISON else clean)
             if self.budget is not None and kind != POISON:
                 self.budget.filled(self, page, count, clean=fill.protect)
@@ -281,10 +281,10 @@ class Ledger:
     def done_with(self) -> tuple[tuple[int, int], ...]:
         """What can be unregistered, as (start, length).
 
-        Nothing of shared memory with poisoned pages: a child forked later does not inherit their
-        markers and would read zeros, so its faults are still to be answered.
+        Not shared memory with poisoned pages: a child forked later inherits no markers and would
+        read zeros.  Not memory over a copy, whose page would be back in place of a dropped one.
         """
-        if self.plan.shared and self.pages.find(POISONED) >= 0:
+        if self.plan.over_copy or (self.plan.shared and self.pages.find(POISONED) >= 0):
             return ()
         return tuple((held.start, held.end - held.start) for held in self.segments)
 
@@ -324,3 +324,15 @@ def _protects(kind: int, state: int) -> bool:
 
 def _nothing(_page: int) -> None:
     """Nobody watches."""
+
+
+def _becomes(kind: int, plan: Plan, state: int) -> int:
+    """What pages in `state` are after a fill.
+
+    Over a copy, zeros in place of a dropped page may be dropped once more, within the same madvise.
+    What comes then is a minor fault, as the copy has the page: it must not look like one on a page
+    of the copy, so such a page is never PRESENT again.
+    """
+    if kind == POISON:
+        return POISONED
+    return REMOVED if kind == ZERO and plan.over_copy and state != FILLING else PRESENT

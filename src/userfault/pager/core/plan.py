@@ -23,6 +23,8 @@ class Plan(msgspec.Struct, frozen=True):
     of them).  `evicts`: pages can be taken out of it, which takes memory that is protected against
     writes and has a file behind it.  `spills`: to a file, if they were written.  `touches`: where
     first touches are noted.  `course`: what comes ahead of the faults.
+    `over_copy`: mapped privately over a copy of the source that other memories map too, so that the
+    page cache has also what was dropped here.
     """
 
     start: int
@@ -39,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     spills: bool = False
     touches: Touches | None = None
     course: Course | None = None
+    over_copy: bool = False
 
     @property
     def shift(self) -> int:
@@ -94,6 +97,7 @@ class Counters(msgspec.Struct):
     set_outside: int = 0  # faults since then, on pages that the set does not have
     set_sampled: int = 0  # pages of the set that were left to faults, and it is known of by now:
     set_touched: int = 0  # so many of them were touched
+    published: int = 0  # put into a copy that is shared, for whoever maps it
 
     def filled(self, kind: int, count: int) -> None:
         """A fill of that kind succeeded."""

@@ -45,6 +45,10 @@ class Policy(msgspec.Struct, frozen=True):
     which waits for it: when half a second has passed without a first touch.
     `replay`: whether a working set comes ahead of the faults, if there is one.
     `patience_s`: how long leaving a `with` block waits for that completion.
+    `share`: whether the memory of a snapshot in a store is mapped over one copy that all restores
+    of it by this user share: `on` (one is begun where there is none), `auto` (where another restore
+    has begun one, and `memory=` is not named) or `off`; see docs/sharing.md.
+    `share_keep_s`: how long that copy is kept once nobody uses it.
     `trace`: a file to record in what faults and what is filled, for `userfault plan`.
     `resident_bytes`: what may be in memory at once; beyond it, pages that nobody wrote are taken
     out, and filled again when they are touched (memory="shmem"; see docs/residency.md).  None: what
@@ -69,6 +73,8 @@ class Policy(msgspec.Struct, frozen=True):
     on_failure: str = "poison"
     on_exit: str = "complete"
     patience_s: float = 600.0
+    share: str = "auto"
+    share_keep_s: float = 0.0
     trace: str | None = None
     resident_bytes: int | None = None
     resident_percent: float | None = None
@@ -93,6 +99,7 @@ class Policy(msgspec.Struct, frozen=True):
                 )
             put(name, number)
         self._check_budget()
+        self._check_keep()
         for name in ("deadline_s", "patience_s", "record_s", "fault_deadline_s"):
             if name == "fault_deadline_s" and self.fault_deadline_s is None:
                 continue
@@ -125,6 +132,16 @@ class Policy(msgspec.Struct, frozen=True):
                     cure="leave resident_bytes out, or resident_percent",
                 )
 
+    def _check_keep(self) -> None:
+        kept = real("policy share_keep_s", self.share_keep_s)
+        if not 0 <= kept < _FOREVER:
+            raise UsageError(
+                f"policy share_keep_s={kept}",
+                cause="it is a time in seconds, 0 or more",
+                cure="leave it out to have the copy freed with its last user",
+            )
+        msgspec.structs.force_setattr(self, "share_keep_s", kept)
+
     @property
     def most_read(self) -> int:
         """Bytes of the largest read of the source, but for whole pages that are larger."""
@@ -138,6 +155,8 @@ def _path(what: str, value: Any) -> str:
         raise UsageError(f"{what}={value!r}", cause="it is no path", cure="name a file") from None
 
 
+_FOREVER = 1e9  # seconds
+
 _ANSWERS = {
     "fill_around": ("cost", "order", "block", "page"),
     "on_interrupt": ("poison", "wait"),
@@ -145,5 +164,6 @@ _ANSWERS = {
     "on_overdue": ("report", "poison", "kill"),
     "on_exit": ("complete", "poison"),
     "record": ("once", "always", "never"),
+    "share": ("auto", "on", "off"),
 }
 _LEAST = {"window_bytes": 1, "chunk_bytes": 1, "fetches": 1, "retries": 0}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from userfault.check.explore.building.caller import Caller
+from userfault.check.explore.building.copies import Copy
 from userfault.check.explore.building.world import Area, World
 from userfault.kernel.modes import Feature, Mode
 from userfault.model.files import filesystem
@@ -35,6 +36,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     `origin`: of its pages ("file", "function" or "zero"); `prepared`: the file behind the memory
     holds them already; `readers`: threads of the pager that read; `mortal`: workers may be killed;
+    `copy`: it is mapped over this;
     `timed`: time is a task, as sources that are slow and programs that wait need it.  (Without it
     the worker lets time pass itself when it has to.  What a task that spins and touches nothing
     does is out of the reduction's sight: schedules would be lost.)  `evicts`: the policy has a
@@ -48,6 +50,7 @@ class Terms(msgspec.Struct, frozen=True):
     mortal: bool = False
     timed: bool = False
     has_poison: bool = True
+    copy: Copy | None = None
     evicts: bool = False
     spills: bool = False
 
@@ -157,6 +160,9 @@ def serve(
     file = None if kind == "anon" else area.file
     held = BehindIt(world, area) if terms.evicts else None
     estate = Estate(source, pool, lambda: -1 if file is None else file.size, held)
+    copy = terms.copy
+    if copy is not None:
+        estate.in_copy = copy.page
     pager = Pager(kernel, estate, _starter(world, kernel))
     world.at_end(pager.close)
     attach = Attach(
@@ -175,8 +181,10 @@ def serve(
         policy=terms.policy,
         evicts=terms.evicts,
         has_spill=terms.spills,
+        copy=copy.address if copy else 0,
     )
-    mailbox = pager.attach(area.process, fd, attach)
+    taken = (copy.handed_to(process), copy.marks) if copy else None
+    mailbox = pager.attach(area.process, fd, attach, taken)
     serving = Serving(world, area, pager, mailbox, shared=vma.shared)
     world.check(lambda: f"the client was ended: {estate.ended[0]}" if estate.ended else None)
     pager.begin()

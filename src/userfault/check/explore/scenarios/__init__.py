@@ -17,6 +17,7 @@ from userfault.check.explore.scenarios import (
     protection,
     races,
     retry,
+    sharing,
     tracking,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "protection",
     "races",
     "retry",
+    "sharing",
     "tracking",
 ]

@@ -13,7 +13,7 @@ import os
 import stat
 
 from userfault.kernel.errors import PagerError, UserfaultError
-from userfault.kernel.memtypes import round_up
+from userfault.kernel.memtypes import BASE_PAGE, round_up
 from userfault.linux import pidfd, rights
 from userfault.linux.pidfd import Sender
 from userfault.linux.refused import cause_of, cure_of
@@ -23,10 +23,12 @@ from userfault.pager.drivers.wire import messages
 from userfault.pager.drivers.wire.messages import Attach, Load, Prefetch
 from userfault.snapshot.working_sets.place import HEAD_BYTES, TIE_BYTES
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
+from userfault.uapi.mman import F_SEAL_FUTURE_WRITE
 
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
 _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_WRITE = 1034, 0x2, 0x8  # linux/fcntl.h
 _SEALED = _F_SEAL_SHRINK | _F_SEAL_WRITE
+_SEALED_COPY = _F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE
 
 
 def entitled(request: messages.Request, sender: Sender | None, client: int) -> None:
@@ -100,6 +102,11 @@ def check(request: Attach) -> None:
         _hold(whole, "a budget for memory that no page can be taken out of")
         _hold((request.policy.resident_bytes or 0) >= size, "its budget")
     _hold(request.evicts or not request.has_spill, "a spill file without a budget")
+    if request.copy:
+        private = request.has_memory and not request.shared and not request.prepared
+        _hold(private and size == BASE_PAGE, "memory over a shared copy")
+        _hold(isinstance(spec, StoreSpec), "a shared copy of what is no snapshot")
+        _hold(0 < request.copy <= _HIGHEST - pages * size, "the address of a shared copy")
 
 
 def _check_regions(request: Attach) -> None:
@@ -136,6 +143,7 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
     expected += attach.has_trace + attach.has_spill
     expected += attach.has_course + attach.has_touches
+    expected += 3 if attach.copy else 0
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
@@ -154,6 +162,8 @@ def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
         found.course = next(more)
     if attach.has_touches:
         found.touches = next(more)
+    if attach.copy:
+        found.filler, found.marks, found.claim = more
     return found
 
 
@@ -183,9 +193,21 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
         size = os.fstat(held.touches).st_size
         _hold(_sealed(held.touches, _F_SEAL_SHRINK), "notes that may shrink")
         _hold(size == HEAD_BYTES + request.pages, "the size of the notes")
+    if request.copy:
+        _check_copy(request, held)
     if held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")
+
+
+def _check_copy(request: Attach, held: Descriptors) -> None:
+    """Raise ValueError unless it is a shared copy that nobody can change."""
+    _hold(_is(held.filler, "[userfaultfd]") and _nonblocking(held.filler), "the copy's filler")
+    _hold(os.fstat(held.memory).st_size == request.pages * request.page_size, "the copy's size")
+    _hold(_sealed(held.memory, _SEALED_COPY), "a copy that others may write")
+    _hold(os.fstat(held.marks).st_size == request.pages, "the size of the copy's marks")
+    _hold(_sealed(held.marks, _F_SEAL_SHRINK), "marks that may shrink")
+    _hold(stat.S_ISSOCK(os.fstat(held.claim).st_mode), "the claim on a copy")
 
 
 def in_range(request: Prefetch, pages: int) -> None:

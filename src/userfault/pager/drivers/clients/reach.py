@@ -41,7 +41,7 @@ class Reach:
                 client.owner.heard = False
                 if _look(client):
                     at_most = _IDLE_S
-            elif any(not each.main.core.finished for each in client.mappings.values()):
+            elif any(each.needed for each in client.mappings.values()):
                 at_most = _IDLE_S
         return at_most
 
@@ -49,7 +49,7 @@ class Reach:
 def _look(client: Client) -> bool:
     """Whether it has life lines that are needed; they ask for the signal that reaches it."""
     served = client.mappings.values()
-    lines = [each.lifeline for each in served if not each.main.core.finished]
+    lines = [each.lifeline for each in served if each.needed]
     if lines:
         pid = client.owner.pid
         told = reaches(pid, signal.SIGBUS) if pid > 0 else None

@@ -50,7 +50,7 @@ def _again(clients: Clients, mapping: records.ServedRecord, client: Client) -> S
         return clients.mapped(mapping, client)
     except Exception as error:
         nothing = ZeroSpec(mapping.attach.source.length)  # is what can be taken up for certain
-        attach = msgspec.structs.replace(mapping.attach, source=nothing)
+        attach = msgspec.structs.replace(mapping.attach, source=nothing, copy=0)
         lost = why_lost(client.owner, error)
         left = msgspec.structs.replace(mapping, attach=attach, lost=lost, failed=0)
         return clients.mapped(left, client)

@@ -7,12 +7,15 @@ source (and, for shared memory, the page states).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import select
 
 import msgspec
 
+from userfault.kernel.memtypes import BASE_PAGE
+from userfault.linux.libc import read_memory
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
@@ -31,6 +34,7 @@ from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.record.tracing import Recorder
+from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.snapshot.working_sets.course import Course as Made
 from userfault.source.spec import FunctionSpec, ZeroSpec
@@ -74,8 +78,10 @@ class Served:
             spills=attach.has_spill,
             touches=self.notes.touches if self.notes else None,
             course=self.course,
+            over_copy=attach.copy > 0,
         )
         self.spill = self._spill()
+        self.copy = self._taken_copy() if attach.copy else None
         self.contexts: list[Context] = []
         self.failures: list[Failure] = []
         self.failed = 0
@@ -181,6 +187,15 @@ class Served:
         course = Made(mmap.mmap(self._fds.course, 0, prot=mmap.PROT_READ))
         return course if course.fits(self.attach.pages) else None
 
+    def _taken_copy(self) -> SharedCopy:
+        """The copy of the source over which the memory is mapped.  Raises OSError."""
+        marks, memory = self._mapped(self._fds.marks), self._fds.memory
+
+        def same(page: int, source: int) -> bool:
+            return os.pread(memory, BASE_PAGE, page * BASE_PAGE) == read_memory(source, BASE_PAGE)
+
+        return SharedCopy(self._fds.filler, self.attach.copy, marks, fcntl.ioctl, same)
+
     def adopted(self, fd: int) -> LiveUserfaultfd:
         """The userfaultfd behind a descriptor that came along."""
         return LiveUserfaultfd.adopt(fd)
@@ -231,7 +246,8 @@ class Served:
 
     def finish(self) -> None:
         """Tell the client that everything is in.  A second time does no harm."""
-        self.lifeline.disarm()
+        if not self.needed:
+            self.lifeline.disarm()
         self.tell()
 
     def tell(self) -> None:
@@ -244,6 +260,12 @@ class Served:
         if any(event & select.POLLOUT for _, event in poll.poll(0)):
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_write(self._fds.finished, 1)
+
+    @property
+    def needed(self) -> bool:
+        """Threads of the client may have to wait for us: now, or (over a shared copy) as long as
+        the memory is there, since what is dropped of it has to be answered with zeros."""
+        return self.plan.over_copy or not self.main.core.finished
 
     @property
     def deserted(self) -> bool:
@@ -283,6 +305,7 @@ class Served:
             held.close()
         fds = self._fds
         self.spill.close()
+        close_all([fds.filler, fds.marks, fds.claim])
         if self._recorder is None or self._recorder.end():
             close_all([fds.trace])
         if self.notes is not None:

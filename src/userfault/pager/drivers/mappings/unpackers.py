@@ -33,6 +33,7 @@ from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.processes.say import Errors
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
 from userfault.pager.drivers.processes.watching import Watching
+from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.snapshot.serving.source import SnapshotSource
 from userfault.source.spec import StoreSpec
 
@@ -104,11 +105,19 @@ class _Process:
 class _Image:
     """An image that is read in the order of its table."""
 
-    def __init__(self, number: int, spec: StoreSpec, table: int, source: SnapshotSource) -> None:
+    def __init__(
+        self,
+        number: int,
+        spec: StoreSpec,
+        table: int,
+        source: SnapshotSource,
+        copy: SharedCopy | None,
+    ) -> None:
         self.number = number
         self.spec = spec
         self.table = table  # descriptor
         self.source = source
+        self.copy = copy
         self.next = 0  # the chunk that is asked for next
         self.stop = 0  # how far that goes
         self.at = -1  # where the reader is
@@ -148,11 +157,18 @@ class _Image:
         room = _SLOT
         table = self.source.table
         while self.next < self.stop and table.raw_length(self.next) <= room:
-            if self.source.unpacked.claim(self.next):
+            if self._wanted(self.next) and self.source.unpacked.claim(self.next):
                 taken.append(self.next)
                 room -= table.raw_length(self.next)
             self.next += 1
         return taken
+
+    def _wanted(self, chunk: int) -> bool:
+        """Whether any page of a chunk has to come from it, and is not in a shared copy."""
+        table, copy = self.source.table, self.copy
+        if copy is None:
+            return True
+        return any(copy.lacks(*table.turn(turn)) for turn in range(*table.turns_of(chunk)))
 
 
 class Unpackers:
@@ -172,7 +188,7 @@ class Unpackers:
         """Unpack for a mapping whose source is a snapshot."""
         spec, store = served.attach.source, served.origin.store
         if isinstance(spec, StoreSpec) and store is not None:
-            image = _Image(served.key, spec, served.origin.fd, store)
+            image = _Image(served.key, spec, served.origin.fd, store, served.copy)
             self._images[served.key] = image
             store.reached = functools.partial(self._reached, image)
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any, overload
 
+from userfault.model.tasks.recorder import RECORD
 from userfault.pager.drivers.record.journal import Journal
 
 Point = Callable[[str], None]
@@ -54,6 +55,23 @@ class SeenStates:
 
     def find(self, sub: bytes, start: int = 0, end: int | None = None, /) -> int:
         return self._held.find(sub, start, end)
+
+
+class SeenMarks(SeenStates):
+    """The marks of a shared copy, which workers of several pagers look at and set."""
+
+    def __getitem__(self, at: Any, /) -> Any:
+        if RECORD.on:
+            RECORD.reads.add(("marks", id(self._held)))
+        return super().__getitem__(at)
+
+    def __setitem__(self, at: Any, value: Any, /) -> None:
+        if RECORD.on:
+            RECORD.writes.add(("marks", id(self._held)))
+        super().__setitem__(at, value)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 class _Stored:

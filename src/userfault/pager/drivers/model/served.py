@@ -21,10 +21,11 @@ from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.model.calls import Held, ModelCalls
-from userfault.pager.drivers.model.memory import SeenStates, States
+from userfault.pager.drivers.model.memory import SeenMarks, SeenStates, States
 from userfault.pager.drivers.model.readers import ModelOrigin, ModelReaders, Pool, Source
 from userfault.pager.drivers.record.records import ClientRecord, encode
 from userfault.pager.drivers.serving.losing import OUR_ERROR
+from userfault.pager.drivers.shared.copy import SharedCopy
 
 _NONE = Feature(0)
 
@@ -54,7 +55,8 @@ class Estate:
     """What outlives the workers of a pager: page states, the source, what was said of clients.
 
     `file_size`: of the file behind the memory, -1 for none.  `held`: that file, where pages may be
-    taken out of it; `spill`: what takes those that were written.  `ended`: why a client was killed.
+    taken out of it; `spill`: what takes those that were written.  `in_copy`: the bytes of a page of
+    the shared copy that it is mapped over.  `ended`: why a client was killed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Estate:
         self.pool = pool
         self.file_size = file_size
         self.course: Course | None = None  # what comes ahead of the faults
+        self.in_copy: Callable[[int], bytes] = lambda _: b""
         self.memories: dict[int, States] = {}
         self.said: list[str] = []
         self.ended: list[str] = []
@@ -158,6 +161,16 @@ class ModelServed(Served):
 
     def _mapped(self, states: int) -> Any:
         return SeenStates(self.owner.estate.memories[states], self.owner.calls.point)
+
+    def _taken_copy(self) -> SharedCopy:
+        estate, calls, fds = self.owner.estate, self.owner.calls, self._fds
+        marks = SeenMarks(estate.memories[fds.marks], calls.point)
+
+        def same(page: int, source: int) -> bool:
+            del source
+            return estate.in_copy(page) == estate.source.page(page).ljust(BASE_PAGE, b"\0")
+
+        return SharedCopy(fds.filler, self.attach.copy, marks, calls.ioctl, same)
 
     def copy_states(self, held: Pages) -> tuple[int, Pages]:
         states = self.owner.calls.kernel.number()

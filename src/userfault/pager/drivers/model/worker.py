@@ -154,8 +154,13 @@ class Pager:
         self.deaths = 0
         self.over = False  # nobody is left to serve
 
-    def attach(self, client: Process, fd: int, attach: Attach) -> Mailbox:
-        """Serve a client's mapping, as soon as a worker runs; `fd` is the pager's descriptor."""
+    def attach(
+        self, client: Process, fd: int, attach: Attach, copy: tuple[int, States] | None = None
+    ) -> Mailbox:
+        """Serve a client's mapping, as soon as a worker runs; `fd` is the pager's descriptor.
+
+        `copy`: the filler and the marks of the shared copy that it is mapped over.
+        """
         kernel = self.kernel
         process = kernel.number()
         kernel.clients[process] = client
@@ -167,6 +172,9 @@ class Pager:
         whole = Segment(attach.start, attach.start + attach.pages * attach.page_size, 0)
         core = ContextRecord(1, states, (whole,), background=attach.policy.background)
         fds = Descriptors(fd, states, -1, -1, -1)
+        if copy is not None:
+            fds.filler, fds.marks = copy[0], kernel.number()
+            self.estate.memories[fds.marks] = copy[1]
         mapping = ServedRecord(attach, fds, [Kept(fd, core, Counters())], [], 0)
         person = ClientRecord(1, process, mailbox.number, served=[_raw(mapping)])
         hello = Hello(in_flight=IN_FLIGHT)

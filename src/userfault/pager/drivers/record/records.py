@@ -33,6 +33,9 @@ class Descriptors(msgspec.Struct):
     spill: int = -1
     course: int = -1
     touches: int = -1
+    filler: int = -1
+    marks: int = -1
+    claim: int = -1
 
 
 class Kept(msgspec.Struct):

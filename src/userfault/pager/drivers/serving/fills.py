@@ -26,6 +26,8 @@ from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving.calls import Calls
+from userfault.pager.drivers.serving.sharing import in_copy, publish
+from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
@@ -62,6 +64,9 @@ class Performer:
         """One ioctl; the core hears what became of it."""
         served = context.served
         kind = fill.kind
+        if kind == COPY and served.copy is not None and in_copy(context, fill, served.copy):
+            self._map_copy(context, fill, served.copy)
+            return
         length = fill.count * served.page_size
         if kind == COPY:
             if fill.data is None:
@@ -111,6 +116,12 @@ class Performer:
             self._copy(context, fill, pinned.address, length)
 
     def _copy(self, context: Context, fill: Fill, source: int, length: int) -> None:
+        served = context.served
+        if served.copy is not None and fill.kind == COPY:
+            if publish(context, fill, served.copy, source):
+                self._map_copy(context, fill, served.copy)
+                return
+            length = fill.count * served.page_size
         journal = self._journal
         mode = UFFDIO_COPY_MODE_WP if fill.protect else 0
         journal.copying(
@@ -140,6 +151,24 @@ class Performer:
             if timed:
                 costs = context.core.ledger.costs
                 costs.took(began, self._clock(), fill.count, self._made)
+            context.core.done(fill)
+
+    def _map_copy(self, context: Context, fill: Fill, copy: SharedCopy) -> None:
+        """Pages that are in the shared copy: map them from there."""
+        journal = self._journal
+        length = fill.count * context.served.page_size
+        journal.filling(context.number, CONTINUE, fill.page, fill.count, fill.address, length)
+        try:
+            self._ioctl(context.fd, UFFDIO_CONTINUE, journal.short_argument)
+        except OSError as error:
+            done = journal.done_bytes()
+            if error.errno == errno.EFAULT and not done:  # its marks lie: whoever wrote there
+                copy.forsake()
+                context.core.out.appendleft(fill)
+            else:
+                self.refused(context, fill, error.errno or 0, done)
+        else:
+            fill.kind = CONTINUE
             context.core.done(fill)
 
     def _copy_zeros(self, context: Context, fill: Fill, length: int) -> None:

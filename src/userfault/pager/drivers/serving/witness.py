@@ -60,11 +60,12 @@ def _expected(context: Context, action: Inspect, at: int, length: int) -> bytes 
         start = (action.page - action.data_page) * served.page_size + at
         return bytes(action.data[start : start + length])
     offset = action.page * served.page_size + at
+    if served.copy is not None and served.copy.run(action.page, 1) > 0:
+        return os.pread(served.memory, length, offset)
     if served.origin.store is not None:
         unpacked = served.origin.store.at_hand(offset, length, urgent=True)
         return None if unpacked is None else bytes(unpacked)
-    if served.origin.file is None:
-        return None
     with contextlib.suppress(SourceError):
-        return served.origin.file.read(offset, length)
+        if served.origin.file is not None:
+            return served.origin.file.read(offset, length)
     return None

@@ -42,6 +42,9 @@ class Attach(msgspec.Struct, tag="attach"):
     are shown, if not in a row from `start` on; what none of them shows is never filled.
     `recording`: what is to be made of first touches; without the descriptor, of how useful the
     course was.
+    `copy`: the memory is a private mapping of a shared copy of the source (`drivers/shared`), which
+    the keeper has at this address (0: it is none).  Then three more descriptors come last: the
+    copy's filler, its marks, and the claim on it.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Attach(msgspec.Struct, tag="attach"):
     has_course: bool = False
     has_touches: bool = False
     recording: Job | None = None
+    copy: int = 0
 
 
 class Detach(msgspec.Struct, tag="detach"):

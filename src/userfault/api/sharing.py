@@ -1,0 +1,58 @@
+"""Whether a memory is mapped over a copy of its snapshot that all restores of the user share."""
+
+from __future__ import annotations
+
+from userfault.api.options import Options
+from userfault.kernel.errors import Unavailable, UsageError
+from userfault.kernel.memtypes import BASE_PAGE, Memory, round_up
+from userfault.kernel.memtypes import memory as named_memory
+from userfault.pager.core.policy import Policy
+from userfault.pager.drivers.shared.asking import Grant, ask, key_of
+from userfault.source.spec import Resolved, StoreSpec
+
+MEMORY = named_memory("shmem-private")
+
+
+def chosen(memory: str | Memory | None, page_size: int | None, policy: Policy) -> Memory:
+    """What memory is to be made if nothing is shared.  Raises UsageError for none that there is.
+
+    With `share="on"` it may be named only as what it will be.
+    """
+    found = named_memory("anon" if memory is None else memory, page_size)
+    if policy.share == "on" and memory is not None and found != MEMORY:
+        raise UsageError(
+            f'{found.name} memory with policy share="on"',
+            cause=f"what is shared is the page cache of a file, mapped as {MEMORY.name}",
+            cure="leave memory= out, or do not share",
+        )
+    return found
+
+
+def shared_copy(
+    resolved: Resolved, options: Options, policy: Policy, *, free: bool
+) -> Grant | None:
+    """The copy to map, or None.  `free`: nobody has named the memory that is to be made.
+
+    Raises, with `share="on"` alone, UsageError for what cannot be shared and Unavailable where no
+    copy is to be had.
+    """
+    bounded = policy.resident_bytes or policy.resident_percent  # a shared page cannot be taken out
+    if policy.share == "off" or (policy.share == "auto" and (bounded or not free)):
+        return None
+    spec = resolved.spec
+    if not isinstance(spec, StoreSpec) or options.prepared:
+        if policy.share == "auto":
+            return None
+        raise UsageError(
+            'policy share="on"',
+            cause="the source is no snapshot in a store: nothing else is known by what is in it",
+            cure="`userfault pack` it, or do not share (a plain file has its page cache)",
+        )
+    pages = round_up(spec.length, BASE_PAGE) // BASE_PAGE
+    key = key_of(resolved.fd, spec.length)
+    try:
+        return ask(key, pages, policy.share_keep_s, start=policy.share == "on")
+    except Unavailable:
+        if policy.share == "auto":
+            return None
+        raise

@@ -1,0 +1,1 @@
+"""One copy of a snapshot for several restores."""
