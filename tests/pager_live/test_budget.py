@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import random
@@ -39,6 +40,10 @@ def memory(image: Path) -> Iterator[LazyMemory]:
 def taken(memory: LazyMemory) -> int:
     """Bytes of the file behind the memory."""
     return os.fstat(memory._parts.recipe.fd).st_blocks * 512
+
+
+def _taken_over(memory: LazyMemory, times: int) -> bool:
+    return memory._parts.pager.takeovers >= times
 
 
 def shown(memory: LazyMemory, page: int) -> int:
@@ -146,7 +151,7 @@ def test_no_byte_is_lost_when_workers_are_killed_meanwhile(image: Path, tmp_path
                 else:
                     assert shown(memory, page) == written.get(page, page + 1)
             os.kill(memory._parts.pager.processes()["worker"], 9)
-            wait_until(lambda killed=killed: memory._parts.pager.takeovers > killed, 30)
+            wait_until(functools.partial(_taken_over, memory, killed + 1), 30)
         for page in range(PAGES):
             assert shown(memory, page) == written.get(page, page + 1)
 
