@@ -19,6 +19,7 @@ from bench import (
     model,
     patterns,
     restore,
+    serve,
     start,
     store,
     windows,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "restore": restore,
     "dirty": dirty,
     "clones": clones,
+    "serve": serve,
 }
 
 

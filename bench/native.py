@@ -83,6 +83,14 @@ class Native:
             raise MemoryError(f"no {length} bytes of memory to warm up")
 
 
+def compiled(source: str, directory: Path) -> Path:
+    """A program of `c/`, compiled there unless it was before."""
+    output = directory / source.removesuffix(".c")
+    if not output.exists():
+        _compile(source, output, [])
+    return output
+
+
 def _compile(source: str, output: Path, options: list[str]) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:

@@ -19,8 +19,15 @@ from userfault.serve import records
 from userfault.serve.doors import Doors
 from userfault.serve.leaving import Leaving
 from userfault.serve.peers import RefusedError
+from userfault.serve.refusals import Refusals
 from userfault.serve.sessions import session
 from userfault.source.spec import Spec
+
+
+class Counted(Protocol):
+    """What is counted over all clients."""
+
+    def values(self, now: float) -> dict[str, Any]: ...
 
 
 class Host(Protocol):
@@ -30,6 +37,10 @@ class Host(Protocol):
     told: records.Daemon
     doors: Doors
     leaving: Leaving
+    refusals: Refusals
+
+    @property
+    def metrics(self) -> Counted: ...
 
     def shut(self, which: Callable[[records.Door], bool]) -> None:
         """Nobody comes by these doors any more."""
@@ -119,6 +130,18 @@ class Commands:
             "images": [{"name": each.name, "bytes": each.spec.length} for each in told.images],
             "draining": told.draining,
             "not_replaced": self._not_replaced,
+        }
+
+    def _metrics(self, _: Nothing, fds: list[int]) -> dict[str, Any]:
+        """What is counted over all clients."""
+        del fds
+        host = self._host
+        return {
+            **host.metrics.values(time.monotonic()),
+            "waiting": len(host.doors.waiting),
+            "accepted": host.doors.accepted,
+            "refused": host.refusals.count,
+            "takeovers": host.worker.journal.words[Word.TAKEOVERS],
         }
 
     def _replace(self, _: Nothing, fds: list[int]) -> dict[str, Any]:
@@ -242,6 +265,7 @@ _COMMANDS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
     "status": (Nothing, Commands._status),
     "attach": (Attach, Commands._attach),
     "detach": (Detach, Commands._detach),
+    "metrics": (Nothing, Commands._metrics),
     "replace": (Nothing, Commands._replace),
     "drain": (Drain, Commands._drain),
 }

@@ -21,6 +21,7 @@ from userfault.serve.doors import Doors
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
+from userfault.serve.metrics import Metrics
 from userfault.serve.native import NativeTalk
 from userfault.serve.refusals import Refusals
 from userfault.serve.waiting import Waiting
@@ -38,6 +39,7 @@ class Daemon:
     doors: Doors
     waiting: Waiting
     leaving: Leaving
+    metrics: Metrics
 
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
@@ -75,6 +77,7 @@ class Daemon:
         self.doors = Doors(worker.loop, worker.clients, self.limits, self.refusals)
         self.waiting = self.doors.waiting
         self.leaving = Leaving(worker.clients, is_served)
+        self.metrics = Metrics(worker.clients)
 
     def run(self) -> None:
         """Serve until nobody is there and nobody can come."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ class Line:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._channel.settimeout(_ANSWER_S)
+        self._lock = threading.Lock()  # metrics are asked for by threads
 
     @classmethod
     def to(cls, path: str) -> Line:
@@ -44,7 +46,10 @@ class Line:
         Raises PagerError where it is refused, or none comes.
         """
         request = {"version": VERSION, "command": command, "arguments": arguments}
-        data = msgspec.json.encode(request) + b"\n"
+        with self._lock:
+            return self._asked(msgspec.json.encode(request) + b"\n", fds)
+
+    def _asked(self, data: bytes, fds: Sequence[int]) -> dict[str, Any]:
         for _ in range(_TRIES):
             try:
                 self._send(data, fds)

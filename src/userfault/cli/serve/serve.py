@@ -14,7 +14,7 @@ from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
 from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.pager.core.policy import Policy
-from userfault.serve import systemd
+from userfault.serve import prometheus, systemd
 from userfault.serve.records import Limits, Who
 from userfault.serve.talking import Line
 
@@ -99,6 +99,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     show_default=True,
     help="What a page that cannot be read costs: SIGBUS for its access, or the client.",
 )
+@click.option("--metrics", metavar="[HOST:]PORT", help="Show metrics there, for Prometheus.")
 @click.option(
     "--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines."
 )
@@ -118,6 +119,7 @@ def serve(
     members: tuple[str, ...],
     background: bool,
     on_failure: str,
+    metrics: str | None,
     log: str,
 ) -> int:
     """Serve the page faults of other programs' memory, until SIGTERM.
@@ -151,10 +153,15 @@ def serve(
     if log == "json":
         os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one
     daemon = Daemon(settings)
+    stop = prometheus.expose(metrics, daemon.ask) if metrics is not None else None
     for each in settings.listen:
         terminal.say(f"listening at {each.path} ({each.protocol})")
     terminal.say("ready")
-    return _stand_before(daemon)
+    code = _stand_before(daemon)
+    if stop is not None:
+        stop()
+    daemon.close()
+    return code
 
 
 def _listen(protocol: str, path: str, images: dict[str, str]) -> list[Listen]:
@@ -211,7 +218,6 @@ def _stand_before(daemon: Daemon) -> int:
             systemd.notify("STOPPING=1")
             left = daemon.ask("drain")["left"]
             terminal.say(f"draining: {left} clients left")
-    daemon.close()
     return 0
 
 

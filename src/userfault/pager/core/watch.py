@@ -33,14 +33,15 @@ class Watch:
     whether there are waits at all: what a fault that is filled at once has to look at.
     """
 
-    __slots__ = ("_fresh", "_told", "_waits", "any", "deadline_s")
+    __slots__ = ("_told", "_waits", "any", "deadline_s", "ends", "fresh")
 
     def __init__(self, deadline_s: float | None) -> None:
         self.deadline_s = deadline_s
         self.any = False
         self._waits: dict[int, Wait] = {}  # oldest first, as all have the same deadline
         self._told: dict[int, Wait] = {}  # reported, and waiting still
-        self._fresh: list[Wait] = []  # not stamped yet
+        self.fresh: list[Wait] = []  # not stamped yet
+        self.ends: list[float] | None = None  # since when those waited that ended, if it is wanted
 
     @property
     def overdue(self) -> int:
@@ -57,7 +58,7 @@ class Watch:
         if held is None:
             held = self._waits[page] = Wait()
             if self.deadline_s is not None:
-                self._fresh.append(held)
+                self.fresh.append(held)
             self.any = True
         elif joined:
             held.faults += 1
@@ -66,11 +67,13 @@ class Watch:
         """Pages are settled: nobody waits for them any more."""
         for waits in (self._waits, self._told):
             if count <= len(waits):
-                for each in range(page, page + count):
-                    waits.pop(each, None)
+                over = [each for each in range(page, page + count) if each in waits]
             else:
-                for each in [each for each in waits if page <= each < page + count]:
-                    del waits[each]
+                over = [each for each in waits if page <= each < page + count]
+            for each in over:
+                wait = waits.pop(each)
+                if self.ends is not None:
+                    self.ends += [wait.since] * wait.faults
         self.any = bool(self._waits or self._told)
 
     def age(self, page: int, count: int, now: float) -> float:
@@ -83,18 +86,23 @@ class Watch:
         ]
         return now - min(held, default=now)
 
+    def oldest(self, now: float) -> float:
+        """Seconds for which somebody has waited for longest; 0 where nobody waits."""
+        held = [wait.since for waits in (self._waits, self._told) for wait in waits.values()]
+        return now - min(filter(None, held), default=now)
+
     def clear(self) -> None:
         """Nobody waits any more: the process has ended."""
         self._waits.clear()
         self._told.clear()
-        self._fresh.clear()
+        self.fresh.clear()
         self.any = False
 
     def next_time(self) -> float | None:
         """When to look again; at once where a wait has no time yet, None where nobody waits."""
         if self.deadline_s is None:
             return None
-        if self._fresh:
+        if self.fresh:
             return _NOW
         for wait in self._waits.values():
             return wait.since + self.deadline_s
@@ -102,9 +110,9 @@ class Watch:
 
     def stamp(self, now: float) -> None:
         """The waits noted since the last time began about now."""
-        for wait in self._fresh:
+        for wait in self.fresh:
             wait.since = now
-        self._fresh.clear()
+        self.fresh.clear()
 
     def due(self, now: float) -> Iterator[tuple[int, Wait]]:
         """The waits that are too old and not reported: answer each by `told` or `served`, or leave
@@ -128,4 +136,4 @@ class Watch:
         if held is not None:
             self._waits[page] = held
             if self.deadline_s is not None:
-                self._fresh.append(held)
+                self.fresh.append(held)

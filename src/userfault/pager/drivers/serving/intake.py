@@ -24,6 +24,7 @@ from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import MESSAGE, Journal
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
+from userfault.pager.drivers.serving.latency import Latency
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
@@ -34,6 +35,7 @@ class Service(Protocol):
     """Whoever serves."""
 
     deferring: Deferring
+    latency: Latency | None
 
     def perform(self, context: Context) -> None:
         """Everything that the core of `context` asks for, until it asks for nothing more."""
@@ -82,6 +84,10 @@ class Intake:
             owner.heard = True
             core = context.core
             core.batch()
+            latency = self._service.latency
+            if latency is not None:
+                began = self._calls.clock()
+                before = core.counters.faults, core.counters.minor
             ring = journal.ring
             if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
                 _, flags, address, thread = _unpack_fault(ring, at)
@@ -92,6 +98,8 @@ class Intake:
             else:
                 self.batch(context, at, count)
             journal.batch_done(count)
+            if latency is not None:
+                latency.answered(context, before, self._calls.clock() - began)
         except Exception as error:
             self._service.lose(context.served, error)
 

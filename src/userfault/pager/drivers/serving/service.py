@@ -33,6 +33,7 @@ from userfault.pager.drivers.serving.deferring import Deferring
 from userfault.pager.drivers.serving.evicting import Evictor
 from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.intake import Intake
+from userfault.pager.drivers.serving.latency import Latency
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.pager.drivers.serving.reads import Reads
 from userfault.pager.drivers.serving.recordings import Recordings
@@ -73,6 +74,8 @@ class Service:
         self.reads = Reads(loop, self, self.timed, in_flight, calls)
         self.recordings = Recordings(loop, self)
         self.commit = book.commit
+        self.latency: Latency | None = None  # how long faults wait, if it is wanted
+        self.dropped: Callable[[Served], None] = _nothing  # to be told of a mapping that goes
         self._unpackers: Unpackers | None = None
         performer, evictor = Performer(journal, calls), Evictor(journal, calls)
         series = Series(journal, calls, performer, loop.pressing)
@@ -106,6 +109,8 @@ class Service:
             else:
                 self._rare[type(action)](context, action)
         core = context.core
+        if self.latency is not None:
+            self.latency.ended(context, self._clock())
         if core.deferred:
             self.deferring.add(context, self._clock())
         if core.timed:
@@ -190,6 +195,8 @@ class Service:
         self.loop.look_soon()
 
     def _watch(self, context: Context) -> None:
+        if self.latency is not None:
+            context.core.watch.ends = []
         self.loop.watch(context.fd, functools.partial(self.intake.readable, context))
         if context is not context.served.main:
             self.children.add(context)
@@ -235,6 +242,7 @@ class Service:
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
+        self.dropped(served)
         for context in served.contexts:
             self._let_go(context)
         self.let_rest(served)
@@ -270,3 +278,8 @@ class Service:
         if self._unpackers is not None:
             self._unpackers.close()
         self.reads.close()
+
+
+def _nothing(served: Served) -> None:
+    """Nobody wants to know."""
+    del served
