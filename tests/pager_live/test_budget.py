@@ -42,8 +42,9 @@ def taken(memory: LazyMemory) -> int:
     return os.fstat(memory._parts.recipe.fd).st_blocks * 512
 
 
-def _taken_over(memory: LazyMemory, times: int) -> bool:
-    return memory._parts.pager.takeovers >= times
+def took_over(memory: LazyMemory, killed: int) -> bool:
+    """A worker serves that was not killed yet."""
+    return memory._parts.pager.takeovers > killed
 
 
 def shown(memory: LazyMemory, page: int) -> int:
@@ -142,7 +143,7 @@ def test_no_byte_is_lost_when_workers_are_killed_meanwhile(image: Path, tmp_path
     policy = Policy(resident_bytes=BUDGET, spill=str(tmp_path))
     written: dict[int, int] = {}
     with lazy(image, writable=True, policy=policy) as memory:
-        for killed in range(6):
+        for killed in range(3):
             for _ in range(1500):
                 page = draw.randrange(PAGES)
                 if draw.random() < 0.3:
@@ -151,7 +152,7 @@ def test_no_byte_is_lost_when_workers_are_killed_meanwhile(image: Path, tmp_path
                 else:
                     assert shown(memory, page) == written.get(page, page + 1)
             os.kill(memory._parts.pager.processes()["worker"], 9)
-            wait_until(functools.partial(_taken_over, memory, killed + 1), 30)
+            wait_until(functools.partial(took_over, memory, killed))
         for page in range(PAGES):
             assert shown(memory, page) == written.get(page, page + 1)
 
@@ -215,12 +216,12 @@ def test_a_file_that_is_more_than_the_cgroup_allows_is_read_without_being_killed
     if not cgroup.possible("memory"):
         absent("cannot make a memory cgroup")
     path = tmp_path / "large"
-    size = 1280 * MIB
+    size = 768 * MIB
     with path.open("wb") as file:
         file.truncate(size)
         for at in range(0, size, 64 * MIB):
             os.pwrite(file.fileno(), b"\1", at)
-    with cgroup.limited("memory", 384 * MIB) as procs:
+    with cgroup.limited("memory", 256 * MIB) as procs:
         found = child.finish(child.start(SCENES + "all_of_it", str(path), str(procs)), 120)
     assert found["total"] == size // (64 * MIB)
     assert found["memory"].startswith("shmem")

@@ -18,7 +18,7 @@ at most twice the room) is kept apart, and goes last.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from userfault.pager.core.actions import Action, Evict, Spill
@@ -30,7 +30,8 @@ _BATCH = 256  # pages taken out beyond what must be, so that it is not done for 
 _FLOOR = 32  # of the newest pages at least so many stay: one instruction may touch several
 # Of a budget, what is taken out at once, and what stays, is one page in so many at most.
 _SHARE = 8
-_BLOCK = 4  # what has gone is remembered by blocks of 16 pages
+_BLOCK = 16  # pages: what has gone in larger runs is remembered by so many
+_REMEMBERED = 1 << 16
 _ENDS = 32  # streams remembered
 _PATIENCE = 1024  # pages filled until a spill that failed is tried again
 _RECENT = 4096  # pages filled that `crowded` is about
@@ -105,7 +106,7 @@ class Residency:
         self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
         self._written = _Queue()
         self._clock = 0  # pages that have gone so far
-        self._gone: dict[int, int] = {}  # block of pages -> the clock when some of it went
+        self._gone: dict[int, int] = {}  # by `_keys`: the clock when it went, oldest first
         self._ends: dict[int, None] = {}  # pages at which a stream would go on
         self._asked: set[int] = set()  # somebody waits for these, which are on their way out
         self._filled = 0
@@ -161,14 +162,11 @@ class Residency:
                 queue.push(page, count)
 
     def _came_back(self, page: int, count: int) -> bool:
-        """Whether these pages had gone a short time ago."""
-        if not self._gone:
-            return False
-        found = False
-        for block in range(page >> _BLOCK, ((page + count - 1) >> _BLOCK) + 1):
-            went = self._gone.pop(block, None)
-            found = found or (went is not None and self._clock - went <= self.limit)
-        return found
+        """Whether one of these pages had gone a short time ago."""
+        gone, long_ago = self._gone, self._clock - self.limit
+        return any(gone.pop(key, long_ago - 1) >= long_ago for key in _keys(page, count)) or (
+            count < _BLOCK and gone.get(~(page // _BLOCK), long_ago - 1) >= long_ago
+        )
 
     def _streams(self, page: int, count: int) -> bool:
         """Whether they go on where others ended, up or down."""
@@ -203,25 +201,29 @@ class Residency:
         """Clean pages, oldest first; how many should have gone and have not."""
         floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
-        while left > 0 and (queue := self._oldest(floor)) is not None:
-            page, count = queue.pop(left)
+        while left > 0 and (found := self._oldest(floor)) is not None:
+            queue, most = found
+            page, count = queue.pop(min(left, most))
             for first, length in pages.runs(page, count, CLEAN):
                 pages.move(first, length, EVICTING)
                 books.out.append(Evict(first, length))
                 left -= length
         return left
 
-    def _oldest(self, floor: int) -> _Queue | None:
-        """Whose oldest go next; None where what is left is to stay."""
+    def _oldest(self, floor: int) -> tuple[_Queue, int] | None:
+        """Whose oldest go next, and how many of them at most; None where what is left stays."""
         behind, new, kept = self._behind, self._new, self._kept
-        if behind.pages + new.pages + kept.pages <= floor:
+        most = behind.pages + new.pages + kept.pages - floor
+        if most <= 0:
             return None
         if behind.pages > floor:
-            return behind
+            return behind, behind.pages - floor
         # What was in once only has a quarter of the room, if there is better to keep.
-        if new.pages > (self.limit >> 2 if kept.pages else 0):
-            return new
-        return kept if kept.pages > new.pages else new if new.pages else behind
+        few = self.limit >> 2 if kept.pages else 0
+        if new.pages > few:
+            return new, min(most, new.pages - few)
+        queue = max((kept, new, behind), key=lambda each: each.pages)
+        return queue, min(most, queue.pages)
 
     def _spill(self, books: Books, left: int) -> None:
         """Pages that were written, oldest first."""
@@ -300,10 +302,10 @@ class Residency:
         books.counters.evicted += count
         self._clock += count
         gone, clock = self._gone, self._clock
-        for block in range(page >> _BLOCK, ((page + count - 1) >> _BLOCK) + 1):
-            gone.pop(block, None)
-            gone[block] = clock
-        while len(gone) > (self.limit >> _BLOCK - 1) + _BATCH:
+        for key in _keys(page, count):
+            gone.pop(key, None)
+            gone[key] = clock
+        while len(gone) > min(self.limit, _REMEMBERED):
             del gone[next(iter(gone))]
 
     def _wake(self, books: Books, action: Evict | Spill) -> None:
@@ -325,6 +327,13 @@ class Residency:
                 self._new.push(page, count)
             for page, count in pages.runs(0, pages.count, PRESENT):
                 self._written.push(page, count)
+
+
+def _keys(page: int, count: int) -> Iterable[int]:
+    """What a run is remembered by: its pages, or the blocks of it below zero."""
+    if count < _BLOCK:
+        return range(page, page + count)
+    return range(~((page + count - 1) // _BLOCK), ~(page // _BLOCK) + 1)
 
 
 def _moved(books: Books) -> bool:
