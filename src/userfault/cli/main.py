@@ -30,6 +30,7 @@ _COMMANDS = {
     "lab": "lab.lab",
     "model": "model.model",
     "plan": "trace.plan",
+    "report": "trace.report",
     "simulate": "explore.simulate",
     **{name: f"serve.{name}" for name in _SERVE},
     **{name: f"store.{name}" for name in _STORE},

@@ -48,6 +48,7 @@ REASONS = ("background", "asked for", "stream", "working set")
 _LENGTH = struct.Struct("<I")
 _MOST_HEADER = 4096
 _DETAILS = {FAULT: len(NAMES), AHEAD: len(REASONS)}
+_KIND = DEMAND - 1  # of a detail of `FILLED`
 
 
 class TraceError(UserfaultError):
@@ -156,7 +157,8 @@ def _records(data: memoryview, header: Header, name: str) -> Iterator[Record]:
     for number, (first, page, count) in enumerate(RECORD.iter_unpack(data)):
         what, detail = first & 15, first >> 4 & 15
         time_ns = (first >> 8) - begun
-        if what > FULL or detail >= _DETAILS.get(what, 16):
+        kind = detail & _KIND if what == FILLED else 0
+        if what > FULL or detail >= _DETAILS.get(what, 16) or kind >= len(KINDS):
             raise _refused(name, f"record {number} is of an unknown kind ({what}, {detail})")
         within = page < pages if what == FAULT else page + count <= pages
         if what < RESUMED and not within:
@@ -166,7 +168,7 @@ def _records(data: memoryview, header: Header, name: str) -> Iterator[Record]:
 
 def kind_of(detail: int) -> str:
     """The kind of a fill, in words."""
-    return KINDS[detail & 3]
+    return KINDS[detail & _KIND]
 
 
 def _refused(name: str, cause: str) -> TraceError:
