@@ -10,7 +10,7 @@ from userfault.check.explore.building.scenario import Scenario
 from userfault.check.explore.invariants import INVARIANTS
 from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
-from userfault.check.explore.search import Found, search
+from userfault.check.explore.search import Found, explored, search
 from userfault.check.explore.strategies.chance import Random
 from userfault.check.explore.strategies.depth_first import DepthFirst
 from userfault.check.explore.strategies.reduced import Reduced
@@ -53,3 +53,11 @@ def test_each_says_what_it_puts_together_and_what_must_hold() -> None:
         assert scenario.group, scenario.name
     sentences = Counter(scenario.sentence for scenario in SCENARIOS)
     assert max(sentences.values()) == 1, sentences.most_common(1)
+
+
+def test_a_call_explores_under_another_design() -> None:
+    beyond = next(one for one in SCENARIOS if one.name == "touch-beyond-the-end")
+    assert explored(beyond.build).exhausted
+    found = explored(beyond.build, design="posted")
+    assert found.violation is not None
+    assert found.violation.name == "end-of-file"

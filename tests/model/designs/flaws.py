@@ -16,8 +16,10 @@ from userfault.check.explore.strategies.reduced import Reduced
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.modes import Mode
 from userfault.model.files import filesystem
+from userfault.model.files.folio import SWAPPED
 from userfault.model.files.inode import Inode
 from userfault.model.invariants import Rule
+from userfault.model.memtypes.guest_memfd import PREPARED
 from userfault.model.profiles import NEXT, Config
 from userfault.uapi import mman
 
@@ -109,6 +111,20 @@ def a_message_beyond_the_end_of_shmem(world: World) -> None:
     _beyond(world, "shmem")
 
 
+@flaw("c")
+def read_from_swap_for_a_message(world: World) -> None:
+    """A touch of a page of shmem in swap, and a handler that wakes it without an answer."""
+    file = world.file("shmem")
+    filesystem.write(world.machine.files, file, 0, b"page")
+    world.swap_out(file)
+    area = world.map("shmem", file=file)
+    uffd = world.uffd(area, mode=Mode.MINOR)
+    world.task("reader", lambda me: me.read(area[0], 4), may_wait=True)
+    world.task("handler", lambda me: me.wake(uffd, area[0], PAGE))
+    back = "the page was read from swap for a message that nobody has answered"
+    world.check(lambda: None if file.cache[0].flags & SWAPPED else back)
+
+
 def _seen_by_the_host(area: Area, file: Inode, world: World) -> str | None:
     mapped = world.peek(area[0]) is not None
     return (
@@ -140,6 +156,22 @@ def converted_before_copy(world: World) -> None:
     world.task("handler", lambda me: me.copy(uffd, area[0], b"copied"))
     world.task("guest", lambda me: me.convert(vm, 0, private=True))
     world.check(lambda: _seen_by_the_host(area, area.file, world))
+
+
+@flaw("f")
+def preparation_fails(world: World) -> None:
+    """COPY into memory whose pages must be prepared, which fails, beside a reader and the guest."""
+    area = world.map(KIND)
+    area.file.traits |= PREPARED
+    world.machine.memory.prepare_fails = True
+    alias = world.map(KIND, file=area.file)
+    uffd = world.uffd(area)
+    vm = world.guest(area)
+    copier = world.task("handler", lambda me: me.copy(uffd, area[0], b"copied"))
+    world.task("reader", lambda me: me.read(alias[0]))
+    world.task("guest", lambda me: me.guest_read(vm, 0))
+    left = "a COPY that failed left its page in the file"
+    world.check(lambda: left if copier.value != PAGE and area.file.cache else None)
 
 
 @flaw("l")

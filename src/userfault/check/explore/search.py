@@ -96,14 +96,15 @@ def _twice(found: Found, runner: Runner, run: Run) -> None:
             found.run, found.after = run, found.schedules
 
 
-def explored(build: Build, kernel: str | None = None) -> Found:
+def explored(build: Build, kernel: str | None = None, design: str = "") -> Found:
     """One schedule of each kind of a scenario, with every invariant, until one breaks.
 
-    `build`: the function that `@scenario()` decorates; `kernel`: another profile than its own.
+    `build`: the function that `@scenario()` decorates; `kernel`, `design`: others than its own.
     """
     for known in scenario.by_name.values():
         if known.build is build:
-            runner = Runner(known, profile_named(kernel or known.kernel), invariants=INVARIANTS)
+            profile = profile_named(kernel or known.kernel)
+            runner = Runner(known.under(design), profile, invariants=INVARIANTS)
             return search(runner, Reduced())
     raise UsageError("this function is no scenario", cure="decorate it with @scenario()")
 

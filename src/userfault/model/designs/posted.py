@@ -4,7 +4,9 @@ The hooks are called as Linux calls them: nobody looks at what they did.  The fl
 
 a. `get_folio_noalloc` gives out what nobody has cleared; who comes next by another way clears it.
 b. the core decides on a message before it looks at the end of the file.
+c. to decide on a message the core looks the page up: locked, and read from swap.
 d. whether a page may be seen is asked of the file, not of the index.
+f. a page is prepared once it is cached (a downstream fix-up does so), and stays if that fails.
 h. no feature bit tells that it works.
 l. `filemap_add` unlocks a folio that the refused insertion has unlocked (`Memory.bad_unlocks`).
 """
@@ -20,7 +22,7 @@ from userfault.model.designs.design import Design
 from userfault.model.errors import Refused
 from userfault.model.files.folio import LOCKED, Folio, Object
 from userfault.model.memtypes import pagecache
-from userfault.model.memtypes.guest_memfd import GUEST_MEMFD
+from userfault.model.memtypes.guest_memfd import GUEST_MEMFD, prepare
 from userfault.model.memtypes.ops import MemoryOps, UffdOps, Where
 
 
@@ -40,6 +42,7 @@ def _add(folio: Folio, where: Where) -> None:
     except Refused:
         where.memory.unlock(folio)  # and the hook unlocks it again (flaw l)
         raise
+    prepare(where)  # too late: a refusal leaves the page behind, locked (flaw f)
 
 
 TABLE = UffdOps(
@@ -64,6 +67,6 @@ POSTED = Design(
     calls=_calls,
     table=UffdOps,
     exports=("filemap_remove_folio()",),
-    bugs=frozenset({"guest-memfd-no-end"}),
+    bugs=frozenset({"guest-memfd-no-end", "asks-by-lookup"}),
     says_guest_memfd=False,
 )

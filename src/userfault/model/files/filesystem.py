@@ -174,6 +174,8 @@ def read(target: Object, offset: int, length: int) -> bytes:
         at = offset % step
         take = min(step - at, length)
         folio = target.cached(offset // step)
+        if folio is not None:
+            folio.flags &= ~folios.SWAPPED
         finished = folio is not None and folio.flags & folios.UPTODATE
         parts.append(folio.read(at, take) if folio is not None and finished else bytes(take))
         offset += take

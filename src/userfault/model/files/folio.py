@@ -25,6 +25,7 @@ HWPOISON = 8
 ANON = 16
 PINNED = 32  # for DMA: MOVE refuses it
 LARGE_POOL = 64  # of a hugetlb pool
+SWAPPED = 256  # its bytes are in swap: what is in the cache stands for them until it is looked up
 ZERO = 128  # the zero page, or the huge one: read-only, and counted for nobody
 
 Content = bytes | dict[int, bytes]

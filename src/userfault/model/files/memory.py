@@ -56,6 +56,7 @@ class Memory:
         self.huge_zero = Folio(9, UPTODATE | ZERO, {}, None)
         self.bad_unlocks = 0  # of folios that were not locked
         self.fail_after: int | None = None  # allocations until the next one fails
+        self.prepare_fails = False  # taking pages out of the direct map, or encrypting them, does
 
     def allocate(self, order: int, flags: int, cgroup: Cgroup | None) -> Folio | None:
         """A folio with one reference and stale content; None when out of memory or over limit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from userfault.model.files.folio import LOCKED, Folio, Mount, Object
+from userfault.model.files.folio import LOCKED, SWAPPED, Folio, Mount, Object
 from userfault.model.files.inode import Inode
 from userfault.model.files.memory import Memory
 from userfault.model.files.ops import FileOps, Where
@@ -65,6 +65,11 @@ class PageCache:
         target.remove(folio)
         target.uncharge()
         self.memory.put(folio)
+
+    def swap_out(self, folio: Folio) -> None:
+        """Write a page that nobody has mapped to swap; what its file is charged stays as it is."""
+        assert not folio.mapcount
+        folio.flags |= SWAPPED
 
     def where(self, target: Object, index: int) -> Where:
         """For a page of the file itself, on nobody's cgroup."""

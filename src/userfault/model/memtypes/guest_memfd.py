@@ -20,6 +20,8 @@ from userfault.model.memtypes.ops import Facts, MemoryOps, UffdOps, Where
 # Flags of creation (GUEST_MEMFD_FLAG_*), kept as the object's traits.
 MMAP = 1
 INIT_SHARED = 2
+# Of the model: pages are prepared before a guest has them (out of the direct map, encrypted).
+PREPARED = 1 << 30
 
 
 def _touchable(target: Object) -> bool:
@@ -56,11 +58,19 @@ def _alloc(where: Where) -> Folio | None:
     return pagecache.allocate(where)
 
 
+def prepare(where: Where) -> None:
+    """Prepare a page that comes into the file, where that is needed; refuses where it fails."""
+    assert where.object is not None
+    if where.object.traits & PREPARED and where.memory.prepare_fails:
+        raise Refused(errno.ENOMEM)
+
+
 def _add(folio: Folio, where: Where) -> None:
     assert where.object is not None
     # Converted while the content was copied: looked at again under the lock.
     if not _shared(where.object, where.index):
         raise Refused(errno.EFAULT)
+    prepare(where)  # before anybody can find the page: a refusal has changed nothing
     pagecache.add(folio, where)
 
 
@@ -68,6 +78,13 @@ def _fault(where: Where) -> Folio:
     assert where.object is not None
     if not _shared(where.object, where.index):
         raise Refused(errno.EACCES)
+    return _guest(where)
+
+
+def _guest(where: Where) -> Folio:
+    assert where.object is not None
+    if where.index not in where.object.cache:
+        prepare(where)
     return pagecache.fault(where)
 
 
@@ -79,7 +96,7 @@ def _mappable(target: Object) -> bool:
 GUEST_MEMFD_RELEASED = MemoryOps(
     name="guest_memfd",
     fault_folio=_fault,
-    guest_folio=pagecache.fault,
+    guest_folio=_guest,
     cached=pagecache.cached,
     preallocate=pagecache.preallocate,
     can_resize=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from userfault.model.errors import Errno, Refused
-from userfault.model.files.folio import LOCKED, UPTODATE, Folio, Object
+from userfault.model.files.folio import LOCKED, SWAPPED, UPTODATE, Folio, Object
 from userfault.model.memtypes.ops import Facts, Where
 from userfault.model.tasks.recorder import RECORD
 
@@ -33,6 +33,7 @@ def taken(folio: Folio) -> Folio:
     """Lock and reference a cached folio; what nobody has written reads as zero from now on."""
     folio.refs += 1
     folio.flags |= LOCKED
+    folio.flags &= ~SWAPPED  # read back, if it was in swap
     if not folio.flags & UPTODATE:
         folio.clear()
         folio.flags |= UPTODATE

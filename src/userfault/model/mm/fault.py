@@ -21,6 +21,8 @@ from userfault.model.errors import (
 from userfault.model.files import folio as folios
 from userfault.model.files.boundary import fault_folio
 from userfault.model.files.folio import Folio
+from userfault.model.files.inode import Inode
+from userfault.model.memtypes.boundary import get_folio
 from userfault.model.mm import pgtable as pt
 from userfault.model.mm import thp
 from userfault.model.mm import vma as vmas
@@ -36,6 +38,7 @@ _MISSING = 0
 _WP = abi.UFFD_PAGEFAULT_FLAG_WP
 _MINOR = abi.UFFD_PAGEFAULT_FLAG_MINOR
 _RWP = abi.UFFD_PAGEFAULT_FLAG_RWP
+_DECIDING = vmas.MISSING | vmas.MINOR  # modes in which the page cache decides about a message
 _RESOLVED = -1
 _AGAIN = -2  # the access is to be tried again, and nothing has changed
 
@@ -187,7 +190,7 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     around = not write and not vma.modes & ~vmas.MISSING and ops.fault_around
     if around and _served_around(mm, vma, page, wp):
         return _RESOLVED
-    cached = target.cached(index)
+    cached = _asked(mm, vma, target, index)
     touchable = ops.touchable is None or ops.touchable(target)
     if _is_beyond(mm, vma, index, cached) or not touchable:
         raise Signalled(signal.SIGBUS, BUS_ADRERR, address)
@@ -218,6 +221,25 @@ def _empty_file(mm: AddressSpace, vma: Vma, page: int, address: int, wp: int, wr
     mm.unmap(vma, page)
     mm.map_folio(vma, page, flags, folio)
     return _RESOLVED
+
+
+def _asked(mm: AddressSpace, vma: Vma, target: Inode, index: int) -> Folio | None:
+    """Whether there is a page: one in swap counts, and stays there.
+
+    The posted patches lock it, read it from swap, and let it go.
+    """
+    cached = target.cached(index)
+    asks = vma.modes & _DECIDING and not vma.ops.pool  # hugetlb has a fault of its own
+    if cached is None or not asks or "asks-by-lookup" not in mm.config.bugs:
+        return cached
+    mm.files.wait_folio(cached)
+    try:
+        folio = get_folio(mm.sched, vma.ops, target, index)
+    except Refused:
+        return target.cached(index)
+    mm.files.unlock_folio(folio)
+    mm.memory.put(folio)
+    return folio
 
 
 def _is_beyond(mm: AddressSpace, vma: Vma, index: int, cached: Folio | None) -> bool:
@@ -306,7 +328,8 @@ def _map_around(mm: AddressSpace, vma: Vma, page: int) -> bool:
         folio = target.cached(vma.index(address))
         if folio is None or mm.table.get(address) is not None:
             continue
-        state = folio.flags & (folios.LOCKED | folios.UPTODATE | folios.HWPOISON)
+        unlike = folios.LOCKED | folios.HWPOISON | folios.SWAPPED
+        state = folio.flags & (unlike | folios.UPTODATE)
         if state == folios.UPTODATE and folio.index < target.pages():
             folio.get()
             mm.map_folio(vma, address, 0, folio)

@@ -76,7 +76,8 @@ def mincore(mm: AddressSpace, address: int, length: int) -> bytes:
         asked = vma.shift == 12 or not mm.table.has_table(at, vma.shift)
         if not present and vma.object is not None and asked:
             folio = vma.object.cached(_cached_at(mm, vma, at, address))
-            present = folio is not None and bool(folio.flags & folios.UPTODATE)
+            finished = folios.UPTODATE | folios.SWAPPED
+            present = folio is not None and folio.flags & finished == folios.UPTODATE
         found.append(int(present))
     return bytes(found)
 

@@ -158,6 +158,10 @@ class World:
         process = process or self.process
         access.store(process.threads[0], process.mm, address, data, user=True)
 
+    def swap_out(self, file: Inode, index: int = 0) -> None:
+        """A page of a file, which nobody has mapped, is in swap when the tasks begin."""
+        self.machine.files.swap_out(file.cache[index])
+
     def protect(self, uffd: Descriptor, area: Area) -> None:
         """Write-protect it before the tasks begin."""
         protect.writeprotect(uffd.context, area.start, area.length, protect=True)

@@ -32,6 +32,7 @@ _BITS = (
 )
 _FLAGS = (
     (folios.LOCKED, "locked"),
+    (folios.SWAPPED, "in swap"),
     (folios.UPTODATE, "up to date"),
     (folios.HWPOISON, "poisoned"),
 )
