@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bench import (
+    budget,
     bulk,
     clones,
     cold,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "dirty": dirty,
     "clones": clones,
     "serve": serve,
+    "budget": budget,
 }
 
 
@@ -117,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="one more image for `store`: a memory file of your own")  # fmt: skip
     parser.add_argument("--umap", type=Path, metavar="FOLDER",
                         help="where UMap is built (lib/libumap.so), as a rival")  # fmt: skip
-    parser.add_argument("--mib", type=int, default=512, help="the image of `windows`")
+    parser.add_argument("--mib", type=int, default=512, help="the image of `windows`, `budget`")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser
 

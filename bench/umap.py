@@ -26,11 +26,17 @@ _ANSWER = struct.Struct("=dQ")  # seconds, hash
 
 
 class Umap:
-    """A process whose memory UMap serves in pages of `page` bytes.  `folder`: has `lib/`."""
+    """A process whose memory UMap serves in pages of `page` bytes.  `folder`: has `lib/`.
 
-    def __init__(self, native: Native, folder: Path, image: Image, page: int) -> None:
+    `buffer`: pages that it may have in memory (0: all of them).
+    """
+
+    def __init__(
+        self, native: Native, folder: Path, image: Image, page: int, *, buffer: int = 0
+    ) -> None:
         library = folder / "lib" / "libumap.so"
-        settings = {"UMAP_PAGESIZE": str(page), "UMAP_BUFSIZE": str(image.length // page + 64)}
+        most = buffer or image.length // page + 64
+        settings = {"UMAP_PAGESIZE": str(page), "UMAP_BUFSIZE": str(most)}
         words = [str(library), str(native.library), str(image.fd), str(image.length)]
         self._child = subprocess.Popen(
             [sys.executable, "-m", "bench.umap", *words],

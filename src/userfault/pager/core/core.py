@@ -233,7 +233,7 @@ class MappingCore:
     def idle_work(self) -> int:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
         room = min(self.residency.room, self.ledger.room)
-        if self.residency.turns:
+        if self.residency.turns:  # what nobody asked for is not worth what goes for it
             self.planner.background, room = False, self.plan.chunk_pages
         if self.finished or self.out or self.deferred or not room:
             return 0

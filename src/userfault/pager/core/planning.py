@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from userfault.pager.core.blocks import BlockPlanner
+from userfault.pager.core.bounded import Bounded
 from userfault.pager.core.bycost import CostPlanner
 from userfault.pager.core.planner import Books, Planner
 from userfault.pager.core.recording import Recording
@@ -26,5 +27,6 @@ def _alone(books: Books) -> Planner:
     if around == "order":
         return WindowPlanner(books)
     if around == "cost":
-        return CostPlanner(books)
+        cost = CostPlanner(books)
+        return Bounded(cost, WindowPlanner(books), books) if books.plan.evicts else cost
     return BlockPlanner(books, books.plan.window_pages if around == "block" else 1)

@@ -44,6 +44,7 @@ class Books(Protocol):
     counters: Counters
     segments: Segments
     left: Segments
+    room: int
 
     @property
     def peers(self) -> Sequence[Books]:
@@ -101,6 +102,7 @@ class Residency:
         self.spill_failed = ""
         self.refaulted = 0  # of the last pages filled, decaying
         self._pages = pages
+        self._window = plan.window_pages
         self._evicts = plan.evicts
         self._spills = plan.spills
         self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
@@ -201,6 +203,7 @@ class Residency:
         """Clean pages, oldest first; how many should have gone and have not."""
         floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
+        books.room = self._window  # from now on what comes in takes the place of something
         while left > 0 and (found := self._oldest(floor)) is not None:
             queue, most = found
             page, count = queue.pop(min(left, most))

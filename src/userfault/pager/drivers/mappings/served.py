@@ -57,6 +57,7 @@ class Served:
         self.page_size = attach.page_size
         self.zeropage = attach.zeropage
         self._fds = fds
+        self.memory = fds.memory  # the file behind it; -1 where there is none
         self._states: dict[int, mmap.mmap] = {}  # page states: the mapping's, forked children's
         self.lifeline = LifeLine(fds.lifeline_read, fds.lifeline_write)
         self.lost = ""  # why nothing of it is filled any more
@@ -231,18 +232,9 @@ class Served:
         """The log of the signals that the client was sent; -1 for none."""
         return self._fds.signals
 
-    @property
-    def memory(self) -> int:
-        """The descriptor of the file behind the memory; -1 where there is none."""
-        return self._fds.memory
-
     def memory_size(self) -> int:
         """Size of the file behind the memory now; -1 where there is none."""
         return os.fstat(self._fds.memory).st_size if self._fds.memory >= 0 else -1
-
-    def memory_taken(self) -> int:
-        """Bytes that the file behind the memory takes, in memory or swap."""
-        return os.fstat(self._fds.memory).st_blocks * 512
 
     def finish(self) -> None:
         """Tell the client that everything is in.  A second time does no harm."""

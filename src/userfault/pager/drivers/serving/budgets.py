@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Protocol
 
 from userfault.linux.room import room_of
@@ -55,7 +56,7 @@ class Budgets:
         context = served.main
         residency, pages = context.core.residency, context.core.pages
         if served.plan.evicts:
-            taken = served.memory_taken() // served.page_size
+            taken = os.fstat(served.memory).st_blocks * 512 // served.page_size
             residency.hidden = max(taken - pages.held, 0)
         if served.attach.follows:
             room = room_of(served.owner.pid) if served.owner.alive else None
