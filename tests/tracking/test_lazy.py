@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 from pathlib import Path
 
@@ -155,6 +156,41 @@ def test_what_is_missing_and_in_no_base_is_refused(packed: Path, store: Path) ->
         pytest.raises(SourceError, match="in the same store"),
     ):
         snapshot.update()
+
+
+def test_memory_that_is_a_file_of_others_already_is_refused_until_it_is_complete(
+    store: Path,
+) -> None:
+    """Its pages are in the file, and not in our page tables."""
+    fd = os.memfd_create("prepared")
+    os.write(fd, b"\1" * MIB)
+    with lazy(
+        fd, memory="shmem", prepared=True, writable=True, track=True, policy=DEMAND
+    ) as memory:
+        os.close(fd)
+        memory[3 * PAGE] = 2
+        with Snapshot(store / "one", memory) as snapshot:
+            with pytest.raises(SourceError, match="not complete"):
+                snapshot.update()
+            memory.complete()
+            snapshot.update()
+        assert restored(store, "one") == memory[:]
+
+
+def test_restores_that_share_a_copy_are_stored_each_by_itself(packed: Path) -> None:
+    sharing = Policy(background=False, share="on")
+    with (
+        lazy(packed, policy=sharing, writable=True) as other,
+        lazy(packed, policy=sharing, writable=True, track=True) as memory,
+        Snapshot(packed.parent / "mine", memory) as snapshot,
+    ):
+        other[7 * PAGE] ^= 1
+        assert other[9 * PAGE] == memory[9 * PAGE]
+        memory[5 * PAGE] ^= 1
+        made = snapshot.update()
+        assert (made.base, made.stored) == ("base", 1)
+        memory.complete()
+        assert restored(packed.parent, "mine") == memory[:]
 
 
 def test_a_budget_and_tracking_exclude_each_other() -> None:

@@ -12,7 +12,7 @@ from userfault.api.track_modes import Async, own_pagemap
 from userfault.kernel.errors import KernelError, RegistrationRefused, TrackingLost
 from userfault.linux.unpatched import original
 from userfault.linux.written import Run, joined, written
-from userfault.pager.core.states import MISSING, Pages
+from userfault.pager.core.states import CACHED, MISSING, Pages
 
 _TRIES, _STEP_S = 200, 0.005
 
@@ -48,16 +48,20 @@ class Served:
         return self._take_over()
 
     def missing(self) -> list[Run]:
-        """What the pager has not begun to fill."""
+        """What nobody has touched through this mapping yet."""
         states, parts = self._parts.states, self._parts
         if states is None or self._own is not None:
             return []
-        size = parts.recipe.memory.page_size
-        found = Pages(states, parts.pages).runs(0, parts.pages, MISSING)
-        return [
-            (parts.address + page * size, parts.address + (page + count) * size)
-            for page, count in found
-        ]
+        size, pages = parts.recipe.memory.page_size, Pages(states, parts.pages)
+        return joined(
+            *(
+                [
+                    (parts.address + page * size, parts.address + (page + count) * size)
+                    for page, count in pages.runs(0, parts.pages, state)
+                ]
+                for state in (MISSING, CACHED)  # what left these never comes back to them
+            )
+        )
 
     def close(self) -> None:
         """See `Way`.  The pager's userfaultfd stays as it is."""
