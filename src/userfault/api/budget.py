@@ -45,9 +45,11 @@ def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protect
     size = min(asked if asked is not None else room.spare if room else whole, whole)
     if size >= whole or asked == 0:
         return Budget(memory)
-    if not fixed and protects and not options.fork and not prepared:
+    if not fixed and protects and not options.fork and not prepared and not options.track:
         memory = named_memory("shmem")
     obstacle = _obstacle(memory, prepared)
+    if options.track:
+        obstacle = obstacle or "its writes are tracked (track=True), and no write asks first"
     if not protects:
         obstacle = obstacle or "this kernel does not protect it against writes (Linux 5.19 does)"
     if asked is None and isinstance(spec, FunctionSpec):

@@ -39,7 +39,7 @@ from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.shared.asking import Grant
 from userfault.pager.drivers.wire import messages
 from userfault.snapshot.stores.place import place_of
-from userfault.source.spec import FileSpec, Resolved, resolve
+from userfault.source.spec import FileSpec, Resolved, StoreSpec, resolve
 from userfault.uapi import mman
 
 # Without these the pager would not learn what the client does to the memory.
@@ -64,6 +64,7 @@ def lazy(
     cache: str | None = None,
     cache_size: int | None = None,
     working_set: str | os.PathLike[str] | None = None,
+    track: bool = False,
 ) -> LazyMemory:
     """Memory that shows `source` and fills itself on first touch.
 
@@ -87,6 +88,8 @@ def lazy(
     `working_set`: a file with the pages that are touched first, which come ahead of the faults;
     where there is none yet it is recorded (policy `record`).  A snapshot in a store has its own
     beside it; "": no set is used or recorded.  See docs/working-sets.md.
+
+    `track`: `track()` and `Snapshot` take it before it is complete (Linux 6.7; docs/tracking.md).
 
     A function is loaded before anything is returned, in the process that will call it; its module
     is not imported here.
@@ -115,6 +118,7 @@ def lazy(
         offset=part[1],
         whole=part == (None, 0),
         working_set=None if working_set is None else os.fsdecode(working_set),
+        track=track,
     )
 
     told: list[str] = []
@@ -207,7 +211,8 @@ def _build(
     if later or not options.fork:
         libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
     filled = options.prepared or copy is not None  # others may have brought pages already
-    register(uffd, made.address, recipe, prepared=filled, guarded=budget.evicts)
+    guarded = budget.evicts or options.track
+    register(uffd, made.address, recipe, prepared=filled, guarded=guarded)
     owned = pager is None
     serving = pager or Pager()
     with contextlib.ExitStack() as undo_pager:
@@ -234,6 +239,8 @@ def _build(
             libc.madvise(made.address, recipe.length, mman.MADV_DOFORK)
         undo_pager.pop_all()
     parts.address, parts.length = made.address, spec.length
+    parts.tracked = options.track
+    parts.shows = spec if options.whole and isinstance(spec, StoreSpec) else None
     made._parts = parts
     # An object's attributes go before its memory is unmapped, what is tied to itself goes after.
     made._first_to_go = Attribute()
@@ -258,6 +265,7 @@ def _say_where_it_ends() -> None:
 
 def _open(options: Options) -> LiveUserfaultfd:
     needed = _NEEDED | (Feature.EVENT_FORK if options.fork else Feature(0))
+    needed |= Feature.WP_ASYNC if options.track else Feature(0)
     return LiveUserfaultfd.open(
         needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
     )

@@ -6,16 +6,18 @@ from __future__ import annotations
 import bisect
 import errno
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from userfault.api.point import Stopper
+from userfault.api.point import Point, Stopper
 from userfault.api.point_main import Seen, Wanted, rounded
 from userfault.api.track import track
-from userfault.api.track_modes import Way, of_ourselves
+from userfault.api.track_modes import Way, of_ourselves, own_pagemap
+from userfault.api.track_served import Served, without
 from userfault.kernel.errors import PagerError, SourceError
-from userfault.linux.pagemap import Pagemap
 from userfault.linux.present import present
+from userfault.linux.unpatched import original
 from userfault.linux.written import Run, joined
 from userfault.snapshot.format.manifest import pages_of
 from userfault.snapshot.inputs.buffer import Buffer
@@ -24,6 +26,8 @@ from userfault.snapshot.inputs.protocol import Run as PageRun
 
 _SMALL = 4 << 20  # bytes that may be copied while everybody stands still
 _ROUNDS = 6
+_TAKEN_OVER = 3
+_FILL_S, _FILL_STEP_S = 5.0, 0.001  # for how long a page that is being filled is waited for
 _PIECE = 64 * PAGE
 
 
@@ -43,6 +47,7 @@ class Part:
         self.pages = -(-self.where.length // PAGE)
         self.first = 0
         self.dirty: list[Run] | None = None
+        self.based = False  # what is missing is as in the base
 
     @property
     def place(self) -> tuple[int, int]:
@@ -91,7 +96,9 @@ class Part:
         if self.compared:  # all of it is copied at the end
             yield self.start, self.end, Holds.ZERO
             return
-        if self.dirty is None:
+        if self.dirty is None and (missing := self._missing()):
+            others, data = Holds.BASE, without([(self.start, self.end)], missing)
+        elif self.dirty is None:
             others, data = Holds.HOLE, self._present()
         else:
             others, data = Holds.BASE, joined(self.dirty, self.edges)
@@ -104,11 +111,25 @@ class Part:
         if at < self.end:
             yield at, self.end, others
 
+    def _missing(self) -> list[Run]:
+        """What a pager is yet to fill; raises SourceError where the base does not have it."""
+        missing = self.way.missing() if isinstance(self.way, Served) else []
+        if missing and not self.based:
+            count = sum(end - start for start, end in missing) // PAGE
+            raise SourceError(
+                "the memory is not complete",
+                cause=f"{count} pages are missing: nobody wrote them, and they will be what the"
+                " memory is filled from",
+                cure="complete() it first, or store it as a layer on the snapshot that it shows, in"
+                " the same store",
+            )
+        return [(start, min(end, self.end)) for start, end in missing]
+
     def _present(self) -> list[Run]:
         if not self.where.private:  # what is not in our page tables may be in others'
             return [(self.start, self.end)]
         first, last = self.start // PAGE * PAGE, -(-self.end // PAGE) * PAGE
-        with Pagemap.adopt(of_ourselves("pagemap")) as pagemap:
+        with own_pagemap() as pagemap:
             there = present(pagemap, first, last)
             return self.rounded([(start, end) for start, end, zero in there if not zero])
 
@@ -167,7 +188,7 @@ class MemoryInput:
             start = part.start + (page + at - part.first) * PAGE
             target = view[at * PAGE : (at + here) * PAGE]
             inside = min(len(target), part.end - start)
-            self._read(target[:inside], start)
+            self._read(target[:inside], start, served=isinstance(part.way, Served))
             target[inside:] = bytes(len(target) - inside)
             at += here
         return view
@@ -205,7 +226,24 @@ class MemoryInput:
             os.close(fd)
 
     def _at_once(self, stopper: Stopper, left: list[list[Run]]) -> Iterator[tuple[int, memoryview]]:
-        early = [run for runs in left for run in runs]
+        for _ in range(_TAKEN_OVER):
+            point = self._point(stopper, [run for runs in left for run in runs])
+            if not point.lost:
+                break
+            # A pager has let go of memory that is complete now: all of that counts as written.
+            left = [part.take() for part in self._parts]
+            for part, runs in zip(self._parts, left, strict=True):
+                yield from self._now(part, runs)
+            left = []
+        if point.failed is not None:
+            raise point.failed
+        self.stopped_s = point.stopped_s
+        if point.data is not None:
+            with point.data, memoryview(point.data) as data:
+                yield from self._copied(point.runs, data)
+
+    def _point(self, stopper: Stopper, early: list[Run]) -> Point:
+        """Everybody stands still; what was written is dirty in any case."""
         always: list[Run] = []
         seen: list[Seen] = []
         guarded: list[Seen] = []
@@ -214,7 +252,7 @@ class MemoryInput:
             if part.way is not None and not part.compared:
                 asked = seen if part.way.name == "async" else guarded
                 asked.append(Seen(part.where.first, part.where.last, part.start, part.end))
-        with Pagemap.adopt(of_ourselves("pagemap")) as pagemap:
+        with own_pagemap() as pagemap:
             wanted = Wanted(os.getpid(), joined(early), joined(always), seen, guarded)
             try:
                 point = stopper.copy(wanted, (pagemap.fileno(), self._memory))
@@ -224,12 +262,7 @@ class MemoryInput:
                 raise
         for part in self._parts:
             part.add(point.runs)
-        if point.failed is not None:
-            raise point.failed
-        self.stopped_s = point.stopped_s
-        if point.data is not None:
-            with point.data, memoryview(point.data) as data:
-                yield from self._copied(point.runs, data)
+        return point
 
     def _copied(self, runs: list[Run], data: memoryview) -> Iterator[tuple[int, memoryview]]:
         """Copies, given to the parts that they are of: two may lie side by side."""
@@ -251,7 +284,8 @@ class MemoryInput:
                 page = part.page(at)
                 yield page, self.read(page, pages_of(min(_PIECE, end - at)))
 
-    def _read(self, target: memoryview, address: int) -> None:
+    def _read(self, target: memoryview, address: int, *, served: bool) -> None:
+        deadline = time.monotonic() + (_FILL_S if served else 0)
         done = 0
         while done < len(target):
             try:
@@ -260,6 +294,9 @@ class MemoryInput:
                 if error.errno not in (errno.EIO, errno.EFAULT):
                     raise
                 got = 0
+            if not got and time.monotonic() < deadline:
+                original("time", "sleep")(_FILL_STEP_S)
+                continue
             if not got:
                 raise SourceError(
                     f"the page at {address + done:#x} cannot be read",

@@ -16,6 +16,7 @@ class Options(msgspec.Struct, frozen=True):
     """What memory is made.  Raises UsageError for what is neither True nor False.
 
     `offset`: in the source; `whole`: it shows all of it.  `working_set`: as the user says it.
+    `track`: its writes can be tracked while it is filled.
     """
 
     memory: Memory
@@ -27,10 +28,11 @@ class Options(msgspec.Struct, frozen=True):
     offset: int = 0
     whole: bool = True
     working_set: str | None = None
+    track: bool = False
 
     def __post_init__(self) -> None:
         put = functools.partial(msgspec.structs.force_setattr, self)
-        for name in ("writable", "fork", "grow_pool", "prepared"):
+        for name in ("writable", "fork", "grow_pool", "prepared", "track"):
             put(name, flag(name, getattr(self, name)))
         if self.user_mode_only is not None:
             put("user_mode_only", flag("user_mode_only", self.user_mode_only))

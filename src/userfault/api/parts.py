@@ -34,6 +34,7 @@ from userfault.pager.core.plan import Counters
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import NAMES, REMOVED, UNSETTLED, Pages
 from userfault.pager.drivers.wire import messages
+from userfault.source.spec import StoreSpec
 
 _PROGRESS_S = 0.1
 _POISON_TRIES = 10_000  # each gets past a page that is there, or past an event
@@ -67,6 +68,8 @@ class Parts:
         self.number = pager.number()
         self.address = self.length = 0  # of the memory
         self.pages = 0
+        self.tracked = False  # writes are marked while it is filled (WP_ASYNC)
+        self.shows: StoreSpec | None = None  # the snapshot that it shows the whole of
         self.copied = 0
         self.uffd: LiveUserfaultfd | None = None
         self.lifeline: LifeLine | None = None

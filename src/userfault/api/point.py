@@ -24,12 +24,14 @@ class Point(msgspec.Struct):
     one is there several times, the last one counts.
 
     Where it has `failed` (our threads cannot be stopped, a page cannot be read): what was written.
+    `lost`: because a mapping is tracked no more.
     """
 
     runs: list[Run]
     data: mmap.mmap | None
     stopped_s: float
     failed: Unavailable | None = None
+    lost: bool = False
 
 
 class Stopper:
@@ -61,7 +63,7 @@ class Stopper:
                 self.close()
                 what, cause, cure = copied.failed
                 failed = Unavailable(what, cause=cause, cure=cure)
-                return Point(copied.runs, None, 0.0, failed)
+                return Point(copied.runs, None, 0.0, failed, copied.lost)
             length = os.fstat(copy).st_size
             held = mmap.mmap(copy, length, prot=mmap.PROT_READ) if length else None
             return Point(copied.runs, held, copied.stopped_s)

@@ -16,7 +16,7 @@ import socket
 import msgspec
 
 from userfault.api.helper import answer, served
-from userfault.kernel.errors import SourceError, UserfaultError
+from userfault.kernel.errors import KernelError, SourceError, UserfaultError
 from userfault.linux.freezing import Frozen
 from userfault.linux.pagemap import PAGE, Pagemap
 from userfault.linux.written import Run, add, joined, unprotected, written
@@ -52,11 +52,12 @@ class Wanted(msgspec.Struct):
 class Copied(msgspec.Struct):
     """What was copied, in the order in which it lies in the memfd that comes along, some of it more
     than once; or what was written, and what went wrong.  `stopped_s`: for how long the client stood
-    still."""
+    still.  `lost`: a mapping is tracked no more."""
 
     runs: list[Run] = []
     stopped_s: float = 0.0
     failed: tuple[str, str, str] | None = None
+    lost: bool = False
 
 
 def main(channel: socket.socket) -> None:
@@ -73,7 +74,8 @@ def main(channel: socket.socket) -> None:
         try:
             copied = _copied(wanted, fds[0], fds[1], copy, seen)
         except UserfaultError as error:
-            copied = Copied(seen, failed=(error.what, error.cause, error.cure))
+            lost = isinstance(error, KernelError) and error.errno == errno.EPERM
+            copied = Copied(seen, failed=(error.what, error.cause, error.cure), lost=lost)
         except OSError as error:
             copied = Copied(seen, failed=(str(error), "", ""))
         answer(channel, msgspec.msgpack.encode(copied), [copy])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
-from userfault.api.memory import Attribute
+from userfault.api.memory import Attribute, LazyMemory
 from userfault.api.memory_input import Part
 from userfault.api.point import Stopper
 from userfault.api.undisturbed import Tie, undisturbed
 from userfault.api.updating import Update, update
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.linux.unpatched import original
+from userfault.snapshot.errors import FormatError, StoreError
 from userfault.snapshot.packing.pack import LEVEL
+from userfault.snapshot.serving.layers import read_layer
 from userfault.snapshot.stores.keys import check_name
+from userfault.snapshot.stores.objects import Objects
 from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.urls import last_part
 
@@ -23,7 +27,9 @@ class Snapshot:
 
     `place`: `"STORE/NAME"`, as `userfault pack` takes it.  `memory`: what `track()` takes.  `base`:
     the name of a snapshot in the same store that is like the memory; the first one is a layer on
-    it.  `mode`: see `track()`.  `level`: of zstd, 1 to 22.
+    it.  Of a `lazy()` memory that shows a snapshot of this store, that is the base; and where it
+    was made with `track=True`, what is missing of it stays so, and is as in the base.  `mode`: see
+    `track()`.  `level`: of zstd, 1 to 22.
 
     From now on the memory is tracked: it cannot be closed or resized before `close()`.  Safe in
     several threads.  Raises what `track()` does; UsageError for a place that is none.
@@ -55,9 +61,11 @@ class Snapshot:
         self._objects = open_objects(store)
         self._level = level
         self._lock = original("threading", "Lock")()
-        self._base = base
-        self._number = 0
+        shown = _shown(memory, self._objects)
+        self._base = shown if base is None else base
+        self._number = int(self._base == self._name)
         self._part = Part(memory, mode)
+        self._part.based = shown is not None and self._base == shown
         self._held = _Held(self._part)
         self._first_to_go = Attribute()
         self._tie = undisturbed(lambda: Tie(self._first_to_go, self._held))
@@ -116,6 +124,17 @@ class Snapshot:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _shown(memory: Any, objects: Objects) -> str | None:
+    """The snapshot of this store that a lazy memory shows all of; it is still what it was then."""
+    spec = memory._parts.shows if isinstance(memory, LazyMemory) else None
+    if spec is None or spec.url != objects.url:
+        return None
+    with contextlib.suppress(StoreError, FormatError):
+        if read_layer(objects, spec.name).digest == spec.digest:
+            return spec.name
+    return None
 
 
 class _Held:

@@ -13,6 +13,7 @@ import msgspec
 from userfault.api.memory import Attribute, LazyMemory
 from userfault.api.track_compare import Compare
 from userfault.api.track_modes import Async, Messages, Way
+from userfault.api.track_served import Served
 from userfault.api.track_target import Target, target
 from userfault.api.undisturbed import Tie, undisturbed
 from userfault.kernel.errors import PagerError, Unavailable, UsageError
@@ -74,11 +75,13 @@ class Written(msgspec.Struct, frozen=True):
 def track(thing: Any, *, mode: str | None = None) -> Tracker:
     """Track the writes to the memory of `thing` from now on.
 
-    `thing`: a `mmap.mmap` (also a `lazy()` memory that is complete), a NumPy array, a bytearray,
-    any object with a contiguous buffer.  It stays where it is for as long as it is tracked: it
-    cannot be closed or resized.  `mode`: None for the best that memory and kernel have, else
+    `thing`: a `mmap.mmap` (of `lazy()`, too: one that is complete, or was made with `track=True`),
+    a NumPy array, a bytearray, any object with a contiguous buffer.  It stays where it is for as
+    long as it is tracked: it cannot be closed or resized.  `mode`: None for the best that memory
+    and kernel have, else
 
     - "async": the kernel marks pages at their first write (6.7); for all memory and every user;
+      of memory that a pager still fills what came in counts as well;
     - "messages": a process of ours answers each first write to a page, and the thread waits for
       it (5.14, shared memory 5.19; needs full rights, see docs/privileges.md);
     - "compare": all pages are read at each call, and digests of them compared.
@@ -98,13 +101,14 @@ def track(thing: Any, *, mode: str | None = None) -> Tracker:
     """
     if mode is not None:
         one_of("mode", mode, MODES)
-    if isinstance(thing, LazyMemory) and not thing._parts.finished:
+    served = thing if isinstance(thing, LazyMemory) and not thing._parts.finished else None
+    if served is not None and (not served._parts.tracked or mode not in (None, "async")):
         raise UsageError(
             "cannot track memory that a pager still fills",
             cause="a mapping has one userfaultfd, and that is the pager's until all pages are in",
-            cure="complete() it first",
+            cure="complete() it first, or make it by lazy(..., track=True)",
         )
-    made = undisturbed(lambda: Tracker(target(thing), mode))
+    made = undisturbed(lambda: Tracker(target(thing), mode, served))
     if made.why and mode is None and made._held.way is not None:
         _log.warning("tracks writes in mode %r: %s", made.mode, made.why)
     return made
@@ -116,10 +120,13 @@ class Tracker:
     `mode`: how they are seen.  `why`: why not in a better way, or nothing.
     """
 
-    def __init__(self, where: Target, mode: str | None) -> None:
+    def __init__(self, where: Target, mode: str | None, served: LazyMemory | None) -> None:
         self._held = _Held(where)
         try:
-            self._held.way, self.why = _way(where, mode)
+            if served is None:
+                self._held.way, self.why = _way(where, mode)
+            else:
+                self._held.way, self.why = Served(where.first, where.last, served._parts), ""
             self._held.look_at_edges()
         except BaseException:
             self._held.end(gone=True)

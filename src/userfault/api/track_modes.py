@@ -55,6 +55,11 @@ def of_ourselves(name: str) -> int:
         ) from None
 
 
+def own_pagemap() -> Pagemap:
+    """Our own page tables.  Raises Unavailable."""
+    return Pagemap.adopt(of_ourselves("pagemap"))
+
+
 class Async:
     """WP_ASYNC: the kernel marks a page at its first write, and nobody waits (6.7).
 
@@ -65,7 +70,7 @@ class Async:
 
     def __init__(self, start: int, end: int) -> None:
         self._start, self._end = start, end
-        self.pagemap = Pagemap.adopt(of_ourselves("pagemap"))
+        self.pagemap = own_pagemap()
         try:
             self._uffd = LiveUserfaultfd.open(Feature.WP_ASYNC)
             try:
@@ -122,7 +127,7 @@ class Messages:
         try:
             self._marks_empty = shared or Feature.WP_UNPOPULATED in uffd.features
             uffd.register(start, end - start, Mode.WP)
-            self.pagemap = Pagemap.adopt(of_ourselves("pagemap"))
+            self.pagemap = own_pagemap()
             self._helper = Helper("userfault.api.track_main")
             try:
                 self._ask(RANGE.pack(page_size, 0), [uffd.fileno()])

@@ -59,6 +59,7 @@ def update(
         packed = pack(objects, name, pages, base=base, level=level)
     for part in parts:
         part.dirty = []
+        part.based = True
     if base is not None and (alone or _layers(objects, name) > _MOST_LAYERS):
         with contextlib.suppress(StoreError):  # it is stored; the next one tries again
             squash(objects, name)
