@@ -23,8 +23,8 @@ class Native:
     def __init__(self, directory: Path) -> None:
         self.handler = directory / "handler"
         library = self.library = directory / "client.so"
-        _compile("handler.c", self.handler, [])
-        _compile("client.c", library, ["-shared", "-fPIC"])
+        compiled("handler.c", self.handler, [])
+        compiled("client.c", library, ["-shared", "-fPIC"])
         self._directory = directory
         # CDLL, not PyDLL: its calls release the GIL, so a fault waits in C alone.
         held = ctypes.CDLL(str(library))
@@ -74,7 +74,7 @@ class Native:
         """`c/freeze.c`, to be preloaded."""
         library = self._directory / "freeze.so"
         if not library.exists():
-            _compile("freeze.c", library, ["-shared", "-fPIC", "-fno-stack-protector"])
+            compiled("freeze.c", library, ["-shared", "-fPIC", "-fno-stack-protector"])
         return library
 
     def warm(self, length: int) -> None:
@@ -83,15 +83,15 @@ class Native:
             raise MemoryError(f"no {length} bytes of memory to warm up")
 
 
-def compiled(source: str, directory: Path) -> Path:
+def program(source: str, directory: Path) -> Path:
     """A program of `c/`, compiled there unless it was before."""
     output = directory / source.removesuffix(".c")
     if not output.exists():
-        _compile(source, output, [])
+        compiled(source, output, [])
     return output
 
 
-def _compile(source: str, output: Path, options: list[str]) -> None:
+def compiled(source: str, output: Path, options: list[str]) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise CompilerMissingError("no C compiler (cc, gcc, clang) was found")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
+from bench import native
 from bench.images import PAGE, Image
 from bench.measure import Row, Target, alternate, compare, percentile
-from bench.native import compiled
 from bench.run import Run
 from userfault.api.daemon import Daemon, Listen, Settings
 from userfault.kernel.memtypes import MIB
@@ -111,7 +111,7 @@ class Side:
 def _c(run: Run, image: Path) -> Iterator[Side]:
     path = run.directory / "c.sock"
     path.unlink(missing_ok=True)
-    program = compiled("epoll.c", run.directory)
+    program = native.program("epoll.c", run.directory)
     with subprocess.Popen([program, path, image], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -168,7 +168,7 @@ class _Vms:
 
 @contextmanager
 def _vms(run: Run, path: Path, image: Path, clients: int, pages: int) -> Iterator[_Vms]:
-    program = compiled("vms.c", run.directory)
+    program = native.program("vms.c", run.directory)
     with ExitStack() as end:
         process = subprocess.Popen(
             [program, path, image, str(clients), str(pages), "1"],

@@ -67,7 +67,7 @@ def _faults_before_events(patch: pytest.MonkeyPatch) -> None:
 
 
 def _deferred_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MappingCore, "retry", lambda core: core.deferred.clear())
+    patch.setattr(PutAside, "retry", lambda aside: aside.fills.clear())
 
 
 def _deferred_repeated_blindly(patch: pytest.MonkeyPatch) -> None:

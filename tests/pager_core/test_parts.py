@@ -18,6 +18,7 @@ from userfault.pager.core.actions import (
 )
 from userfault.pager.core.filling import Filling
 from userfault.pager.core.ledger import Ledger, child_of
+from userfault.pager.core.pace import Pace
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
@@ -244,7 +245,7 @@ def test_a_fault_fills_what_comes_with_it_from_the_source_that_there_is() -> Non
     file, function, zero = ledger_of(), ledger_of(source_fetches=True), ledger_of(source_zero=True)
     pairs = Pairs()
     for ledger in (file, function, zero):
-        Filling(ledger, pairs, pairs, []).around(4)
+        Filling(ledger, pairs, pairs, [], Pace(ledger)).around(4)
         assert ledger.counters.around == 1
     assert list(file.out) == [Fill(COPY, 4, 2, START + 4 * PAGE)]
     assert list(zero.out) == [Fill(ZERO, 4, 2, START + 4 * PAGE)]
@@ -255,13 +256,13 @@ def test_a_fault_fills_what_comes_with_it_from_the_source_that_there_is() -> Non
 def test_what_was_given_up_is_poisoned_whoever_begins_to_fill_it() -> None:
     ledger, pairs = ledger_of(), Pairs()
     ledger.given_up = "asked to"
-    Filling(ledger, pairs, pairs, []).start(1, 1, demand=True)
+    Filling(ledger, pairs, pairs, [], Pace(ledger)).start(1, 1, demand=True)
     assert [each.kind for each in ledger.out if isinstance(each, Fill)] == [POISON]
 
 
 def test_a_pause_that_is_over_begins_nothing_anew_that_was_settled_meanwhile() -> None:
     ledger, pairs = ledger_of(), Pairs()
-    filling = Filling(ledger, pairs, pairs, [])
+    filling = Filling(ledger, pairs, pairs, [], Pace(ledger))
     ledger.pages.move(1, 2, FILLING)
     ledger.pages.move(1, 1, PRESENT)
     filling.again(1, demand=False)

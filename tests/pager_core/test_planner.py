@@ -142,6 +142,46 @@ def test_no_more_comes_in_than_there_is_room_for_but_the_page_that_a_thread_wait
     assert 1 <= filled(core).count <= 3
 
 
+def pieces(core: MappingCore, until: float) -> list[tuple[float, int]]:
+    """When pages are filled in the background, and how many."""
+    found = []
+    now = 0.0
+    while now < until and not core.finished:
+        while core.idle_work():
+            found.append((round(now, 6), filled(core).count))
+        due = core.next_time()
+        assert due is not None
+        now = max(due, now)
+        core.tick(now)
+    return found
+
+
+def test_the_background_keeps_to_its_pace_and_what_is_asked_for_does_not() -> None:
+    policy = Policy(bandwidth_bytes=100 * PAGE, chunk_bytes=5 * PAGE)
+    core = MappingCore(Plan(START, PAGE, policy), Pages(bytearray(100), 100))
+    assert pieces(core, 0.2) == [(0.0, 5), (0.05, 5), (0.1, 5), (0.15, 5)]
+    core.fault(START + 90 * PAGE, 0)
+    assert filled(core).count == 1
+    core.want(40, 10)
+    assert [core.idle_work(), filled(core).count, core.idle_work(), filled(core).count] == [5] * 4
+    core.complete()
+    while not core.finished:
+        assert core.idle_work()
+        filled(core)
+
+
+def test_time_in_which_the_background_could_not_run_is_not_saved_up() -> None:
+    policy = Policy(bandwidth_bytes=100 * PAGE, chunk_bytes=5 * PAGE)
+    core = MappingCore(Plan(START, PAGE, policy), Pages(bytearray(100), 100))
+    assert core.idle_work() == 5
+    filled(core)
+    core.tick(10.0)
+    assert core.idle_work() == 5
+    filled(core)
+    assert core.idle_work() == 0
+    assert core.next_time() == 10.05
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_planner_chooses_every_byte_is_right_and_everything_ends(seed: int) -> None:
     chance = random.Random(seed)

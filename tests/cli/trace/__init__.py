@@ -1,0 +1,1 @@
+"""`userfault explore`."""

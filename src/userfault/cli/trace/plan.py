@@ -64,7 +64,7 @@ def plan(
             values = {"trace": path, "pages": header.pages, "page_size": header.page_size}
             json_output.line({"schema": SCHEMA, **values, "policies": found})
         else:
-            console.print(_head(path, header, len(touches)), markup=False)
+            console.print(_head(path, header, len(touches)), markup=False, soft_wrap=True)
             console.print(_table(found, header.page_size))
 
 

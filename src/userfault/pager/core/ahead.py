@@ -104,7 +104,11 @@ class Ahead:
         if load.room <= 0:
             return None
         self._room = load.room
-        return self._next_wanted() or (self._next_background(load) if self.background else None)
+        found = self._next_wanted()
+        if found is None and self.background and load.background > 0:
+            self._room = min(load.room, load.background)
+            found = self._next_background(load)
+        return found
 
     def _next_wanted(self) -> Run | None:
         if self._advance is not None:

@@ -23,13 +23,12 @@ from userfault.pager.core.actions import (
     POISON,
     Fetch,
     Fill,
-    Found,
-    Inspect,
 )
 from userfault.pager.core.filling import Filling
 from userfault.pager.core.guard import Guard
 from userfault.pager.core.ledger import Ledger, child_of
 from userfault.pager.core.overdue import Overseer
+from userfault.pager.core.pace import Pace
 from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Counters, Plan
 from userfault.pager.core.planner import Books, Load, Planner
@@ -70,7 +69,8 @@ class MappingCore:
         self._make_planner = planner
         self.planner = planner(self.ledger)
         self.work = UnderWay(self.ledger, self.reads, self.refusals, pauses)
-        self._filling = Filling(self.ledger, self.planner, self.reads, self.work.peers)
+        self.pace = Pace(self.ledger)
+        self._filling = Filling(self.ledger, self.planner, self.reads, self.work.peers, self.pace)
         self.series = Series(self.ledger, self._filling)
         self._overseer = Overseer(self.ledger, self.work.peers)
         self.keep_to(Residency(plan, pages))
@@ -78,6 +78,7 @@ class MappingCore:
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
+        self.inspected = self.refusals.inspected  # the answer to `Inspect`
         self.beyond_end = self.refusals.beyond_end  # the file behind the memory was cut
         self.not_cached = self.refusals.not_cached  # CONTINUE found no page
         self.retry = self.refusals.put_aside.retry  # events were read: once more what met EAGAIN
@@ -189,10 +190,6 @@ class MappingCore:
         """`fill` stopped with errno `code` after `done_bytes`; decide about the rest."""
         self.refusals.failed(fill, code, done_bytes, now)
 
-    def inspected(self, look: Inspect, found: Found, now: float) -> None:
-        """The answer to `Inspect`."""
-        self.refusals.inspected(look, found, now)
-
     def not_ready(self, fill: Fill) -> None:
         """The source cannot be copied from at once: fetch it away from the fault path."""
         self.reads.fetch(fill.page, fill.count, fill.demand)
@@ -217,8 +214,9 @@ class MappingCore:
 
     def next_time(self) -> float | None:
         """When `tick` must be called at the latest; None while nothing is timed."""
-        times = (self.reads.next_time(), self._pauses.next_time(), self.watch.next_time())
-        first = min((time for time in times if time is not None), default=None)
+        asked = (self.reads, self._pauses, self.watch, self.pace)
+        times = [time for each in asked if (time := each.next_time()) is not None]
+        first = min(times, default=None)
         self.ledger.timed = first is not None
         return first
 
@@ -229,6 +227,7 @@ class MappingCore:
             self._filling.again(page, demand=demand)
         self._overseer.tick(now)
         self.planner.time(now)
+        self.pace.tick(now)
 
     def idle_work(self) -> int:
         """One piece of background work into `out`: of how many pages (0: there is none now)."""
@@ -237,15 +236,14 @@ class MappingCore:
             self.planner.background, room = False, self.plan.chunk_pages
         if self.finished or self.out or self.deferred or not room:
             return 0
-        run = self.planner.idle(Load(self.reads.full, self.reads.in_advance, room))
+        reads = self.reads
+        run = self.planner.idle(Load(reads.full, reads.in_advance, room, self.pace.pages))
         if run is None:
             return self.planner.more
         if isinstance(run, list):
             return self.series.ask(run)
         count = min(run[1], room)
-        if self.ledger.trace is not None and self.planner.why:
-            self.ledger.trace.ahead(run[0], count, self.planner.why)
-        self._filling.in_advance(run[0], count)
+        self._filling.in_advance(run[0], count, self.planner.why)
         return count
 
     def disturb(self) -> None:
@@ -261,6 +259,7 @@ class MappingCore:
     def complete(self) -> None:
         """Fill everything, also where the policy has no background fill."""
         self.planner.background = True
+        self.pace.lift()
         self.ledger.finish_if_settled()
 
     def give_up(self, cause: str, cure: str) -> None:

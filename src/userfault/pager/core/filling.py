@@ -8,6 +8,7 @@ from typing import Protocol
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, ZERO, Fill
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.states import CACHED, FILLING, MISSING, POISONED, REMOVED
+from userfault.pager.core.trace import BACKGROUND, SET
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as MINOR
 
 
@@ -39,12 +40,21 @@ class Peer(Protocol):
         ...
 
 
+class Pacer(Protocol):
+    """Who says how fast the background may be."""
+
+    def spent(self, count: int) -> None:
+        """So many pages are filled in the background."""
+        ...
+
+
 class Filling:
     """Fills of one mapping.  `peers` has that mapping and those that share its pages."""
 
     def __init__(
-        self, ledger: Ledger, planner: Chooser, reads: Reader, peers: Sequence[Peer]
+        self, ledger: Ledger, planner: Chooser, reads: Reader, peers: Sequence[Peer], pace: Pacer
     ) -> None:
+        self._pace = pace
         self._ledger = ledger
         self._pages = ledger.pages
         self._planner = planner
@@ -112,8 +122,12 @@ class Filling:
         cached = flags & MINOR and not ledger.plan.over_copy
         ledger.out.append(Fill(CONTINUE if cached else ZERO, -1, 1, start))
 
-    def in_advance(self, page: int, count: int) -> None:
+    def in_advance(self, page: int, count: int, why: int = SET) -> None:
         """Nobody waits: pages that are cached are mapped, others come from the source."""
+        if why == BACKGROUND:
+            self._pace.spent(count)
+        elif self._ledger.trace is not None:
+            self._ledger.trace.ahead(page, count, why)
         if self._pages.states[page] == CACHED:
             self._ledger.act(CONTINUE, page, count, demand=False)
         else:

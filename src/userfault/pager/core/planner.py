@@ -23,11 +23,13 @@ class Load(NamedTuple):
     """What is under way while a planner is asked.  `full`: no read more may be made in advance.
     `in_advance`: one is under way that nobody waits for.  `room`: how many pages may still come in
     under the residency budget.
+    `background`: how many pages that nobody asked for may come now, at the pace that is set.
     """
 
     full: bool
     in_advance: bool
     room: int = UNLIMITED
+    background: int = UNLIMITED
 
 
 class Books(Protocol):

@@ -26,6 +26,8 @@ class Policy(msgspec.Struct, frozen=True):
     beyond that a fault of another thread waits too long for too little gain.
     `chunk_bytes`: size of a background fill, for the same reason; the queue is read in between.
     After 64 of them without a fault they are four times as large, until one comes.
+    `bandwidth_bytes`: what the background fills in a second at most; None: as fast as it goes.
+    What is asked for (`prefetch`, `complete`, a working set) is not held up by it.
     `retries`: how often a failed read of the source is repeated before the page is poisoned.
     `deadline_s`: how long one read of the source may take; then it counts as failed.
     `fetches`: reads of the source under way at once (the pager's `in_flight` bounds all mappings
@@ -64,6 +66,7 @@ class Policy(msgspec.Struct, frozen=True):
     fill_around: str = "cost"
     window_bytes: int = 256 * KIB
     chunk_bytes: int = 256 * KIB
+    bandwidth_bytes: int | None = None
     retries: int = 2
     deadline_s: float = 30.0
     fetches: int = 4
@@ -90,6 +93,8 @@ class Policy(msgspec.Struct, frozen=True):
         for name, allowed in _ANSWERS.items():
             put(name, one_of(f"policy {name}", getattr(self, name), allowed))
         for name, low in _LEAST.items():
+            if name == "bandwidth_bytes" and self.bandwidth_bytes is None:
+                continue
             number = whole(f"policy {name}", getattr(self, name))
             if number < low:
                 raise UsageError(
@@ -166,4 +171,10 @@ _ANSWERS = {
     "record": ("once", "always", "never"),
     "share": ("auto", "on", "off"),
 }
-_LEAST = {"window_bytes": 1, "chunk_bytes": 1, "fetches": 1, "retries": 0}
+_LEAST = {
+    "window_bytes": 1,
+    "chunk_bytes": 1,
+    "bandwidth_bytes": 1,
+    "fetches": 1,
+    "retries": 0,
+}

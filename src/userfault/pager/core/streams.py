@@ -6,14 +6,17 @@ kept, so that several threads, each reading in order, do not look random togethe
 
 Where any other fault begins a stream, the first window is the one that costs least, by how long
 streams were of late: short runs of ten pages are worth one window of sixteen, single pages one
-page.  What was filled at once tells nothing of that; so one stream in sixteen begins with a single
-page, and those are what is learned from.
+page.  What was filled at once tells nothing of that; so one stream in sixteen (of the first, one in
+four) begins with a single page, and those are what is learned from.
 """
 
 from __future__ import annotations
 
+import itertools
+
 STREAMS = 32  # streams remembered; the oldest is forgotten first
-_TRY = 16
+_TRY, _EARLY = 16, 4
+_LOOK = 64  # streams from one look at their lengths to the next
 _KINDS = 8  # of lengths: 1, 2 and 3, 4 to 7, ... 128 and more
 _LENGTHS = (1.0, 2.5, 5.5, 11.5, 23.5, 47.5, 95.5, 191.5)
 _REMEMBERED = 64.0
@@ -31,10 +34,10 @@ class Streams:
         "_begun",
         "_ends",
         "_known",
-        "_lengths",
         "_news",
-        "_singles",
+        "_reached",
         "_steps",
+        "_tried",
         "best",
         "ended_in",
         "limit",
@@ -50,9 +53,10 @@ class Streams:
         self._known: dict[int, int] = {}  # the same -> its faults, of those that began with a page
         self._steps = 0  # of the stream that is being served
         self._begun = 0
+        self._tried = 0  # streams that began with one page, since the last look
         self._news = False  # a stream was longer, since the last look
-        self._singles = 0  # streams that were one page, since the last look
-        self._lengths = [8.0] + [0.0] * (_KINDS - 1)  # how often: nothing is known to be in order
+        # How many of them came to their first, second, ... window: nothing is known to be in order.
+        self._reached = [4.0] + [0.0] * _KINDS
 
     def at(self, page: int) -> int:
         """The window of the stream that comes to `page`, in pages; below zero where it ends there,
@@ -70,19 +74,24 @@ class Streams:
 
     def _goes_on(self, end: int, window: int) -> int:
         steps = self._known.pop(end, 0)
-        self._steps = 2 if window == 1 else steps + 1 if steps else 0
+        steps = self._steps = 2 if window == 1 else steps + 1 if steps else 0
+        if 0 < steps <= _KINDS:
+            self._reached[steps - 1] += 1
+            self._news = True
         self.went_on += window - 1
         return min(window * 2, self.limit)
 
     def begin(self, ratio: float) -> int:
         """The window of a new stream, where a fault costs as much as `ratio` pages."""
-        self._begun += 1
+        begun = self._begun = self._begun + 1
         self._steps = 0
-        if self._begun % _TRY == 0:
-            if self._news and (self._begun % (4 * _TRY) == 0 or self._begun < 8 * _TRY):
-                self._look(ratio)
-            return 1
-        return self.best
+        early = begun < _LOOK
+        if self._news and begun % (_EARLY if early else _LOOK) == 0:
+            self._look(ratio)
+        if self.best > 1 and begun % (_EARLY if early else _TRY):
+            return self.best
+        self._tried += 1
+        return 1
 
     def ended(self, page: int, window: int) -> None:
         """A stream has come to `page` with a window of `window` pages (below zero: downwards)."""
@@ -93,44 +102,38 @@ class Streams:
             self._steps = 0
         if len(ends) > STREAMS:
             first = next(iter(ends))
-            window = ends.pop(first)
-            if window == 1:
-                self._singles += 1
-            else:
-                self._forget(first, window)
-
-    def _forget(self, page: int, window: int) -> None:
-        """A stream has not gone on: learn how long it was, if it had begun with one page."""
-        self.ended_in += abs(window) - 1
-        steps = self._known.pop(page, 0)
-        if steps:
-            self._lengths[min(steps, _KINDS) - 1] += 1
-            self._news = True
+            self.ended_in += abs(ends.pop(first)) - 1
+            self._known.pop(first, 0)
 
     def _look(self, ratio: float) -> None:
-        """The first window that costs least, over the lengths that were seen."""
-        lengths = self._lengths
-        lengths[0] += self._singles
-        self._singles = 0
-        if sum(lengths) > _REMEMBERED:
-            self._lengths = [each / 2 for each in lengths]
-        best, least, window = 1, self._price(1, ratio), 2
+        """The first window that costs least, over the lengths that were seen.
+
+        Streams that are still going on count as if they ended here: it will be seen when not.
+        """
+        reached = self._reached
+        reached[0] += self._tried
+        self._tried = 0
+        if reached[0] > _REMEMBERED:
+            reached = self._reached = [each / 2 for each in reached]
+        often = [max(here - later, 0.0) for here, later in itertools.pairwise(reached)]
+        best, least, window = 1, _price(often, 1, ratio, self.limit), 2
         while window <= self.limit:
-            price = self._price(window, ratio)
+            price = _price(often, window, ratio, self.limit)
             if price < least:
                 best, least = window, price
             window *= 2
         self.best = best
         self._news = best > 1
 
-    def _price(self, window: int, ratio: float) -> float:
-        """What streams of the lengths seen cost with that first window, in pages."""
-        price = 0.0
-        for often, length in zip(self._lengths, _LENGTHS, strict=True):
-            faults, filled, step = 1, window, window
-            while filled < length:
-                step = min(step * 2, self.limit)
-                filled += step
-                faults += 1
-            price += often * (faults * ratio + filled)
-        return price
+
+def _price(often: list[float], window: int, ratio: float, limit: int) -> float:
+    """What streams of the lengths seen cost with that first window, in pages."""
+    price = 0.0
+    for times, length in zip(often, _LENGTHS, strict=True):
+        faults, filled, step = 1, window, window
+        while filled < length:
+            step = min(step * 2, limit)
+            filled += step
+            faults += 1
+        price += times * (faults * ratio + filled)
+    return price

@@ -33,7 +33,7 @@ from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
-from userfault.pager.drivers.record.tracing import Recorder
+from userfault.pager.drivers.record.tracing import Recorder, recorded
 from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.snapshot.working_sets.course import Course as Made
@@ -111,7 +111,7 @@ class Served:
         core = MappingCore(served.plan, served._pages(fds.states), segments)
         uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
-        served._record_trace(resumed=False)
+        served._recorder = recorded(served.main.core, fds.trace, owner.say)
         return served
 
     @classmethod
@@ -136,14 +136,9 @@ class Served:
             uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
-        served._record_trace(resumed=True)
+        fd = record.fds.trace
+        served._recorder = recorded(served.main.core, fd, owner.say, resumed=True)
         return served
-
-    def _record_trace(self, *, resumed: bool) -> None:
-        """Have what happens in the client's own process written to the file that it asked for."""
-        if self._fds.trace >= 0:
-            self._recorder = Recorder(self._fds.trace, self.owner.say, resumed=resumed)
-            self.main.core.ledger.trace = self._recorder
 
     def _again_lost(self, record: ServedRecord) -> None:
         for kept in record.contexts:

@@ -15,11 +15,22 @@ from collections import deque
 from collections.abc import Callable
 
 from userfault.pager.core import trace
+from userfault.pager.core.core import MappingCore
 from userfault.pager.core.trace import packed
 
 _EVERY_S = 0.5
 _MOST_WAITING = 1 << 18  # records (4 MiB and what Python adds): then the file system is too slow
 _END_S = 0.2  # how long a mapping that goes waits for its last records
+
+
+def recorded(
+    core: MappingCore, fd: int, say: Callable[[str], None], *, resumed: bool = False
+) -> Recorder | None:
+    """Have what happens in this mapping recorded in the file `fd`; None where that is -1."""
+    if fd < 0:
+        return None
+    core.ledger.trace = recorder = Recorder(fd, say, resumed=resumed)
+    return recorder
 
 
 class Recorder:
