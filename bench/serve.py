@@ -1,9 +1,10 @@
 """Serve: pages a second for 200 clients at once, by `userfault serve` and by a handler in C.
 
-Each client is a process with 64 MiB of memory; a tenth of it is touched, in random order, every
-byte compared.  The rival answers each fault by one page and does nothing else.  Ours answers by
-one page too (`single pages`), and as it does by default (`fill-around`).  Then a client's cost
-while it does nothing, and how long 1,000 clients take to be let in, by C and by ours.
+Each client is a process with 64 MiB of memory; a tenth of it, in pieces of 16 pages anywhere, is
+touched page by page in random order, every byte compared.  The rival answers each fault by one page
+and does nothing else.  Ours answers by one page too (`single pages`), and as it does by default
+(`fill-around`).  Then a client's cost while it does nothing, and how long 1,000 clients take to be
+let in, by C and by ours.
 """
 
 from __future__ import annotations

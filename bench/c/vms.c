@@ -3,8 +3,8 @@
  *   vms SOCKET IMAGE CLIENTS PAGES SEED
  *
  * Each is a process with memory of the image's size.  When all have connected (`connected`), and a
- * line has come, each touches PAGES pages of its own choice in random order and compares every
- * byte.  Then: `done NANOSECONDS` from that line to the last one's end, and each client's longest
+ * line has come, each touches PAGES pages of its own choice, which lie together by 16 as what a
+ * guest touches does, in random order, and compares every byte.  Then: `done NANOSECONDS` from that line to the last one's end, and each client's longest
  * wait for a page.  It goes on living until another line comes.  Ends with 1 for a wrong byte.
  */
 #define _GNU_SOURCE
@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096 };
+enum { PAGE = 4096, RUN = 16 };
 
 static void fail(const char *what)
 {
@@ -78,11 +78,19 @@ static char *connected(const char *path, size_t size)
 
 static uint64_t touch(const char *memory, const char *image, size_t pages, size_t wanted, uint64_t seed)
 {
-	uint64_t longest = 0, *order = malloc(pages * sizeof *order);
-	for (size_t i = 0; i < pages; i++)
-		order[i] = i;
-	for (size_t i = 0; i < wanted; i++) {
-		size_t j = i + next(&seed) % (pages - i), other = order[i];
+	uint64_t longest = 0, runs = pages / RUN, *order = malloc(pages * sizeof *order);
+	uint64_t *run = malloc(runs * sizeof *run);
+	for (size_t i = 0; i < runs; i++)
+		run[i] = i;
+	wanted = wanted < runs * RUN ? (wanted + RUN - 1) / RUN * RUN : runs * RUN;
+	for (size_t i = 0; i < wanted / RUN; i++) {
+		size_t j = i + next(&seed) % (runs - i), other = run[i];
+		run[i] = run[j], run[j] = other;
+		for (size_t k = 0; k < RUN; k++)
+			order[i * RUN + k] = run[i] * RUN + k;
+	}
+	for (size_t i = wanted - 1; i > 0; i--) {
+		size_t j = next(&seed) % (i + 1), other = order[i];
 		order[i] = order[j], order[j] = other;
 	}
 	for (size_t i = 0; i < wanted; i++) {

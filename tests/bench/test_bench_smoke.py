@@ -23,7 +23,7 @@ AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
 OURS_ALONE = {"fairness", "windows"}  # compared with itself; with UMap where somebody has built it
 BENCHMARKS = AGAINST_C | OURS_ALONE | CHECKED_BY_CLIENTS
-WITHOUT_BYTES = {"model"}  # nobody else reads what it reads
+WITHOUT_BYTES = CHECKED_BY_CLIENTS | {"model"}  # nobody else reads what it reads
 
 
 @pytest.fixture(scope="module")

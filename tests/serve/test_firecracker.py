@@ -11,6 +11,7 @@ import pytest
 from cli.children import run
 from cli.commands import userfault
 from helpers import child
+from helpers.skips import absent, need_root
 from helpers.waiting import wait_until
 from serve.daemons import Running, serving, started
 from userfault.serve.talking import Line
@@ -143,3 +144,26 @@ def test_a_daemon_that_hands_over_loses_nobody(daemon: Running, vm: Path, image:
         assert (one.reads(), other.reads()) == ("right 512", "right 512")
     with started(vm, daemon.folder / "vm", image) as later:
         assert later.reads() == "right 512"
+
+
+def test_huge_pages_are_served_from_an_image_that_ends_in_one(
+    tmp_path: Path, vm: Path, pool_lock: object
+) -> None:
+    """5 MiB in pages of 2 MiB: behind the end of the image, zeros."""
+    del pool_lock
+    need_root()
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not pool.exists():
+        absent("this kernel has no pages of 2 MiB")
+    before = pool.read_text()
+    image = tmp_path / "memory"
+    image.write_bytes(b"".join(number.to_bytes(8, "little") * 512 for number in range(1280)))
+    arguments = ("--firecracker", str(tmp_path / "vm"), "--image", str(image))
+    pool.write_text(str(int(before) + 8))
+    try:
+        with serving(tmp_path / "daemon", *arguments):
+            options = {"huge": 1, "regions": 2, "drop": 40, "write": 40}
+            with started(vm, tmp_path / "vm", image, **options) as one:
+                assert one.reads() == "right 3"
+    finally:
+        pool.write_text(before)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from userfault.kernel.memtypes import round_up
 from userfault.pager.core.layout import Layout
 from userfault.pager.drivers.mappings.readers import Readers
+from userfault.pager.drivers.mappings.residencies import Shared, borrow
 from userfault.pager.drivers.mappings.residency import Residency
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Workers
@@ -30,6 +31,7 @@ class Origin:
         spec = attach.source
         self.file: FileSource | None = None
         self.residency: Residency | None = None
+        self._shared: Shared | None = None
         self.store: SnapshotSource | None = None
         self.layout: Layout | None = None
         self.fetcher: Readers | Workers | None = None
@@ -38,7 +40,9 @@ class Origin:
             self.file = FileSource(spec, fd)
             self.fetcher = readers = Readers(self.file, threads)
             if not attach.prepared:  # that is not copied from: nothing to map
-                self.residency = Residency(self.file, attach.page_size, readers.prompt)
+                self._prompt = readers.prompt
+                self._shared = borrow(self.file, attach.page_size, self._prompt)
+                self.residency = self._shared.residency
         elif isinstance(spec, FunctionSpec):
             slot = round_up(attach.policy.most_read, attach.page_size)
             self.fetcher = Workers(spec, slot, fd)
@@ -71,8 +75,9 @@ class Origin:
         """End workers, unmap, close."""
         if self.fetcher:
             self.fetcher.close()
-        if self.residency:
-            self.residency.close()
+        if self._shared:
+            self._shared.leave(self._prompt)
+            self._shared = self.residency = None
         if self.file:
             self.file.close()
         if self.store:

@@ -1,0 +1,87 @@
+"""Many clients at once, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.commands import userfault
+from serve.daemons import Running, Vm, serving, started
+
+CLIENTS = 24
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("daemon")
+    with serving(folder, "--firecracker", str(folder / "vm"), "--image", str(image)) as running:
+        yield running
+
+
+@pytest.fixture
+def clients(daemon: Running, vm: Path, image: Path) -> Iterator[list[Vm]]:
+    """All of them have connected, and none has touched a page."""
+    with contextlib.ExitStack() as end:
+        found = []
+        for number in range(CLIENTS):
+            options = {"stop": "sent", "seed": number + 1, "drop": 10, "write": 10}
+            found.append(end.enter_context(started(vm, daemon.folder / "vm", image, **options)))
+        for one in found:
+            assert one.reads() == "sent"
+        yield found
+
+
+def replaced(daemon: Running) -> None:
+    done = userfault("serve", "--replace", "--control", str(daemon.folder / "control"))
+    assert done.returncode == 0, done.stderr
+
+
+CHANGES: dict[str, Callable[[Running], object]] = {
+    "nothing": lambda _: None,
+    "a worker that is killed": lambda daemon: daemon.kill("worker"),
+    "a supervisor that is killed": lambda daemon: daemon.kill("supervisor"),
+    "all but one, one after the other": lambda daemon: [
+        daemon.kill(role) for role in ("spare", "worker", "supervisor", "worker")
+    ],
+    "a handover": replaced,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_client_sees_every_byte(daemon: Running, clients: list[Vm], change: str) -> None:
+    """While they fault."""
+    for one in clients:
+        one.go_on()
+    CHANGES[change](daemon)
+    assert [one.reads() for one in clients] == ["right 512"] * CLIENTS
+
+
+def test_one_that_dies_in_a_fault_is_nobodys_loss(daemon: Running, clients: list[Vm]) -> None:
+    for one in clients:
+        one.go_on()
+    for one in clients[::2]:
+        one.process.kill()
+    assert [one.reads() for one in clients[1::2]] == ["right 512"] * (CLIENTS // 2)
+    for one in clients[::2]:
+        daemon.gone(one.pid)
+
+
+def test_nothing_of_those_who_went_is_left(daemon: Running, vm: Path, image: Path) -> None:
+    """As many descriptors after a hundred clients as after one."""
+
+    def held() -> int:
+        return len(list(Path(f"/proc/{daemon.member('worker')}/fd").iterdir()))
+
+    def come_and_go(count: int) -> None:
+        for _ in range(count):
+            with started(vm, daemon.folder / "vm", image, stop="sent") as one:
+                assert one.reads() == "sent"
+            daemon.gone(one.pid)
+
+    come_and_go(1)
+    before = held()
+    come_and_go(20)
+    assert held() <= before
