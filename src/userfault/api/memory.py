@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 
-from userfault.api.parts import Parts, Progress
+from userfault.api.parts import Parts, Progress, empty_dropped
 from userfault.api.statistics import Statistics
 from userfault.api.undisturbed import undisturbed
 from userfault.kernel.errors import (
@@ -109,7 +109,7 @@ class LazyMemory(mmap.mmap):
         elif not parts.closed and not undisturbed(self._unmap):
             try:
                 self._keep_for_views()
-                parts.empty_dropped(self.address, self.page_size)
+                empty_dropped(parts, self.address, self.page_size)
             finally:
                 undisturbed(parts.close)
 

@@ -60,7 +60,6 @@ class Parts:
         self.inherited = inherited  # children of fork(2) have the memory, too
         self.left = False  # this process is such a child, and has left all to its parent
         self.place_is_ours = True
-        self.over_copy = False  # mapped privately over a copy that is shared
         self.owned = owned  # the pager is this memory's alone
         self.policy = policy
         self.recipe = recipe
@@ -76,7 +75,7 @@ class Parts:
         self.states: mmap.mmap | None = None
         with calling("eventfd2"):
             self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.closed = False
+        self.closed = self.over_copy = False  # mapped over a copy that is shared
         self.tie: Tie | None = None
         self.memory: Callable[[], mmap.mmap | None] = lambda: None
         self._last: messages.Answer | None = None
@@ -210,19 +209,7 @@ class Parts:
         for state in UNSETTLED:
             for page, count in Pages(states, self.pages).runs(0, self.pages, state):
                 start = address + page * page_size
-                end = start + count * page_size
-                _fill_empty(uffd, uffd.poison, start, end, page_size)
-
-    def empty_dropped(self, address: int, page_size: int) -> None:
-        """Views live on, and over a shared copy the kernel would show them its pages in place of
-        those that were dropped, as soon as the memory is not registered: make these zeros."""
-        uffd, states = self.uffd, self.states
-        if not self.over_copy or uffd is None or states is None:
-            return
-        self.ask()  # whoever dropped them ran on as soon as the pager had read of it, not noted it
-        for page, count in Pages(states, self.pages).runs(0, self.pages, REMOVED):
-            start = address + page * page_size
-            _fill_empty(uffd, uffd.zeropage, start, start + count * page_size, page_size)
+                _fill_empty(uffd, uffd.poison, start, start + count * page_size, page_size)
 
     def let_go(self) -> None:
         """Close our duplicate of the userfaultfd and the life line, in peace."""
@@ -307,6 +294,18 @@ class Parts:
         if self.states is not None:
             self.states.close()
         os.close(self.event)
+
+
+def empty_dropped(parts: Parts, address: int, page_size: int) -> None:
+    """Views live on, and over a shared copy the kernel would show them its pages in place of those
+    that were dropped, as soon as the memory is not registered: make these zeros."""
+    uffd, states = parts.uffd, parts.states
+    if not parts.over_copy or uffd is None or states is None:
+        return
+    parts.ask()  # whoever dropped them ran on as soon as the pager had read of it, not noted it
+    for page, count in Pages(states, parts.pages).runs(0, parts.pages, REMOVED):
+        start = address + page * page_size
+        _fill_empty(uffd, uffd.zeropage, start, start + count * page_size, page_size)
 
 
 def _fill_empty(

@@ -27,7 +27,6 @@ from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.sharing import in_copy, publish
-from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Failure
 from userfault.uapi.userfaultfd import (
     UFFDIO_CONTINUE,
@@ -65,7 +64,7 @@ class Performer:
         served = context.served
         kind = fill.kind
         if kind == COPY and served.copy is not None and in_copy(context, fill, served.copy):
-            self._map_copy(context, fill, served.copy)
+            self._map_copy(context, fill)
             return
         length = fill.count * served.page_size
         if kind == COPY:
@@ -119,7 +118,7 @@ class Performer:
         served = context.served
         if served.copy is not None and fill.kind == COPY:
             if publish(context, fill, served.copy, source):
-                self._map_copy(context, fill, served.copy)
+                self._map_copy(context, fill)
                 return
             length = fill.count * served.page_size
         journal = self._journal
@@ -153,7 +152,7 @@ class Performer:
                 costs.took(began, self._clock(), fill.count, self._made)
             context.core.done(fill)
 
-    def _map_copy(self, context: Context, fill: Fill, copy: SharedCopy) -> None:
+    def _map_copy(self, context: Context, fill: Fill) -> None:
         """Pages that are in the shared copy: map them from there."""
         journal = self._journal
         length = fill.count * context.served.page_size
@@ -161,12 +160,7 @@ class Performer:
         try:
             self._ioctl(context.fd, UFFDIO_CONTINUE, journal.short_argument)
         except OSError as error:
-            done = journal.done_bytes()
-            if error.errno == errno.EFAULT and not done:  # its marks lie: whoever wrote there
-                copy.forsake()
-                context.core.out.appendleft(fill)
-            else:
-                self.refused(context, fill, error.errno or 0, done)
+            self.refused(context, fill, error.errno or 0, journal.done_bytes())
         else:
             fill.kind = CONTINUE
             context.core.done(fill)
@@ -202,6 +196,10 @@ class Performer:
             context.core.failed(fill, code, done, self._clock())
             return
         served = context.served
+        if served.copy is not None and fill.kind == COPY and served.copy.run(fill.page, 1) > 0:
+            served.copy.forsake()  # its marks lie: who has written there?
+            context.core.out.appendleft(fill)
+            return
         size = served.memory_size()
         changed = served.origin.changed() if fill.kind == COPY and fill.data is None else ""
         if changed:

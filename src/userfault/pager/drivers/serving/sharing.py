@@ -5,6 +5,8 @@ A fill is cut to pages that are alike, in the copy or not, and the rest of it co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from userfault.pager.core.actions import Fill
 from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.shared.copy import SharedCopy
@@ -27,6 +29,25 @@ def publish(context: Context, fill: Fill, copy: SharedCopy, source: int) -> bool
         context.core.counters.published += count
     _cut(context, fill, count)
     return shared
+
+
+def all_in_copy(
+    context: Context, runs: Sequence[tuple[int, int]], copy: SharedCopy, sources: Sequence[int]
+) -> list[int]:
+    """Put runs into the copy that are not there, from where their bytes lie.
+
+    Zeros (nothing is to be copied) for as many runs, from the first, as are there in whole.
+    """
+    there: list[int] = []
+    for (page, count), source in zip(runs, sources, strict=False):
+        if copy.run(page, count) != count:
+            done, shared = copy.publish(page, count, source)
+            if shared:
+                context.core.counters.published += done
+            if not shared or done < count:
+                break
+        there.append(0)
+    return there
 
 
 def _cut(context: Context, fill: Fill, count: int) -> None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from userfault.pager.core.actions import COPY, ZERO, Together
+import msgspec
+
+from userfault.pager.core.actions import CONTINUE, COPY, ZERO, Together
 from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.record.many import MOST
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.fills import Performer
+from userfault.pager.drivers.serving.sharing import all_in_copy
 from userfault.uapi.userfaultfd import UFFDIO_CONTINUE, UFFDIO_COPY, UFFDIO_ZEROPAGE
 
 _LOOK_BYTES = 64 << 10  # filled between two looks at whether somebody waits
@@ -42,6 +45,9 @@ class Series:
         """As many as there is time for; the core hears what became of them."""
         with contextlib.ExitStack() as pins:
             sources = self._sources(context, action, pins)
+            copy = context.served.copy
+            if copy is not None and action.kind == COPY:
+                sources = all_in_copy(context, action.runs, copy, sources)
             done = self._make(context, action, sources) if sources else 0
         if 0 <= done == len(sources) < min(len(action.runs), MOST):
             self._performer.fill(context, context.core.series.stopped(action, done))
@@ -50,6 +56,9 @@ class Series:
         """Fill the runs for which there are sources (0 where there is nothing to copy); how many
         were filled, or below zero: one was refused."""
         size, many = context.served.page_size, self._many
+        told = action
+        if action.kind == COPY and not sources[0]:  # all of them are in the shared copy
+            told = msgspec.structs.replace(action, kind=CONTINUE)
         places = [
             (page, count, action.base + page * size, source, count * size)
             for (page, count), source in zip(action.runs, sources, strict=False)
@@ -73,12 +82,12 @@ class Series:
                 done += 1
                 filled += count
         except OSError as error:
-            context.core.series.done(action, done)
+            context.core.series.done(told, done)
             refused = context.core.series.stopped(action, done)
             code, held = error.errno or 0, many.done_bytes(done)
             self._performer.refused(context, refused, code, held)
             return -1
-        context.core.series.done(action, done)
+        context.core.series.done(told, done)
         return done
 
     def _sources(
@@ -121,12 +130,15 @@ class Series:
     def _stored(
         self, context: Context, runs: Sequence[Run], pins: contextlib.ExitStack
     ) -> Sequence[int]:
-        """In chunks that are unpacked."""
+        """In chunks that are unpacked; 0 for what is in the shared copy."""
         served = context.served
         store, size = served.origin.store, served.page_size
         assert store is not None
         found = []
         for page, count in runs:
+            if served.copy is not None and served.copy.run(page, count) == count:
+                found.append(0)
+                continue
             data = store.at_hand(page * size, count * size, urgent=False)
             if data is None:
                 break
