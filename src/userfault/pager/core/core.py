@@ -217,8 +217,10 @@ class MappingCore:
 
     def next_time(self) -> float | None:
         """When `tick` must be called at the latest; None while nothing is timed."""
-        times = (self.reads.next_time(), self._pauses.next_time(), self.watch.next_time())
-        first = min((time for time in times if time is not None), default=None)
+        first = self.reads.next_time()
+        for time in (self._pauses.next_time(), self.watch.next_time()):
+            if time is not None and (first is None or time < first):
+                first = time
         self.ledger.timed = first is not None
         return first
 
