@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import select
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,11 +34,13 @@ from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
-from userfault.pager.drivers.record.tracing import Recorder
 from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.snapshot.working_sets.course import Course as Made
 from userfault.source.spec import FunctionSpec, ZeroSpec
+
+if TYPE_CHECKING:
+    from userfault.pager.drivers.record.tracing import Recorder
 
 
 class Served:
@@ -141,6 +144,10 @@ class Served:
     def _record_trace(self, *, resumed: bool) -> None:
         """Have what happens in the client's own process written to the file that it asked for."""
         if self._fds.trace >= 0:
+            from userfault.pager.drivers.record.tracing import (  # noqa: PLC0415  # rare; `threading`
+                Recorder,
+            )
+
             self._recorder = Recorder(self._fds.trace, self.owner.say, resumed=resumed)
             self.main.core.ledger.trace = self._recorder
 
