@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import select
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,11 +34,13 @@ from userfault.pager.drivers.mappings.spill import SpillFile
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
-from userfault.pager.drivers.record.tracing import Recorder, recorded
 from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.snapshot.working_sets.course import Course as Made
 from userfault.source.spec import FunctionSpec, ZeroSpec
+
+if TYPE_CHECKING:
+    from userfault.pager.drivers.record.tracing import Recorder
 
 
 class Served:
@@ -111,7 +114,7 @@ class Served:
         core = MappingCore(served.plan, served._pages(fds.states), segments)
         uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
-        served._recorder = recorded(served.main.core, fds.trace, owner.say)
+        served._record_trace(resumed=False)
         return served
 
     @classmethod
@@ -136,9 +139,17 @@ class Served:
             uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
             served.contexts.append(context)
-        fd = record.fds.trace
-        served._recorder = recorded(served.main.core, fd, owner.say, resumed=True)
+        served._record_trace(resumed=True)
         return served
+
+    def _record_trace(self, *, resumed: bool) -> None:
+        """Have what happens in the client's own process written to the file that it asked for."""
+        if self._fds.trace >= 0:
+            # It brings threads along, which a pager of mappings without a trace has no use for.
+            from userfault.pager.drivers.record.tracing import recorded  # noqa: PLC0415
+
+            core = self.main.core
+            self._recorder = recorded(core, self._fds.trace, self.owner.say, resumed=resumed)
 
     def _again_lost(self, record: ServedRecord) -> None:
         for kept in record.contexts:
