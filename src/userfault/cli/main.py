@@ -18,7 +18,7 @@ _EPILOG = (
     " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
 )
 
-_SERVE = ("serve", "sessions", "attach", "detach", "drain")
+_SERVE = ("serve", "sessions", "attach", "detach", "drain", "top")
 _STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc", "record")
 # Where each command is; the file has its name, and so has what is in it.
 _COMMANDS = {

@@ -16,7 +16,8 @@ _STYLE = """
   --stream: #0072b2; --working-set: #009e73; --a-fault: #d55e00; --around-a-fault: #e69f00;
   --bar: #0072b2; }
 @media (prefers-color-scheme: dark) {
-  :root { --background: #5b6570; --stream: #4c9be8; --bar: #4c9be8; --working-set: #2fbf95; } }
+  :root { --background: #5b6570; --asked-for: #b3e0ff; --stream: #4c9be8; --bar: #4c9be8;
+    --working-set: #2fbf95; } }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
   padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import mmap
 import os
 import struct
@@ -87,13 +88,16 @@ _INHERITED = (Word.RECORD, Word.HEAD, Word.CONTEXT, Word.TAKEOVERS, Word.UP)
 class Journal:
     """The shared memory of a family, and of the one that may replace it (`handover.py`).
 
-    `words` are those of the family that serves, or with `coming` of the one to come.  Not
-    thread-safe: a word has one writer at a time.
+    `words` are those of the family that serves, or with `coming` of the one to come.  `fd` may be
+    open for reading only: then nothing of it can be written.  Not thread-safe: a word has one
+    writer at a time.
     """
 
     def __init__(self, fd: int, *, coming: bool = False) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, _RECORDS_AT)
+        written = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if written else 0)
+        self._map = mmap.mmap(fd, _RECORDS_AT, prot=protection)
         whole = memoryview(self._map)
         self._serving = whole[:8].cast("Q")  # which page of words
         pages = whole[_PAGES_AT:_FILL_AT].cast("Q")
