@@ -31,6 +31,15 @@ class Budget(msgspec.Struct, frozen=True):
     evicts: bool = False
     follows: bool = False
 
+    def let_all_in(self, what: str, length: int) -> None:
+        """Raise UsageError for `what` needs all `length` bytes in memory, and they may not be."""
+        if self.evicts:
+            raise UsageError(
+                f"{what} of memory with a residency budget",
+                cause=f"at most {size_name(self.size)} of its {length} bytes are in at once",
+                cure="raise Policy(resident_bytes=), or set it to 0 for no budget",
+            )
+
 
 def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protects: bool) -> Budget:
     """The memory of a source, and how much of it may be in.

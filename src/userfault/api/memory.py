@@ -38,7 +38,7 @@ class LazyMemory(mmap.mmap):
         """
         timeout = None if timeout is None else real("timeout", timeout)
         self._parts.at_home()
-        self._parts.bounded("complete()")
+        self._parts.budget.let_all_in("complete()", self._parts.recipe.length)
         if not self._parts.finished:
             self._parts.request(messages.Complete(self._parts.number))
         if not self.wait(timeout, progress):
@@ -52,7 +52,7 @@ class LazyMemory(mmap.mmap):
         a residency budget keeps a part of it out.
         """
         self._parts.at_home()
-        self._parts.bounded("wait()")
+        self._parts.budget.let_all_in("wait()", self._parts.recipe.length)
         return self._parts.wait(None if timeout is None else real("timeout", timeout), progress)
 
     def prefetch(self, start: int, stop: int) -> None:

@@ -20,9 +20,8 @@ from userfault.kernel.errors import (
     PagerError,
     SourceError,
     TryAgain,
-    UsageError,
 )
-from userfault.kernel.memtypes import BASE_PAGE, Memory, size_name
+from userfault.kernel.memtypes import BASE_PAGE, Memory
 from userfault.kernel.modes import Feature
 from userfault.linux import libc, place
 from userfault.linux.lifeline import LifeLine
@@ -97,16 +96,6 @@ class Parts:
                 "the memory belongs to another process",
                 cause="this process was forked from the one that made it",
                 cure="ask there; or call lazy() here",
-            )
-
-    def bounded(self, what: str) -> None:
-        """Raise UsageError for `what` needs everything in memory, where not everything may be."""
-        if self.budget.evicts:
-            size = size_name(self.budget.size)
-            raise UsageError(
-                f"{what} of memory with a residency budget",
-                cause=f"at most {size} of its {self.recipe.length} bytes are in at once",
-                cure="raise Policy(resident_bytes=), or set it to 0 for no budget",
             )
 
     def request(self, message: messages.Request) -> object:

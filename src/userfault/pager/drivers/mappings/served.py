@@ -67,23 +67,7 @@ class Served:
         self.origin = self._opened(threads)
         self.notes = self._noted()
         self.course = self._planned()
-        self.plan = Plan(
-            start=attach.start,
-            page_size=attach.page_size,
-            policy=attach.policy,
-            source_zero=isinstance(attach.source, ZeroSpec),
-            source_fetches=isinstance(attach.source, FunctionSpec),
-            exists_is_ambiguous=attach.exists_is_ambiguous,
-            shared=attach.shared,
-            has_poison=attach.has_poison,
-            layout=self.origin.layout,
-            resident=resident_pages(attach),
-            evicts=attach.evicts,
-            spills=attach.has_spill,
-            touches=self.notes.touches if self.notes else None,
-            course=self.course,
-            over_copy=attach.copy > 0,
-        )
+        self.plan = _plan_of(self)
         self.spill = self._spill()
         self.copy = self._taken_copy() if attach.copy else None
         self.contexts: list[Context] = []
@@ -309,6 +293,28 @@ class Served:
         if self.notes is not None:
             self.notes.close()
         close_all([fds.states, fds.finished, fds.memory, fds.signals, fds.course])
+
+
+def _plan_of(served: Served) -> Plan:
+    """What its core must know of it."""
+    attach = served.attach
+    return Plan(
+        start=attach.start,
+        page_size=attach.page_size,
+        policy=attach.policy,
+        source_zero=isinstance(attach.source, ZeroSpec),
+        source_fetches=isinstance(attach.source, FunctionSpec),
+        exists_is_ambiguous=attach.exists_is_ambiguous,
+        shared=attach.shared,
+        has_poison=attach.has_poison,
+        layout=served.origin.layout,
+        resident=resident_pages(attach),
+        evicts=attach.evicts,
+        spills=attach.has_spill,
+        touches=served.notes.touches if served.notes else None,
+        course=served.course,
+        over_copy=attach.copy > 0,
+    )
 
 
 def resident_pages(attach: Attach) -> int:
