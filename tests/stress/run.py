@@ -262,8 +262,7 @@ class Referee:
         waits = self._asked and time.monotonic() - self._asked > max(self._options.hang_s, _START_S)
         if waits and not hung:
             self.result.hung += 1
-            where = _wchan(client.pid)
-            self.result.details.append(f"the client's main thread hangs in {where}")
+            self.result.details.append(f"the client's main thread hangs in {_wchan(client.pid)}")
             self._tell_where()
         return self.result.good
 
