@@ -13,7 +13,7 @@ import pytest
 from userfault.pager.core.actions import Fill
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.costs import Costs
-from userfault.pager.core.plan import Plan
+from userfault.pager.core.plan import Counters, Plan
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.rehearsal import Outcome, Touch, rehearse
 from userfault.pager.core.states import CACHED, Pages
@@ -155,6 +155,23 @@ def test_room_bounds_blocks_and_windows() -> None:
             assert _done(core, page) <= 3
 
 
+def test_what_was_filled_in_hope_is_told_beside_what_came_of_it() -> None:
+    pages = at_random(0.25)
+    core = MappingCore(Plan(START, PAGE, Policy(background=False)), Pages(bytearray(COUNT), COUNT))
+    faults = 0
+    for page in [*range(600), *pages]:
+        if not core.pages.states[page]:
+            core.fault(START + page * PAGE, 0)
+            _done(core, page)
+            faults += 1
+            while core.idle_work():
+                _done(core, -1)
+    counters = core.counters
+    assert counters.proved >= 1 + 3 + 7 + 15 + 31 + 63
+    assert 0 < counters.proved <= counters.around
+    assert 0.2 * len(pages) < counters.spared + faults < 2 * len(pages)
+
+
 # --- the costs -----------------------------------------------------------------------------------
 
 
@@ -187,7 +204,7 @@ def test_costs_of_fills_that_did_not_follow_upon_each_other_tell_no_fault() -> N
 
 
 def test_runs_of_ten_are_soon_begun_with_sixteen_pages_and_single_pages_with_one() -> None:
-    streams = Streams(64)
+    streams = Streams(64, Counters())
     for start in range(0, 100_000, 1000):
         _run(streams, start, 10)
     assert streams.best == 16

@@ -18,6 +18,7 @@ from userfault.pager.core.streams import Streams
 # another thread then waits up to 0.4 ms, once.
 _ALONE = 8
 _ALONE_FACTOR = 4
+_LONG = 12  # pages
 
 
 class CostPlanner(Ahead):
@@ -26,7 +27,7 @@ class CostPlanner(Ahead):
     def __init__(self, books: Books) -> None:
         super().__init__(books)
         self._most = books.plan.window_pages
-        self._streams = Streams(self._most)
+        self._streams = Streams(self._most, books.counters)
         self._density = Density(books.pages.count, self._most)
         self._alone = 0  # faults in a row that went on with a stream
         self._costs = books.costs
@@ -53,8 +54,8 @@ class CostPlanner(Ahead):
             self._alone += 1
             return self._stream(page, window, state)
         self._alone = 0
-        # Where a stream begins with as many pages as a fault costs, blocks are not worth more.
-        if streams.best < ratio and self._most > 1:
+        # Where streams are long, what is touched lies in them, and the rest of a block is not.
+        if streams.best < _LONG and self._most > 1:
             size = self._density.around(page, ratio)
             if size > 1:
                 return self._block(page, size, state)
@@ -90,6 +91,7 @@ class CostPlanner(Ahead):
         pages = self._pages
         if size > self._books.room:
             return page, page + 1
+        self._books.counters.spared = int(self._density.spared)
         now = min(size, self._most)
         low = page - page % now
         first = page + 1 - pages.run_down(page, page + 1 - low, state)

@@ -34,23 +34,25 @@ class _Seen:
     """What blocks of `size` pages cost that their first fault did not fill: `begun` blocks, and the
     faults that came `further`.
 
-    `worth`: they cost more than filling them at first would.  `bearable`: how many faults one may
-    cost before it is filled.
+    `average`: faults that came further, of each.  `worth`: more than filling it at first costs.
+    `bearable`: how many faults one may cost before it is filled.
     """
 
-    __slots__ = ("bearable", "begun", "further", "size", "worth")
+    __slots__ = ("average", "bearable", "begun", "further", "size", "worth")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.begun = 0.0
         self.further = 0.0
+        self.average = 0.0
         self.worth = False
         self.bearable = 255
 
     def look(self, ratio: float) -> None:
         """A fault costs as much as `ratio` pages: decide anew."""
         rest = (self.size - 1) / (ratio + 1)
-        self.worth = self.begun >= _KNOWN and self.further > rest * self.begun
+        self.average = self.further / self.begun if self.begun else 0.0
+        self.worth = self.begun >= _KNOWN and self.average > rest
         self.bearable = max(3, -int(-0.8 * (self.size - 1) // (ratio + 1)))
         if self.begun > _REMEMBERED:
             self.begun /= 2
@@ -58,7 +60,10 @@ class _Seen:
 
 
 class Density:
-    """Faults of a mapping of `pages` pages, by place.  `block`: pages of the largest window."""
+    """Faults of a mapping of `pages` pages, by place.  `block`: pages of the largest window.
+
+    `spared`: how many faults blocks that were filled have spared, by what others cost.
+    """
 
     __slots__ = (
         "_areas",
@@ -70,6 +75,7 @@ class Density:
         "_part",
         "_parts",
         "_until",
+        "spared",
     )
 
     def __init__(self, pages: int, block: int) -> None:
@@ -82,6 +88,7 @@ class Density:
         self._enough = 0
         self._faults = 0
         self._until = 0
+        self.spared = 0.0
 
     def around(self, page: int, ratio: float) -> int:
         """A fault that no stream foresaw: how many pages are to be filled, the aligned ones around
@@ -99,15 +106,18 @@ class Density:
         self._areas[area] = seen = self._areas[area] + 1
         if seen > self._enough:
             block.further += 2 * before  # at least as many again
+            self.spared += block.average
             return block.size * (_WIDE if seen > self._enough + _SURE else 1)
         if not before:
             if block.worth and not _watched(at):
+                self.spared += block.average
                 return block.size
             block.begun += 1
         else:
             block.further += 1
             if before >= block.bearable - 1:
                 block.further += before
+                self.spared += block.average
                 return block.size
         return self._quarter(page, at)
 

@@ -99,6 +99,9 @@ class Counters(msgspec.Struct):
     set_touched: int = 0  # so many of them were touched
     published: int = 0  # put into a copy that is shared, for whoever maps it
 
+    proved: int = 0  # of `around`, those that a stream of faults has passed since
+    spared: int = 0  # faults that blocks filled in hope have spared, estimated by other blocks
+
     def filled(self, kind: int, count: int) -> None:
         """A fill of that kind succeeded."""
         if kind == COPY:

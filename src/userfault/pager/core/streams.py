@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import itertools
 
+from userfault.pager.core.plan import Counters
+
 STREAMS = 32  # streams remembered; the oldest is forgotten first
 _TRY, _EARLY = 16, 4
+_RARE = 0.5
 _LOOK = 64  # streams from one look at their lengths to the next
 _KINDS = 8  # of lengths: 1, 2 and 3, 4 to 7, ... 128 and more
 _LENGTHS = (1.0, 2.5, 5.5, 11.5, 23.5, 47.5, 95.5, 191.5)
@@ -25,29 +28,28 @@ _REMEMBERED = 64.0
 class Streams:
     """The streams of one mapping.  `limit`: the largest window in pages.
 
-    `best`: what a new stream begins with.  `went_on`: pages of windows that were filled in hope and
-    proved right, as the stream went on; `ended_in`: those of the last window of each, for which
-    nobody has come.
+    `best`: what a new stream begins with.
     """
 
     __slots__ = (
         "_begun",
+        "_counters",
         "_ends",
+        "_enough",
         "_known",
         "_news",
         "_reached",
         "_steps",
         "_tried",
         "best",
-        "ended_in",
         "limit",
-        "went_on",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, counters: Counters) -> None:
         self.limit = max(limit, 1)
         self.best = 1
-        self.went_on = self.ended_in = 0
+        self._counters = counters
+        self._enough = 0  # a first window, if streams that are longer are rare
         # Outermost page of a stream -> its last window, below zero for one that goes down.
         self._ends: dict[int, int] = {}
         self._known: dict[int, int] = {}  # the same -> its faults, of those that began with a page
@@ -78,7 +80,9 @@ class Streams:
         if 0 < steps <= _KINDS:
             self._reached[steps - 1] += 1
             self._news = True
-        self.went_on += window - 1
+        self._counters.proved += window - 1
+        if window == self._enough and not steps:
+            return min(window + 1, self.limit)  # once more the same, and then as ever
         return min(window * 2, self.limit)
 
     def begin(self, ratio: float) -> int:
@@ -102,7 +106,7 @@ class Streams:
             self._steps = 0
         if len(ends) > STREAMS:
             first = next(iter(ends))
-            self.ended_in += abs(ends.pop(first)) - 1
+            del ends[first]
             self._known.pop(first, 0)
 
     def _look(self, ratio: float) -> None:
@@ -123,6 +127,9 @@ class Streams:
                 best, least = window, price
             window *= 2
         self.best = best
+        step = best.bit_length() - 1
+        rare = step > 0 and reached[step] < _RARE * reached[step - 1]
+        self._enough = best if rare else 0
         self._news = best > 1
 
 
