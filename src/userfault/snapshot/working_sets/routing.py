@@ -130,16 +130,22 @@ def _joined(pieces: list[tuple[int, int, int]], sample: BitMap) -> list[Run]:
 
 
 def _cut(runs: list[Run], piece: int, most: int) -> Iterator[list[Run]]:
-    """Runs in pieces, and pieces in groups that are not too large."""
+    """Runs in pieces, and pieces in groups that are not too large, nor spread too far."""
     group: list[Run] = []
-    room = most
+    room, end = most, 0
     for first, count in runs:
-        for at in range(first, first + count, piece):
-            part = min(piece, first + count - at)
-            if group and (part > room or len(group) == _GROUP_RUNS):
+        parts = [(first, count)]
+        if count > piece:
+            behind = first + count
+            parts = [(at, min(piece, behind - at)) for at in range(first, behind, piece)]
+        for part in parts:
+            at, size = part
+            if group and (size > room or at + size > end or len(group) == _GROUP_RUNS):
                 yield group
-                group, room = [], most
-            group.append((at, part))
-            room -= part
+                group = []
+            if not group:
+                room, end = most, at + most
+            group.append(part)
+            room -= size
     if group:
         yield group
