@@ -43,6 +43,10 @@ class Replay(Outer):
         self._at = 0  # how far it is done
         self._offers = 0  # how often it was offered
         self._sample = set(course.sample)
+        self._inside = bytearray(books.pages.count)  # 1: of the set
+        for number in range(course.groups):
+            for first, count in course.group(number):
+                self._inside[first : first + count] = b"\1" * count
         books.counters.set_sampled = len(self._sample)
 
     @property
@@ -58,10 +62,11 @@ class Replay(Outer):
         if page in self._sample:
             self._sample.discard(page)
             counters.set_touched += 1
-        elif self.under_way:
+        elif self._inside[page]:
             counters.set_late += 1
         else:
             counters.set_outside += 1
+            self._books.patient = False
         # Of its neighbours those that will be touched come ahead by themselves.
         return (page, 1) if self.under_way else self.inner.fault(page)
 
@@ -103,6 +108,9 @@ class Replay(Outer):
         if longest > self._most:
             runs = list(_pieces(runs, self._most))
         self._left, self._at, self._offers = runs, 0, 0
+        # Who waits for a page of the set is helped as well by what comes next.  Who waits for
+        # another one is not.
+        self._books.patient = True
         self._next += 1
 
     def _fillable(self) -> list[Run]:
