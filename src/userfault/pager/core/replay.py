@@ -12,13 +12,12 @@ many of the set's pages are touched.  What was filled ahead of a touch raises no
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from userfault.pager.core.course import Course
 from userfault.pager.core.outer import Outer
 from userfault.pager.core.planner import Books, Load, Planner, Run, Work
-from userfault.pager.core.states import CACHED, MISSING, Pages
+from userfault.pager.core.states import CACHED, MISSING
 from userfault.pager.core.trace import SET
 
 # A group that was offered so much more often than it has runs is left to faults: no hint is worth a
@@ -114,27 +113,28 @@ class Replay(Outer):
         self._next += 1
 
     def _fillable(self) -> list[Run]:
-        """The next runs of the group that are as they were, up to the first that is not; of that
-        one what is.  Nothing where the group is done."""
-        runs, pages, states = self._left, self._books.pages, self._books.pages.states
-        behind = sum(runs[-1])
-        while self._at < len(runs):
-            first, count = runs[self._at]
-            state = states[first]
-            if state in (MISSING, CACHED):
-                same = first + pages.run(first, behind - first, state)
-            else:
-                same = _next(pages, first, behind)
-            stop = bisect_right(runs, same, lo=self._at, key=sum)
-            if stop == self._at:  # a part of it was filled, or dropped
-                found, stop = pages.runs(first, count, MISSING), stop + 1
-            else:
-                found = runs[self._at : stop] if state in (MISSING, CACHED) else []
-            found = self._readable(found)
-            if found:
-                return found
-            self._at = stop
-        return []
+        """What of the group is not filled yet, and may be filled together."""
+        runs, pages = self._left[self._at :], self._books.pages
+        if not runs:
+            return []
+        start = runs[0][0]
+        held = bytes(pages.states[start : sum(runs[-1])])
+        if held.count(_MISSING) == len(held):  # nobody was here before
+            return self._readable(runs)
+        found: list[Run] = []
+        cached: list[Run] = []
+        for run in runs:
+            first, count = run
+            part = held[first - start : first - start + count]
+            if not part.strip(_MISSING):
+                found.append(run)
+            elif not part.strip(_CACHED):
+                cached.append(run)
+            elif MISSING in part:
+                found += pages.runs(first, count, MISSING)
+            elif not found and not cached:
+                self._at += 1  # from here on it is done
+        return self._readable(found or cached)
 
     def _readable(self, runs: list[Run]) -> list[Run]:
         """Without what could not be read: that is read alone, and not here."""
@@ -144,6 +144,9 @@ class Replay(Outer):
         return [(at, n) for at, n in runs if failures.keys().isdisjoint(range(at, at + n))]
 
 
+_MISSING, _CACHED = bytes([MISSING]), bytes([CACHED])
+
+
 def _within(runs: list[Run], room: int) -> list[Run]:
     """As many of them as there is room for."""
     for number, (_, count) in enumerate(runs):
@@ -151,12 +154,6 @@ def _within(runs: list[Run], room: int) -> list[Run]:
         if room < 0:
             return runs[:number]
     return runs
-
-
-def _next(pages: Pages, first: int, behind: int) -> int:
-    """The next page from `first` on that is to be filled; `behind` where there is none."""
-    found = (pages.find(state, first, behind) for state in (MISSING, CACHED))
-    return min((page for page in found if page >= 0), default=behind)
 
 
 def _pieces(runs: list[Run], most: int) -> Iterator[Run]:

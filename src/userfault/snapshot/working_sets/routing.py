@@ -130,22 +130,19 @@ def _joined(pieces: list[tuple[int, int, int]], sample: BitMap) -> list[Run]:
 
 
 def _cut(runs: list[Run], piece: int, most: int) -> Iterator[list[Run]]:
-    """Runs in pieces, and pieces in groups that are not too large, nor spread too far."""
+    """Runs in pieces, and pieces in groups that are not too large."""
     group: list[Run] = []
-    room, end = most, 0
+    room = most
     for first, count in runs:
         parts = [(first, count)]
         if count > piece:
             behind = first + count
             parts = [(at, min(piece, behind - at)) for at in range(first, behind, piece)]
         for part in parts:
-            at, size = part
-            if group and (size > room or at + size > end or len(group) == _GROUP_RUNS):
+            if group and (part[1] > room or len(group) == _GROUP_RUNS):
                 yield group
-                group = []
-            if not group:
-                room, end = most, at + most
+                group, room = [], most
             group.append(part)
-            room -= size
+            room -= part[1]
     if group:
         yield group

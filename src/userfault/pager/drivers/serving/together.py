@@ -21,7 +21,7 @@ from userfault.uapi.userfaultfd import UFFDIO_CONTINUE, UFFDIO_COPY, UFFDIO_ZERO
 
 _LOOK_BYTES = 64 << 10  # filled between two looks at whether somebody waits
 _LOOK_FILLS = 16  # and as many ioctls: one costs as much as copying a page
-_HULL_BYTES = 1 << 20  # of a file that is looked at as one, where runs lie close together
+_HULL_BYTES = 4 << 20  # of a file that is looked at as one, where runs lie close together
 
 Run = tuple[int, int]  # first page, count
 
