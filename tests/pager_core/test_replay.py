@@ -46,7 +46,7 @@ def all_of(core: MappingCore) -> list[list[Run]]:
 
 def test_groups_come_in_their_order_each_by_one_action() -> None:
     core = replayed([(8, 2), (3, 1)], [(100, 16)])
-    assert all_of(core) == [[(8, 2), (3, 1)], [(100, 16)]]
+    assert all_of(core) == [[(3, 1), (8, 2)], [(100, 16)]]
     assert [page for page in range(COUNT) if core.pages.states[page] == PRESENT] == [
         3, 8, 9, *range(100, 116),
     ]  # fmt: skip

@@ -78,12 +78,14 @@ class Together(msgspec.Struct, gc=False):
     `base`: the address of page 0.  A fault that comes meanwhile goes first: the driver looks for
     one between the ioctls, and may stop after any of them.  It answers by
     `MappingCore.series.done`; a run that is refused, or whose source is not at hand, becomes a
-    `Fill` by `series.stopped`.
+    `Fill` by `series.stopped`.  `patient`: it may look four times more seldom, as whoever waits, as
+    far as is known, waits for what comes here.
     """
 
     kind: int
     runs: list[tuple[int, int]]
     base: int
+    patient: bool = False
 
 
 class Fetch(msgspec.Struct):

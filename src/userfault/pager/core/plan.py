@@ -93,8 +93,8 @@ class Counters(msgspec.Struct):
     spilled: int = 0  # written to the spill file
     unspilled: int = 0  # filled from there
     set_filled: int = 0  # filled ahead of the faults, as a working set has them
-    set_late: int = 0  # faults while that went on
-    set_outside: int = 0  # faults since then, on pages that the set does not have
+    set_late: int = 0  # faults on pages of it that had not come yet
+    set_outside: int = 0  # faults on pages that it does not have
     set_sampled: int = 0  # pages of the set that were left to faults, and it is known of by now:
     set_touched: int = 0  # so many of them were touched
     published: int = 0  # put into a copy that is shared, for whoever maps it

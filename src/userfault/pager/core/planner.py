@@ -34,10 +34,12 @@ class Load(NamedTuple):
 
 class Books(Protocol):
     """What a planner may look at.  `room`: as in `Load`; the page that a thread waits for comes in
-    without any.  `costs`: of faults and pages here.
+    without any.  `costs`: of faults and pages here.  `patient`: whoever waits, as far as a planner
+    knows, waits for what it has filled in advance.
     """
 
     room: int
+    patient: bool
 
     @property
     def costs(self) -> Costs: ...

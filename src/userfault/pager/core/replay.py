@@ -12,7 +12,7 @@ many of the set's pages are touched.  What was filled ahead of a touch raises no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from userfault.pager.core.course import Course
 from userfault.pager.core.outer import Outer
@@ -38,9 +38,14 @@ class Replay(Outer):
         self._groups = course.groups
         self._most = books.plan.chunk_pages
         self._next = 0
-        self._left: Sequence[Run] = ()  # the group that is under way
+        self._left: list[Run] = []  # the group that is under way
+        self._at = 0  # how far it is done
         self._offers = 0  # how often it was offered
         self._sample = set(course.sample)
+        self._inside = bytearray(books.pages.count)  # 1: of the set
+        for number in range(course.groups):
+            for first, count in course.group(number):
+                self._inside[first : first + count] = b"\1" * count
         books.counters.set_sampled = len(self._sample)
 
     @property
@@ -56,17 +61,19 @@ class Replay(Outer):
         if page in self._sample:
             self._sample.discard(page)
             counters.set_touched += 1
-        elif self.under_way:
+        elif self._inside[page]:
             counters.set_late += 1
         else:
             counters.set_outside += 1
-        return self.inner.fault(page)
+            self._books.patient = False
+        # Of its neighbours those that will be touched come ahead by themselves.
+        return (page, 1) if self.under_way else self.inner.fault(page)
 
     # --- in advance ------------------------------------------------------------------------------
 
     def forget(self) -> None:
         """Nothing more in advance."""
-        self._left, self._next = (), self._groups
+        self._left, self._next = [], self._groups
         self.inner.forget()
 
     @property
@@ -80,34 +87,61 @@ class Replay(Outer):
             if load.full or (load.in_advance and self._books.plan.layout is not None):
                 return None  # a read of it is under way
             self._offers += 1
-            if self._offers <= len(self._left) + _VAIN and (runs := self._fillable()):
-                self.why = SET
-                return _within(runs, load.room) or None
-            self._left, self._offers = (), 0
+            if self._left and self._offers <= len(self._left) + _VAIN:
+                runs = self._fillable()
+                if runs:
+                    self.why = SET
+                    return _within(runs, load.room) or None
+            self._left = []
             if self._next < self._groups:
-                self._left = self._course.group(self._next)
-                self._next += 1
+                self._begin(self._course.group(self._next))
         return self.inner.idle(load)
+
+    def _begin(self, group: Sequence[Run]) -> None:
+        """A group: in the order of its pages, each once, and in pieces as short as whatever nobody
+        waits for.  (So a course has it, but it is somebody else's.)"""
+        runs, end, longest = sorted(group), 0, 0
+        for first, count in runs:
+            longest = max(longest, count if first >= end else 1 << 32)
+            end = max(end, first + count)
+        if longest > self._most:
+            runs = list(_pieces(runs, self._most))
+        self._left, self._at, self._offers = runs, 0, 0
+        # Who waits for a page of the set is helped as well by what comes next.  Who waits for
+        # another one is not.
+        self._books.patient = True
+        self._next += 1
 
     def _fillable(self) -> list[Run]:
         """What of the group is not filled yet, and may be filled together."""
-        pages, failures = self._books.pages, self._books.failures
-        states = pages.states
+        runs, pages = self._left[self._at :], self._books.pages
+        if not runs:
+            return []
+        start = runs[0][0]
+        held = bytes(pages.states[start : sum(runs[-1])])
+        if held.count(_MISSING) == len(held):  # nobody was here before
+            return self._readable(runs)
         found: list[Run] = []
         cached: list[Run] = []
-        for run in self._left:
+        for run in runs:
             first, count = run
-            held = states[first : first + count]
-            if not held.strip(_MISSING):
-                found += _pieces(run, self._most)
-            elif not held.strip(_CACHED):
-                cached += _pieces(run, self._most)
-            elif MISSING in held:
-                for part in pages.runs(first, count, MISSING):
-                    found += _pieces(part, self._most)
-        if failures:  # what could not be read is read alone, and not here
-            found = [(a, n) for a, n in found if failures.keys().isdisjoint(range(a, a + n))]
-        return found or cached
+            part = held[first - start : first - start + count]
+            if not part.strip(_MISSING):
+                found.append(run)
+            elif not part.strip(_CACHED):
+                cached.append(run)
+            elif MISSING in part:
+                found += pages.runs(first, count, MISSING)
+            elif not found and not cached:
+                self._at += 1  # from here on it is done
+        return self._readable(found or cached)
+
+    def _readable(self, runs: list[Run]) -> list[Run]:
+        """Without what could not be read: that is read alone, and not here."""
+        failures = self._books.failures
+        if not failures:
+            return runs
+        return [(at, n) for at, n in runs if failures.keys().isdisjoint(range(at, at + n))]
 
 
 _MISSING, _CACHED = bytes([MISSING]), bytes([CACHED])
@@ -122,10 +156,10 @@ def _within(runs: list[Run], room: int) -> list[Run]:
     return runs
 
 
-def _pieces(run: Run, most: int) -> list[Run]:
-    """The run, in pieces that are not longer than anything that nobody waits for."""
-    first, count = run
-    if count <= most:
-        return [run]
-    end = first + count
-    return [(at, min(most, end - at)) for at in range(first, end, most)]
+def _pieces(runs: list[Run], most: int) -> Iterator[Run]:
+    """Runs in the order of their pages, none longer than `most`, and none over another."""
+    end = 0
+    for first, count in runs:
+        low, end = max(first, end), max(first + count, end)
+        for at in range(low, first + count, most):
+            yield at, min(most, first + count - at)

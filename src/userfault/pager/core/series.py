@@ -44,7 +44,7 @@ class Series:
             count = ledger.reachable(first, count)
             self._filling.in_advance(first, count)
             return count
-        ledger.out.append(Together(kind, runs, ledger.base))
+        ledger.out.append(Together(kind, runs, ledger.base, ledger.patient))
         return sum(count for _, count in runs)
 
     def _kind(self, runs: list[tuple[int, int]]) -> int:

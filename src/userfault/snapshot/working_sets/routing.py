@@ -134,12 +134,15 @@ def _cut(runs: list[Run], piece: int, most: int) -> Iterator[list[Run]]:
     group: list[Run] = []
     room = most
     for first, count in runs:
-        for at in range(first, first + count, piece):
-            part = min(piece, first + count - at)
-            if group and (part > room or len(group) == _GROUP_RUNS):
+        parts = [(first, count)]
+        if count > piece:
+            behind = first + count
+            parts = [(at, min(piece, behind - at)) for at in range(first, behind, piece)]
+        for part in parts:
+            if group and (part[1] > room or len(group) == _GROUP_RUNS):
                 yield group
                 group, room = [], most
-            group.append((at, part))
-            room -= part
+            group.append(part)
+            room -= part[1]
     if group:
         yield group

@@ -168,15 +168,13 @@ class Served:
 
     def _noted(self) -> Notes | None:
         """Where first touches are noted."""
-        held = self._fds.touches
-        return Notes(held, self.attach.pages) if held >= 0 else None
+        return Notes(self._fds.touches, self.attach.pages) if self.attach.has_touches else None
 
     def _planned(self) -> Course | None:
-        """What comes ahead of the faults: a hint, and so checked before it is followed."""
-        if self._fds.course < 0:
-            return None
-        course = Made(mmap.mmap(self._fds.course, 0, prot=mmap.PROT_READ))
-        return course if course.fits(self.attach.pages) else None
+        """What comes ahead of the faults: a hint, which is checked before it is followed."""
+        has, fd = self.attach.has_course, self._fds.course
+        course = Made(mmap.mmap(fd, 0, prot=mmap.PROT_READ)) if has else None
+        return course if course and course.fits(self.attach.pages) else None
 
     def _taken_copy(self) -> SharedCopy:
         """The copy of the source over which the memory is mapped.  Raises OSError."""

@@ -8,6 +8,7 @@ written, so that a fill is never taken for made that was not begun.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Sequence
 
 from userfault.pager.core.recorded import FillRecord
@@ -25,11 +26,7 @@ assert _FIRST_AT + MOST * _EACH + _DIRECT <= SIZE
 
 _fill = struct.Struct("=QqqQ")  # context, kind, page, count
 _result = struct.Struct("=q")
-_pack = struct.Struct("=QqqQQQQQq").pack_into  # ..., argument
-
-# Page, count, and the first three words of the argument: of a COPY dst, src and length, of others
-# nothing, start and length.
-Argument = tuple[int, int, int, int, int]
+_WORDS = _EACH // 8  # of a fill: context, kind, page, count, and the five of its argument
 
 
 class ManyFills:
@@ -41,18 +38,26 @@ class ManyFills:
     def __init__(self, held: memoryview) -> None:
         self._word = held[:8].cast("Q")
         self._held = held[_FIRST_AT:]
+        self._words = held[_FIRST_AT : _FIRST_AT + MOST * _EACH].cast("Q")
         places = [at + _ARGUMENT_AT for at in range(0, MOST * _EACH, _EACH)]
         self.copies = [self._held[at : at + _DIRECT] for at in places]
         self.others = [self._held[at + 8 : at + 8 + _DIRECT] for at in places]
 
-    def begin(self, context: int, kind: int, fills: Sequence[Argument]) -> None:
-        """These begin, `MOST` at most, in their order."""
+    def begin(self, context: int, kind: int, *columns: Sequence[int]) -> None:
+        """Fills begin, `MOST` at most.  Their columns: page, count, then the first three words of
+        their arguments: of a COPY dst, src and length, of others nothing, start and length.
+
+        Columns are written as such: fill by fill would take three times as long.
+        """
         self._word[0] = 0
-        at = 0
-        for page, count, first, second, third in fills:
-            _pack(self._held, at, context, kind, page, count, first, second, third, 0, 0)
-            at += _EACH
-        self._word[0] = len(fills)
+        words, count = self._words, len(columns[0])
+        end = count * _WORDS
+        nothing = array("Q", bytes(8 * count))
+        constant = array("Q", [context]) * count, array("Q", [kind]) * count
+        given = (array("Q", column) for column in columns)
+        for place, column in enumerate((*constant, *given, nothing, nothing)):
+            words[place:end:_WORDS] = memoryview(column)
+        self._word[0] = count
 
     def done_bytes(self, number: int) -> int:
         """How far the kernel came with one of them."""
@@ -69,5 +74,5 @@ class ManyFills:
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (*self.copies, *self.others, self._held, self._word):
+        for view in (*self.copies, *self.others, self._words, self._held, self._word):
             view.release()

@@ -55,39 +55,40 @@ class Series:
     def _make(self, context: Context, action: Together, sources: Sequence[int]) -> int:
         """Fill the runs for which there are sources (0 where there is nothing to copy); how many
         were filled, or below zero: one was refused."""
-        size, many = context.served.page_size, self._many
+        size, many, core = context.served.page_size, self._many, context.core
         told = action
         if action.kind == COPY and not sources[0]:  # all of them are in the shared copy
             told = msgspec.structs.replace(action, kind=CONTINUE)
-        places = [
-            (page, count, action.base + page * size, source, count * size)
-            for (page, count), source in zip(action.runs, sources, strict=False)
-        ]
+        runs = action.runs[: len(sources)]
+        pages, counts = zip(*runs, strict=True)
+        starts = [action.base + page * size for page in pages]
+        lengths = [count * size for count in counts]
         if sources[0]:
             request, arguments = UFFDIO_COPY, many.copies
+            many.begin(context.number, action.kind, pages, counts, starts, sources, lengths)
         else:
             request = UFFDIO_ZEROPAGE if action.kind == ZERO else UFFDIO_CONTINUE
             arguments = many.others
-            places = [(page, count, 0, start, length) for page, count, start, _, length in places]
-        many.begin(context.number, action.kind, places)
-        ioctl, fd, most = self._ioctl, context.fd, _LOOK_BYTES // size
-        done = looked = filled = 0
+            many.begin(context.number, action.kind, pages, counts, sources, starts, lengths)
+        ioctl, fd, total = self._ioctl, context.fd, len(runs)
+        often = 4 if action.patient else 1
+        step = often * max(min(_LOOK_BYTES * total // sum(lengths), _LOOK_FILLS), 1)
+        done = 0
         try:
-            for (_, count), argument in zip(action.runs, arguments[: len(places)], strict=False):
-                if (filled >= most or done - looked == _LOOK_FILLS) and done > looked:
-                    if self._pressing():
-                        break
-                    looked, filled = done, 0
-                ioctl(fd, request, argument)
-                done += 1
-                filled += count
+            while done < total:
+                if done and self._pressing():
+                    break
+                for argument in arguments[done : min(done + step, total)]:
+                    ioctl(fd, request, argument)
+                done = min(done + step, total)
         except OSError as error:
-            context.core.series.done(told, done)
-            refused = context.core.series.stopped(action, done)
-            code, held = error.errno or 0, many.done_bytes(done)
-            self._performer.refused(context, refused, code, held)
+            while many.done_bytes(done) == lengths[done]:
+                done += 1
+            core.series.done(told, done)
+            refused, held = core.series.stopped(action, done), many.done_bytes(done)
+            self._performer.refused(context, refused, error.errno or 0, held)
             return -1
-        context.core.series.done(told, done)
+        core.series.done(told, done)
         return done
 
     def _sources(
