@@ -234,6 +234,25 @@ def the_end_of_a_walk_is_told_after_an_error(t: Thread, memory: Memory) -> None:
     expect(_end(t.fails(backwards, EFAULT)), 0, "walk_end after EFAULT")
 
 
+@statement(
+    250,
+    "A scan with room for more regions than the 512 of the kernel's own buffer tells all of them,"
+    " and walk_end is where that buffer was emptied last.",
+    since="6.7",
+    source="fs/proc/task_mmu.c: a full buffer sets walk_end, the end does only where it is 0;"
+    " measured on 6.18",
+    memories=("shmem",),
+)
+def the_end_of_a_walk_is_where_the_buffer_was_emptied(t: Thread, memory: Memory) -> None:
+    _, area = _tracked(t, memory, pages=1040)
+    for page in range(0, 1040, 2):
+        t.write(area.at(page), b"w")
+    scan = msgspec.structs.replace(scan_for(area, pm.PAGE_IS_WRITTEN), regions=600)
+    told, end = _part(t, area, scan)
+    expect(told, list(range(0, 1040, 2)), "the pages that are told")
+    expect(end, 1024, "walk_end")
+
+
 def _end(result: Result) -> int:
     (end,) = calls.SCAN_END.struct.unpack_from(result.data)
     return int(end)

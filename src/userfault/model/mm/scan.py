@@ -285,6 +285,10 @@ class Scan:
                 self.walk_end = start
                 return False
             else:
+                if self.regions and not len(self.regions) % _OWN_BUFFER:
+                    # It is emptied, and the walk begins again here; where no region is left out
+                    # after that, nobody sets walk_end again.
+                    self.walk_end = start
                 self.regions.append((start, end, categories))
         self.pages += (end - start) // PAGE
         if not whole:
@@ -298,6 +302,7 @@ def _stays_empty(mm: AddressSpace, vma: Vma, address: int) -> bool:
     return empty and mm.table.has_table(address, vma.shift)
 
 
+_OWN_BUFFER = 512  # regions: PAGEMAP_WALK_SIZE >> PAGE_SHIFT (fs/proc/task_mmu.c)
 _KNOWN_FLAGS = abi.PM_SCAN_WP_MATCHING | abi.PM_SCAN_CHECK_WPASYNC
 
 
