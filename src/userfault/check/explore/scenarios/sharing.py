@@ -100,22 +100,6 @@ def shared_fault_against_drop(world: World) -> None:
 
 
 @scenario(group=_GROUP)
-def shared_page_against_write(world: World) -> None:
-    """What one clone writes is seen by no other, also while the page is filled for both."""
-    copy = Copy(world)
-    area, _ = _clone(world, copy)
-    _allow(world, _reader(world, area, "reader"), _SOURCE)
-    written, _ = _clone(world, copy)
-
-    def write(me: Caller) -> object:
-        me.write(written[0], b"written!")
-        return me.read(written[0], 8)
-
-    _allow(world, world.task("writer", write, process=written.process), b"written!")
-    _copy_is_right(world, copy)
-
-
-@scenario(group=_GROUP)
 def shared_page_against_a_stranger(world: World) -> None:
     """Somebody touches a hole of the copy where nobody has registered: an empty page is there."""
     copy = Copy(world)

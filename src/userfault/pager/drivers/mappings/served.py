@@ -7,7 +7,7 @@ source (and, for shared memory, the page states).
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import mmap
 import os
 import select
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from userfault.kernel.memtypes import BASE_PAGE
-from userfault.linux.libc import read_memory
 from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.linux.uffd import LiveUserfaultfd
@@ -35,6 +33,7 @@ from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.texts import clipped
 from userfault.pager.drivers.record.records import Descriptors, Kept, ServedRecord, encode
 from userfault.pager.drivers.shared.copy import SharedCopy
+from userfault.pager.drivers.shared.holding import taken_up
 from userfault.pager.drivers.wire.messages import MAX_FAILURES, Attach, Failure, Waited
 from userfault.snapshot.working_sets.course import Course as Made
 from userfault.source.spec import FunctionSpec, ZeroSpec
@@ -178,12 +177,7 @@ class Served:
 
     def _taken_copy(self) -> SharedCopy:
         """The copy of the source over which the memory is mapped.  Raises OSError."""
-        marks, memory = self._mapped(self._fds.marks), self._fds.memory
-
-        def same(page: int, source: int) -> bool:
-            return os.pread(memory, BASE_PAGE, page * BASE_PAGE) == read_memory(source, BASE_PAGE)
-
-        return SharedCopy(self._fds.filler, self.attach.copy, marks, fcntl.ioctl, same)
+        return taken_up(self.attach.copy, self._fds, self._mapped(self._fds.marks))
 
     def adopted(self, fd: int) -> LiveUserfaultfd:
         """The userfaultfd behind a descriptor that came along."""
@@ -201,13 +195,7 @@ class Served:
 
     def copy_states(self, held: Pages) -> tuple[int, Pages]:
         """Memory with a copy of the states, for the child of a fork.  Raises OSError."""
-        states = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
-        try:
-            os.posix_fallocate(states, 0, held.count)
-            self._mapped(states)[:] = bytes(held.states[0 : held.count])
-        except OSError:
-            os.close(states)
-            raise
+        states = _memory_with(bytes(held.states[0 : held.count]))
         return states, self._pages(states)
 
     @property
@@ -231,20 +219,12 @@ class Served:
         self.tell()
 
     def tell(self) -> None:
-        """Let whoever waits for the finish look how it stands.
-
-        Without waiting: the client has the eventfd too, and may have filled it.
-        """
-        poll = select.poll()
-        poll.register(self._fds.finished, select.POLLOUT)
-        if any(event & select.POLLOUT for _, event in poll.poll(0)):
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_write(self._fds.finished, 1)
+        """Let whoever waits for the finish look how it stands."""
+        _ring(self._fds.finished)
 
     @property
     def needed(self) -> bool:
-        """Threads of the client may have to wait for us: now, or (over a shared copy) as long as
-        the memory is there, since what is dropped of it has to be answered with zeros."""
+        """Threads of the client may wait for us: over a shared copy for as long as it is there."""
         return self.plan.over_copy or not self.main.core.finished
 
     @property
@@ -283,14 +263,40 @@ class Served:
         self.origin.close()
         for held in self._states.values():
             held.close()
-        fds = self._fds
         self.spill.close()
-        close_all([fds.filler, fds.marks, fds.claim])
         if self._recorder is None or self._recorder.end():
-            close_all([fds.trace])
+            close_all([self._fds.trace])
         if self.notes is not None:
             self.notes.close()
-        close_all([fds.states, fds.finished, fds.memory, fds.signals, fds.course])
+        close_all(_held(self._fds))
+
+
+def _held(fds: Descriptors) -> list[int]:
+    """What nobody else has closed by the end."""
+    found = [fds.states, fds.finished, fds.memory, fds.signals, fds.course]
+    return [*found, fds.filler, fds.marks, fds.claim]
+
+
+def _memory_with(data: bytes) -> int:
+    """A memfd with these bytes in it.  Raises OSError."""
+    made = os.memfd_create("userfault-states", os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(made, 0, len(data))
+        if os.pwrite(made, data, 0) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.close(made)
+        raise
+    return made
+
+
+def _ring(bell: int) -> None:
+    """Without waiting: the client has the eventfd too, and may have filled it."""
+    poll = select.poll()
+    poll.register(bell, select.POLLOUT)
+    if any(event & select.POLLOUT for _, event in poll.poll(0)):
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(bell, 1)
 
 
 def _plan_of(served: Served) -> Plan:
