@@ -25,6 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "as an object": {"form": "wrapped"},
     "a byte at a time": {"piece": 1, "regions": 2},
     "threads": {"threads": 4, "regions": 3},
+    "shared by processes": {"processes": 3, "regions": 2},
     "a balloon": {"drop": 30, "write": 30, "threads": 3, "regions": 2},
 }
 
@@ -167,3 +168,23 @@ def test_huge_pages_are_served_from_an_image_that_ends_in_one(
                 assert one.reads() == "right 3"
     finally:
         pool.write_text(before)
+
+
+def test_processes_that_share_memory_are_served_from_one_state(
+    daemon: Running, vm: Path, image: Path
+) -> None:
+    """One mapping, with a context each; and so it is after a kill."""
+    options = {"processes": 3, "regions": 2, "stop": "sent"}
+    with started(vm, daemon.folder / "vm", image, **options) as one:
+        assert one.reads() == "sent"
+
+        def mappings() -> list[int]:
+            sessions = daemon.ask("sessions")["sessions"]
+            return [each["contexts"] for session in sessions for each in session["mappings"]]
+
+        wait_until(lambda: mappings() == [3])
+        daemon.kill("worker")
+        assert mappings() == [3]
+        one.go_on()
+        assert one.reads() == "right 512"
+    daemon.gone(one.pid)

@@ -85,3 +85,28 @@ def test_nothing_of_those_who_went_is_left(daemon: Running, vm: Path, image: Pat
     before = held()
     come_and_go(20)
     assert held() <= before
+
+
+@pytest.mark.parametrize("lack", ["clients", "descriptors"])
+def test_who_finds_no_room_waits_for_it(tmp_path: Path, vm: Path, image: Path, lack: str) -> None:
+    """Nobody is refused, and who is served is served on."""
+    arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
+    before = []
+    if lack == "clients":
+        arguments += ["--max-clients", "6"]  # two of them give it orders
+    else:
+        before = ["bash", "-c", 'ulimit -n 100; exec "$0" "$@"']
+    with (
+        serving(tmp_path / "daemon", *arguments, before=before) as daemon,
+        contextlib.ExitStack() as end,
+    ):
+        found = [
+            end.enter_context(started(vm, tmp_path / "vm", image, stop="sent")) for _ in range(16)
+        ]
+        for one in found:
+            assert one.reads() == "sent"
+        daemon.logged("nobody is let in")
+        for one in found:
+            one.go_on()
+        assert [one.reads() for one in found] == ["right 512"] * len(found)
+        assert "refused" not in daemon.log

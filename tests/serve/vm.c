@@ -7,6 +7,7 @@
  *   vm SOCKET IMAGE [key=value]...
  *
  * regions=N    memory in N pieces with room between them, in the order of their addresses
+ * processes=N  the memory is shared, and so many processes map it, each with a userfaultfd
  * huge=1       hugetlb memory with pages of 2 MiB
  * form=F       both, kib (1.7 to 1.11), none (to 1.6), realkib (KiB, as documents say), wrapped
  * close=1      close the socket after sending, as releases to 1.11 do
@@ -35,12 +36,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { REGIONS = 64 };
 
 static struct { uint8_t *at; size_t size, offset; } region[REGIONS];
-static int regions = 1, threads = 1, drops, writes, huge, closes;
+static int regions = 1, threads = 1, processes, memory = -1, drops, writes, huge, closes;
 static size_t page = 4096, length, piece;
 static unsigned seed = 1;
 static const char *form = "both", *order = "random", *stop = "";
@@ -67,7 +69,7 @@ static void say(const char *format, ...)
 static void stopped(const char *where)
 {
 	char line[64];
-	if (strcmp(stop, where))
+	if (strcmp(stop, where) || (memory >= 0 && !processes)) /* the first process alone stops */
 		return;
 	say("%s", where);
 	if (!fgets(line, sizeof line, stdin))
@@ -94,7 +96,9 @@ static void map_regions(void)
 		if (room == MAP_FAILED)
 			fail("mmap");
 		uint8_t *at = (uint8_t *)(((uintptr_t)room + 2 * page - 1) / page * page);
-		if (mmap(at, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0) == MAP_FAILED)
+		if (memory >= 0)
+			flags = MAP_SHARED;
+		if (mmap(at, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, memory, memory < 0 ? 0 : done * page) == MAP_FAILED)
 			fail("mmap of guest memory");
 		region[i].at = at, region[i].size = size, region[i].offset = done * page;
 		done += count;
@@ -280,6 +284,7 @@ static void options(int count, char **texts)
 		*value++ = 0;
 		int number = atoi(value);
 		if (!strcmp(texts[i], "regions")) regions = number;
+		else if (!strcmp(texts[i], "processes")) processes = number;
 		else if (!strcmp(texts[i], "threads")) threads = number;
 		else if (!strcmp(texts[i], "drop")) drops = number;
 		else if (!strcmp(texts[i], "write")) writes = number;
@@ -297,6 +302,7 @@ static void options(int count, char **texts)
 int main(int count, char **texts)
 {
 	struct stat found;
+	int end[2];
 	if (count < 3)
 		return 2;
 	options(count - 3, texts + 3);
@@ -313,6 +319,19 @@ int main(int count, char **texts)
 	state = calloc(length / page, 1);
 	for (int i = 0; i < 1024; i++)
 		pthread_mutex_init(&held[i], 0);
+	if (processes && pipe(end))
+		fail("pipe");
+	if (processes) {
+		memory = memfd_create("guest", MFD_CLOEXEC | (huge ? MFD_HUGETLB : 0));
+		if (memory < 0 || ftruncate(memory, length))
+			fail("memfd");
+		for (int i = 1; i < processes; i++)
+			if (!fork()) {
+				processes = 0, seed += i;
+				close(end[1]);
+				break;
+			}
+	}
 	map_regions();
 	int fd = register_regions();
 	hand_over(texts[1], fd);
@@ -320,6 +339,14 @@ int main(int count, char **texts)
 	walk_all();
 	stopped("seen");
 	walk_all();
-	say("right %zu", length / page);
+	int status;
+	char byte;
+	if (memory >= 0) /* all of them live until the first one is ready */
+		processes ? close(end[1]) : read(end[0], &byte, 1);
+	while (wait(&status) > 0)
+		if (status)
+			say("wrong in another process");
+	if (memory < 0 || processes)
+		say("right %zu", length / page);
 	return 0;
 }

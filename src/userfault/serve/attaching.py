@@ -25,6 +25,7 @@ from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.record.records import Descriptors
 from userfault.pager.drivers.wire.messages import Attach
+from userfault.serve import joining
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Limits
 from userfault.source.spec import Spec, ZeroSpec
@@ -69,6 +70,11 @@ def take(
         undo.callback(close_all, [uffd, fd])
         pid = client.owner.pid
         request = asked_for(pid, geometry, uffd, spec, policy, has_poison=has_poison)
+        if (first := joining.first_of(clients, request)) is not None:
+            joining.join(clients, client, first, request, uffd)
+            undo.pop_all()
+            close_all([fd])
+            return first
         line = LifeLine.armed(signal.SIGKILL, whom=pid)
         undo.callback(line.close)
         undo.callback(line.disarm)
@@ -98,8 +104,9 @@ def asked_for(
 ) -> Attach:
     """The request for memory of process `pid`, checked.  Raises RefusedError, ValueError."""
     _check_uffd(uffd)
-    memory = _memory(pid, geometry)
+    memory, backing = _memory(pid, geometry)
     request = _request(geometry, memory, spec, policy, has_poison=has_poison, number=number)
+    request.backing = backing
     check(request)
     return request
 
@@ -142,8 +149,9 @@ def _check_uffd(uffd: int) -> None:
     fcntl.fcntl(uffd, fcntl.F_SETFL, fcntl.fcntl(uffd, fcntl.F_GETFL) | os.O_NONBLOCK)
 
 
-def _memory(pid: int, geometry: Geometry) -> Memory:
-    """What the regions are made of: registered memory of process `pid`, all of one kind.
+def _memory(pid: int, geometry: Geometry) -> tuple[Memory, str]:
+    """What the regions are made of: registered memory of process `pid`, all of one kind; and, of
+    shared memory, which it is.
 
     Where the process may not be looked at it is believed to be plain memory of that page size.
     """
@@ -154,7 +162,7 @@ def _memory(pid: int, geometry: Geometry) -> Memory:
         areas = registered.areas(pid, first.address, last.address + last.size)
         found = {kind for region in geometry.regions for kind in _covering(areas, region)}
     except PermissionError:
-        return _believed(geometry.page_size)
+        return _believed(geometry.page_size), ""
     except (OSError, UsageError) as error:
         raise _not_its_own(pid, str(error)) from None
     if len(found) != 1:
@@ -166,7 +174,7 @@ def _memory(pid: int, geometry: Geometry) -> Memory:
             f"its pages have {size_name(memory.page_size)}, and the message says"
             f" {size_name(geometry.page_size)}",
         )
-    return memory
+    return memory, joining.backing(areas, geometry) if memory.shared else ""
 
 
 def _covering(areas: list[registered.Area], region: Region) -> Iterator[Memory]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import resource
 import socket
 import time
 
@@ -18,7 +19,9 @@ from userfault.serve.records import Door, Limits
 from userfault.serve.refusals import Refusals
 from userfault.serve.waiting import Waiting
 
+CONTROL = "control"
 _PAUSE_S = 0.5  # when nothing is left to accept with
+_EACH = 16  # descriptors that a client takes at most before it is served
 _AT_ONCE = 16  # connections accepted before faults are looked at again
 
 
@@ -34,6 +37,7 @@ class Doors:
         self._shut: set[str] = set()  # for now: no place, or no descriptor left
         self._again_at: float | None = None
         self._refusals = refusals
+        self._told = False  # that nobody is let in
         self.accepted = 0
 
     def open(self, door: Door, fd: int) -> None:
@@ -62,8 +66,11 @@ class Doors:
     def _somebody(self, name: str) -> None:
         listener, door = self._sockets[name]
         for _ in range(_AT_ONCE):
-            if len(self.waiting) >= self._limits.waiting:
+            if len(self.waiting) >= self._limits.waiting and door.protocol != CONTROL:
                 self._rest(name, None)
+                return
+            if full := self._full(door):
+                self._no_more(name, full)
                 return
             try:
                 channel, _address = listener.accept()
@@ -72,10 +79,32 @@ class Doors:
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
-                say(f"no client can be accepted: {os.strerror(error.errno or 0)}; trying again")
-                self._rest(name, time.monotonic() + _PAUSE_S)
+                self._no_more(name, os.strerror(error.errno or 0))
                 return
             self._let_in(channel, door)
+
+    def _full(self, door: Door) -> str:
+        """Why nobody more can be served now; "" where there is room.
+
+        Who would be refused for that has handed over its memory perhaps, and could only be ended.
+        """
+        limits, clients = self._limits, self._clients.book.clients
+        if door.protocol != CONTROL and len(clients) >= limits.clients:
+            return f"{limits.clients} clients are served, which is the most"
+        try:
+            lowest = os.dup(self._sockets[door.name][0].fileno())  # the kernel gives the lowest out
+        except OSError:
+            return "no descriptor is left"
+        os.close(lowest)
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return "" if lowest + _EACH < most else f"{most} descriptors are allowed (LimitNOFILE=)"
+
+    def _no_more(self, name: str, why: str) -> None:
+        """For a while; told once, until somebody was let in again."""
+        if not self._told:
+            self._told = True
+            say(f"nobody is let in: {why}; who comes waits")
+        self._rest(name, time.monotonic() + _PAUSE_S)
 
     def adopt(self, fd: int, door: Door) -> None:
         """A connection that another worker has accepted."""
@@ -98,17 +127,12 @@ class Doors:
                 return
             undo.pop_all()
         self.accepted += 1
+        self._told = False
         if client.conversation is not None:
             client.conversation.request()  # what it sent may have come before it was watched
 
     def _room_for(self, pid: int) -> None:
         limits = self._limits
-        if len(self._clients.book.clients) >= limits.clients:
-            raise RefusedError(
-                f"process {pid} is not served",
-                cause=f"{limits.clients} clients are, which is the most",
-                cure="raise the limit on clients, or start another daemon",
-            )
         if self.waiting.of(pid) >= limits.waiting_each:
             raise RefusedError(
                 f"process {pid} is not served",

@@ -100,7 +100,13 @@ class FirecrackerTalk:
         """Whether it is served now.  Raises RefusedError, BadMessageError, OSError, PagerError."""
         self._fds += peeked.fds
         self._handed_over = self._handed_over or any(map(attaching.is_userfaultfd, peeked.fds))
-        if peeked.lost or len(self._fds) > 1:
+        if peeked.lost and len(self._fds) <= 1:
+            raise RefusedError(
+                "a client whose descriptor could not be taken",
+                cause="no descriptor is left here",
+                cure="raise LimitNOFILE=, or serve fewer clients (--max-clients)",
+            )
+        if len(self._fds) > 1:
             raise RefusedError(
                 "a client that sends too many descriptors",
                 cause="one belongs to the message, the userfaultfd",

@@ -29,6 +29,7 @@ def _mapping(served: Served) -> dict[str, Any]:
         "pages": served.attach.pages,
         "page_size": served.page_size,
         "regions": len(served.attach.regions) or 1,
+        "contexts": sum(not each.closed for each in served.contexts),
         "unsettled": core.pages.unsettled,
         "finished": core.finished,
         "failed": served.failed,

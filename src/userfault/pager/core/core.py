@@ -168,9 +168,12 @@ class MappingCore:
         self.refusals.put_aside.abandon()
         self.ledger.finish_if_settled()
 
-    def fork(self, pages: Pages | None = None) -> MappingCore:
-        """The core that serves the child: with its own `pages`, or sharing ours (shared memory)."""
-        ledger = child_of(self.ledger, pages)
+    def fork(self, pages: Pages | None = None, shown: Segments | None = None) -> MappingCore:
+        """The core that serves the child: with its own `pages`, or sharing ours (shared memory).
+
+        `shown`: where another process shows the pages that it shares with us.
+        """
+        ledger = child_of(self.ledger, pages, shown)
         child = MappingCore(
             self.plan,
             ledger.pages,

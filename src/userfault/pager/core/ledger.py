@@ -303,13 +303,16 @@ class Ledger:
         return None
 
 
-def child_of(ledger: Ledger, pages: Pages | None) -> Ledger:
-    """The ledger of a forked child, with its own `pages`, or sharing them (shared memory)."""
-    child = Ledger(ledger.plan, pages or ledger.pages, ledger.segments.copy())
+def child_of(ledger: Ledger, pages: Pages | None, shown: Segments | None = None) -> Ledger:
+    """The ledger of a forked child, with its own `pages`, or sharing them (shared memory).
+
+    `shown`: the addresses of another process that maps the same memory.
+    """
+    child = Ledger(ledger.plan, pages or ledger.pages, shown or ledger.segments.copy())
     if pages is None:
         child.given_up = ledger.given_up
         child.budget = ledger.budget
-        child.left = ledger.left.copy()
+        child.left = ledger.left.copy() if shown is None else child.left
         child.join(ledger.peers)
     else:
         pages.revert(0, pages.count)  # our fetch will not reach the child

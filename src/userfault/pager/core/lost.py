@@ -94,9 +94,9 @@ class LostCore(MappingCore):
         del new
         self.out.append(Wake(old, length))
 
-    def fork(self, pages: Pages | None = None) -> MappingCore:
+    def fork(self, pages: Pages | None = None, shown: Segments | None = None) -> MappingCore:
         """The child's memory is lost with its parent's."""
-        del pages
+        del pages, shown
         return LostCore(self.plan, self.given_up)
 
     def want(self, page: int, count: int) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from userfault.linux.lifeline import LifeLine
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.record.records import ClientRecord, encode
@@ -53,6 +54,7 @@ class Client:
         self.open = True
         self.mappings: dict[int, Served] = {}
         self.replaced = replaced
+        self.lifeline = LifeLine(-1, -1)  # where it shares what another one has mapped
         self.protocol = protocol
         self.door = door
         self.conversation: Conversation | None = None
@@ -89,6 +91,7 @@ class Client:
                 served=[served.record() for served in self.mappings.values()],
                 protocol=self.protocol,
                 door=self.door,
+                lifeline=(self.lifeline.read, self.lifeline.write),
             )
             self._recorded = msgspec.Raw(encode(record))
         return self._recorded
@@ -98,5 +101,7 @@ class Client:
         if self.conversation is not None:
             self.conversation.close()
         self.channel.close()
+        self.lifeline.disarm()
+        self.lifeline.close()
         self.owner.close()
         os.close(self.owner.process)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.lifeline import LifeLine
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.client import Conversation as AnyConversation
@@ -72,6 +73,7 @@ class Clients:
         channel = socket.socket(fileno=record.channel)
         owner = Owner(record.number, record.process, record.name)
         client = Client(owner, channel, record.replaced, record.protocol, record.door)
+        client.lifeline = LifeLine(*record.lifeline)
         self.book.clients[client.number] = client
         self._begin(client)
         return client

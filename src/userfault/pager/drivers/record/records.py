@@ -70,6 +70,7 @@ class ClientRecord(msgspec.Struct):
     `number`: its own, never given to another.  `name`: what lines about it begin with on standard
     error.  `replaced`: the serial of its request that a handover has carried out.  `protocol`: what
     is spoken with it ("": our own).  `door`: by which it came, if the program has several.
+    `lifeline`: both ends of its own, where none of what it mapped has one.
     """
 
     number: int
@@ -80,6 +81,7 @@ class ClientRecord(msgspec.Struct):
     served: list[msgspec.Raw] = []
     protocol: str = ""
     door: str = ""
+    lifeline: tuple[int, int] = (-1, -1)
 
 
 class FamilyRecord(msgspec.Struct):
@@ -142,7 +144,7 @@ def descriptors_in(journal: Journal) -> set[int]:
     family, people = read(journal)
     found = set(family.kept)
     for person in people:
-        found |= {person.client.process, person.client.channel}
+        found |= {person.client.process, person.client.channel, *person.client.lifeline}
         for served in person.mappings:
             found.update(msgspec.structs.astuple(served.fds))
             for context in served.contexts:
@@ -167,6 +169,7 @@ def renumbered(journal: Journal, here: Callable[[int], int], replaced: tuple[int
             person.client,
             process=here(person.client.process),
             channel=here(person.client.channel),
+            lifeline=tuple(map(here, person.client.lifeline)),
             served=[msgspec.Raw(encode(each)) for each in served],
         )
         if client.number == whose:

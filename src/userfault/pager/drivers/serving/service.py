@@ -21,6 +21,7 @@ from userfault.kernel.events import Fork
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import actions
 from userfault.pager.core.actions import Fetch, Fill
+from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import Journal
@@ -214,6 +215,15 @@ class Service:
         child = Context(served, self.book.number(), core, uffd, states)
         served.contexts.append(child)
         self._watch(child)
+
+    def joined(self, served: Served, fd: int, shown: Segments) -> Context:
+        """Serve another process that maps the same shared memory, by its userfaultfd `fd`; the
+        caller records it."""
+        core = served.main.core.fork(None, shown)
+        context = Context(served, self.book.number(), core, served.adopted(fd), served.main.states)
+        served.contexts.append(context)
+        self._watch(context)
+        return context
 
     def _copy_states(self, context: Context) -> tuple[int, Pages]:
         served = context.served

@@ -39,7 +39,8 @@ class Attach(msgspec.Struct, tag="attach"):
     `prepared`: the page cache behind the memory holds every page already.  `evicts`: the memory is
     registered for write protection, and pages may be taken out of it.  `follows`: its budget is
     what the memory cgroup and the machine leave, and changes with that.  `regions`: where the pages
-    are shown, if not in a row from `start` on; what none of them shows is never filled.
+    are shown, if not in a row from `start` on; what none of them shows is never filled.  `backing`:
+    which shared memory it is, in words of the program that serves; others may map it.
     `recording`: what is to be made of first touches; without the descriptor, of how useful the
     course was.
     `copy`: the memory is a private mapping of a shared copy of the source (`drivers/shared`), which
@@ -66,6 +67,7 @@ class Attach(msgspec.Struct, tag="attach"):
     has_spill: bool = False
     follows: bool = False
     regions: tuple[Segment, ...] = ()
+    backing: str = ""
     has_course: bool = False
     has_touches: bool = False
     recording: Job | None = None
