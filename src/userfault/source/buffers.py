@@ -6,7 +6,6 @@ letter, and NumPy exports no buffer of dates (datetime64) or of types from elsew
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
 from typing import Any
@@ -37,6 +36,8 @@ def raw(source: Any) -> memoryview | None:
             "its bytes do not lie one behind the other in the order of its indices (C order)",
             "pass a copy that is contiguous: numpy.ascontiguousarray(array)",
         )
+    import pickle  # noqa: PLC0415  # a pager's start need not wait for it
+
     return pickle.PickleBuffer(view).raw()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -31,6 +30,8 @@ class FunctionSource:
 
     def __init__(self, spec: FunctionSpec, arguments: bytes) -> None:
         self.spec = spec
+        import pickle  # noqa: PLC0415  # a pager, which wants `told` from here, never needs it
+
         module, _, name = spec.target.partition(":")
         try:
             found: Any = import_module(module)

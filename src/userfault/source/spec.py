@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 import re
 import stat
 import sys
@@ -162,6 +161,8 @@ def function(
             cure='write for example "mypackage.images:read_page"',
         )
     try:
+        import pickle  # noqa: PLC0415  # for functions alone; it takes 2 ms of a pager's start
+
         arguments = pickle.dumps((args, kwargs))
     except Exception as error:
         raise SourceTypeError(

@@ -48,6 +48,9 @@ class Runs:
 
     def append(self, count: int, kind: int, value: int = 0) -> None:
         """`count` more pages."""
+        if 0 < count <= MOST_COUNT:
+            self._append(count, kind, value)
+            return
         while count > 0:
             part = min(count, MOST_COUNT)
             self._append(part, kind, value)
@@ -56,10 +59,11 @@ class Runs:
                 value += part
 
     def _append(self, count: int, kind: int, value: int) -> None:
-        if self.kinds and self.kinds[-1] == kind and self.counts[-1] + count <= MOST_COUNT:
-            step = self.counts[-1] if kind == CHUNK else 0
-            if self.values[-1] + step == value:
-                self.counts[-1] += count
+        if self.kinds and self.kinds[-1] == kind:
+            last = self.counts[-1]
+            joined = last + count
+            if joined <= MOST_COUNT and self.values[-1] + (last if kind == CHUNK else 0) == value:
+                self.counts[-1] = joined
                 return
         self.counts.append(count)
         self.kinds.append(kind)

@@ -6,16 +6,12 @@ digest says.  A store that answers is believed: also that it has no such snapsho
 
 from __future__ import annotations
 
-import logging
-
 from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.serving.image import Image, open_image
 from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.urls import is_remote_url
-
-_log = logging.getLogger("userfault")
 
 
 def open_either(url: str, second: str | None, name: str) -> Image:
@@ -36,5 +32,9 @@ def open_either(url: str, second: str | None, name: str) -> Image:
     except UserfaultError:
         return open_image(open_objects(url), name)  # with all the patience there is
     told = map(shown, (url, cause, name, second))
-    _log.warning("%s does not answer (%s): snapshot %s is that of %s", *told)
+    import logging  # noqa: PLC0415  # 3 ms of a start, for what is rare
+
+    logging.getLogger("userfault").warning(
+        "%s does not answer (%s): snapshot %s is that of %s", *told
+    )
     return found

@@ -8,13 +8,14 @@ times what lies below, and it is bounded whatever the layers say.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
 from userfault.snapshot.errors import FormatError
 from userfault.snapshot.format.manifest import MOST_SLOTS, ChunkTable, Manifest
 from userfault.snapshot.format.runs import CHUNK, PARENT, Runs
+from userfault.snapshot.stores.keys import DIGEST_BYTES
 
 
 def flatten(name: str, layers: Sequence[Manifest], most_steps: int) -> tuple[Runs, ChunkTable]:
@@ -38,6 +39,7 @@ class _Walk:
         self._shifts: list[int] = []  # of each layer: the first slot of its chunks in the flat one
         # Of each layer: chunks that one above has too, with their first slots there.
         self._moved: list[dict[int, int]] = []
+        self._moved_ends: list[list[int]] = []  # where these end in their layer, in order
         seen: dict[bytes, int] = {}
         for layer in layers:
             self._join(layer.chunks, seen)
@@ -52,17 +54,20 @@ class _Walk:
         table.stored += own.stored
         table.starts.extend(array("Q", (at + shift for at in own.starts[1:])))
         moved: dict[int, int] = {}
-        for number in range(len(own)):
-            same = seen.setdefault(own.digest(number), first + number)
+        held = bytes(own.digests)
+        digests = [held[at : at + DIGEST_BYTES] for at in range(0, len(held), DIGEST_BYTES)]
+        for number, same in enumerate(map(seen.setdefault, digests, range(first, len(table)))):
             if same < first and table.pages(same) == own.pages(number):
                 moved[number] = table.starts[same]
         self._shifts.append(shift)
         self._moved.append(moved)
+        self._moved_ends.append([own.starts[number + 1] for number in moved])
 
     def runs(self) -> tuple[Runs, ChunkTable]:
         """Walk."""
         all_runs = [layer.runs for layer in self._layers]
-        starts = [array("Q", accumulate(runs.counts, initial=0)) for runs in all_runs]
+        starts = [list(accumulate(runs.counts, initial=0)) for runs in all_runs]
+        values = [runs.values.tolist() for runs in all_runs]
         at = [0] * len(all_runs)  # the run where the walk is in each layer: it goes forth alone
         ends = [starts[0][-1]]  # of the pages that each layer from the top is asked for
         flat = Runs()
@@ -83,7 +88,7 @@ class _Walk:
                     raise self._beyond(depth, page, stop, starts[depth + 1][-1])
                 ends.append(stop)
             else:
-                value = all_runs[depth].values[run]
+                value = values[depth][run]
                 if kind == CHUNK:
                     self._append(flat, depth, stop - page, value + page - its[run])
                 else:
@@ -98,7 +103,11 @@ class _Walk:
     def _append(self, flat: Runs, depth: int, count: int, slot: int) -> None:
         """Append pages in slots of a layer, in the slots that they have in the flat table."""
         moved, shift = self._moved[depth], self._shifts[depth]
-        if not moved:
+        ends = self._moved_ends[depth]
+        next_moved = bisect_right(ends, slot)  # the first that does not end before these pages
+        if next_moved == len(ends) or not self._begins_before(
+            depth, ends[next_moved], slot + count
+        ):
             flat.append(count, CHUNK, slot + shift)
             return
         chunks = self._layers[depth].chunks
@@ -108,6 +117,11 @@ class _Walk:
             flat.append(part, CHUNK, moved.get(chunk, chunks.starts[chunk] + shift) + within)
             count -= part
             chunk, within = chunk + 1, 0
+
+    def _begins_before(self, depth: int, end: int, slot: int) -> bool:
+        """Whether the chunk of a layer that ends at slot `end` begins before `slot`."""
+        starts = self._layers[depth].chunks.starts
+        return starts[bisect_left(starts, end) - 1] < slot
 
     def _beyond(self, depth: int, page: int, stop: int, there: int) -> FormatError:
         which = self._name if depth == 0 else f"{self._name} ({depth} layers below it)"

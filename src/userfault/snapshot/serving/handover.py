@@ -1,29 +1,21 @@
-"""From a snapshot's name to pages: what the client does before a restore, and what its pager does.
+"""From a snapshot's name to a table of its pages: what the client does before a restore.
 
-The client opens the snapshot, makes the table of its pages and hands that over as a sealed memfd,
-with a `StoreSpec` that says who has the chunks.  The pager maps the table and reads chunks; it
-needs no manifest, and no name.
+It opens the snapshot, makes the table and hands that over as a sealed memfd, with a `StoreSpec`
+that says who has the chunks.  The pager (`taking_up.py`) needs no manifest, and no name.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import threading
-from collections.abc import Sequence
 
 from userfault.kernel.errors import SourceError, UsageError
 from userfault.linux.limits import growing
-from userfault.snapshot.errors import StoreError
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.serving.either import open_either
 from userfault.snapshot.serving.image import Image
-from userfault.snapshot.serving.reading import ChunkReader, open_reader
-from userfault.snapshot.serving.source import SnapshotSource
-from userfault.snapshot.serving.table import Coarse, Table, build, sealed
-from userfault.snapshot.serving.unpacked import Chunks
+from userfault.snapshot.serving.table import build, sealed
 from userfault.snapshot.stores.opening import open_objects
-from userfault.snapshot.stores.urls import folder_of, is_remote_url
+from userfault.snapshot.stores.urls import folder_of
 from userfault.source.spec import Resolved, StoreSpec
 
 
@@ -65,65 +57,6 @@ def resolve(
         cache_size=cache_size,
     )
     return Resolved(spec, fd)
-
-
-def take_up(spec: StoreSpec, fd: int, page_size: int) -> tuple[SnapshotSource, Table | Coarse]:
-    """In the pager: the source of a snapshot, and its layout in pages of `page_size` bytes.
-
-    Raises OSError where the descriptor cannot be mapped; it may be closed afterwards.
-    """
-    table = Table(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
-    remote = any(is_remote_url(url or "") for url in (spec.url, spec.second))
-    store: Chunks = _LateReader(spec) if remote else _reader(spec)
-    source = SnapshotSource(table, store, length=spec.length, name=f"{spec.url}/{spec.name}")
-    return source, table if page_size == PAGE else Coarse(table, page_size)
-
-
-def _reader(spec: StoreSpec) -> ChunkReader:
-    return open_reader(spec.url, second=spec.second, cache=spec.cache, cache_size=spec.cache_size)
-
-
-class _LateReader:
-    """A reader with a remote store, opened by the first thread that reads a chunk.
-
-    To import the client library takes 0.1 s, in which the pager would serve no fault of anybody.
-    """
-
-    def __init__(self, spec: StoreSpec) -> None:
-        self._spec = spec
-        self._lock = threading.Lock()
-        self._reader: ChunkReader | None = None
-        self._closed = False
-
-    def chunk(
-        self, digest: bytes, stored_length: int, *, urgent: bool, waited: float = 0.0
-    ) -> bytes:
-        """See `Chunks`."""
-        return self._opened().chunk(digest, stored_length, urgent=urgent, waited=waited)
-
-    def now(self, digest: bytes, stored_length: int) -> bytes | None:
-        """See `Chunks`."""
-        reader = self._reader
-        return None if reader is None else reader.now(digest, stored_length)
-
-    def ahead(self, wanted: Sequence[tuple[bytes, int]]) -> None:
-        """See `Chunks`."""
-        self._opened().ahead(wanted)
-
-    def close(self) -> None:
-        """See `Chunks`."""
-        with self._lock:
-            self._closed = True
-            if self._reader is not None:
-                self._reader.close()
-
-    def _opened(self) -> ChunkReader:
-        with self._lock:
-            if self._closed:
-                raise StoreError(f"{self._spec.url} is not read any more", cause="it was closed")
-            if self._reader is None:
-                self._reader = _reader(self._spec)
-            return self._reader
 
 
 def _within(image: Image, offset: int, length: int | None) -> int:

@@ -8,7 +8,6 @@ is asked; a store that does not answer is left for a time (`health`).
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import os
 import time
@@ -194,6 +193,8 @@ class ChunkReader:
             # A store that does not answer either is asked when nothing else is left to do.
             usable = self._health[next_ones[0]].usable()
             pause = min(self._late(race), left) if usable else left / 2
+        import concurrent.futures  # noqa: PLC0415  # with `logging` 4 ms, for remote stores alone
+
         done, _ = concurrent.futures.wait(
             race.running, timeout=pause, return_when=concurrent.futures.FIRST_COMPLETED
         )

@@ -17,7 +17,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Literal
 
@@ -191,36 +191,44 @@ class _Stretches:
 
     def __init__(self, chunks: ChunkTable) -> None:
         self._table = chunks
-        self._starts, self._counts = array("I"), array("I")
-        self._chunks, self._slots = array("I"), array("I")
+        self._starts: list[int] = []
+        self._counts: list[int] = []
+        self._chunks: list[int] = []
+        self._slots: list[int] = []
         self._words = array("Q")
-        self._first: dict[int, int] = {}  # chunk -> the first one with its digest
-        self._by_digest: dict[bytes, int] = {}  # layers may list a chunk more than once
+        self._bounds = chunks.starts.tolist()  # a list's numbers are made once
+        held = bytes(chunks.digests)
+        self._digests = [held[at : at + DIGEST_BYTES] for at in range(0, len(held), DIGEST_BYTES)]
+        self._first = _first_ones(self._digests)
 
     def add(self, page: int, count: int, value: int) -> None:
-        """A run of pages from slot `value` on, cut at the ends of chunks."""
-        starts = self._table.starts
-        chunk = bisect_right(starts, value) - 1
-        while count > 0:
-            part = min(count, starts[chunk + 1] - value)
-            first = self._first.get(chunk)
-            if first is None:
-                first = self._by_digest.setdefault(self._table.digest(chunk), chunk)
-                self._first[chunk] = first
-            self._append(page, part, first, value - starts[chunk])
-            page, count, value = page + part, count - part, value + part
+        """A run of pages from slot `value` on, cut at the ends of chunks.
+
+        One turn of the loop a chunk: all of an image pass here before its first page is served.
+        """
+        bounds, first = self._bounds, self._first
+        starts, counts = self._starts.append, self._counts.append
+        chunks, slots = self._chunks.append, self._slots.append
+        shift, end = page - value, value + count
+        chunk = bisect_right(bounds, value) - 1
+        low = bounds[chunk]
+        while value < end:
+            high = bounds[chunk + 1]
+            stop = high if high < end else end  # min() takes longer
+            starts(value + shift)
+            counts(stop - value)
+            chunks(first[chunk])
+            slots(value - low)
+            value = low = stop
             chunk += 1
 
     def add_word(self, page: int, count: int, word: int) -> None:
         """A run of pages that are one word over and over."""
-        self._append(page, count, _WORDS, len(self._words))
-        self._words.append(word)
-
-    def _append(self, page: int, count: int, chunk: int, slot: int) -> None:
         self._starts.append(page)
         self._counts.append(count)
-        self._chunks.append(chunk)
-        self._slots.append(slot)
+        self._chunks.append(_WORDS)
+        self._slots.append(len(self._words))
+        self._words.append(word)
 
     def table(self, pages: int) -> bytes:
         """What `Table` takes."""
@@ -228,23 +236,31 @@ class _Stretches:
         used = sorted(set(self._chunks) - {_WORDS})
         ranks = {chunk: rank for rank, chunk in enumerate(used)} | {_WORDS: _WORDS}
         chunks = array("I", map(ranks.__getitem__, self._chunks))
-        order = sorted(range(len(chunks)), key=chunks.__getitem__)  # stable: by page within one
-        turns = Counter(chunks)
-        table = self._table
+        ranked = chunks.tolist()
+        order = sorted(range(len(ranked)), key=ranked.__getitem__)  # stable: by page within one
+        turns = Counter(ranked)
+        table, bounds = self._table, self._bounds
         columns = (
             self._words,
-            self._starts,
-            self._counts,
+            array("I", self._starts),
+            array("I", self._counts),
             chunks,
-            self._slots,
+            array("I", self._slots),
             array("I", order),
             array("I", accumulate((turns[chunk] for chunk in range(len(used))), initial=0)),
-            array("I", map(table.stored_length, used)),
-            array("I", map(table.pages, used)),
+            array("I", map(table.stored.__getitem__, used)),
+            array("I", [bounds[chunk + 1] - bounds[chunk] for chunk in used]),
         )
         header = _HEADER.pack(pages, len(chunks), len(used), len(self._words))
-        digests = b"".join(map(table.digest, used))
+        digests = b"".join(map(self._digests.__getitem__, used))
         return b"".join((header, *(column.tobytes() for column in columns), digests))
+
+
+def _first_ones(digests: list[bytes]) -> Sequence[int]:
+    """Of each chunk, the first one with its digest: layers may list a chunk more than once."""
+    by_digest: dict[bytes, int] = {}
+    first = list(map(by_digest.setdefault, digests, range(len(digests))))
+    return range(len(first)) if len(by_digest) == len(first) else first
 
 
 def sealed(data: bytes) -> int:

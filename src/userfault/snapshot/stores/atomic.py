@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 
 from userfault.snapshot.stores import folders
@@ -113,7 +112,7 @@ def sweep(folder: int) -> int:
 def _create(folder: int) -> tuple[str, int]:
     """A new file in `folder`, locked."""
     while True:
-        name = f"userfault-{secrets.token_hex(8)}.part"
+        name = f"userfault-{os.urandom(8).hex()}.part"
         fd = os.open(name, _CREATE, 0o600, dir_fd=folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

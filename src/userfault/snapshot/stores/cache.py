@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 import threading
@@ -44,8 +43,6 @@ _PAUSE_S = 60.0  # after a write failed
 _EVICT_WAIT_S = 0.5  # for those who write at the moment
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-
-_log = logging.getLogger("userfault")
 
 
 def open_cache(folder: str | None = None, size: int | None = None) -> ChunkCache | None:
@@ -281,7 +278,11 @@ class ChunkCache:
         self._mine = False
         if not self._said:
             self._said = True
-            _log.warning("going on without the cache in %s: %s", shown(self.folder), error)
+            import logging  # noqa: PLC0415  # 3 ms of a start, for what is rare
+
+            logging.getLogger("userfault").warning(
+                "going on without the cache in %s: %s", shown(self.folder), error
+            )
 
     def _write(self) -> None:
         """The thread that writes what `put_later` was given."""

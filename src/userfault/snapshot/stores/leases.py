@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable
 
@@ -92,7 +91,7 @@ class Lease:
     ) -> None:
         self._objects = objects
         # Ids sort by age, roughly: of two packs of one name the later one is told so at once.
-        self.id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        self.id = f"{time.time_ns():016x}{os.urandom(4).hex()}"
         self.shares = shares
         self._holder = msgspec.msgpack.encode(
             Holder(doing, name, base, _boot(), _pids(), os.getpid(), _started(os.getpid()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 
 from userfault.kernel.errors import UsageError
@@ -28,7 +27,7 @@ class NewFile:
         self._mode = mode
         self._folder, name = os.path.split(path)
         self._folder = self._folder or "."
-        self._temporary = os.path.join(self._folder, f".{name}.{secrets.token_hex(4)}")
+        self._temporary = os.path.join(self._folder, f".{name}.{os.urandom(4).hex()}")
         self._named = False
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(os.stat(path).st_mode):

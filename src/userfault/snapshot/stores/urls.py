@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.parse
 
 from userfault.kernel.errors import UsageError
 
@@ -51,7 +50,7 @@ def folder_of(url: str) -> str:
                 cause="a folder has none",
                 cure=f"write %{ord(sign):X} for {sign!r}, or a plain path",
             )
-    found = os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(path)))
+    found = os.fsdecode(_unquoted(os.fsencode(path)))
     if "\0" in found:
         raise UsageError(f"{url} has a NUL byte in it", cause="no path can have one", cure="")
     return found
@@ -65,4 +64,10 @@ def is_file_url(url: str) -> bool:
 def last_part(url: str) -> tuple[str, str]:
     """What is before the last slash of a path or URL, and what is behind it, without escapes."""
     above, _, name = url.rpartition("/")
-    return above, urllib.parse.unquote(name) if is_file_url(url) else name
+    return above, os.fsdecode(_unquoted(os.fsencode(name))) if is_file_url(url) else name
+
+
+def _unquoted(text: bytes) -> bytes:
+    import urllib.parse  # noqa: PLC0415  # 2 ms, for file URLs alone
+
+    return urllib.parse.unquote_to_bytes(text)

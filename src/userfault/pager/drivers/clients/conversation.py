@@ -6,7 +6,6 @@ import contextlib
 import functools
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,7 +25,7 @@ from userfault.pager.drivers.clients.admission import (
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.loading import Loading
 from userfault.pager.drivers.mappings.served import Served
-from userfault.pager.drivers.processes.texts import clipped
+from userfault.pager.drivers.processes.texts import clipped, formatted
 from userfault.pager.drivers.record.journal import Word
 from userfault.pager.drivers.serving.budgets import resident
 from userfault.pager.drivers.serving.service import Service
@@ -110,7 +109,7 @@ class Conversation:
                 self._carry_out(received.request, received.fds)
             except Exception as error:  # an error of ours too costs this request and no other
                 if not isinstance(error, UserfaultError | OSError | ValueError):
-                    self._client.owner.say(f"a request failed: {traceback.format_exc()}")
+                    self._client.owner.say(f"a request failed: {formatted(error)}")
                 self._reply(refused(error))
 
     def _entitled(self, received: messages.Received) -> None:

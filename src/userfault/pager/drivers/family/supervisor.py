@@ -16,16 +16,16 @@ killed in one instant is the limit: then the last descriptors close, and the lif
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+import msgspec
 
 from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux import pidfd
@@ -66,8 +66,7 @@ ROLES = (Word.WORKER, Word.SUPERVISOR, Word.SPARE)
 Serve = Callable[[Journal], None]
 
 
-@dataclasses.dataclass
-class _Spare:
+class _Spare(msgspec.Struct):
     """A spare: process id and pidfd, the eventfd that calls it, its pidfd of the supervisor."""
 
     pid: int
@@ -119,7 +118,7 @@ def _run(role: Callable[[], None]) -> NoReturn:
             role = become.role
             continue
         except BaseException:
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
 
@@ -386,7 +385,7 @@ def work(journal: Journal, serve: Serve) -> None:
         if not journal.words[Word.UP]:
             refuse(journal, error)
         else:
-            traceback.print_exc(file=sys.stderr)
+            sys.excepthook(*sys.exc_info())
             journal.words[Word.CRASHES] += 1
         os._exit(1)
     leave(journal)

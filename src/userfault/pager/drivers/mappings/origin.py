@@ -48,9 +48,9 @@ class Origin:
             self.fetcher = Workers(spec, slot, fd)
         elif isinstance(spec, StoreSpec):
             # It brings zstd and BLAKE3 along, which a pager of files has no use for.
-            from userfault.snapshot.serving import handover  # noqa: PLC0415
+            from userfault.snapshot.serving import taking_up  # noqa: PLC0415
 
-            self.store, self.layout = handover.take_up(spec, fd, attach.page_size)
+            self.store, self.layout = taking_up.take_up(spec, fd, attach.page_size)
             self.fetcher = Readers(self.store, threads)
 
     def address(self, offset: int, length: int) -> int:

@@ -325,7 +325,7 @@ def work(channel: socket.socket) -> None:
 
 
 def _answer(channel: socket.socket) -> None:
-    from userfault.snapshot.serving import handover  # noqa: PLC0415  # see `served.Origin`
+    from userfault.snapshot.serving import taking_up  # noqa: PLC0415  # see `served.Origin`
 
     data, fds, *_ = pidfd.receive(channel, _MOST, 1)
     if not data:
@@ -339,7 +339,7 @@ def _answer(channel: socket.socket) -> None:
             return
         request = requests.decode(data)
         if isinstance(request, Open):
-            images[request.number] = handover.take_up(request.spec, fds[0], BASE_PAGE)[0]
+            images[request.number] = taking_up.take_up(request.spec, fds[0], BASE_PAGE)[0]
             os.close(fds[0])
         elif isinstance(request, Shut):
             images.pop(request.number).close()

@@ -12,7 +12,6 @@ import contextlib
 import datetime
 import errno
 import io
-import json
 import os
 import select
 import socket
@@ -38,6 +37,8 @@ def say(text: str, about: str = "") -> None:
 
 
 def _as_json(text: str, about: str) -> bytes:
+    import json  # noqa: PLC0415  # for few users, and it takes 2 ms of a pager's start
+
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     line = {"time": now, "process": os.getpid(), "about": about.rstrip(": "), "text": ""}
     room = _MOST - len(json.dumps(line)) - 1

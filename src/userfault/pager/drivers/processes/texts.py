@@ -16,3 +16,10 @@ def clipped(text: str, most: int = MOST) -> str:
     if len(data) <= most:
         return data.decode()
     return data[: most - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
+
+
+def formatted(error: BaseException) -> str:
+    """An exception with where it comes from, in full."""
+    import traceback  # noqa: PLC0415  # for bugs; a pager's start would wait 2 ms for it
+
+    return "".join(traceback.format_exception(error))

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import sysconfig
 
 import msgspec
 
@@ -51,6 +49,8 @@ def chosen_python(asked: str | None = None) -> Interpreter:
 
 
 def _runnable(what: str, path: str) -> str:
+    import shutil  # noqa: PLC0415  # it brings compression along, which a pager's start waits for
+
     found = shutil.which(path)
     if found is None:
         raise UsageError(
@@ -65,6 +65,8 @@ def _is_python(path: str) -> bool:
         return False
     if _NAMES.search(os.path.basename(os.path.realpath(path))):
         return True
+    import sysconfig  # noqa: PLC0415  # for the few that are named otherwise
+
     folder, version = sysconfig.get_config_var("BINDIR"), sysconfig.get_config_var("LDVERSION")
     return _same(path, f"{folder}/python{version}")
 

@@ -6,7 +6,6 @@ the record says so too: a successor does not try again.
 
 from __future__ import annotations
 
-import traceback
 from typing import Protocol
 
 from userfault.kernel.events import Fork
@@ -14,6 +13,7 @@ from userfault.linux.uffd import LiveUserfaultfd, decode
 from userfault.pager.core.actions import WakeAll
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Context, Served
+from userfault.pager.drivers.processes.texts import formatted
 from userfault.pager.drivers.record.journal import Journal
 from userfault.source.functions import told
 
@@ -38,8 +38,7 @@ class Losing(Protocol):
 
 def why_lost(owner: Owner, error: Exception) -> str:
     """What the client is told.  The traceback goes to standard error."""
-    lines = traceback.format_exception(error)
-    owner.say(f"{OUR_ERROR}; the mapping is given up: {''.join(lines)[-2500:]}")
+    owner.say(f"{OUR_ERROR}; the mapping is given up: {formatted(error)[-2500:]}")
     return f"{OUR_ERROR}: {told(error)}"
 
 
