@@ -42,13 +42,17 @@ class FileSource:
     ) -> bytes | bytearray:
         """`length` bytes from `offset`, zeros beyond the end of the source.  May block.
 
-        Mostly one pread(2) into memory that nobody has filled with zeros before.
+        Mostly one pread(2) into memory that nobody has filled with zeros before.  Then the file is
+        looked at: a pager's loop sees what this machine knows of it, which this brings up to date.
         """
         del urgent, waited  # the kernel reads ahead by itself, and nothing bounds its reads
         wanted = min(length, self.spec.length - offset)
         done = 0
         try:
             found = os.pread(self._fd, wanted, self.spec.offset + offset)
+            cause = self.changed()
+            if cause:
+                raise self._error(offset, cause)
             if len(found) == length:
                 return found
             done = len(found)
@@ -65,14 +69,40 @@ class FileSource:
             raise self._error(offset + done, os.strerror(error.errno or 0)) from None
         return answer
 
+    def read_now(self, offset: int, into: memoryview) -> bool:
+        """Fill `into` from `offset` on if the bytes are in the page cache, zeros beyond the end.
+
+        If they are not, the kernel has begun to read them (RWF_NOWAIT; mm/filemap.c,
+        `filemap_get_pages`).  Raises OSError where that cannot be asked: EOPNOTSUPP of a file
+        system, and whatever pread(2) raises.
+        """
+        spec = self.spec
+        wanted = min(len(into), spec.length - offset)
+        try:
+            found = os.preadv(self._fd, [into[:wanted]], spec.offset + offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        if found < wanted:
+            return False
+        if wanted < len(into):
+            into[wanted:] = bytes(len(into) - wanted)
+        return True
+
     def changed(self) -> str:
-        """What changed since the source was handed over; empty when nothing did."""
+        """What changed since the source was handed over; empty when nothing did.
+
+        May block: of a file on a network file system its server is asked.
+        """
         held = os.fstat(self._fd)
-        if stat.S_ISBLK(held.st_mode):
+        return self.differs(held.st_mode, held.st_size, held.st_mtime_ns)
+
+    def differs(self, mode: int, size: int, mtime_ns: int) -> str:
+        """The same of what somebody else has found out."""
+        if stat.S_ISBLK(mode):
             return ""
-        if held.st_size != self.spec.size:
-            return f"the file {self.spec.name} changed size, {self.spec.size} to {held.st_size}"
-        if held.st_mtime_ns != self.spec.mtime_ns:
+        if size != self.spec.size:
+            return f"the file {self.spec.name} changed size, {self.spec.size} to {size}"
+        if mtime_ns != self.spec.mtime_ns:
             return f"the file {self.spec.name} was modified while it was served"
         return ""
 

@@ -139,10 +139,7 @@ def come_and_go(snapshot: str) -> dict[str, Any]:
 
 
 def _at_rest(worker: int) -> tuple[int, int]:
-    """Descriptors and threads of a worker, once those that only end have ended.
-
-    A thread ends a moment after its last answer; an image is let go when no process reads it.
-    """
+    """Descriptors and threads of a worker, once no process reads an image any more."""
     deadline = time.monotonic() + 20
     while True:
         threads = len(os.listdir(f"/proc/{worker}/task"))
@@ -150,7 +147,7 @@ def _at_rest(worker: int) -> tuple[int, int]:
         for found in os.scandir(f"/proc/{worker}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 held.append(os.readlink(found.path))
-        busy = threads > 1 or any("userfault-image" in name for name in held)
+        busy = any("userfault-image" in name for name in held)
         if not busy or time.monotonic() > deadline:
             return descriptors(worker), threads
         time.sleep(0.01)

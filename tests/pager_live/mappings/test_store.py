@@ -243,4 +243,4 @@ def test_a_handover_in_the_middle_goes_on_with_the_same_image(
 def test_images_that_come_and_go_leave_nothing_in_the_pager(packed: Path) -> None:
     found = child.finish(child.start(SCENES + "come_and_go", str(packed)), 60)
     assert found["descriptors"] <= found["before"]
-    assert found["threads"] == 1
+    assert found["threads"] <= 1 + Policy().fetches  # those that read stand ready for the next

@@ -214,9 +214,11 @@ class MappingCore:
 
     def next_time(self) -> float | None:
         """When `tick` must be called at the latest; None while nothing is timed."""
-        asked = (self.reads, self._pauses, self.watch, self.pace)
-        times = [time for each in asked if (time := each.next_time()) is not None]
-        first = min(times, default=None)
+        first = self.reads.next_time()
+        for each in (self._pauses, self.watch, self.pace):
+            time = each.next_time()
+            if time is not None and (first is None or time < first):
+                first = time
         self.ledger.timed = first is not None
         return first
 

@@ -36,7 +36,7 @@ class Pauses:
 
     def next_time(self) -> float | None:
         """When the first pause is over; None where there is none."""
-        return min((when for when, _, _ in self._held), default=None)
+        return min(when for when, _, _ in self._held) if self._held else None
 
     def end_of(self, page: int) -> float | None:
         """When the pause of `page` is over; None where it does not pause."""

@@ -74,8 +74,10 @@ class Reads:
 
     def started(self, fetch: Fetch, now: float) -> None:
         """The driver has handed `fetch` to a worker: its deadline runs from here."""
+        watch = self._ledger.watch
         fetch.deadline = now + self._ledger.plan.policy.deadline_s
-        fetch.waited = self._ledger.watch.age(fetch.page, fetch.count, now)
+        watch.stamp(now)  # or it would be asked for at once, for this alone
+        fetch.waited = watch.age(fetch.page, fetch.count, now)
         self._ledger.timed = True
 
     def fetched(self, fetch: Fetch, data: memoryview) -> None:
@@ -134,7 +136,12 @@ class Reads:
 
     def next_time(self) -> float | None:
         """The first deadline; None where nothing is read."""
-        return min((fetch.deadline for fetch in self._fetches.values()), default=None)
+        if not self._fetches:
+            return None
+        if len(self._fetches) > 1:
+            return min(fetch.deadline for fetch in self._fetches.values())
+        (fetch,) = self._fetches.values()
+        return fetch.deadline
 
     def tick(self, now: float) -> None:
         """Reads past their deadline have failed."""

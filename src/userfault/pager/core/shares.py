@@ -56,6 +56,13 @@ class Shares(Generic[Read]):
         """`read` wants a place."""
         self._waiting.setdefault(mapping, []).append(read)
 
+    def at_once(self, mapping: int, read: Read) -> bool:
+        """Whether `read`, which a thread waits for, has a place without anybody being asked."""
+        if self._waiting or len(self._running) >= self.limit - self._spare:
+            return False
+        self._take(mapping, read)
+        return True
+
     def grant(self) -> Read | None:
         """The read that gets a free place now; None where there is none for any that waits."""
         if not self._waiting or len(self._running) >= self.limit:
@@ -68,10 +75,13 @@ class Shares(Generic[Read]):
         left.remove(read)
         if left:
             self._waiting[mapping] = left  # behind all others: it was taken out before
+        self._take(mapping, read)
+        return read
+
+    def _take(self, mapping: int, read: Read) -> None:
         self._running[id(read)] = mapping, read
         self._held[mapping] = self._held.get(mapping, 0) + 1
         self.most = max(self.most, len(self._running))
-        return read
 
     def end(self, read: Read) -> None:
         """`read` needs its place no more (or never had one)."""

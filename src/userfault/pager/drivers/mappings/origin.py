@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import round_up
+from userfault.linux.libc import known_stat
 from userfault.pager.core.layout import Layout
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.residencies import Shared, borrow
@@ -38,7 +39,7 @@ class Origin:
         self.fd = fd
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
-            self.fetcher = readers = Readers(self.file, threads)
+            self.fetcher = readers = Readers(self.file, threads, self.file.read_now)
             if not attach.prepared:  # that is not copied from: nothing to map
                 self._prompt = readers.prompt
                 self._shared = borrow(self.file, attach.page_size, self._prompt)
@@ -68,8 +69,11 @@ class Origin:
             self.store.forget()
 
     def changed(self) -> str:
-        """Why the source is not what it was; empty when all is well."""
-        return self.file.changed() if self.file else ""
+        """Why the source is not what it was, as far as this machine knows; empty when all is well.
+
+        Never waits for a server that has the file.
+        """
+        return self.file.differs(*known_stat(self.file.fileno())) if self.file else ""
 
     def close(self) -> None:
         """End workers, unmap, close."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from userfault.kernel.errors import SourceError
 from userfault.pager.core.actions import Fetch
-from userfault.pager.drivers.mappings.threads import Job, Threads
+from userfault.pager.drivers.mappings.residency import AT_ONCE
+from userfault.pager.drivers.mappings.threads import Threads
 
 MOST_STUCK = 8
 _PROMPT_S = 0.02  # a read that lasts longer waits for more than a disk
@@ -47,7 +49,7 @@ class Source(Protocol):
 class _Read:
     """One read of `readers`."""
 
-    __slots__ = ("began", "fetch", "length", "offset", "readers")
+    __slots__ = ("_buffer", "began", "fetch", "length", "offset", "readers")
 
     def __init__(self, readers: Readers, fetch: Fetch, offset: int, length: int) -> None:
         self.readers = readers
@@ -55,10 +57,31 @@ class _Read:
         self.offset = offset
         self.length = length
         self.began = _clock()
+        self._buffer: memoryview | None = None
 
     @property
     def stuck(self) -> bool:
         return self.fetch.abandoned
+
+    def now(self) -> bool:
+        """Whether it is answered by now, without waiting."""
+        readers = self.readers
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(self.length))
+        if readers.read_now is None or self.fetch.abandoned:
+            return False
+        try:
+            there = readers.read_now(self.offset, self._buffer)
+        except OSError:  # a thread will tell
+            readers.read_now = None
+            return False
+        if there:
+            readers.answers.append(Answered(self.fetch, self._buffer))
+        return there
+
+    def hand_over(self) -> None:
+        """To a thread that may wait."""
+        self.readers.read_on(self)
 
     def run(self) -> None:
         fetch = self.fetch
@@ -76,13 +99,26 @@ class _Read:
 
 
 class Readers:
-    """Reads of one source by `threads`."""
+    """Reads of one source by `threads`.
 
-    def __init__(self, source: Source, threads: Threads) -> None:
+    `read_now`: fills memory from an offset on if the bytes are at hand, and says so; raises OSError
+    where it cannot say.  `took_s`: how long the read lasted whose answer was taken last.
+    """
+
+    took_s = 0.0
+
+    def __init__(
+        self,
+        source: Source,
+        threads: Threads,
+        read_now: Callable[[int, memoryview], bool] | None = None,
+    ) -> None:
         self.source = source
+        self.read_now = read_now
         self._threads = threads
         self.answers: deque[Answered] = deque()  # append and popleft are atomic
         self._reads: dict[int, _Read] = {}  # by identity of their fetch, oldest first
+        self._closed = False
         self._held: deque[_Read] = deque()  # for want of threads that come back
 
     @property
@@ -99,7 +135,23 @@ class Readers:
     def start(self, fetch: Fetch, offset: int, length: int) -> None:
         """Read [offset, offset + length) in a thread."""
         read = self._reads[id(fetch)] = _Read(self, fetch, offset, length)
-        if self._held or self._threads.stuck(self._is_ours) >= MOST_STUCK:
+        self.read_on(read)
+
+    def momentary(self, fetch: Fetch, offset: int, length: int) -> _Read | None:
+        """The same read, to be asked for by `now` for a while and then to be handed over.
+
+        None where that would not do.
+        """
+        if self.read_now is None or length > AT_ONCE or self._held or not self.prompt():
+            return None
+        read = self._reads[id(fetch)] = _Read(self, fetch, offset, length)
+        return read
+
+    def read_on(self, read: _Read) -> None:
+        """Have a thread do it, unless nobody waits for it any more."""
+        if self._closed or read.fetch.abandoned:
+            self._reads.pop(id(read.fetch), None)
+        elif self._held or self._stuck() >= MOST_STUCK:
             self._held.append(read)
         else:
             self._give(read)
@@ -115,13 +167,14 @@ class Readers:
     def take(self) -> Answered:
         """The next answer; there is one."""
         answer = self.answers.popleft()
-        del self._reads[id(answer.fetch)]
-        while self._held and self._threads.stuck(self._is_ours) < MOST_STUCK:
+        self.took_s = _clock() - self._reads.pop(id(answer.fetch)).began
+        while self._held and self._stuck() < MOST_STUCK:
             self._give(self._held.popleft())
         return answer
 
     def close(self) -> None:
         """Threads read on, and are heard by nobody."""
+        self._closed, self.read_now = True, None
         self._held.clear()
 
     def _give(self, read: _Read) -> None:
@@ -131,5 +184,8 @@ class Readers:
             cause = f"no thread to read with: {error}"
             self.answers.append(Answered(read.fetch, None, cause))
 
-    def _is_ours(self, job: Job) -> bool:
-        return isinstance(job, _Read) and job.readers is self
+    def _stuck(self) -> int:
+        """How many threads are in a read that nobody waits for any more."""
+        if len(self._reads) < MOST_STUCK:
+            return 0
+        return sum(read.stuck for read in self._reads.values())

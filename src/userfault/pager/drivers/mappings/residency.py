@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable
 
 from userfault.kernel.memtypes import BASE_PAGE, KIB, round_up
@@ -44,7 +43,8 @@ _BLOCK_SHIFT = 20  # 1 MiB: one look takes 4 µs
 _BLOCK = 1 << _BLOCK_SHIFT
 _PAGE = BASE_PAGE
 _VALID_S = 10.0
-_AT_ONCE = 16 * KIB  # what is read with RWF_NOWAIT at most
+AT_ONCE = 16 * KIB  # what is read with RWF_NOWAIT at most
+_NOT_TO_BE_HAD = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _PATIENCE = 16  # a block that had pages missing is looked at again after so many requests
 
 
@@ -70,12 +70,12 @@ class Residency:
         self._since = 0.0
         self._source = source
         self._prompt = prompt
-        self._buffer = bytearray(_AT_ONCE)
+        self._buffer = bytearray(AT_ONCE)
         self._pinned = Pinned(self._buffer)
         self._view = memoryview(self._buffer)
         self._at_once = page_size == _PAGE  # reads that do not wait are to be had
         self._populate = page_size > _PAGE
-        self._fd = self._asked = source.fileno()  # by cachestat; -1 where that is not to be had
+        self._asked = source.fileno()  # by cachestat; -1 where that is not to be had
         self._offset = source.spec.offset
 
     def _map(self, source: FileSource) -> int:
@@ -100,7 +100,7 @@ class Residency:
             return self._base + offset
         for block in range(first, last + 1):
             if not self._known[block] and not self._look(block):
-                if length <= _AT_ONCE and self._at_once:
+                if length <= AT_ONCE and self._at_once:
                     return self._read(offset, length) if self._prompt() else 0
                 return self._part(offset, length)
         return self._base + offset
@@ -133,20 +133,12 @@ class Residency:
 
     def _read(self, offset: int, length: int) -> int:
         """A few pages without waiting for them, or 0: then they may be on their way."""
-        source = self._source
-        wanted = min(length, source.spec.length - offset)
         try:
-            found = os.preadv(self._fd, [self._view[:wanted]], self._offset + offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return 0
+            there = self._source.read_now(offset, self._view[:length])
         except OSError as error:
-            self._at_once = error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-            return 0  # a thread will tell
-        if found < wanted:
-            return 0
-        if wanted < length:
-            self._view[wanted:length] = bytes(length - wanted)
-        return self._pinned.address
+            self._at_once = error.errno not in _NOT_TO_BE_HAD
+            return 0  # a thread will tell what else it is
+        return self._pinned.address if there else 0
 
     def _part(self, offset: int, length: int) -> int:
         """A block is not resident as a whole; perhaps what is wanted of it is."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -56,7 +55,7 @@ class Threads:
         self._done: deque[Job] = deque()
         self._peak = 0  # jobs at once since the last look
         self._due = 0.0
-        self._leaving = threading.Lock()
+        self._leaving = _thread.allocate_lock()
         self._alive = 0  # threads that have not ended
         self._closed: Callable[[], None] | None = None
 
@@ -76,10 +75,6 @@ class Threads:
         self._peak = max(self._peak, len(given))
         self._jobs.append(job)
         os.eventfd_write(self._wake, 1)
-
-    def stuck(self, of: Callable[[Job], bool]) -> int:
-        """How many threads are in a job that nobody waits for any more, and that `of` takes."""
-        return sum(job.stuck and of(job) for job in self._under_way())
 
     def look(self, now: float) -> float:
         """Now and then: those that nobody has needed for a while end."""

@@ -103,6 +103,9 @@ class ModelReaders(Readers):
     def under_way(self) -> bool:
         return self._asked > 0
 
+    def momentary(self, fetch: Fetch, offset: int, length: int) -> None:
+        """Nothing comes about while nobody looks."""
+
     def abandon(self, fetch: Fetch) -> None:
         """Its thread reads on."""
 

@@ -11,6 +11,7 @@ from userfault.model.tasks.recorder import RECORD
 from userfault.model.tasks.sched import SPINS, Task
 from userfault.model.uffd.context import Context
 from userfault.model.uffd.messages import UffdFile
+from userfault.pager.core.polling import Polling
 from userfault.pager.drivers.model.calls import ModelCalls
 from userfault.pager.drivers.model.kernel import WorkerKilled
 from userfault.pager.drivers.serving.loop import Loop
@@ -113,6 +114,14 @@ class Waiting:
 
     def knows(self, *, threads: bool) -> None:
         """Thread ids mean nothing here."""
+
+    def polling(self) -> Polling:
+        """Nothing is polled for: time passes by itself."""
+        return Polling(0.0)
+
+    def look(self) -> list[tuple[int, int]]:
+        """What is there now."""
+        return self._watched.ready()
 
     def wait(self, timeout: float, *, working: bool) -> list[tuple[int, int]]:
         """As epoll_wait(2)."""

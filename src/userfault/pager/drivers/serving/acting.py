@@ -17,6 +17,9 @@ class Acting(Protocol):
     def costs(self, served: Served) -> contextlib.AbstractContextManager[None]:
         """An error of ours within it costs this mapping and no other."""
 
+    def lose(self, served: Served, error: Exception) -> None:
+        """The same, where `error` was caught."""
+
 
 class Book(Protocol):
     """Whose mappings are served, and the record of them."""

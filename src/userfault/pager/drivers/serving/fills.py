@@ -80,8 +80,11 @@ class Performer:
                 else:
                     context.core.not_ready(fill)
             else:
-                start = (fill.page - fill.data_page) * served.page_size
-                with self._calls.place(fill.data[start : start + length]) as pinned:
+                data = fill.data
+                if len(data) != length:  # a part of what was read
+                    start = (fill.page - fill.data_page) * served.page_size
+                    data = data[start : start + length]
+                with self._calls.place(data) as pinned:
                     self._copy(context, fill, pinned.address, length)
         elif kind == ZERO and (fill.protect or not served.zeropage):
             self._copy_zeros(context, fill, length)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from userfault.linux.refused import calling
 from userfault.pager.core.placing import Placing
+from userfault.pager.core.polling import Polling
 from userfault.pager.drivers.processes.watching import Look, Timer
 from userfault.pager.drivers.record.journal import BATCH
 from userfault.pager.drivers.serving.placement import Placement
@@ -54,9 +55,20 @@ class Waits(Protocol):
 
     @property
     def polled_s(self) -> float: ...
+    def polling(self) -> Polling: ...
+    def look(self) -> list[tuple[int, int]]: ...
     def knows(self, *, threads: bool) -> None: ...
     def wait(self, timeout: float, *, working: bool) -> list[tuple[int, int]]: ...
     def lifted(self) -> contextlib.AbstractContextManager[None]: ...
+
+
+class Soon(Protocol):
+    """Something that is about to happen, of which no descriptor tells."""
+
+    def __bool__(self) -> bool: ...
+    def wait(
+        self, look: Callable[[], list[tuple[int, int]]], *, working: bool
+    ) -> list[tuple[int, int]]: ...
 
 
 class Loop:
@@ -73,6 +85,7 @@ class Loop:
         self._poll = epoll.poll
         self._clock = clock
         self.placement = placement
+        self.soon: Soon | None = None
         self.turn = BATCH
         self.timers: dict[Timer, None] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -105,6 +118,10 @@ class Loop:
         """There is more to look at than there was: not after the next sleep, but before."""
         self._look_at = self._at_most = 0.0
 
+    def polling(self) -> Polling:
+        """How long to wait for something without sleeping."""
+        return self.placement.polling()
+
     def lifted(self) -> contextlib.AbstractContextManager[None]:
         """Within it, what is started (a thread, a process) inherits no place of ours."""
         return self.placement.lifted()
@@ -112,15 +129,19 @@ class Loop:
     def run(self, whom: object, background: Background) -> None:
         """Go on as long as there is anybody in `whom` (a collection)."""
         while whom:
-            ready = self.placement.wait(self._slept(background), working=bool(background))
+            working = bool(background)
+            if self.soon:
+                ready = self.soon.wait(self.placement.look, working=working)
+            else:
+                ready = self.placement.wait(self._slept(background), working=working)
             if len(ready) == 1:
                 self.turn = BATCH
                 self._handlers.get(ready[0][0], _nobody)()
             else:
                 self._call_all(ready)
-            if self.timers:
-                self._tick(self._clock())
             now = self._clock()
+            if self.timers:
+                self._tick(now)
             if now >= self._look_at:
                 self._look(now)
             if not ready or (background and background.disturbed()):

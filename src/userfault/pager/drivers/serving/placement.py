@@ -62,6 +62,14 @@ class Placement:
         """Seconds spent polling so far, without the last wait."""
         return self._polling.used_s
 
+    def polling(self) -> Polling:
+        """Polling for something else than faults, out of the same budget."""
+        return self._polling.another() if self._may_look else Polling(0.0)
+
+    def look(self) -> list[tuple[int, int]]:
+        """What is there now."""
+        return self._wait(0, _EVENTS)
+
     def wait(self, timeout: float, *, working: bool) -> list[tuple[int, int]]:
         """Wait on the epoll for `timeout` seconds (-1: for ever), where and how is best.
 

@@ -15,9 +15,10 @@ from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Worker, Workers
-from userfault.pager.drivers.processes.watching import Loop
 from userfault.pager.drivers.serving.acting import Acting
 from userfault.pager.drivers.serving.calls import Calls
+from userfault.pager.drivers.serving.loop import Loop
+from userfault.pager.drivers.serving.momentary import Momentary
 from userfault.pager.drivers.serving.timed import Timed
 
 
@@ -37,6 +38,7 @@ class Reads:
         with calling("eventfd2"):
             bell = calls.bell()
         self.threads = Threads(bell, loop)
+        self._momentary = loop.soon = Momentary(loop.polling(), calls.clock)
         loop.watch(bell, self._ring)
 
     def close(self) -> None:
@@ -53,8 +55,11 @@ class Reads:
     def ask(self, context: Context, fetch: Fetch) -> None:
         """Read for `context`, as soon as there is a place for it."""
         fetch.owner = context
-        self._shares.ask(context.served.key, fetch)
-        self._start()
+        if fetch.demand and self._shares.at_once(context.served.key, fetch):
+            self._begin(fetch)
+        else:
+            self._shares.ask(context.served.key, fetch)
+            self._start()
 
     def abandon(self, context: Context, action: Abandon) -> None:
         """Kill the worker that is late.  (A thread reads on, its answer is ignored.)"""
@@ -92,20 +97,34 @@ class Reads:
     def _start(self) -> None:
         """Start the reads that have a place now."""
         while (fetch := self._shares.grant()) is not None:
-            context: Context = fetch.owner
-            fetcher = context.served.origin.fetcher
-            assert fetcher is not None, "a source without a reader is never fetched from"
-            context.core.started(fetch, self._calls.clock())
-            self._timed.add(context)
-            size = context.served.page_size
-            if isinstance(fetcher, Workers):
-                with self._loop.lifted():
-                    fetcher.start(fetch, fetch.page * size, fetch.count * size)
-                self._watch_workers(fetcher)
-            else:
+            self._begin(fetch)
+
+    def _begin(self, fetch: Fetch) -> None:
+        """It has a place."""
+        context: Context = fetch.owner
+        fetcher = context.served.origin.fetcher
+        assert fetcher is not None, "a source without a reader is never fetched from"
+        context.core.started(fetch, self._calls.clock())
+        self._timed.add(context)
+        size = context.served.page_size
+        if isinstance(fetcher, Workers):
+            with self._loop.lifted():
                 fetcher.start(fetch, fetch.page * size, fetch.count * size)
-                self._reading[fetcher] = None
+            self._watch_workers(fetcher)
+        else:
+            self._read(fetcher, fetch, fetch.page * size, fetch.count * size)
+        if fetcher.answers:  # nobody could be had to read
             self._take_answers(fetcher)
+
+    def _read(self, readers: Readers, fetch: Fetch, offset: int, length: int) -> None:
+        """By a thread, unless the disk is about to answer."""
+        self._reading[readers] = None
+        if fetch.demand and self._momentary.pays:
+            read = readers.momentary(fetch, offset, length)
+            if read is not None:
+                self._momentary.hold(read, functools.partial(self._take_answers, readers))
+                return
+        readers.start(fetch, offset, length)
 
     def _end_worker(self, workers: Workers, fetch: Fetch) -> None:
         for worker in list(workers.workers):
@@ -147,14 +166,19 @@ class Reads:
     def _take_answers(self, fetcher: Readers | Workers) -> None:
         while fetcher.answers:
             answer = fetcher.take()
-            self._shares.end(answer.fetch)
-            context = answer.fetch.owner
+            fetch = answer.fetch
+            self._shares.end(fetch)
+            if fetch.demand and isinstance(fetcher, Readers):
+                self._momentary.took(fetcher.took_s)
+            context = fetch.owner
             if context.closed:
                 continue
-            with self._acting.costs(context.served):
+            try:
                 if answer.data is not None:
-                    context.core.fetched(answer.fetch, answer.data)
+                    context.core.fetched(fetch, answer.data)
                 else:
-                    context.core.fetch_failed(answer.fetch, answer.cause, self._calls.clock())
+                    context.core.fetch_failed(fetch, answer.cause, self._calls.clock())
                 self._acting.perform(context)
+            except Exception as error:
+                self._acting.lose(context.served, error)
         self._start()

@@ -19,6 +19,8 @@ class Timed:
         self._acting = acting
         self.contexts: dict[Context, None] = {}
         self._beside: list[Timer] = []
+        self._first: float | None = None  # of their times, unless one may have changed
+        self._changed = True
 
     def beside(self, timer: Timer) -> None:
         """`timer` too has something to wait for as long as any context has."""
@@ -26,6 +28,9 @@ class Timed:
 
     def add(self, context: Context) -> None:
         """Its core has something to wait for."""
+        self._changed = True
+        if context in self.contexts:
+            return
         self.contexts[context] = None
         self._timers[self] = None
         for timer in self._beside:
@@ -33,10 +38,13 @@ class Timed:
 
     def discard(self, context: Context) -> None:
         """It is served no more."""
+        self._changed = True
         self.contexts.pop(context, None)
 
     def next_time(self) -> float | None:
         """When the first of them is due."""
+        if not self._changed:
+            return self._first
         first = None
         for context in list(self.contexts):
             when = context.core.next_time()
@@ -44,10 +52,15 @@ class Timed:
                 del self.contexts[context]
             elif first is None or when < first:
                 first = when
+        self._first, self._changed = first, False
         return first
 
     def tick(self, now: float) -> None:
         """Time has come to `now`."""
+        first = self.next_time()
+        if first is None or now < first:
+            return
+        self._changed = True
         for context in list(self.contexts):
             when = context.core.next_time()
             if when is not None and when <= now:
