@@ -21,7 +21,11 @@ pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "dirty"}
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
-OURS_ALONE = {"fairness", "windows"}  # compared with itself; with UMap where somebody has built it
+OURS_ALONE = {
+    "fairness",
+    "windows",
+    "opening",
+}  # compared with itself; with UMap where somebody has built it
 BENCHMARKS = AGAINST_C | OURS_ALONE | CHECKED_BY_CLIENTS
 WITHOUT_BYTES = CHECKED_BY_CLIENTS | {"model"}  # nobody else reads what it reads
 
