@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import functools
 import mmap
 import os
 import signal
@@ -124,8 +125,13 @@ def lazy(
     told: list[str] = []
 
     def make() -> LazyMemory:
-        resolved = _resolve(source, *part, stored)
         with contextlib.ExitStack() as undo:
+            resolve_it = functools.partial(_resolve, source, *part, stored)
+            if pager is None and _place_of(source) is not None:
+                resolved, own = _beside_a_start(resolve_it)
+                undo.callback(own.close)
+            else:
+                resolved, own = resolve_it(), None
             undo.callback(resolved.close)
             try:
                 copy = sharing.shared_copy(resolved, options, policy, free=not fixed)
@@ -140,6 +146,7 @@ def lazy(
                     undo,
                     fixed=fixed,
                     tell=told.append,
+                    own=own,
                 )
             except UserfaultError:
                 raise
@@ -152,11 +159,26 @@ def lazy(
     return made
 
 
+def _beside_a_start(resolve_it: Callable[[], Resolved]) -> tuple[Resolved, Pager]:
+    """A snapshot resolved while a pager for it comes up: neither waits for the other."""
+    found: list[Resolved] = []
+    try:
+        own = Pager(_meanwhile=lambda: found.append(resolve_it()))
+    except BaseException:
+        for resolved in found:
+            resolved.close()
+        raise
+    return found[0], own
+
+
+def _place_of(source: Any) -> tuple[str, str] | None:
+    """Store and name of a snapshot, where the source is one."""
+    return place_of(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else None
+
+
 def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Resolved:
     """The source, which a path or URL may name as a snapshot."""
-    place = None
-    if isinstance(source, str | os.PathLike):
-        place = place_of(os.fsdecode(source))
+    place = _place_of(source)
     if place is not None:
         # It brings zstd and BLAKE3 along: programs that restore from files never pay for them.
         from userfault.snapshot.serving import handover  # noqa: PLC0415
@@ -182,10 +204,11 @@ def _build(
     *,
     fixed: bool,
     tell: Callable[[str], None],
+    own: Pager | None = None,
 ) -> LazyMemory:
     """Open, map, register, hand over; `undo` takes it all back if any of it fails.
 
-    `fixed`: the type of memory was asked for.
+    `fixed`: the type of memory was asked for.  `own`: a pager for it alone, started already.
     """
     _say_where_it_ends()
     spec = resolved.spec
@@ -214,7 +237,7 @@ def _build(
     guarded = budget.evicts or options.track
     register(uffd, made.address, recipe, prepared=filled, guarded=guarded)
     owned = pager is None
-    serving = pager or Pager()
+    serving = pager or own or Pager()
     with contextlib.ExitStack() as undo_pager:
         if owned:
             undo_pager.callback(serving.close)

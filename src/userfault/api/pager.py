@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,7 @@ class Pager:
         poll_budget: float = 0.5,
         in_flight: int = 32,
         python: str | None = None,
+        _meanwhile: Callable[[], object] | None = None,
     ) -> None:
         places = whole("in_flight", in_flight)
         hello = messages.Hello(Placing(cpu, poll_budget), places, __version__)
@@ -78,7 +79,7 @@ class Pager:
                 cure="leave it out for the default",
             )
         self._set_up()
-        undisturbed(functools.partial(self._start, hello, python))
+        undisturbed(functools.partial(self._start, hello, python, _meanwhile))
 
     def _set_up(self) -> None:
         self._lock = original("_thread", "allocate_lock")()
@@ -86,8 +87,13 @@ class Pager:
         self._serial = 0
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
-    def _start(self, hello: messages.Hello, python: str | None) -> None:
-        self._family = start(hello, python)
+    def _start(
+        self,
+        hello: messages.Hello,
+        python: str | None,
+        meanwhile: Callable[[], object] | None,
+    ) -> None:
+        self._family = start(hello, python, meanwhile=meanwhile)
         self._held = Held(self._family)
         self._tie = Tie(self, self._held)
 

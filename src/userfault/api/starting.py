@@ -48,16 +48,20 @@ class Family(msgspec.Struct):
 
 
 def start(
-    hello: messages.Hello, python: str | None, more: Callable[[socket.socket], None] | None = None
+    hello: messages.Hello,
+    python: str | None,
+    more: Callable[[socket.socket], None] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Family:
     """Start the first process, which makes the others; back when they serve.
 
-    `more`: sends what the program of `hello` takes beside the first packet.
-    Raises PagerError, UsageError for `python`.
+    `more`: sends what the program of `hello` takes beside the first packet.  `meanwhile`: called
+    while they come up; if it raises, they are ended.
+    Raises PagerError, UsageError for `python`, and what `meanwhile` does.
     """
     with contextlib.ExitStack() as undo:
         try:
-            family = _start(undo, hello, python, more)
+            family = _start(undo, hello, python, more, meanwhile)
         except OSError as error:
             raise PagerError(
                 "cannot start a pager", cause=cause_of(error), cure=cure_of(error)
@@ -71,6 +75,7 @@ def _start(
     hello: messages.Hello,
     python: str | None,
     more: Callable[[socket.socket], None] | None,
+    meanwhile: Callable[[], object] | None,
 ) -> Family:
     with calling("socketpair"):
         ours, theirs = packet_sockets()
@@ -103,6 +108,8 @@ def _start(
         with calling("pidfd_open"):
             process = os.pidfd_open(pid)
         undo.callback(os.close, process)
+        if meanwhile is not None:
+            meanwhile()
         _until_up(ours, said)
     return Family(ours, status, (pid, process), os.getpid(), mine)
 

@@ -9,9 +9,12 @@ there.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEPT = 64 << 20  # bytes, at least
 _SHARE = 8  # of a limit, one in so many bytes
@@ -60,6 +63,8 @@ def _levels(pid: int) -> list[Room | None]:
 
 def _folders(pid: int) -> list[tuple[Path, Path]]:
     """Where its memory cgroup lies, and the top of that hierarchy."""
+    from pathlib import Path  # noqa: PLC0415  # a pager's start would wait 3 ms for it
+
     name = pid or "self"
     paths = {}
     for line in Path(f"/proc/{name}/cgroup").read_text().splitlines():

@@ -177,7 +177,7 @@ class Connected(userfault.Pager):
         self._path = path
         super().__init__()
 
-    def _start(self, _hello: messages.Hello, _python: str | None) -> None:
+    def _start(self, *_: object) -> None:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel.connect(self._path)
         status, shown = Status.create()

@@ -5,7 +5,6 @@ Nothing here is costly to import: who restores from a plain file and names no se
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 import msgspec
@@ -78,4 +77,6 @@ def tie_of(spec: Spec) -> bytes:
         text = f"function {spec.length} {spec.target}"
     else:
         text = f"zeros {spec.length}"
+    import hashlib  # noqa: PLC0415  # it brings OpenSSL: a pager's start would wait 4 ms and more
+
     return hashlib.blake2b(text.encode(), digest_size=TIE_BYTES).digest()

@@ -1,0 +1,42 @@
+"""What a new pager imports before it serves: a third of its start was modules that nobody used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from userfault.pager.drivers.processes.spawn import _LEAN, lean_path
+
+# Each takes some ms (with what it imports itself) that every first fault of a new pager would wait.
+_HEAVY = {
+    "asyncio", "concurrent.futures", "dataclasses", "hashlib", "inspect", "json", "logging",
+    "pathlib", "pickle", "random", "secrets", "shutil", "subprocess", "tempfile", "threading",
+    "traceback", "typing_extensions", "urllib.parse",
+}  # fmt: skip
+_STORES = {"blake3", "zstandard"}
+# What reads chunks waits for others by threading's events.
+_WITH_STORES = _HEAVY - {"threading"}
+
+
+def imported_by(*modules: str) -> set[str]:
+    """What a process of a pager has loaded when it has these."""
+    program = (
+        f"import sys; sys.path[:] = {lean_path()!r} + sys.path\n{_LEAN}"
+        f"import {', '.join(modules)}\nprint(*sys.modules)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_a_pager_of_files_loads_no_more_than_it_needs() -> None:
+    assert not imported_by("userfault.api.pager_main") & (_HEAVY | _STORES)
+
+
+def test_a_pager_of_a_packed_image_loads_little_more() -> None:
+    loaded = imported_by(
+        "userfault.api.pager_main",
+        "userfault.snapshot.serving.taking_up",
+        "userfault.pager.drivers.mappings.unpackers",
+    )
+    assert loaded >= _STORES
+    assert not loaded & _WITH_STORES
