@@ -44,7 +44,8 @@ class Pager:
 
     `cpu`: where it runs: "follow" (on the CPU whose thread faults, if that is a gain), "any" (as
     the scheduler likes) or the number of a CPU.  `poll_budget`: the share of a CPU's time (0 to 1)
-    that it may spend on polling for faults when it is not on the faulting thread's CPU.  Raises
+    that it may spend on polling, for faults when it is not on the faulting thread's CPU, and for a
+    disk that is about to answer.  Raises
     UsageError for a CPU that is not to be had.  docs/performance.md says what to expect of them.
 
     `in_flight`: reads of sources under way at once, by threads and worker processes, of all its

@@ -18,7 +18,7 @@ class Placing(msgspec.Struct, frozen=True):
     """Where the user wants the pager to run.
 
     `cpu`: "follow" (where the faults come from), "any" (as the scheduler likes) or a CPU's number.
-    `poll_budget`: how much of a CPU's time it may spend on polling for the next fault, 0 to 1.
+    `poll_budget`: how much of a CPU's time it may spend on polling, 0 to 1.
     Raises UsageError for anything else.
     """
 

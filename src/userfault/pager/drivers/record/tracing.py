@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -42,6 +41,8 @@ class Recorder:
         self._waiting: deque[bytes] = deque()  # append and popleft are atomic
         self._clock = time.monotonic_ns
         self._lost = 0
+        import threading  # noqa: PLC0415  # a pager's start, which mostly records nothing, goes without
+
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._left = trace.MOST_BYTES - os.fstat(fd).st_size
