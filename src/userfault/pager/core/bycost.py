@@ -21,10 +21,14 @@ _ALONE_FACTOR = 4
 
 
 class CostPlanner(Ahead):
-    """Fills with a fault at most a window, and has the rest of a block filled soon after."""
+    """Fills with a fault at most a window, and has the rest of a block filled soon after.
 
-    def __init__(self, books: Books) -> None:
+    `blocks`: whether pages that lie near each other are filled together, or streams alone.
+    """
+
+    def __init__(self, books: Books, *, blocks: bool = True) -> None:
         super().__init__(books)
+        self._blocks = blocks
         self._most = books.plan.window_pages
         self._streams = Streams(self._most)
         self._density = Density(books.pages.count, self._most)
@@ -54,7 +58,7 @@ class CostPlanner(Ahead):
             return self._stream(page, window, state)
         self._alone = 0
         # Where a stream begins with as many pages as a fault costs, blocks are not worth more.
-        if streams.best < ratio and self._most > 1:
+        if self._blocks and streams.best < ratio and self._most > 1:
             size = self._density.around(page, ratio)
             if size > 1:
                 return self._block(page, size, state)

@@ -102,7 +102,7 @@ class Residency:
         self.spill_failed = ""
         self.refaulted = 0  # of the last pages filled, decaying
         self._pages = pages
-        self._window = plan.window_pages
+        self._room = 4 * plan.window_pages  # for what comes with a fault, once pages go for it
         self._evicts = plan.evicts
         self._spills = plan.spills
         self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
@@ -203,7 +203,7 @@ class Residency:
         """Clean pages, oldest first; how many should have gone and have not."""
         floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
-        books.room = self._window  # from now on what comes in takes the place of something
+        books.room = self._room  # from now on what comes in takes the place of something
         while left > 0 and (found := self._oldest(floor)) is not None:
             queue, most = found
             page, count = queue.pop(min(left, most))
