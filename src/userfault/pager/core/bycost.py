@@ -89,6 +89,16 @@ class CostPlanner(Ahead):
         self._streams.ended(end - 1, window)
         return page, last
 
+    def go_on(self, first: int, count: int, *, up: bool) -> None:
+        """The stream whose window this is will want as much again: soon, and it comes from there
+        then."""
+        low, high = (first + count, first + 2 * count) if up else (first - count, first)
+        low, high = max(low, 0), min(high, self._pages.count)
+        if low < high:
+            self.soon.append((low, high))
+            window = self._most if up else -self._most
+            self._streams.ended(high - 1 if up else low, window)
+
     def _block(self, page: int, size: int, state: int) -> tuple[int, int]:
         """The aligned `size` pages around it: what is at hand of a window now, the rest soon."""
         pages = self._pages
