@@ -179,7 +179,10 @@ def test_nothing_comes_in_unasked_once_pages_go() -> None:
     assert core.pages.held <= 64
     for page in range(512, 600):
         touch(core, page)
-    assert core.idle_work() == 0
+    while core.idle_work():  # what the stream wants next
+        perform(core)
+    assert core.pages.find(FILLING) < 0
+    assert core.pages.find(CLEAN, 700) < 0
     core.want(900, 4)
     assert core.idle_work() == 4
 
@@ -266,8 +269,7 @@ def test_what_the_client_drops_and_nobody_wrote_leaves_the_file() -> None:
     touch(core, 2)
     write(core, 3)
     core.remove(START, START + 8 * PAGE)
-    assert Evict(2, 1) in core.out
-    assert Evict(3, 1) not in core.out
+    assert [action for action in core.out if isinstance(action, Evict)] == [Evict(2, 1, True)]
     assert state(core, 2) == "removed"
 
 

@@ -51,7 +51,7 @@ def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protect
     whole = round_up(spec.length, memory.page_size)
     room = room_of()
     asked = _asked(policy, room)
-    size = min(asked if asked is not None else room.spare if room else whole, whole)
+    size = min(asked if asked is not None else max(room.spare, 0) if room else whole, whole)
     if size >= whole or asked == 0:
         return Budget(memory)
     if not fixed and protects and not options.fork and not prepared and not options.track:

@@ -134,7 +134,8 @@ def lazy(
                 resolved, own = resolve_it(), None
             undo.callback(resolved.close)
             try:
-                copy = sharing.shared_copy(resolved, options, policy, free=not fixed)
+                free = not fixed and not (policy.resident_bytes or policy.resident_percent)
+                copy = sharing.shared_copy(resolved, options, policy, free=free)
                 if copy is not None:
                     undo.callback(copy.close)
                 return _build(

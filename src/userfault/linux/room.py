@@ -31,8 +31,11 @@ class Room(msgspec.Struct, frozen=True):
 
     @property
     def spare(self) -> int:
-        """Of what is left, how much may be taken: the rest is for the program and its pager."""
-        return max(self.left - max(min(_KEPT, self.left // 2), self.limit // _SHARE), 0)
+        """Of what is left, how much may be taken: the rest is for the program and its pager.
+
+        Below zero where more has been taken than that: it is to be given back.
+        """
+        return self.left - min(max(_KEPT, self.limit // _SHARE), self.limit // 4)
 
 
 def room_of(pid: int = 0) -> Room | None:

@@ -176,11 +176,12 @@ class EndClient(msgspec.Struct, frozen=True):
 
 class Evict(msgspec.Struct, frozen=True):
     """Take pages [page, page + count) out of the file behind the memory: the source has them, or
-    the client has dropped them.  Answer by `Residency.evicted` or `not_evicted`.
+    the client has dropped them (`dropped`).  Answer by `Residency.evicted` or `not_evicted`.
     """
 
     page: int
     count: int
+    dropped: bool = False
 
 
 class Spill(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ next is surer than anything.
 
 from __future__ import annotations
 
+from userfault.pager.core.bycost import CostPlanner
 from userfault.pager.core.outer import Outer
 from userfault.pager.core.plan import UNLIMITED
 from userfault.pager.core.planner import Books, Load, Planner, Run, Work
@@ -15,7 +16,7 @@ from userfault.pager.core.planner import Books, Load, Planner, Run, Work
 class Bounded(Outer):
     """As `inner` is, and as `full` once there is no room but what others leave."""
 
-    def __init__(self, inner: Planner, full: Planner, books: Books) -> None:
+    def __init__(self, inner: Planner, full: CostPlanner, books: Books) -> None:
         super().__init__(inner)
         self._full = full
         self._full.background = False
@@ -26,8 +27,13 @@ class Bounded(Outer):
         return self._books.room < UNLIMITED
 
     def fault(self, page: int) -> Run:
-        """See `Planner`."""
-        return (self._full if self._is_full else self.inner).fault(page)
+        """See `Planner`.  A stream that is under way has its next window filled while it reads."""
+        if not self._is_full:
+            return self.inner.fault(page)
+        first, count = self._full.fault(page)
+        if count >= self._books.room:
+            self._full.go_on(first, count, up=first == page)
+        return first, count
 
     @property
     def eager(self) -> bool:

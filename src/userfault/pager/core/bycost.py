@@ -22,10 +22,14 @@ _LONG = 12  # pages
 
 
 class CostPlanner(Ahead):
-    """Fills with a fault at most a window, and has the rest of a block filled soon after."""
+    """Fills with a fault at most a window, and has the rest of a block filled soon after.
 
-    def __init__(self, books: Books) -> None:
+    `blocks`: whether pages that lie near each other are filled together, or streams alone.
+    """
+
+    def __init__(self, books: Books, *, blocks: bool = True) -> None:
         super().__init__(books)
+        self._blocks = blocks
         self._most = books.plan.window_pages
         self._streams = Streams(self._most, books.counters)
         self._density = Density(books.pages.count, self._most)
@@ -55,7 +59,7 @@ class CostPlanner(Ahead):
             return self._stream(page, window, state)
         self._alone = 0
         # Where streams are long, what is touched lies in them, and the rest of a block is not.
-        if streams.best < _LONG and self._most > 1:
+        if self._blocks and streams.best < _LONG and self._most > 1:
             size = self._density.around(page, ratio)
             if size > 1:
                 return self._block(page, size, state)
@@ -85,6 +89,16 @@ class CostPlanner(Ahead):
             end = self._next(end, state)
         self._streams.ended(end - 1, window)
         return page, last
+
+    def go_on(self, first: int, count: int, *, up: bool) -> None:
+        """The stream whose window this is will want as much again: soon, and it comes from there
+        then."""
+        low, high = (first + count, first + 2 * count) if up else (first - count, first)
+        low, high = max(low, 0), min(high, self._pages.count)
+        if low < high:
+            self.soon.append((low, high))
+            window = self._most if up else -self._most
+            self._streams.ended(high - 1 if up else low, window)
 
     def _block(self, page: int, size: int, state: int) -> tuple[int, int]:
         """The aligned `size` pages around it: what is at hand of a window now, the rest soon."""

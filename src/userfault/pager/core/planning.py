@@ -28,5 +28,5 @@ def _alone(books: Books) -> Planner:
         return WindowPlanner(books)
     if around == "cost":
         cost = CostPlanner(books)
-        return Bounded(cost, WindowPlanner(books), books) if books.plan.evicts else cost
+        return Bounded(cost, CostPlanner(books, blocks=False), books) if books.plan.evicts else cost
     return BlockPlanner(books, books.plan.window_pages if around == "block" else 1)

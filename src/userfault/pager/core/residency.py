@@ -102,11 +102,12 @@ class Residency:
         self.spill_failed = ""
         self.refaulted = 0  # of the last pages filled, decaying
         self._pages = pages
-        self._window = plan.window_pages
+        self._room = 4 * plan.window_pages  # for what comes with a fault, once pages go for it
         self._evicts = plan.evicts
         self._spills = plan.spills
         self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
         self._written = _Queue()
+        self._leaving = 0  # pages on their way out
         self._clock = 0  # pages that have gone so far
         self._gone: dict[int, int] = {}  # by `_keys`: the clock when it went, oldest first
         self._ends: dict[int, None] = {}  # pages at which a stream would go on
@@ -186,7 +187,7 @@ class Residency:
 
     def make_room(self, books: Books) -> None:
         """Have pages go, if more are in than may be."""
-        over = self._pages.held + self.hidden - self.limit
+        over = self._pages.held - self._leaving + self.hidden - self.limit
         if over <= 0 or not self._evicts or self.stopped or _moved(books):
             return
         batch = min(_BATCH, self.limit // _SHARE)
@@ -203,13 +204,14 @@ class Residency:
         """Clean pages, oldest first; how many should have gone and have not."""
         floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
-        books.room = self._window  # from now on what comes in takes the place of something
+        books.room = self._room  # from now on what comes in takes the place of something
         while left > 0 and (found := self._oldest(floor)) is not None:
             queue, most = found
             page, count = queue.pop(min(left, most))
             for first, length in pages.runs(page, count, CLEAN):
                 pages.move(first, length, EVICTING)
                 books.out.append(Evict(first, length))
+                self._leaving += length
                 left -= length
         return left
 
@@ -254,7 +256,7 @@ class Residency:
         """The client drops these pages: what it has not written need not stay for it."""
         if self._evicts and not self.stopped and not _moved(books):
             for first, length in self._pages.runs(page, count, CLEAN):
-                books.out.append(Evict(first, length))
+                books.out.append(Evict(first, length, dropped=True))
 
     def wait(self, page: int) -> None:
         """A thread waits for a page that is on its way out."""
@@ -264,6 +266,7 @@ class Residency:
 
     def evicted(self, books: Books, action: Evict) -> None:
         """They are out of memory."""
+        self._leaving -= 0 if action.dropped else action.count
         for page, count in self._pages.runs(action.page, action.count, EVICTING):
             self._pages.move(page, count, MISSING)
             self._went(books, page, count)
@@ -272,6 +275,7 @@ class Residency:
     def not_evicted(self, books: Books, action: Evict, cause: str) -> None:
         """They are as they were, and so it will be with others."""
         self.stopped = cause
+        self._leaving -= 0 if action.dropped else action.count
         self._back(action, EVICTING, CLEAN)
         self._wake(books, action)
 
@@ -325,6 +329,7 @@ class Residency:
             pages.move(page, count, PRESENT)
         for page, count in pages.runs(0, pages.count, EVICTING):
             books.out.append(Evict(page, count))
+            self._leaving += count
         if self._evicts:
             for page, count in pages.runs(0, pages.count, CLEAN):
                 self._new.push(page, count)

@@ -31,6 +31,7 @@ class Worker:
         self.book = Book(journal, family)
         self.service = Service(self.loop, journal, self.book, family.hello.in_flight)
         self.succession = Succession(self.loop, journal, family.hello.program)
+        self.succession.rest = self.service.evictor.rest
         self.clients = Clients(self.book, self.service, self.succession.replace)
         if prepare is not None:
             prepare(self)

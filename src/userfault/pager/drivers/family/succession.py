@@ -43,6 +43,7 @@ class Succession:
         self._give_up_at = 0.0  # on the successor
         self._told: Told = _nobody
         self._asked: Asked = (0, 0)
+        self.rest: Callable[[], None] = _rested  # so that nothing of ours works on meanwhile
         self._stalls = {Word.SUPERVISOR: Stall(), Word.SPARE: Stall()}
         self._stalls_at = 0.0
         self._watch_supervisor()
@@ -143,7 +144,9 @@ class Succession:
         self._loop.forget(successor.channel.fileno())
         if not successor.ready():
             self._failed("the new process ended; its standard error may say more")
-        elif successor.hand_over(self._asked):
+            return
+        self.rest()
+        if successor.hand_over(self._asked):
             self._told(None)
             supervisor.leave(self._journal)
         else:
@@ -159,6 +162,10 @@ class Succession:
             self._loop.forget(successor.channel.fileno())
             pidfd.kill(successor.process)
             successor.close()
+
+
+def _rested() -> None:
+    """Nothing does."""
 
 
 def _not_replaced(cause: str) -> PagerError:

@@ -82,6 +82,8 @@ class Held(Protocol):
 class ModelCalls(Calls):
     """Those of one worker, `task`.  `source`: what it serves."""
 
+    threads = False  # its tasks are not threads of ours
+
     def __init__(self, kernel: Kernel, task: Thread, source: Bytes) -> None:
         self.kernel = kernel
         self.task = task

@@ -37,6 +37,9 @@ class Budgets:
         if served.plan.resident and not served.lost:
             self._held[served] = None
 
+    def __contains__(self, served: object) -> bool:
+        return served in self._held
+
     def discard(self, served: Served) -> None:
         """No more."""
         self._held.pop(served, None)

@@ -32,8 +32,10 @@ class Calls:
 
     `clock`: seconds on a clock that never goes back.  `ioctl`: the argument lies in the journal;
     raises OSError.  `readv`: where a read that never waits is not to be had (see `Intake`).
+    `threads`: whether a thread may make them.
     """
 
+    threads = True
     clock: Callable[[], float]
     ioctl: Callable[[int, int, memoryview], object]
     readv: Callable[[int, list[memoryview]], int]

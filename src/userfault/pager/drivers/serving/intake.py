@@ -24,6 +24,7 @@ from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import MESSAGE, Journal
 from userfault.pager.drivers.serving.calls import Calls
 from userfault.pager.drivers.serving.deferring import Deferring
+from userfault.pager.drivers.serving.evicting import Evictor
 from userfault.pager.drivers.serving.latency import Latency
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
@@ -35,6 +36,7 @@ class Service(Protocol):
     """Whoever serves."""
 
     deferring: Deferring
+    evictor: Evictor
     latency: Latency | None
 
     def perform(self, context: Context) -> None:
@@ -130,6 +132,7 @@ class Intake:
         """Apply an event, the `before`th of its batch; record it unless it may be applied twice."""
         core = context.core
         service = self._service
+        service.evictor.settle()
         service.deferring.event_read(context)
         if isinstance(event, Remove):
             core.remove(event.start, event.end)

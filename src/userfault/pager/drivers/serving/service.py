@@ -78,7 +78,8 @@ class Service:
         self.latency: Latency | None = None  # how long faults wait, if it is wanted
         self.dropped: Callable[[Served], None] = _nothing  # to be told of a mapping that goes
         self._unpackers: Unpackers | None = None
-        performer, evictor = Performer(journal, calls), Evictor(journal, calls)
+        performer = Performer(journal, calls)
+        self.evictor = Evictor(loop, journal, calls, self)
         series = Series(journal, calls, performer, loop.pressing)
         self._fill = performer.fill
         self._report_page = performer.report
@@ -93,8 +94,8 @@ class Service:
             actions.Report: self._report,
             actions.Overdue: watchdog.tell,
             actions.EndClient: performer.end,
-            actions.Evict: evictor.evict,
-            actions.Spill: evictor.spill,
+            actions.Evict: self.evictor.evict,
+            actions.Spill: self.evictor.spill,
             actions.Finish: self._finish,
         }
 
@@ -266,6 +267,7 @@ class Service:
         for context in served.contexts:
             self._rest(context)
         self.reads.end_workers(served)
+        self.evictor.rest()
         if self._unpackers is not None:
             self._unpackers.detach(served)
 
@@ -287,6 +289,7 @@ class Service:
         """Let go of what this worker opened for itself."""
         if self._unpackers is not None:
             self._unpackers.close()
+        self.evictor.close()
         self.reads.close()
 
 
