@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userfault.pager.core import trace
+from userfault.pager.core.actions import KINDS
 from userfault.pager.core.trace import Header, Record, TraceError
 
 HEADER = Header(page_size=4096, pages=100, memory="anon", source="file", begun_ns=1000)
@@ -16,7 +17,7 @@ RECORDS = st.builds(
     Record,
     time_ns=st.integers(0, 1 << 50),
     what=st.just(trace.FILLED),
-    detail=st.integers(0, 15),
+    detail=st.sampled_from([kind | far for kind in range(len(KINDS)) for far in (0, trace.DEMAND)]),
     page=st.integers(0, 49),
     extent=st.integers(0, 50),
 )
