@@ -13,10 +13,14 @@ from userfault.linux.limits import growing
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.serving.either import open_either
 from userfault.snapshot.serving.image import Image
+from userfault.snapshot.serving.kept import Kept
 from userfault.snapshot.serving.table import build, sealed
 from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.urls import folder_of
 from userfault.source.spec import Resolved, StoreSpec
+
+_MOST_KEPT = 4 << 20  # bytes of a table that is kept
+_TABLES: Kept[bytes] = Kept(4)
 
 
 def resolve(
@@ -37,7 +41,12 @@ def resolve(
     objects = open_objects(url)
     image = open_either(url, second, name)
     taken = _within(image, offset, length)
-    table = build(image, offset // PAGE, -(-taken // PAGE))
+    page, pages = offset // PAGE, -(-taken // PAGE)
+    table = _TABLES.get((image.digest, page, pages))
+    if table is None:
+        table = build(image, page, pages)
+        if len(table) <= _MOST_KEPT:
+            _TABLES.put((image.digest, page, pages), table)
     try:
         fd = sealed(table)
     except OSError as error:

@@ -22,6 +22,7 @@ from userfault.snapshot.format.manifest import ChunkTable, Manifest
 from userfault.snapshot.format.runs import CHUNK, WORD, Kind, Runs
 from userfault.snapshot.inputs.protocol import Region
 from userfault.snapshot.serving.flatten import flatten, too_many
+from userfault.snapshot.serving.kept import Kept
 from userfault.snapshot.serving.layers import Layer, read_layer
 from userfault.snapshot.stores.objects import Objects
 
@@ -37,6 +38,8 @@ class Limits(NamedTuple):
     runs: int = 1 << 23  # some 10 s
     chunks: int = 1 << 22  # some 500 MB
 
+
+_MOST_KEPT = 1 << 16  # runs and chunks of an image that is kept: some 4 MB
 
 USUAL = Limits()
 SQUASHING = Limits(4096, 1 << 26, 1 << 24)  # what has become too much is to be made one again
@@ -143,6 +146,7 @@ class Image:
 
 
 _KINDS = tuple(Kind)
+_OPENED: Kept[Image] = Kept(4)  # of several layers, which take a while to be resolved
 
 
 def open_image(objects: Objects, name: str, limits: Limits = USUAL) -> Image:
@@ -152,8 +156,15 @@ def open_image(objects: Objects, name: str, limits: Limits = USUAL) -> Image:
     damaged or hostile, or a base was replaced by another snapshot of its name), StoreError.
     """
     layers = list(_chain(objects, name, limits))
+    digest = layers[0].digest
+    kept = _OPENED.get(digest)  # its bases are there still: all manifests were read
+    if kept is not None and kept.name == name:
+        return kept
     runs, chunks = flatten(name, [layer.manifest for layer in layers], limits.runs)
-    return Image(layers, runs, chunks)
+    image = Image(layers, runs, chunks)
+    if len(layers) > 1 and len(runs) + len(chunks) < _MOST_KEPT:
+        _OPENED.put(digest, image)
+    return image
 
 
 def check_layers(name: str, layers: Sequence[Manifest], limits: Limits = USUAL) -> None:
