@@ -7,7 +7,7 @@ from userfault.kernel.errors import Unavailable, UsageError
 from userfault.kernel.memtypes import BASE_PAGE, Memory, round_up
 from userfault.kernel.memtypes import memory as named_memory
 from userfault.pager.core.policy import Policy
-from userfault.pager.drivers.shared.asking import Grant, ask, key_of
+from userfault.pager.drivers.shared.asking import Grant, ask, keeps, key_of
 from userfault.source.spec import Resolved, StoreSpec
 
 MEMORY = named_memory("shmem-private")
@@ -36,13 +36,20 @@ def shared_copy(
     Raises, with `share="on"` alone, UsageError for what cannot be shared and Unavailable where no
     copy is to be had.
     """
-    bounded = policy.resident_bytes or policy.resident_percent  # a shared page cannot be taken out
-    if policy.share == "off" or (policy.share == "auto" and (bounded or not free)):
+    if options.prepared or policy.share == "off":
         return None
     spec = resolved.spec
-    if not isinstance(spec, StoreSpec) or options.prepared:
-        if policy.share == "auto":
+    if policy.share == "auto":
+        bounded = policy.resident_bytes or policy.resident_percent  # no shared page is taken out
+        if bounded or options.track or not free or not isinstance(spec, StoreSpec) or not keeps():
             return None
+    if options.track:
+        raise UsageError(
+            'track=True with policy share="on"',
+            cause="writes are not noted where a write makes a page of its own",
+            cure="leave one of them out",
+        )
+    if not isinstance(spec, StoreSpec):
         raise UsageError(
             'policy share="on"',
             cause="the source is no snapshot in a store: nothing else is known by what is in it",

@@ -259,6 +259,8 @@ def test_what_was_named_otherwise_is_not_shared(packed: Path) -> None:
 def test_what_cannot_be_shared_is_told(packed: Path) -> None:
     with pytest.raises(userfault.UsageError, match="anon memory with policy share"):
         lazy(packed, memory="anon", policy=SHARED)
+    with pytest.raises(userfault.UsageError, match="track=True with policy share"):
+        lazy(packed, track=True, policy=SHARED)
     with pytest.raises(userfault.UsageError, match="no snapshot in a store"):
         lazy(bytes(PAGE), policy=SHARED)
     with pytest.raises(userfault.UsageError, match="share"):

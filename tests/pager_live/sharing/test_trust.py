@@ -7,7 +7,9 @@ import errno
 import fcntl
 import mmap
 import os
+import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,6 +222,26 @@ def test_a_folder_that_is_not_the_users_own_is_not_used(
     monkeypatch.setenv(place.VARIABLE, str(folder))
     with pytest.raises(Unavailable, match="no folder for the keeper"):
         asking.ask(bytes(32), 1)
+
+
+def test_a_keeper_that_ends_before_it_answers_is_replaced() -> None:
+    with place.folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying:
+        dying.bind(place.path_in(folder, place.SOCKET))
+        dying.listen()
+
+        def end() -> None:
+            channel = dying.accept()[0]
+            channel.recv(4096)
+            dying.close()
+            channel.close()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        grant = asking.ask(bytes(32), 1)
+        thread.join()
+    assert grant is not None
+    assert keeper() != os.getpid()
+    grant.close()
 
 
 def test_words_that_make_no_sense_are_refused(packed: Path) -> None:

@@ -58,6 +58,15 @@ def key_of(table: int, length: int) -> bytes:
         return bytes(hashed.update(held).digest())
 
 
+def keeps() -> bool:
+    """Whether a keeper may be there: a look at its folder, which is not made for it."""
+    with contextlib.suppress(Unavailable, OSError), place.folder(make=False) as folder:
+        if folder >= 0:
+            os.stat(place.SOCKET, dir_fd=folder)
+            return True
+    return False
+
+
 def ask(key: bytes, pages: int, keep_s: float = 0.0, *, start: bool = True) -> Grant | None:
     """The copy known by `key`, of `pages` pages of 4 KiB, empty where nobody had it yet.
 
