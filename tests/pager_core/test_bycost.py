@@ -126,11 +126,14 @@ def test_a_thread_waits_for_no_more_than_a_window_unless_a_stream_is_alone() -> 
 
 
 def _done(core: MappingCore, page: int) -> int:
-    """Perform it; how many pages came with one that a thread waits for."""
-    fill = core.out.popleft()
+    """Perform what is asked for; how many pages came with one that a thread waits for."""
+    fill = core.out[0]
     assert isinstance(fill, Fill)
     assert page < 0 or fill.page <= page < fill.page + fill.count
-    core.done(fill)
+    while core.out:
+        each = core.out.popleft()
+        if isinstance(each, Fill):
+            core.done(each)
     return fill.count
 
 

@@ -230,6 +230,7 @@ class Pairs:
 
     def __init__(self) -> None:
         self.read: list[tuple[int, int, bool]] = []
+        self.along: list[tuple[int, int]] = []
 
     def fault(self, page: int) -> tuple[int, int]:
         return page, 2

@@ -30,6 +30,7 @@ class Recorded:
         self.background = True
         self.quiet = 0
         self.follows = True
+        self.along: list[Run] = []
         self.why = BACKGROUND
         self.more = False
         self.told: list[tuple[int, int, bool]] = []

@@ -31,6 +31,7 @@ class Ahead:
         self.background = plan.policy.background
         self.quiet = 0
         self.follows = False
+        self.along: list[Run] = []
         self.why = BACKGROUND
         self.soon: deque[Run] = deque(maxlen=_SOON)
         self._books = books

@@ -36,6 +36,11 @@ class Bounded(Outer):
         return first, count
 
     @property
+    def along(self) -> list[Run]:
+        """See `Planner`."""
+        return (self._full if self._is_full else self.inner).along
+
+    @property
     def eager(self) -> bool:
         """See `Planner`."""
         return self.inner.eager or self._full.eager

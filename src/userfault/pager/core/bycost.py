@@ -112,8 +112,12 @@ class CostPlanner(Ahead):
         last = page + pages.run(page, min(low + now, pages.count) - page, state)
         low = page - page % size
         high = min(low + size, pages.count)
-        if state == MISSING and (low < first or last < high):
-            self.soon.append((low, high))
+        if state == MISSING:
+            if size > now:
+                self.soon.append((low, high))
+            elif low < first or last < high:  # in pieces, by what has been filled there
+                runs = pages.runs(low, high - low, MISSING)
+                self.along = [run for run in runs if run[0] != first]
         self._streams.ended(high - 1, now)
         self._streams.ended(low, -now)
         return first, last

@@ -38,10 +38,11 @@ class _Seen:
     `bearable`: how many faults one may cost before it is filled.
     """
 
-    __slots__ = ("average", "bearable", "begun", "further", "size", "worth")
+    __slots__ = ("_least", "average", "bearable", "begun", "further", "size", "worth")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, least: int) -> None:
         self.size = size
+        self._least = least  # in fewer touches of one page in a hundred come together by chance
         self.begun = 0.0
         self.further = 0.0
         self.average = 0.0
@@ -53,7 +54,7 @@ class _Seen:
         rest = (self.size - 1) / (ratio + 1)
         self.average = self.further / self.begun if self.begun else 0.0
         self.worth = self.begun >= _KNOWN and self.average > rest
-        self.bearable = max(3, -int(-0.8 * (self.size - 1) // (ratio + 1)))
+        self.bearable = max(self._least, -int(-0.8 * (self.size - 1) // (ratio + 1)))
         if self.begun > _REMEMBERED:
             self.begun /= 2
             self.further /= 2
@@ -80,8 +81,8 @@ class Density:
 
     def __init__(self, pages: int, block: int) -> None:
         self._pages = pages
-        self._part = _Seen(max(block // 4, 1))
-        self._block = _Seen(block)
+        self._part = _Seen(max(block // 4, 1), 3)
+        self._block = _Seen(block, 4)
         # Faults of each block and part, up to 255, and of each neighbourhood: made by the first.
         self._blocks = self._parts = bytearray()
         self._areas = array("I")

@@ -13,7 +13,13 @@ from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as MINOR
 
 
 class Chooser(Protocol):
-    """Which pages are filled with the one that a thread waits for, as (first, count)."""
+    """Which pages are filled with the one that a thread waits for, as (first, count).
+
+    `along`: what is filled right behind that.
+    """
+
+    @property
+    def along(self) -> list[tuple[int, int]]: ...
 
     def fault(self, page: int) -> tuple[int, int]:
         """It is the source's."""
@@ -68,11 +74,14 @@ class Filling:
         self._ledger.counters.around += count - 1
         if not write:
             self.start(first, count, demand=True)
-            return
-        self.start(page, 1, demand=True, write=True)
-        for start, end in ((first, page), (page + 1, first + count)):
-            if start < end:
-                self.start(start, end - start, demand=True)
+        else:
+            self.start(page, 1, demand=True, write=True)
+            for start, end in ((first, page), (page + 1, first + count)):
+                if start < end:
+                    self.start(start, end - start, demand=True)
+        along = self._planner.along
+        while along:
+            self.start(*along.pop(), demand=False)
 
     def hurry(self, page: int) -> None:
         """A thread comes to wait for a page that is being filled, for one of those who share it."""

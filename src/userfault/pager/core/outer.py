@@ -39,6 +39,11 @@ class Outer:
         self.inner.follows = on
 
     @property
+    def along(self) -> list[Run]:
+        """See `Planner`."""
+        return self.inner.along
+
+    @property
     def why(self) -> int:
         """See `Planner`."""
         return self.inner.why

@@ -66,6 +66,13 @@ class Planner(Protocol):
     background: bool
     quiet: int
     follows: bool
+
+    @property
+    def along(self) -> list[Run]:
+        """MISSING pages to be filled right behind the run of the last `fault`; taken by emptying
+        it."""
+        ...
+
     why: int
 
     @property

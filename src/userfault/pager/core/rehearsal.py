@@ -121,6 +121,7 @@ class _Stage:
         self._now = 0.0  # of the client
         self._free_at = 0.0  # of the pager
         self._faults = self._made = 0
+        self._woken_at = 0.0  # of the thread that waited for the last fill of that kind
         self._waited = self._longest = 0.0
 
     def touch(self, touch: Touch) -> None:
@@ -136,8 +137,8 @@ class _Stage:
         self._free_at = max(self._now, self._free_at) + self._prices.fault
         core.batch()
         core.fault(_START + touch.page * self._size, 0)
-        self._perform(waited=True)
-        self._now = self._free_at
+        self._perform()
+        self._now = self._woken_at
         self._waited += self._now - began
         self._longest = max(self._longest, self._now - began)
 
@@ -147,10 +148,10 @@ class _Stage:
         while self._free_at < self._now and core.eager:
             if not core.idle_work():
                 break
-            self._perform(waited=False)
+            self._perform()
         self._free_at = max(self._free_at, self._now)
 
-    def _perform(self, *, waited: bool) -> None:
+    def _perform(self) -> None:
         core, prices = self._core, self._prices
         while core.out:
             action = core.out.popleft()
@@ -159,8 +160,9 @@ class _Stage:
             began = self._free_at
             took = prices.fill + action.count * prices.page * (self._size / _SMALL)
             self._free_at += took
-            if waited:
+            if action.demand:
                 self._made += 1
+                self._woken_at = self._free_at
                 core.ledger.costs.took(began, self._free_at, action.count, self._made)
             core.done(action)
 
