@@ -22,6 +22,7 @@ from userfault.pager.drivers.model.readers import Pool, Source
 from userfault.pager.drivers.model.served import Estate
 from userfault.pager.drivers.model.worker import Pager
 from userfault.pager.drivers.wire.messages import Attach, Complete, GiveUp, Request
+from userfault.snapshot.working_sets.course import Course, written
 from userfault.source.spec import FileSpec, FunctionSpec, Spec, ZeroSpec
 
 EVENTS = (
@@ -51,6 +52,7 @@ class Terms(msgspec.Struct, frozen=True):
     timed: bool = False
     has_poison: bool = True
     copy: Copy | None = None
+    course: tuple[tuple[tuple[int, int], ...], ...] = ()
     evicts: bool = False
     spills: bool = False
 
@@ -163,6 +165,8 @@ def serve(
     copy = terms.copy
     if copy is not None:
         estate.in_copy = copy.page
+    if terms.course:
+        estate.course = Course(written(terms.course, ()))
     pager = Pager(kernel, estate, _starter(world, kernel))
     world.at_end(pager.close)
     attach = Attach(

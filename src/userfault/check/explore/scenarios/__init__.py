@@ -17,6 +17,7 @@ from userfault.check.explore.scenarios import (
     protection,
     races,
     retry,
+    sets,
     sharing,
     tracking,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "protection",
     "races",
     "retry",
+    "sets",
     "sharing",
     "tracking",
 ]

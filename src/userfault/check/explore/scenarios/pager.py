@@ -29,7 +29,7 @@ def _toucher(world: World, area: Area) -> Caller:
     return world.task("toucher", lambda me: me.read(area[0], 8))
 
 
-def _allow(world: World, task: Caller, *allowed: object) -> None:
+def allow(world: World, task: Caller, *allowed: object) -> None:
     """What a task may have got."""
 
     def complaint() -> str | None:
@@ -40,7 +40,7 @@ def _allow(world: World, task: Caller, *allowed: object) -> None:
     world.check(complaint)
 
 
-def _shows(world: World, address: int, *allowed: bytes) -> None:
+def shows(world: World, address: int, *allowed: bytes) -> None:
     """What is there in the end, if anything is."""
 
     def complaint() -> str | None:
@@ -50,7 +50,7 @@ def _shows(world: World, address: int, *allowed: bytes) -> None:
     world.check(complaint)
 
 
-def _killer(world: World, serving: Serving) -> None:
+def killer(world: World, serving: Serving) -> None:
     """The worker is killed, at any of its steps; another one takes over."""
     process = serving.pager.kernel.process
     world.task("killer", lambda _: serving.kill(), process=process)
@@ -61,10 +61,10 @@ def pager_fault_against_drop(world: World) -> None:
     """A thread touches a page while another one drops it: after that it is never the source's."""
     area = world.map("anon")
     serve(world, area)
-    _allow(world, _toucher(world, area), _SOURCE, _ZEROS)
+    allow(world, _toucher(world, area), _SOURCE, _ZEROS)
     dropper = world.task("dropper", lambda me: me.madvise(area[0], PAGE, mman.MADV_DONTNEED))
-    _allow(world, dropper, 0)
-    _shows(world, area[0], _ZEROS)
+    allow(world, dropper, 0)
+    shows(world, area[0], _ZEROS)
 
 
 @scenario(group=_GROUP)
@@ -77,7 +77,7 @@ def pager_drop_and_touch_again(world: World) -> None:
         me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("dropper", drop), _ZEROS)
+    allow(world, world.task("dropper", drop), _ZEROS)
 
 
 @scenario(group=_GROUP)
@@ -85,10 +85,10 @@ def pager_fault_against_remove(world: World) -> None:
     """The same with MADV_REMOVE of shared memory: the page goes out of the file."""
     area = world.map("shmem")
     serve(world, area)
-    _allow(world, _toucher(world, area), _SOURCE, _ZEROS)
+    allow(world, _toucher(world, area), _SOURCE, _ZEROS)
     remover = world.task("remover", lambda me: me.madvise(area[0], PAGE, mman.MADV_REMOVE))
-    _allow(world, remover, 0)
-    _shows(world, area[0], _ZEROS)
+    allow(world, remover, 0)
+    shows(world, area[0], _ZEROS)
 
 
 @scenario(group=_GROUP)
@@ -97,10 +97,10 @@ def pager_fault_against_alias(world: World) -> None:
     area = world.map("shmem")
     serve(world, area)
     file = world.open(area.file)
-    _allow(world, _toucher(world, area), _SOURCE, _ZEROS, b"written!")
+    allow(world, _toucher(world, area), _SOURCE, _ZEROS, b"written!")
     writer = world.task("writer", lambda me: me.pwrite(file, 0, b"written!"))
-    _allow(world, writer, 8)
-    _shows(world, area[0], b"written!")
+    allow(world, writer, 8)
+    shows(world, area[0], b"written!")
 
 
 @scenario(group=_GROUP)
@@ -108,8 +108,8 @@ def pager_fault_against_munmap(world: World) -> None:
     """A page is unmapped under a thread that waits for it: nobody is left asleep."""
     area = world.map("anon")
     serve(world, area)
-    _allow(world, _toucher(world, area), _SOURCE, _GONE)
-    _allow(world, world.task("unmapper", lambda me: me.munmap(area[0], PAGE)), 0)
+    allow(world, _toucher(world, area), _SOURCE, _GONE)
+    allow(world, world.task("unmapper", lambda me: me.munmap(area[0], PAGE)), 0)
 
 
 @scenario(group=_GROUP)
@@ -117,10 +117,10 @@ def pager_fault_against_mremap(world: World) -> None:
     """A page is moved under a thread that waits for it: nobody is left asleep at the old place."""
     area = world.map("anon")
     serve(world, area)
-    _allow(world, _toucher(world, area), _SOURCE, _GONE)
+    allow(world, _toucher(world, area), _SOURCE, _GONE)
     flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
     mover = world.task("mover", lambda me: me.mremap(area[0], PAGE, PAGE, flags, _FARAWAY))
-    _allow(world, mover, _FARAWAY)
+    allow(world, mover, _FARAWAY)
 
 
 @scenario(group=_GROUP)
@@ -149,41 +149,41 @@ def pager_background_against_drop(world: World) -> None:
         me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("dropper", drop), _ZEROS)
+    allow(world, world.task("dropper", drop), _ZEROS)
 
 
 @scenario(group=_GROUP)
 def pager_fault_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a thread waits, and another takes over."""
     area = world.map("anon")
-    _killer(world, serve(world, area, _MORTAL))
-    _allow(world, _toucher(world, area), _SOURCE)
+    killer(world, serve(world, area, _MORTAL))
+    allow(world, _toucher(world, area), _SOURCE)
 
 
 @scenario(group=_GROUP)
 def pager_write_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a thread writes to a page: that stays."""
     area = world.map("anon")
-    _killer(world, serve(world, area, msgspec.structs.replace(_EAGER, mortal=True)))
+    killer(world, serve(world, area, msgspec.structs.replace(_EAGER, mortal=True)))
 
     def write(me: Caller) -> object:
         me.write(area[0], b"written!")
         return me.read(area[0], 8)
 
-    _allow(world, world.task("writer", write), b"written!")
+    allow(world, world.task("writer", write), b"written!")
 
 
 @scenario(group=_GROUP)
 def pager_drop_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a page is dropped and touched again."""
     area = world.map("anon")
-    _killer(world, serve(world, area, _MORTAL))
+    killer(world, serve(world, area, _MORTAL))
 
     def drop(me: Caller) -> object:
         me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("dropper", drop), _ZEROS)
+    allow(world, world.task("dropper", drop), _ZEROS)
 
 
 @scenario(group=_GROUP)
@@ -191,7 +191,7 @@ def pager_request_against_kill(world: World) -> None:
     """A client gives up and ends, a child of it goes on, and the worker is killed meanwhile."""
     area = world.map("anon")
     serving = serve(world, area, _MORTAL)
-    _killer(world, serving)
+    killer(world, serving)
 
     def give_up(me: Caller) -> None:
         me.fork(lambda child: child.task.tid)
@@ -205,20 +205,20 @@ def pager_request_against_kill(world: World) -> None:
 def pager_mremap_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a page moves: the move is not lost."""
     area = world.map("anon")
-    _killer(world, serve(world, area, _MORTAL))
+    killer(world, serve(world, area, _MORTAL))
 
     def move(me: Caller) -> object:
         flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
         return me.read(me.mremap(area[0], PAGE, PAGE, flags, _FARAWAY), 8)
 
-    _allow(world, world.task("mover", move), _SOURCE)
+    allow(world, world.task("mover", move), _SOURCE)
 
 
 @scenario(group=_GROUP)
 def pager_fork_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a client forks: the child is served."""
     area = world.map("anon")
-    _killer(world, serve(world, area, _MORTAL))
+    killer(world, serve(world, area, _MORTAL))
     world.task("parent", lambda me: me.fork(lambda child: child.read(area[0], 8)))
 
     def complaint() -> str | None:

@@ -103,6 +103,7 @@ class ModelJournal(Journal):
         super().__init__(os.dup(fd))
         self.words = _Stored(self.words, point)
         self._results = _Stored(self._results, point)
+        self.many.word = _Stored(self.many.word, point)  # type: ignore[assignment]
         self._point = point
 
     def take_up(self) -> None:

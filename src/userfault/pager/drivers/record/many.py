@@ -33,12 +33,13 @@ class ManyFills:
     """Those in the memory `held`, which is zeros at first.
 
     `copies`, `others`: the arguments of UFFDIO_COPYs, and of ZEROPAGEs and CONTINUEs, by number.
+    `word`: how many count.
     """
 
     def __init__(self, held: memoryview) -> None:
-        self._word = held[:8].cast("Q")
+        self.word = held[:8].cast("Q")
         self._held = held[_FIRST_AT:]
-        self._words = held[_FIRST_AT : _FIRST_AT + MOST * _EACH].cast("Q")
+        self.words = held[_FIRST_AT : _FIRST_AT + MOST * _EACH].cast("Q")
         places = [at + _ARGUMENT_AT for at in range(0, MOST * _EACH, _EACH)]
         self.copies = [self._held[at : at + _DIRECT] for at in places]
         self.others = [self._held[at + 8 : at + 8 + _DIRECT] for at in places]
@@ -49,15 +50,15 @@ class ManyFills:
 
         Columns are written as such: fill by fill would take three times as long.
         """
-        self._word[0] = 0
-        words, count = self._words, len(columns[0])
+        self.word[0] = 0
+        words, count = self.words, len(columns[0])
         end = count * _WORDS
         nothing = array("Q", bytes(8 * count))
         constant = array("Q", [context]) * count, array("Q", [kind]) * count
         given = (array("Q", column) for column in columns)
         for place, column in enumerate((*constant, *given, nothing, nothing)):
             words[place:end:_WORDS] = memoryview(column)
-        self._word[0] = count
+        self.word[0] = count
 
     def done_bytes(self, number: int) -> int:
         """How far the kernel came with one of them."""
@@ -67,12 +68,12 @@ class ManyFills:
     def last(self) -> list[FillRecord]:
         """Those that were under way, or made last; some may not have been begun."""
         found = []
-        for number in range(min(self._word[0], MOST)):
+        for number in range(min(self.word[0], MOST)):
             context, kind, page, count = _fill.unpack_from(self._held, number * _EACH)
             found.append(FillRecord(context, kind, page, count, self.done_bytes(number)))
         return found
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (*self.copies, *self.others, self._words, self._held, self._word):
+        for view in (*self.copies, *self.others, self.words, self._held, self.word):
             view.release()
