@@ -24,7 +24,7 @@ from userfault.snapshot.inputs.buffer import Buffer
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region
 from userfault.snapshot.inputs.protocol import Run as PageRun
 
-_SMALL = 4 << 20  # bytes that may be copied while everybody stands still
+_COPIED = 256 << 20  # bytes that may be copied aside
 _ROUNDS = 6
 _TAKEN_OVER = 3
 _FILL_S, _FILL_STEP_S = 5.0, 0.001  # for how long a page that is being filled is waited for
@@ -153,6 +153,8 @@ class MemoryInput:
         self.kind = kind
         self._parts = sorted(parts, key=lambda part: part.first)
         self._firsts = [part.first for part in self._parts]
+        self._by_address = sorted(parts, key=lambda part: part.start)
+        self._starts = [part.start for part in self._by_address]
         self.length = max((part.first + part.pages for part in parts), default=0) * PAGE
         self._about = about
         self._stopper = stopper
@@ -201,8 +203,8 @@ class MemoryInput:
         for _ in range(_ROUNDS):
             left = [part.take() for part in self._parts]
             size = _bytes(left)
-            # What does not get less is copied faster than it is packed.
-            if not size or (self._stopper is not None and (size <= _SMALL or size * 2 > before)):
+            # What is written again and again is copied faster than it is packed, and stored once.
+            if not size or (self._stopper is not None and (size <= _COPIED or size * 2 > before)):
                 break
             before = size
             for part, runs in zip(self._parts, left, strict=True):
@@ -265,18 +267,32 @@ class MemoryInput:
         return point
 
     def _copied(self, runs: list[Run], data: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Copies, given to the parts that they are of: two may lie side by side."""
-        for part in self._parts:
-            at = 0
-            for start, end in runs:
-                first, last = max(start, part.start), min(end, part.end)
-                if first < last:
-                    place = at + first - start
-                    for page in range(first, last, _PIECE):
-                        piece = data[place : place + min(_PIECE, last - page)]
-                        yield part.page(page), memoryview(padded(bytes(piece)))
-                        place += len(piece)
-                at += end - start
+        """Copies, given to the parts that they are of; of each page the last one."""
+        places: dict[int, int] = {}
+        at = 0
+        for start, end in runs:
+            address = start
+            while address < end:
+                places[address] = at
+                size = min(PAGE, self._part_at(address).end - address)
+                address, at = address + size, at + size
+        piece = bytearray()
+        begun = following = 0
+        for address in [*sorted(places), 0]:
+            if piece and (address != following or len(piece) >= _PIECE):
+                yield self._part_at(begun).page(begun), memoryview(padded(bytes(piece)))
+                piece.clear()
+            if not address:
+                break
+            part = self._part_at(address)
+            begun = begun if piece else address
+            size = min(PAGE, part.end - address)
+            piece += data[places[address] : places[address] + size]
+            # Never on into the next part, wherever that begins.
+            following = address + size if address + size < part.end else -1
+
+    def _part_at(self, address: int) -> Part:
+        return self._by_address[bisect.bisect_right(self._starts, address) - 1]
 
     def _now(self, part: Part, runs: list[Run]) -> Iterator[tuple[int, memoryview]]:
         for start, end in runs:

@@ -17,6 +17,7 @@ import msgspec
 
 from userfault.api.helper import answer, served
 from userfault.kernel.errors import KernelError, SourceError, UserfaultError
+from userfault.linux import libc
 from userfault.linux.freezing import Frozen
 from userfault.linux.pagemap import PAGE, Pagemap
 from userfault.linux.written import Run, add, joined, unprotected, written
@@ -24,6 +25,8 @@ from userfault.linux.written import Run, add, joined, unprotected, written
 _ROUNDS = 6
 _LITTLE = 1 << 20  # bytes that are copied in the time in which everybody is stopped and let go
 _MOST = 256 << 20  # bytes copied while everybody runs
+_RUNS_AT_ONCE = 1024  # IOV_MAX (process_vm_readv(2))
+_MADV_POPULATE_WRITE = 23
 _EAGER = -10  # nice(2): while we work, all others wait
 
 
@@ -87,7 +90,7 @@ def main(channel: socket.socket) -> None:
 
 def _copied(wanted: Wanted, pagemap_fd: int, memory: int, target: int, seen: list[Run]) -> Copied:
     pagemap = Pagemap.adopt(pagemap_fd)
-    copy = _Copy(memory, target)
+    copy = _Copy(wanted.pid, memory, target)
     early = wanted.early
     for _ in range(_ROUNDS):  # each round has the less to do, the faster we are than who writes
         copy.add(early)
@@ -97,6 +100,7 @@ def _copied(wanted: Wanted, pagemap_fd: int, memory: int, target: int, seen: lis
         early = fewer
         if _bytes(early) <= _LITTLE or growing or copy.length > _MOST:
             break
+    copy.reserve(2 * _bytes(early) + _bytes(wanted.always) + _LITTLE)
     frozen = Frozen(wanted.pid)
     try:
         last = _written(pagemap, wanted.seen)
@@ -104,6 +108,7 @@ def _copied(wanted: Wanted, pagemap_fd: int, memory: int, target: int, seen: lis
         copy.add(joined(early, wanted.always, last, _unprotected(pagemap, wanted.guarded)))
     finally:
         stopped = frozen.thaw()
+    copy.end()
     return Copied(copy.runs, stopped)
 
 
@@ -130,34 +135,65 @@ def rounded(runs: list[Run], low: int, high: int) -> list[Run]:
 
 
 class _Copy:
-    """Appends bytes of the file `memory`, a process's, to the file `target`."""
+    """Appends bytes of the process `pid`, whose memory is the file `memory`, to `target`."""
 
-    def __init__(self, memory: int, target: int) -> None:
+    def __init__(self, pid: int, memory: int, target: int) -> None:
+        self._pid = pid
         self._memory = memory
         self._target = target
         self.runs: list[Run] = []
         self.length = 0
+        self._begin = 0
+        self._ready: mmap.mmap | None = None
+
+    def reserve(self, more: int) -> None:
+        """Have the pages for that many bytes ready, so that `add` need not wait for them."""
+        begin = self.length // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        os.ftruncate(self._target, self.length + more)
+        self._ready = mmap.mmap(self._target, self.length + more - begin, offset=begin)
+        self._begin = begin
+        with contextlib.suppress(OSError):  # before 5.14 they are made when they are written
+            self._ready.madvise(_MADV_POPULATE_WRITE)
 
     def add(self, runs: list[Run]) -> None:
         """These; SourceError where they cannot be read."""
-        begin, more = self.length, _bytes(runs)
+        more = _bytes(runs)
         if not more:
             return
+        if self._ready is None or self.length + more - self._begin > len(self._ready):
+            self.reserve(more)
+        assert self._ready is not None
+        at = self.length - self._begin
+        with memoryview(self._ready) as view, libc.Pinned(view) as pinned:
+            for number in range(0, len(runs), _RUNS_AT_ONCE):
+                some = runs[number : number + _RUNS_AT_ONCE]
+                if not self._at_once(some, pinned.address + at):
+                    self._one_by_one(some, view[at : at + _bytes(some)])
+                at += _bytes(some)
         self.length += more
+        self.runs += runs
+
+    def end(self) -> None:
+        """No more: what was reserved in vain goes."""
+        self._ready = None
         os.ftruncate(self._target, self.length)
-        skip = begin % mmap.ALLOCATIONGRANULARITY
-        with (
-            mmap.mmap(self._target, skip + more, offset=begin - skip) as target,
-            memoryview(target) as view,
-        ):
-            at = skip
+
+    def _at_once(self, runs: list[Run], address: int) -> bool:
+        """Whether all of them could be read in one call."""
+        try:
+            return libc.process_vm_readv(self._pid, address, runs) == _bytes(runs)
+        except OSError:  # as long as we do not hold it, that may be forbidden
+            return False
+
+    def _one_by_one(self, runs: list[Run], view: memoryview) -> None:
+        at = 0
+        with view:
             for start, end in runs:
                 done = 0
                 while done < end - start:
                     with view[at + done : at + end - start] as part:
                         done += _read(self._memory, part, start + done)
                 at += end - start
-        self.runs += runs
 
 
 def _read(memory: int, target: memoryview, address: int) -> int:

@@ -7,6 +7,7 @@ releases the GIL around every call.
 
 from __future__ import annotations
 
+import array
 import ctypes
 import os
 import struct
@@ -65,6 +66,16 @@ if _statx is not None:
     ]
 _AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = 0x1000, 0x4000  # linux/fcntl.h, linux/stat.h
 _STATX_BASIC_STATS, _STATX_BYTES = 0x7FF, 256
+_process_vm_readv = _libc.process_vm_readv
+_process_vm_readv.restype = ctypes.c_ssize_t
+_process_vm_readv.argtypes = [
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -182,6 +193,21 @@ def syncfs(fd: int) -> None:
     """syncfs(2): write out the file system that `fd` is on; it reports failed writes since 5.8."""
     if _syncfs(fd):
         raise _fail("syncfs")
+
+
+def process_vm_readv(pid: int, target: int, runs: list[tuple[int, int]]) -> int:
+    """process_vm_readv(2): [start, end) of another process, one after the other, to `target`.
+
+    At most IOV_MAX (1024) runs.  The bytes done: it ends where a page cannot be read.
+    """
+    remote = array.array("Q", (word for start, end in runs for word in (start, end - start)))
+    local = array.array("Q", (target, sum(remote[1::2])))
+    done: int = _process_vm_readv(
+        pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(runs), 0
+    )
+    if done < 0:
+        raise _fail("process_vm_readv")
+    return done
 
 
 def syscall(number: int, *arguments: int) -> int:
