@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from userfault.pager.drivers.mappings.served import Context
-from userfault.pager.drivers.serving.timed import Children
+from userfault.pager.drivers.serving.timed import Children, Timed
 
 
 class Child:
@@ -39,3 +43,70 @@ def test_children_are_asked_at_the_time_that_was_told(since: float) -> None:
     later = children.next_time()
     assert later is not None
     assert later > when
+
+
+class Waits:
+    """A context as far as it waits: `when` is what its core says."""
+
+    def __init__(self, acted: list[Waits]) -> None:
+        self.core = self
+        self.served = None
+        self.closed = False
+        self.when: float | None = None
+        self.acted = acted
+
+    def next_time(self) -> float | None:
+        return self.when
+
+    def tick(self, now: float) -> None:
+        assert self.when is not None
+        assert self.when <= now
+        self.acted.append(self)
+        self.when = None
+
+
+class Acts:
+    """Performs nothing, as the cores ask for nothing."""
+
+    @contextlib.contextmanager
+    def costs(self, _: object) -> Iterator[None]:
+        yield
+
+    def perform(self, _: object) -> None:
+        """Nothing is asked for."""
+
+
+_CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("says"), st.integers(0, 4), st.none() | st.integers(1, 20)),
+        st.tuples(st.just("goes"), st.integers(0, 4), st.none()),
+        st.tuples(st.just("time"), st.integers(0, 20), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(_CHANGES)
+def test_each_hears_of_its_time_when_it_has_come_and_never_before(
+    changes: list[tuple[str, int, int | None]],
+) -> None:
+    """Whatever it had said before, and whoever has gone since."""
+    acted: list[Waits] = []
+    contexts = [Waits(acted) for _ in range(5)]
+    timed = Timed({}, cast(Any, Acts()))
+    now = 0.0
+    for what, number, value in changes:
+        if what == "time":
+            now += number
+            due = [each for each in contexts if each.when is not None and each.when <= now]
+            acted.clear()
+            timed.tick(now)
+            assert sorted(map(id, acted)) == sorted(map(id, due))
+        elif what == "goes":
+            contexts[number].when = None
+            timed.discard(cast(Any, contexts[number]))
+        else:
+            contexts[number].when = None if value is None else now + value
+            timed.add(cast(Any, contexts[number]))
+        waits = [each.when for each in contexts if each.when is not None]
+        assert timed.next_time() == min(waits, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 from userfault.pager.drivers.mappings.served import Context
@@ -12,61 +13,74 @@ _CHECK_S = 1.0
 
 
 class Timed:
-    """Contexts with deadlines of reads, pauses, or faults that wait: each hears of the time."""
+    """Contexts with deadlines of reads, pauses, or faults that wait: each hears of the time.
+
+    `contexts`: with the time that each has said last.  What is in the heap may be another: an
+    earlier one, which has passed for nothing then, or one that does not count any more.
+    """
 
     def __init__(self, timers: dict[Timer, None], acting: Acting) -> None:
         self._timers = timers
         self._acting = acting
-        self.contexts: dict[Context, None] = {}
+        self.contexts: dict[Context, float] = {}
+        self._heap: list[tuple[float, int, Context]] = []
+        self._serial = 0  # so that contexts are never compared
         self._beside: list[Timer] = []
-        self._first: float | None = None  # of their times, unless one may have changed
-        self._changed = True
 
     def beside(self, timer: Timer) -> None:
         """`timer` too has something to wait for as long as any context has."""
         self._beside.append(timer)
 
     def add(self, context: Context) -> None:
-        """Its core has something to wait for."""
-        self._changed = True
-        if context in self.contexts:
+        """Its core has something to wait for, or another time to do so."""
+        when = context.core.next_time()
+        if when is None:
+            self.contexts.pop(context, None)
             return
-        self.contexts[context] = None
-        self._timers[self] = None
-        for timer in self._beside:
-            self._timers[timer] = None
+        known = self.contexts.get(context)
+        self.contexts[context] = when
+        if known is None or when < known:
+            self._push(context, when)
+        if known is None:
+            self._timers[self] = None
+            for timer in self._beside:
+                self._timers[timer] = None
 
     def discard(self, context: Context) -> None:
         """It is served no more."""
-        self._changed = True
         self.contexts.pop(context, None)
 
     def next_time(self) -> float | None:
         """When the first of them is due."""
-        if not self._changed:
-            return self._first
-        first = None
-        for context in list(self.contexts):
-            when = context.core.next_time()
-            if when is None:
-                del self.contexts[context]
-            elif first is None or when < first:
-                first = when
-        self._first, self._changed = first, False
-        return first
+        heap = self._heap
+        while heap:
+            when, _, context = heap[0]
+            said = self.contexts.get(context)
+            if said == when:
+                return when
+            heapq.heappop(heap)
+            if said is not None and when < said:
+                self._push(context, said)
+        return None
 
     def tick(self, now: float) -> None:
         """Time has come to `now`."""
-        first = self.next_time()
-        if first is None or now < first:
-            return
-        self._changed = True
-        for context in list(self.contexts):
-            when = context.core.next_time()
-            if when is not None and when <= now:
-                with self._acting.costs(context.served):
+        due = []
+        while (when := self.next_time()) is not None and when <= now:
+            due.append(heapq.heappop(self._heap)[2])
+            del self.contexts[due[-1]]
+        for context in due:  # each once, whatever it says then
+            with self._acting.costs(context.served):
+                said = context.core.next_time()
+                if said is not None and said <= now:
                     context.core.tick(now)
                     self._acting.perform(context)
+            if not context.closed:
+                self.add(context)
+
+    def _push(self, context: Context, when: float) -> None:
+        self._serial += 1
+        heapq.heappush(self._heap, (when, self._serial, context))
 
 
 class Children:
