@@ -2,8 +2,9 @@
 
 A quarter of the pages of a file are touched in random order, one at a time; before each turn the
 file leaves the page cache.  With `background=False` the rival is the handler in C that answers each
-fault by one pread(2) and one UFFDIO_COPY.  With the default policy it is a plain mapping of the
-file, whose faults the kernel serves, with its read-around.
+fault by one pread(2) and one UFFDIO_COPY; once with windows of one page, so that both do the same
+work, and once with those that the planner chooses.  With the default policy it is a plain mapping
+of the file, whose faults the kernel serves, with its read-around.
 
 Not asked here: other orders; several threads; devices that are slower or faster than this one.
 """
@@ -65,13 +66,16 @@ def run(run: Run) -> None:
     run.native.warm(2 * size)
     with (
         ColdImage(run.directory, size // PAGE, run.native) as image,
+        closing(Ours(userfault.Policy(background=False, window_bytes=PAGE))) as single,
         closing(Ours(DEMAND)) as demand,
         closing(Ours(userfault.Policy())) as default,
         closing(Rival(run.native, reads=True)) as rival,
     ):
         for name in ("same", "free"):
             placement = placements()[name]
-            _case(run, image, demand, rival, placement, "background=False", "C", Target("<=", 1.3))
+            target = Target("<=", 1.3)
+            _case(run, image, single, rival, placement, "one page a fault", "C", target)
+            _case(run, image, demand, rival, placement, "background=False", "C", target)
         plain: Side = _Plain()
         placement = placements()["free"]
         _case(run, image, default, plain, placement, "default policy", "plain", Target("<=", 1))

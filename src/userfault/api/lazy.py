@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from userfault.api import sharing, tracing, working_sets
+from userfault.api import beforehand, sharing, tracing, working_sets  # noqa: F401
 from userfault.api.budget import Budget, decide, spill_file
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load

@@ -122,7 +122,11 @@ def attach(resolved: Resolved, pager: userfault.Pager) -> None:
     """As `lazy()` does once it has opened its source."""
     options = api.Options(memory("anon"), False, False, False, False, None)
     with contextlib.ExitStack() as undo:
-        api._build(resolved, options, DEMAND, pager, undo, fixed=True).close()
+        told: list[str] = []
+        made = api._build(
+            resolved, options, DEMAND, pager, None, undo, fixed=True, tell=told.append
+        )
+        made.close()
 
 
 def a_pager_of_its_own() -> list[int]:

@@ -6,10 +6,9 @@ To free a page costs nearly as much as to fill one (measured on 6.18), and both 
 from __future__ import annotations
 
 import os
-import threading
+from _queue import Empty, SimpleQueue  # what `queue` has them from, without `threading`
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 import msgspec
 
@@ -42,6 +41,8 @@ class Puncher:
         self._under_way = 0
         self._bell = calls.bell()
         loop.watch(self._bell, self._hear)
+        import threading  # noqa: PLC0415  # for mappings with a budget; a pager's start does without
+
         self._thread = threading.Thread(target=self._run, name="holes", daemon=True)
         with loop.lifted():
             self._thread.start()
