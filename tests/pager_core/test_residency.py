@@ -155,6 +155,15 @@ def test_what_streams_have_left_behind_goes_before_what_is_older() -> None:
     assert all(state(core, page) == "clean" for page in scattered)
 
 
+def test_the_page_that_a_thread_came_for_last_does_not_go_for_itself() -> None:
+    core = core_of(1024, 64)
+    for page in range(200):  # a stream, of which much is left
+        touch(core, page)
+    for page in range(300, 1000, 7):
+        touch(core, page)
+        assert state(core, page) == "clean"
+
+
 def test_what_comes_back_soon_goes_last() -> None:
     core = core_of(4096, 256)
     hot = range(0, 64, 4)

@@ -20,7 +20,7 @@ KILLS = 40
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("memory", ["anon,shmem", "hugetlb"])
+@pytest.mark.parametrize("memory", ["anon,shmem", "hugetlb", "shmem+budget,shmem+spill"])
 def test_no_byte_is_wrong_and_no_thread_hangs_while_worker_and_supervisor_are_killed(
     memory: str,
 ) -> None:

@@ -107,6 +107,8 @@ class Residency:
         self._spills = plan.spills
         self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
         self._written = _Queue()
+        self._young: deque[tuple[int, int, _Queue]] = deque()  # the newest
+        self._young_pages = 0
         self._leaving = 0  # pages on their way out
         self._clock = 0  # pages that have gone so far
         self._gone: dict[int, int] = {}  # by `_keys`: the clock when it went, oldest first
@@ -144,8 +146,7 @@ class Residency:
         else:
             streams = self._streams(page, count)
             queue = self._kept if came_back else self._behind if streams else self._new
-            queue.push(page, count)
-            self._tidy(queue, CLEAN)
+            self._grow_up(page, count, queue)
         if came_back:
             books.counters.refaults += count
         self.make_room(books)
@@ -154,6 +155,18 @@ class Residency:
         """These clean pages are about to be written."""
         self._written.push(page, count)
         self._tidy(self._written, PRESENT)
+
+    def _grow_up(self, page: int, count: int, queue: _Queue) -> None:
+        """These are the newest, which stay; older ones may go from now on, each from its queue."""
+        young = self._young
+        young.append((page, count, queue))
+        self._young_pages += count
+        stay = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
+        while self._young_pages - young[0][1] >= stay:
+            page, count, queue = young.popleft()
+            self._young_pages -= count
+            queue.push(page, count)
+            self._tidy(queue, CLEAN)
 
     def _tidy(self, queue: _Queue, state: int) -> None:
         """Forget what is in the queue twice: pages that were dropped and touched time and again."""
@@ -202,12 +215,10 @@ class Residency:
 
     def _evict(self, books: Books, left: int) -> int:
         """Clean pages, oldest first; how many should have gone and have not."""
-        floor = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
         pages = self._pages
         books.room = self._room  # from now on what comes in takes the place of something
-        while left > 0 and (found := self._oldest(floor)) is not None:
-            queue, most = found
-            page, count = queue.pop(min(left, most))
+        while left > 0 and (queue := self._oldest()) is not None:
+            page, count = queue.pop(left)
             for first, length in pages.runs(page, count, CLEAN):
                 pages.move(first, length, EVICTING)
                 books.out.append(Evict(first, length))
@@ -215,20 +226,15 @@ class Residency:
                 left -= length
         return left
 
-    def _oldest(self, floor: int) -> tuple[_Queue, int] | None:
-        """Whose oldest go next, and how many of them at most; None where what is left stays."""
+    def _oldest(self) -> _Queue | None:
+        """Whose oldest go next."""
         behind, new, kept = self._behind, self._new, self._kept
-        most = behind.pages + new.pages + kept.pages - floor
-        if most <= 0:
-            return None
-        if behind.pages > floor:
-            return behind, behind.pages - floor
+        if behind.runs:
+            return behind
         # What was in once only has a quarter of the room, if there is better to keep.
-        few = self.limit >> 2 if kept.pages else 0
-        if new.pages > few:
-            return new, min(most, new.pages - few)
-        queue = max((kept, new, behind), key=lambda each: each.pages)
-        return queue, min(most, queue.pages)
+        if new.runs and (new.pages > self.limit >> 2 or not kept.runs):
+            return new
+        return kept if kept.runs else None
 
     def _spill(self, books: Books, left: int) -> None:
         """Pages that were written, oldest first."""

@@ -72,17 +72,9 @@ def _writes_and_reads(area: Area) -> Callable[[Caller], object]:
 
 
 @scenario(group=_GROUP)
-def budget_read_again(world: World) -> None:
-    """Two threads read more pages than may be in: each shows the source."""
-    area, _ = _begin(world, may=2)
-    _allow(world, world.task("one", _reads(0, 2)(area)), (_source(0), _source(2)))
-    _allow(world, world.task("two", _reads(4)(area)), (_source(4),))
-
-
-@scenario(group=_GROUP)
 def budget_write_against_evict(world: World) -> None:
     """A page is written while it is to go for another one: what was written stays."""
-    area, _ = _begin(world, may=2)
+    area, _ = _begin(world, may=3)
 
     def write(me: Caller) -> object:
         me.read(area[0], 8)
@@ -140,20 +132,6 @@ def budget_drop_against_evict(world: World) -> None:
         return me.read(area[0], 8)
 
     _allow(world, world.task("dropper", drop), _ZEROS, _source(0))
-    _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
-
-
-@scenario(group=_GROUP)
-def budget_remove_against_evict(world: World) -> None:
-    """The same with MADV_REMOVE: it reads zero, whether it was in memory or not."""
-    area, _ = _begin(world, may=2)
-
-    def remove(me: Caller) -> object:
-        me.read(area[0], 8)
-        me.madvise(area[0], PAGE, mman.MADV_REMOVE)
-        return me.read(area[0], 8)
-
-    _allow(world, world.task("remover", remove), _ZEROS)
     _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
 
 
