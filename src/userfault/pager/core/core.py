@@ -174,12 +174,7 @@ class MappingCore:
         `shown`: where another process shows the pages that it shares with us.
         """
         ledger = child_of(self.ledger, pages, shown)
-        child = MappingCore(
-            self.plan,
-            ledger.pages,
-            ledger=ledger,
-            planner=self._make_planner,
-        )
+        child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)
         child.planner.forget()
         if pages is None:
             child.keep_to(self.residency)
