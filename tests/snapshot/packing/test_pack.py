@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -351,3 +352,37 @@ def test_a_base_that_was_replaced_or_is_gone_is_told(store: LocalObjects) -> Non
         open_image(store, "b")
     store.put("snapshots/a", kept)
     assert read_image(store, "b") == unique(1) + unique(3)
+
+
+class Moving(Pages):
+    """Pages that are told again: `again` has (first page, pages) in the order in which they are."""
+
+    def __init__(self, pages: list[Page], again: list[tuple[int, list[bytes]]]) -> None:
+        super().__init__(pages)
+        self._again = again
+
+    def again(self) -> Iterator[tuple[int, memoryview]]:
+        for first, pages in self._again:
+            yield first, memoryview(b"".join(pages))
+
+
+@settings(deadline=None, max_examples=40)
+@given(pages_strategy.filter(bool), st.data())
+def test_of_pages_that_are_told_again_the_last_bytes_count(
+    pages: list[Page], data: st.DataObject
+) -> None:
+    wanted = [content(page) for page in pages]
+    again = []
+    for _ in range(data.draw(st.integers(0, 6))):
+        first = data.draw(st.integers(0, len(pages) - 1))
+        most = len(pages) - first
+        kinds = st.one_of(st.just(bytes(PAGE)), st.integers(0, 12).map(unique))
+        some = data.draw(st.lists(kinds, min_size=1, max_size=most))
+        again.append((first, some))
+        wanted[first : first + len(some)] = some
+    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
+        store = LocalObjects(Path(folder) / "store")
+        pack(store, "base", Pages([unique(n) for n in range(len(pages))]), chunk_size=SMALL)
+        pack(store, "one", Moving(pages, again), base="base", chunk_size=SMALL)
+        assert read_image(store, "one") == b"".join(wanted)
+        assert verify(store).sound
