@@ -132,6 +132,6 @@ def _pattern(
                 rival_name="order alone" if rival == "order" else rival,
                 ratio_of=f"times as fast as {'order alone' if rival == 'order' else rival}",
                 target=Target(">=", target) if target else None,
-                note=note,
+                note=f"beside {'order alone' if rival == 'order' else rival}: {note}",
             )
             run.rows.append(compare(row, figures[name], figures[rival], inverse=True))
