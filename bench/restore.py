@@ -45,7 +45,7 @@ from userfault.snapshot.format.first_touch import CLASSES, class_at
 from userfault.snapshot.format.working_set import WorkingSet, encode, recorded
 from userfault.snapshot.working_sets import routing
 from userfault.snapshot.working_sets.course import Course
-from userfault.snapshot.working_sets.place import tie_of
+from userfault.snapshot.working_sets.naming import tie_of
 from userfault.source.spec import resolve
 
 DEMAND = userfault.Policy(background=False, record="never")

@@ -15,14 +15,8 @@ import msgspec
 from userfault.kernel.memtypes import BASE_PAGE
 from userfault.linux.refused import calling
 from userfault.pager.core.policy import Policy
-from userfault.snapshot.working_sets.place import (
-    HEAD_BYTES,
-    Job,
-    Place,
-    of_file,
-    of_snapshot,
-    tie_of,
-)
+from userfault.snapshot.working_sets.naming import of_file, of_snapshot, tie_of
+from userfault.snapshot.working_sets.place import HEAD_BYTES, Job, Place
 from userfault.source.spec import Resolved, Spec, StoreSpec
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from userfault import Policy, lazy
 from userfault.kernel.errors import UserfaultError
 from userfault.pager.core.states import PRESENT
 from userfault.snapshot.format.working_set import WorkingSet, decode, encode, recorded
-from userfault.snapshot.working_sets.place import tie_of
+from userfault.snapshot.working_sets.naming import tie_of
 from userfault.source.spec import resolve
 
 DEMAND = Policy(background=False)

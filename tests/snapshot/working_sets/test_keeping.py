@@ -14,14 +14,8 @@ from userfault.snapshot.format.working_set import WorkingSet, decode, encode
 from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.remove import remove
 from userfault.snapshot.working_sets import keeping, saving
-from userfault.snapshot.working_sets.place import (
-    HEAD_BYTES,
-    Job,
-    Place,
-    of_file,
-    of_snapshot,
-    set_key,
-)
+from userfault.snapshot.working_sets.naming import of_file, of_snapshot, set_key
+from userfault.snapshot.working_sets.place import HEAD_BYTES, Job, Place
 
 TIE = bytes(range(32))
 PAGES = 40

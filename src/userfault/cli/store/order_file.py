@@ -16,7 +16,7 @@ from userfault.cli.store.places import snapshot
 from userfault.kernel.names import shown
 from userfault.snapshot.format.working_set import MAGIC, MOST_STORED, WorkingSet, decode
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.working_sets.place import set_key
+from userfault.snapshot.working_sets.naming import set_key
 
 _LONGEST = 4096  # bytes of a line: what has none (an image, /dev/zero) is told from a list
 _PIECE = 1 << 16

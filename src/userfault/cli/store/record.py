@@ -18,7 +18,8 @@ from userfault.snapshot.format.working_set import WorkingSet, merged
 from userfault.snapshot.serving.layers import read_layer
 from userfault.snapshot.stores.opening import open_existing
 from userfault.snapshot.working_sets import keeping
-from userfault.snapshot.working_sets.place import Place, of_file, of_snapshot
+from userfault.snapshot.working_sets.naming import of_file, of_snapshot
+from userfault.snapshot.working_sets.place import Place
 
 SCHEMA = "userfault.record/1"
 

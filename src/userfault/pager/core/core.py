@@ -238,12 +238,9 @@ class MappingCore:
             return 0
         reads = self.reads
         run = self.planner.idle(Load(reads.full, reads.in_advance, room, self.pace.pages))
-        if run is None:
-            return self.planner.more
-        if isinstance(run, list):
-            return self.series.ask(run)
-        count = min(run[1], room)
-        self._filling.in_advance(run[0], count, self.planner.why)
+        if run is None or isinstance(run, list):
+            return self.series.ask(run) if run else self.planner.more
+        self._filling.in_advance(run[0], count := min(run[1], room), self.planner.why)
         return count
 
     def disturb(self) -> None:

@@ -8,7 +8,7 @@ from userfault.snapshot.serving.layers import all_layers, read_layer
 from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.leases import Lease
 from userfault.snapshot.stores.objects import Objects
-from userfault.snapshot.working_sets.place import set_key
+from userfault.snapshot.working_sets.naming import set_key
 
 
 def remove(objects: Objects, name: str) -> None:

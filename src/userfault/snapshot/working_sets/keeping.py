@@ -22,7 +22,8 @@ from userfault.snapshot.stores.cache import cache_objects, user_cache
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.stores.newfile import write_new
 from userfault.snapshot.stores.objects import check_size
-from userfault.snapshot.working_sets.place import SETS, Place, set_key
+from userfault.snapshot.working_sets.naming import set_key
+from userfault.snapshot.working_sets.place import SETS, Place
 
 Tell = Callable[[str], None]
 
