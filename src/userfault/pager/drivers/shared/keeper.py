@@ -146,7 +146,7 @@ class Keeper:
             data = channel.recv(words.MOST)
         ask = words.Ask.decode(data) if data else None
         why = "" if ask else "it asks in another version's words" if data else "it has gone"
-        why = why or rights.lost_by(pidfd.made_by(channel))
+        why = why or _less_than_ours(channel)
         if ask is not None and not why:
             why = self._grant(channel, ask)
         if why:
@@ -182,6 +182,17 @@ class Keeper:
         copy = self._copies[key]
         copy.users.discard(fd)
         copy.free_at = time.monotonic() + copy.keep_s
+
+
+def _less_than_ours(channel: socket.socket) -> str:
+    """Why whoever connected gets nothing; "" for nothing.
+
+    Who is not to be seen gets nothing either: it is in another pid namespace, or has ended.
+    """
+    sender = pidfd.made_by(channel)
+    if sender.uid == os.geteuid() and not os.access(f"/proc/{sender.pid}/status", os.R_OK):
+        return "it is not to be seen in the keeper's /proc"
+    return rights.lost_by(sender)
 
 
 def work(channel: socket.socket) -> None:
