@@ -48,7 +48,7 @@ def test_faults_clients_and_waits_are_counted(tmp_path: Path, vm: Path, image: P
                 for name, value in found.items()
                 if name.startswith("userfault_fault_seconds_count")
             ]
-            assert 0 < sum(waits) <= faults
+            assert 0 < sum(waits) < faults + 64  # one batch in 16 stands for all
         daemon.gone(one.pid)
         found = scraped(port)
         assert "userfault_clients firecracker" not in found

@@ -59,6 +59,7 @@ def join(clients: Clients, client: Client, first: Served, request: Attach, uffd:
     shown = Segments.of(request.regions or (whole,), shift)
     client.lifeline = LifeLine.armed(signal.SIGKILL, whom=client.owner.pid)
     client.changed()
+    clients.book.changed(client)
     context = clients.service.joined(first, uffd, shown)
     clients.service.commit(first)
     clients.service.perform(context)

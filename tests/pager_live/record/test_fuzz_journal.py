@@ -166,3 +166,36 @@ def test_any_place_and_length_is_read_within_bounds(
         assert tracemalloc.get_traced_memory()[1] < os.fstat(journal.fd).st_size + 256 * PAGE
     finally:
         tracemalloc.stop()
+
+
+@fuzzing
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(1, 4), st.booleans(), st.lists(mappings, max_size=1)), max_size=8
+    )
+)
+def test_changes_are_read_as_if_all_had_been_written(
+    journal: Journal, changes: list[tuple[int, bool, list[ServedRecord]]]
+) -> None:
+    """Whoever came, went, and came to have other mappings."""
+    committed(journal, [])
+    held = {person.client.number: person.mappings for person in records.read(journal)[1]}
+    for step, (number, gone, served) in enumerate(changes):
+        raw = [msgspec.Raw(records.encode(each)) for each in served]
+        client = msgspec.Raw(records.encode(ClientRecord(number, 3, 4, served=raw)))
+        change = records.Change(
+            batch=step,
+            applied=1,
+            numbers=2,
+            people=9,
+            clients=[] if gone else [client],
+            gone=[number] if gone else [],
+        )
+        assert journal.append(records.encode(change))
+        held.pop(number, None)
+        if not gone:
+            held[number] = served
+        family, people = records.read(journal)
+        assert {each.client.number: each.mappings for each in people} == held
+        assert (family.batch, family.applied, family.people) == (step, 1, 9)
+        assert len(family.clients) == len(held)

@@ -158,3 +158,37 @@ def test_events_applied_of_one_batch_are_not_counted_for_the_next(journal: Journ
     journal.applied = 2
     journal.batch_done(2 * MESSAGE)
     assert journal.applied == 0
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["commit", "append"]), st.binary(max_size=40_000)), max_size=12
+)
+
+
+@given(_STEPS)
+def test_what_was_added_is_read_behind_the_whole(steps: list[tuple[str, bytes]]) -> None:
+    """In turn; and another process finds the same."""
+    journal = Journal.create()
+    reader = Journal(os.dup(journal.fd))
+    held: list[bytes] = []
+    for what, data in steps:
+        if what == "commit":
+            journal.commit(data)
+            held = [data]
+        elif journal.append(data):
+            assert held
+            held.append(data)
+        assert journal.parts() == reader.parts() == held
+        assert journal.record() == (held[0] if held else b"")
+    reader.close()
+    journal.close()
+
+
+def test_a_record_to_which_much_was_added_is_to_be_written_anew(journal: Journal) -> None:
+    journal.commit(bytes(1000))
+    added = 0
+    while journal.append(bytes(1000)):
+        added += 1
+    assert 50 < added < 100
+    journal.commit(bytes(1000))
+    assert journal.append(b"again")

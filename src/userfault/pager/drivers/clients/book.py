@@ -7,7 +7,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.mappings.owner import Owner
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.record.journal import Journal
-from userfault.pager.drivers.record.records import FamilyRecord, encode
+from userfault.pager.drivers.record.records import Change, FamilyRecord, encode
 
 
 class Book:
@@ -46,7 +46,7 @@ class Book:
         client = self.clients.get(changed.owner.number)
         if client is not None:
             client.changed()
-        return self._written_for(changed.owner)
+        return self._written_for(changed.owner, client)
 
     def forget(self, served: Served) -> bool:
         """Record what is served without `served`, which may have been its client's last.
@@ -58,14 +58,14 @@ class Book:
         client.changed()
         if client.over:
             return self._leave(client)
-        return self._written_for(served.owner)
+        return self._written_for(served.owner, client)
 
     def take(self, client: Client, served: Served) -> None:
         """Record a new mapping.  Raises PagerError where there is no room for it."""
         client.mappings[served.number] = served
         client.changed()
         try:
-            self.write()
+            self.changed(client)
         except PagerError:
             del client.mappings[served.number]
             client.changed()
@@ -75,7 +75,7 @@ class Book:
         """Record a new client.  Raises PagerError where there is no room for it."""
         self.clients[client.number] = client
         try:
-            self.write()
+            self.changed(client)
         except PagerError:
             del self.clients[client.number]
             raise
@@ -99,16 +99,36 @@ class Book:
         )
         self._journal.commit(encode(record))
 
+    def changed(self, client: Client) -> None:
+        """A client, and what there is of it: that it has gone, if it is none of ours any more.
+
+        Raises PagerError where there is no room for it.
+        """
+        mine = client.number in self.clients
+        change = Change(
+            batch=self._journal.head,
+            applied=self._journal.applied,
+            numbers=self._contexts,
+            people=self._people,
+            clients=[client.record()] if mine else [],
+            gone=[] if mine else [client.number],
+        )
+        if not self._journal.append(encode(change)):
+            self.write()
+
     def _leave(self, client: Client) -> bool:
         del self.clients[client.number]
-        written = self._written_for(client.owner)
+        written = self._written_for(client.owner, client)
         if written:
             client.close()
         return written
 
-    def _written_for(self, owner: Owner) -> bool:
+    def _written_for(self, owner: Owner, client: Client | None) -> bool:
         try:
-            self.write()
+            if client is not None:
+                self.changed(client)
+            else:
+                self.write()
         except PagerError as error:
             owner.end(str(error))
             return False

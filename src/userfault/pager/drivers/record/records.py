@@ -6,7 +6,7 @@ in shared memory of their own and are written in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -102,6 +102,17 @@ class FamilyRecord(msgspec.Struct):
     about: bytes = b""
 
 
+class Change(msgspec.Struct):
+    """What is different from the record before: these `clients`, and those that have `gone`."""
+
+    batch: int
+    applied: int
+    numbers: int
+    people: int
+    clients: list[msgspec.Raw] = []
+    gone: list[int] = []
+
+
 class Person(msgspec.Struct):
     """A client as it was recorded, and its mappings."""
 
@@ -111,11 +122,12 @@ class Person(msgspec.Struct):
 
 _encoder = msgspec.msgpack.Encoder()
 _families = msgspec.msgpack.Decoder(FamilyRecord)
+_changes = msgspec.msgpack.Decoder(Change)
 _clients = msgspec.msgpack.Decoder(ClientRecord)
 _mappings = msgspec.msgpack.Decoder(ServedRecord)
 
 
-def encode(record: FamilyRecord | ClientRecord | ServedRecord) -> bytes:
+def encode(record: FamilyRecord | Change | ClientRecord | ServedRecord) -> bytes:
     """As it is written to the journal."""
     return _encoder.encode(record)
 
@@ -123,8 +135,11 @@ def encode(record: FamilyRecord | ClientRecord | ServedRecord) -> bytes:
 def read(journal: Journal) -> tuple[FamilyRecord, list[Person]]:
     """The journal's record, and the clients in it.  Raises PagerError for one that is none."""
     try:
-        family = _families.decode(journal.record())
-        clients = [_clients.decode(each) for each in family.clients]
+        whole, *changes = journal.parts() or [b""]
+        family = _families.decode(whole)
+        clients = list(map(_clients.decode, family.clients))
+        if changes:
+            clients = _changed(family, clients, map(_changes.decode, changes))
         return family, [Person(each, list(map(_mappings.decode, each.served))) for each in clients]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PagerError(
@@ -132,6 +147,21 @@ def read(journal: Journal) -> tuple[FamilyRecord, list[Person]]:
             cause=str(error),
             cure="restore again; and please report it: only the pager writes there",
         ) from None
+
+
+def _changed(
+    family: FamilyRecord, clients: list[ClientRecord], changes: Iterable[Change]
+) -> list[ClientRecord]:
+    """The clients as they are now; `family` is brought up to date."""
+    by_number = {each.number: each for each in clients}
+    for change in changes:
+        by_number |= {each.number: each for each in map(_clients.decode, change.clients)}
+        for number in change.gone:
+            by_number.pop(number, None)
+        family.batch, family.applied = change.batch, change.applied
+        family.numbers, family.people = change.numbers, change.people
+    family.clients = [msgspec.Raw(encode(each)) for each in by_number.values()]
+    return list(by_number.values())
 
 
 def kept_in(journal: Journal) -> list[int]:

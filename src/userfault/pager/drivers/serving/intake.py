@@ -87,6 +87,8 @@ class Intake:
             core = context.core
             core.batch()
             latency = self._service.latency
+            if latency is not None and not latency.due():
+                latency = None
             if latency is not None:
                 began = self._calls.clock()
                 before = core.counters.faults, core.counters.minor

@@ -111,7 +111,7 @@ class Service:
             else:
                 self._rare[type(action)](context, action)
         core = context.core
-        if self.latency is not None:
+        if core.watch.ends and self.latency is not None:
             self.latency.ended(context, self._clock())
         if core.deferred:
             self.deferring.add(context, self._clock())
