@@ -40,3 +40,4 @@ def test_a_pager_of_a_packed_image_loads_little_more() -> None:
     )
     assert loaded >= _STORES
     assert not loaded & _WITH_STORES
+    assert "userfault.snapshot.format.manifest" not in loaded  # the client has read that

@@ -19,14 +19,16 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.format.manifest import ChunkTable
 from userfault.snapshot.format.runs import CHUNK, WORD
 from userfault.snapshot.inputs.protocol import PAGE
-from userfault.snapshot.serving.image import Image
 from userfault.snapshot.stores.keys import DIGEST_BYTES
+
+if TYPE_CHECKING:  # who makes a table has these; who is handed one, a pager, starts without
+    from userfault.snapshot.format.manifest import ChunkTable
+    from userfault.snapshot.serving.image import Image
 
 _HEADER = struct.Struct("=QQQQ")  # pages, stretches, chunks, words
 _WORDS = 0xFFFFFFFF  # in place of a chunk: the pages are one word over and over
