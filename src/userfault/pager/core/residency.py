@@ -128,6 +128,11 @@ class Residency:
         return self._clock > 0
 
     @property
+    def pressed(self) -> bool:
+        """Much of what may be in is on its way out still: no more of it can wait."""
+        return self._leaving * 4 > self.limit
+
+    @property
     def crowded(self) -> bool:
         """Of the pages filled of late more than a quarter had been in a short time before."""
         return self.refaulted * 4 > _RECENT

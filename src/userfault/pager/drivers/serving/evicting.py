@@ -52,7 +52,7 @@ class Evictor:
         if action.count >= _LARGE and not action.dropped and self._calls.threads:
             if self._puncher is None:
                 self._puncher = Puncher(self._loop, self._calls, self._made)
-            if not self._puncher.busy:
+            if not self._puncher.busy and not context.core.residency.pressed:
                 self._puncher.ask(context, action)
                 return
         self._evicted(context, action, self._punch(context, action))
