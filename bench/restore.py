@@ -170,7 +170,7 @@ def _restores(run: Run, case: Case) -> None:
         "loop": ("the bare loop in C", Target(">=", 0.7 if fragmented else 0.8)),
     }
     if run.umap is None:
-        run.left_out.append(f"restore {case.name}: UMap is skipped without --umap FOLDER")
+        print(f"restore {case.name}: UMap is skipped: no --umap FOLDER")
     else:
         pairs = zip(figures["umap-4 KiB"], figures["umap-256 KiB"], strict=True)
         figures["umap"] = [min(pair) for pair in pairs]
@@ -230,7 +230,8 @@ def _latency(run: Run, case: Case) -> None:
             with userfault.lazy(
                 image.fd, policy=DEMAND, pager=pager, working_set=path if name == "replay" else ""
             ) as memory:
-                hashes[name], took = run.native.touch_timed(memory.address, order, PAGE)
+                found, took = run.native.touch_timed(memory.address, order, PAGE)
+            hashes["ours" if name == "replay" else "plain, without a set"] = found
             return percentile([each / 1e3 for each in took], 0.99)
 
         figures = alternate(run.rounds, ("replay", "without"), turn)
