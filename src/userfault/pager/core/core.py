@@ -171,7 +171,7 @@ class MappingCore:
     def fork(self, pages: Pages | None = None, shown: Segments | None = None) -> MappingCore:
         """The core that serves the child: with its own `pages`, or sharing ours (shared memory).
 
-        `shown`: where another process shows the pages that it shares with us.
+        `shown`: where another process has them.
         """
         ledger = child_of(self.ledger, pages, shown)
         child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)

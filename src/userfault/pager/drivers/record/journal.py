@@ -25,6 +25,7 @@ import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterator
 
 from userfault.kernel.errors import PagerError
 from userfault.linux.libc import Pinned, madvise, mlock
@@ -329,18 +330,22 @@ class Journal:
         place, length = self._place()
         room = os.fstat(self.fd).st_size - place  # a length that lies must not cost memory
         data = os.pread(self.fd, min(length, max(room, 0)), place) if place else b""
-        found, at = [], 0
-        while at < len(data):
-            behind = at + _LENGTH.size + int.from_bytes(data[at : at + _LENGTH.size], sys.byteorder)
-            if behind > len(data):
-                raise ValueError("a part of it is longer than the whole")
-            found.append(data[at + _LENGTH.size : behind])
-            at = behind
-        return found
+        return list(_parts(data))
 
     def _place(self) -> tuple[int, int]:
         word = self.words[Word.RECORD]
         return word >> 32, word & 0xFFFFFFFF
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    """The parts of a record, each behind its length.  Raises ValueError."""
+    at = 0
+    while at < len(data):
+        behind = at + _LENGTH.size + int.from_bytes(data[at : at + _LENGTH.size], sys.byteorder)
+        if behind > len(data):
+            raise ValueError("a part of it is longer than the whole")
+        yield data[at + _LENGTH.size : behind]
+        at = behind
 
 
 def no_room(error: OSError) -> PagerError:
