@@ -25,7 +25,7 @@ from userfault.pager.core.actions import (
     Fill,
 )
 from userfault.pager.core.filling import Filling
-from userfault.pager.core.guard import Guard
+from userfault.pager.core.guard import guarded
 from userfault.pager.core.ledger import Ledger, child_of
 from userfault.pager.core.overdue import Overseer
 from userfault.pager.core.pace import Pace
@@ -236,11 +236,13 @@ class MappingCore:
             self.planner.background, room = False, self.plan.chunk_pages
         if self.finished or self.out or self.deferred or not room:
             return 0
-        reads = self.reads
-        run = self.planner.idle(Load(reads.full, reads.in_advance, room, self.pace.pages))
-        if run is None or isinstance(run, list):
-            return self.series.ask(run) if run else self.planner.more
-        self._filling.in_advance(run[0], count := min(run[1], room), self.planner.why)
+        load = Load(self.reads.full, self.reads.in_advance, room, self.pace.pages)
+        if (run := self.planner.idle(load)) is None:
+            return self.planner.more
+        if isinstance(run, list):
+            return self.series.ask(run)
+        count = min(run[1], room)
+        self._filling.in_advance(run[0], count, self.planner.why)
         return count
 
     def disturb(self) -> None:
@@ -280,10 +282,8 @@ class MappingCore:
 
     def keep_to(self, residency: Residency) -> None:
         """The budget of these pages."""
-        self.residency, self.guard = residency, None
-        if self.plan.evicts:
-            self.ledger.budget = residency
-            self.guard = Guard(self.ledger, self._filling, residency)
+        self.residency = residency
+        self.guard = guarded(self.ledger, self._filling, residency)
 
     def join(self, other: MappingCore) -> None:
         self.work.join(other.work.peers)

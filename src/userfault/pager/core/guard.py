@@ -118,3 +118,11 @@ class Guard:
             ledger.out.append(Wake(start, 1 << ledger.shift))
             return True
         return False
+
+
+def guarded(ledger: Ledger, filling: Filler, residency: Residency) -> Guard | None:
+    """The guard of a mapping with that budget; None where no page can be taken out."""
+    if not ledger.plan.evicts:
+        return None
+    ledger.budget = residency
+    return Guard(ledger, filling, residency)

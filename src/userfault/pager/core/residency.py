@@ -22,17 +22,13 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from userfault.pager.core.actions import Action, Evict, Spill
+from userfault.pager.core.order import BATCH, FLOOR, Order, Queue, share_of
 from userfault.pager.core.plan import UNLIMITED, Counters, Plan
 from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import CLEAN, EVICTING, MISSING, PRESENT, SPILLED, SPILLING, Pages
 
-_BATCH = 256  # pages taken out beyond what must be, so that it is not done for each fill
-_FLOOR = 32  # of the newest pages at least so many stay: one instruction may touch several
-# Of a budget, what is taken out at once, and what stays, is one page in so many at most.
-_SHARE = 8
 _BLOCK = 16  # pages: what has gone in larger runs is remembered by so many
 _REMEMBERED = 1 << 16
-_ENDS = 32  # streams remembered
 _PATIENCE = 1024  # pages filled until a spill that failed is tried again
 _RECENT = 4096  # pages filled that `crowded` is about
 
@@ -56,37 +52,6 @@ class Books(Protocol):
         ...
 
 
-class _Queue:
-    """Runs of pages, oldest first; some of them have changed their state since."""
-
-    def __init__(self) -> None:
-        self.runs: deque[tuple[int, int]] = deque()
-        self.pages = 0
-
-    def push(self, page: int, count: int) -> None:
-        self.pages += count
-        if self.runs:
-            first, length = self.runs[-1]
-            if first + length == page and length < _BATCH:  # so streams make few runs
-                self.runs[-1] = (first, length + count)
-                return
-        self.runs.append((page, count))
-
-    def pop(self, most: int) -> tuple[int, int]:
-        """The oldest, at most so many pages of it."""
-        page, count = self.runs.popleft()
-        if count > most:
-            self.runs.appendleft((page + most, count - most))
-            count = most
-        self.pages -= count
-        return page, count
-
-    def back(self, page: int, count: int) -> None:
-        """It is the oldest again."""
-        self.runs.appendleft((page, count))
-        self.pages += count
-
-
 class Residency:
     """The budget of one mapping, or of those that share its pages (a process and its children).
 
@@ -105,14 +70,11 @@ class Residency:
         self._room = 4 * plan.window_pages  # for what comes with a fault, once pages go for it
         self._evicts = plan.evicts
         self._spills = plan.spills
-        self._behind, self._new, self._kept = _Queue(), _Queue(), _Queue()
-        self._written = _Queue()
-        self._young: deque[tuple[int, int, _Queue]] = deque()  # the newest
-        self._young_pages = 0
+        self._order = Order(pages)
+        self._written = Queue()
         self._leaving = 0  # pages on their way out
         self._clock = 0  # pages that have gone so far
         self._gone: dict[int, int] = {}  # by `_keys`: the clock when it went, oldest first
-        self._ends: dict[int, None] = {}  # pages at which a stream would go on
         self._asked: set[int] = set()  # somebody waits for these, which are on their way out
         self._filled = 0
         self._spill_at = 0  # how much was filled when a spill is to be tried again
@@ -149,9 +111,7 @@ class Residency:
         if not clean:
             self.written(page, count)
         else:
-            streams = self._streams(page, count)
-            queue = self._kept if came_back else self._behind if streams else self._new
-            self._grow_up(page, count, queue)
+            self._order.came(page, count, self.limit, kept=came_back)
         if came_back:
             books.counters.refaults += count
         self.make_room(books)
@@ -159,28 +119,7 @@ class Residency:
     def written(self, page: int, count: int) -> None:
         """These clean pages are about to be written."""
         self._written.push(page, count)
-        self._tidy(self._written, PRESENT)
-
-    def _grow_up(self, page: int, count: int, queue: _Queue) -> None:
-        """These are the newest, which stay; older ones may go from now on, each from its queue."""
-        young = self._young
-        young.append((page, count, queue))
-        self._young_pages += count
-        stay = max(min(max(min(self.limit // _SHARE, _BATCH), _FLOOR), self.limit // 2), 1)
-        while self._young_pages - young[0][1] >= stay:
-            page, count, queue = young.popleft()
-            self._young_pages -= count
-            queue.push(page, count)
-            self._tidy(queue, CLEAN)
-
-    def _tidy(self, queue: _Queue, state: int) -> None:
-        """Forget what is in the queue twice: pages that were dropped and touched time and again."""
-        pages = self._pages
-        if queue.pages > 2 * pages.count:
-            queue.runs.clear()
-            queue.pages = 0
-            for page, count in pages.runs(0, pages.count, state):
-                queue.push(page, count)
+        self._written.tidy(self._pages, PRESENT)
 
     def _came_back(self, page: int, count: int) -> bool:
         """Whether one of these pages had gone a short time ago."""
@@ -189,18 +128,6 @@ class Residency:
             count < _BLOCK and gone.get(~(page // _BLOCK), long_ago - 1) >= long_ago
         )
 
-    def _streams(self, page: int, count: int) -> bool:
-        """Whether they go on where others ended, up or down."""
-        ends = self._ends
-        goes_on = page in ends or page + count in ends
-        if goes_on:
-            ends.pop(page, None)
-            ends.pop(page + count, None)
-        ends[page + count] = ends[page] = None
-        while len(ends) > 2 * _ENDS:
-            del ends[next(iter(ends))]
-        return goes_on
-
     # --- what goes -------------------------------------------------------------------------------
 
     def make_room(self, books: Books) -> None:
@@ -208,7 +135,7 @@ class Residency:
         over = self._pages.held - self._leaving + self.hidden - self.limit
         if over <= 0 or not self._evicts or self.stopped or _moved(books):
             return
-        batch = min(_BATCH, self.limit // _SHARE)
+        batch = share_of(self.limit)
         left = self._evict(books, over + batch)
         if (
             left > batch
@@ -222,8 +149,8 @@ class Residency:
         """Clean pages, oldest first; how many should have gone and have not."""
         pages = self._pages
         books.room = self._room  # from now on what comes in takes the place of something
-        while left > 0 and (queue := self._oldest()) is not None:
-            page, count = queue.pop(left)
+        while left > 0 and (run := self._order.oldest(left, self.limit)) is not None:
+            page, count = run
             for first, length in pages.runs(page, count, CLEAN):
                 pages.move(first, length, EVICTING)
                 books.out.append(Evict(first, length))
@@ -231,23 +158,13 @@ class Residency:
                 left -= length
         return left
 
-    def _oldest(self) -> _Queue | None:
-        """Whose oldest go next."""
-        behind, new, kept = self._behind, self._new, self._kept
-        if behind.runs:
-            return behind
-        # What was in once only has a quarter of the room, if there is better to keep.
-        if new.runs and (new.pages > self.limit >> 2 or not kept.runs):
-            return new
-        return kept if kept.runs else None
-
     def _spill(self, books: Books, left: int) -> None:
         """Pages that were written, oldest first."""
         pages, written = self._pages, self._written
-        tries, floor = len(written.runs), max(min(_FLOOR, self.limit // 2), 1)
+        tries, floor = len(written.runs), max(min(FLOOR, self.limit // 2), 1)
         while left > 0 and tries and written.pages > floor:
             tries -= 1
-            page, count = written.pop(min(left, _BATCH))
+            page, count = written.pop(min(left, BATCH))
             for first, length in pages.runs(page, count, PRESENT):
                 left -= self._spill_run(books, first, length)
 
@@ -343,7 +260,7 @@ class Residency:
             self._leaving += count
         if self._evicts:
             for page, count in pages.runs(0, pages.count, CLEAN):
-                self._new.push(page, count)
+                self._order.found(page, count)
             for page, count in pages.runs(0, pages.count, PRESENT):
                 self._written.push(page, count)
 
