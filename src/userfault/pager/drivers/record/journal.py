@@ -148,15 +148,8 @@ class Journal:
 
     def close(self) -> None:
         """Unmap it and close its descriptor (the family's ends with it)."""
-        for view in (
-            self._serving,
-            *self._pages,
-            self._results,
-            self._record,
-            self.ring,
-            self.copy_argument,
-            self.short_argument,
-        ):
+        fills = self._results, self._record, self.copy_argument, self.short_argument
+        for view in (self._serving, *self._pages, self.ring, *fills):
             view.release()
         self.many.close()
         self._map.close()
