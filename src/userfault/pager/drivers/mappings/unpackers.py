@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import weakref
 from collections import deque
 from typing import Any
@@ -42,6 +43,7 @@ _SLOT = 1 << 20  # one request fills one: eight chunks of the usual size
 _SLOTS = 10
 _AHEAD = 8 << 20  # raw bytes before whoever reads
 _QUEUED = 2  # requests for one process at once
+_FIRST_S = 0.05  # the first touch of an image goes before their start, which takes the loop as long
 _DEATHS = 4  # of processes, until no more are started
 _MOST = 1 << 16  # bytes of a message
 
@@ -176,6 +178,7 @@ class Unpackers:
 
     def __init__(self, loop: Watching) -> None:
         self._loop = loop
+        self._not_before = 0.0
         self._images: dict[int, _Image] = {}
         self._processes: list[_Process] = []
         self._fd = -1
@@ -190,6 +193,8 @@ class Unpackers:
         if isinstance(spec, StoreSpec) and store is not None:
             image = _Image(served.key, spec, served.origin.fd, store, served.copy)
             self._images[served.key] = image
+            if not self._not_before:
+                self._not_before = time.monotonic() + _FIRST_S
             store.reached = functools.partial(self._reached, image)
 
     def detach(self, served: Served) -> None:
@@ -224,6 +229,8 @@ class Unpackers:
 
     def _idlest(self) -> _Process | None:
         if len(self._processes) < _PROCESSES and self._deaths < _DEATHS:
+            if time.monotonic() < self._not_before:
+                return None
             self._start()
         found = min(self._processes, key=lambda each: len(each.asked), default=None)
         return found if found is not None and len(found.asked) < _QUEUED else None
