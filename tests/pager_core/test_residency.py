@@ -203,6 +203,20 @@ def test_it_is_never_finished() -> None:
     assert not core.finished
 
 
+def test_memory_of_which_no_page_can_be_taken_out_is_filled_to_the_limit_and_further_if_asked() -> (
+    None
+):
+    plan = Plan(START, PAGE, Policy(), resident=64)
+    core = MappingCore(plan, Pages(bytearray(256), 256))
+    while core.idle_work():
+        perform(core)
+    assert core.pages.held == 64
+    core.complete()
+    while core.idle_work():
+        perform(core)
+    assert core.finished
+
+
 # --- spilling ------------------------------------------------------------------------------------
 
 

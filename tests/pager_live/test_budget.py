@@ -20,8 +20,10 @@ from helpers.skips import absent, need_features, need_root
 from helpers.waiting import wait_until
 from pager_live.conftest import PAGES
 from userfault import LazyMemory, Pager, Policy, UsageError, lazy
+from userfault.api import budget
 from userfault.kernel.memtypes import MIB
 from userfault.kernel.modes import Feature
+from userfault.linux.room import Room
 
 BUDGET = MIB
 OVER = MIB  # holes that are under way, and a fill
@@ -244,6 +246,31 @@ def test_a_file_that_is_more_than_the_cgroup_allows_is_read_without_being_killed
     assert found["memory"].startswith("shmem")
     assert found["evicted"] > 0
     assert found["within"]
+
+
+def little_room(patch: pytest.MonkeyPatch) -> None:
+    """A quarter of 16 MiB is kept, so 2 MiB may be taken of what is left."""
+    patch.setattr(budget, "room_of", lambda: Room(6 * MIB, 16 * MIB, "a test"))
+
+
+def test_a_source_that_is_more_than_what_is_left_becomes_shared_memory(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little_room(monkeypatch)
+    with lazy(image) as memory:
+        assert memory.memory.name == "shmem"
+        assert memory._parts.budget.follows
+        assert [shown(memory, page) for page in range(PAGES)] == [*range(1, PAGES + 1)]
+
+
+def test_who_names_a_type_of_which_no_page_can_be_taken_out_is_told(
+    image: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    little_room(monkeypatch)
+    with lazy(image, memory="anon", policy=Policy(background=False)) as memory:
+        assert shown(memory, 5) == 6
+    assert "private memory" in caplog.text
+    assert 'memory="shmem"' in caplog.text
 
 
 @pytest.mark.parametrize("name", ["anon", "shmem-private"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-import warnings
+from collections.abc import Callable
 
 import msgspec
 
@@ -41,18 +41,27 @@ class Budget(msgspec.Struct, frozen=True):
             )
 
 
-def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protects: bool) -> Budget:
+def decide(
+    policy: Policy,
+    spec: Spec,
+    options: Options,
+    *,
+    fixed: bool,
+    protects: bool,
+    tell: Callable[[str], None],
+) -> Budget:
     """The memory of a source, and how much of it may be in.
 
     `fixed`: its type was asked for.  `protects`: the kernel has write protection for shared memory
-    (5.19).  Raises UsageError for a budget that was asked for and cannot be kept.
+    (5.19).  `tell`: hears of what cannot be kept, where nobody asked for it.  Raises UsageError for
+    a budget that was asked for and cannot be kept.
     """
     memory, prepared = options.memory, options.prepared
     whole = round_up(spec.length, memory.page_size)
     room = room_of()
     asked = _asked(policy, room)
     size = min(asked if asked is not None else max(room.spare, 0) if room else whole, whole)
-    if size >= whole or asked == 0:
+    if size >= whole or asked == 0 or (asked is None and prepared):  # that is in already
         return Budget(memory)
     if not fixed and protects and not options.fork and not prepared and not options.track:
         memory = named_memory("shmem")
@@ -77,12 +86,10 @@ def decide(policy: Policy, spec: Spec, options: Options, *, fixed: bool, protect
         what = f"a residency budget of {size_name(size)} for {memory}"
         raise UsageError(what, cause=obstacle, cure="leave prepared= out" if prepared else _SHMEM)
     assert room is not None
-    warnings.warn(
+    tell(
         f"{size_name(whole)} of {memory} are more than {room.whose} leaves"
         f" ({room.left // MIB} MiB), and no page can be taken out again: {obstacle}"
-        f" (cure: {cure})",
-        ResourceWarning,
-        stacklevel=2,
+        f" (cure: {cure})"
     )
     return Budget(memory, size, follows=True)
 

@@ -217,7 +217,7 @@ def _build(
     undo.callback(uffd.close)
     if copy is None:
         protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
-        budget = decide(policy, spec, options, fixed=fixed, protects=protects)
+        budget = decide(policy, spec, options, fixed=fixed, protects=protects, tell=tell)
     else:
         budget = Budget(sharing.MEMORY)
     options = msgspec.structs.replace(options, memory=budget.memory)

@@ -257,7 +257,7 @@ class MappingCore:
 
     def complete(self) -> None:
         """Fill everything, also where the policy has no background fill."""
-        self.planner.background = True
+        self.planner.background = self.residency.lifted = True
         self.pace.lift()
         self.ledger.finish_if_settled()
 

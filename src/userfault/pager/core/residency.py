@@ -63,6 +63,7 @@ class Residency:
     def __init__(self, plan: Plan, pages: Pages) -> None:
         self.limit = plan.resident or UNLIMITED
         self.hidden = 0
+        self.lifted = False  # all of it was asked for, and none can be taken out
         self.stopped = ""
         self.spill_failed = ""
         self.refaulted = 0  # of the last pages filled, decaying
@@ -82,7 +83,7 @@ class Residency:
     @property
     def room(self) -> int:
         """Pages that may come in without any going."""
-        return max(self.limit - self._pages.held - self.hidden, 0)
+        return max((UNLIMITED if self.lifted else self.limit) - self._pages.held - self.hidden, 0)
 
     @property
     def turns(self) -> bool:
