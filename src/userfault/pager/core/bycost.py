@@ -42,8 +42,21 @@ class CostPlanner(Ahead):
             return page, 1
         first, last = self._chosen(page, MISSING, self._costs.of(COPY))
         if self._advance is not None:
-            first, last = self._company(page, first, last, self._advance)
+            low, high = self._company(page, first, last, self._advance)
+            self._come_further((first, last), (low, high))
+            first, last = low, high
         return first, last - first
+
+    def _come_further(self, chosen: tuple[int, int], filled: tuple[int, int]) -> None:
+        """More is filled than was chosen: a stream goes on behind that."""
+        (first, last), (low, high) = chosen, filled
+        if high > last:
+            end, pages = high, self._pages
+            if end < pages.count and pages.states[end] != MISSING:
+                end = self._next(end, MISSING)
+            self._streams.moved(last - 1, end - 1)
+        if low < first:
+            self._streams.moved(first, low)
 
     def minor(self, page: int) -> Run:
         """The same of pages that are complete, which cost less."""

@@ -109,6 +109,14 @@ class Streams:
             del ends[first]
             self._known.pop(first, 0)
 
+    def moved(self, page: int, further: int) -> None:
+        """The stream that has come to `page`, if there is one, has come `further`."""
+        window = self._ends.pop(page, 0)
+        if window:
+            self._ends[further] = window
+            if steps := self._known.pop(page, 0):
+                self._known[further] = steps
+
     def _look(self, ratio: float) -> None:
         """The first window that costs least, over the lengths that were seen.
 
