@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.children import run
+from cli.commands import userfault
 from helpers.waiting import wait_until
 from serve.daemons import serving, started
 
@@ -34,10 +35,11 @@ def test_the_command_in_front_may_be_killed(tmp_path: Path, vm: Path, image: Pat
         assert not (tmp_path / "daemon" / "control").exists()
 
 
+@pytest.mark.parametrize("handed_over", [False, True])
 def test_clients_of_a_family_that_dies_as_a_whole_are_ended(
-    tmp_path: Path, vm: Path, image: Path
+    tmp_path: Path, vm: Path, image: Path, handed_over: bool
 ) -> None:
-    """Also those that share another one's memory."""
+    """Also those that share another one's memory, and those whom another family had served."""
     arguments = ("--firecracker", str(tmp_path / "vm"), "--image", str(image))
     with (
         serving(tmp_path / "daemon", *arguments, ends=False) as daemon,
@@ -47,6 +49,9 @@ def test_clients_of_a_family_that_dies_as_a_whole_are_ended(
         assert (one.reads(), two.reads()) == ("sent", "sent")
         daemon.logged(f"{one.pid}: served")
         wait_until(lambda: daemon.log.count("served") == 3)
+        if handed_over:
+            control = str(tmp_path / "daemon" / "control")
+            assert userfault("serve", "--replace", "--control", control).returncode == 0
         pids = [daemon.member(role) for role in ("worker", "supervisor", "spare")]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # so that none goes on for another

@@ -45,6 +45,7 @@ static struct { uint8_t *at; size_t size, offset; } region[REGIONS];
 static int regions = 1, threads = 1, processes, memory = -1, drops, writes, huge, closes;
 static size_t page = 4096, length, piece;
 static unsigned seed = 1;
+static int end[2];	/* open for writing in the first process alone */
 static const char *form = "both", *order = "random", *stop = "";
 static const uint8_t *image;
 static uint8_t *state;	/* of each page: 0 as the image, 1 dropped, 2 written */
@@ -69,8 +70,12 @@ static void say(const char *format, ...)
 static void stopped(const char *where)
 {
 	char line[64];
-	if (strcmp(stop, where) || (memory >= 0 && !processes)) /* the first process alone stops */
+	if (strcmp(stop, where))
 		return;
+	if (memory >= 0 && !processes) { /* the others wait until the first process is ready */
+		(void)!read(end[0], line, 1);
+		return;
+	}
 	say("%s", where);
 	if (!fgets(line, sizeof line, stdin))
 		exit(0);
@@ -302,7 +307,6 @@ static void options(int count, char **texts)
 int main(int count, char **texts)
 {
 	struct stat found;
-	int end[2];
 	if (count < 3)
 		return 2;
 	options(count - 3, texts + 3);
@@ -342,7 +346,7 @@ int main(int count, char **texts)
 	int status;
 	char byte;
 	if (memory >= 0) /* all of them live until the first one is ready */
-		processes ? close(end[1]) : read(end[0], &byte, 1);
+		(void)!(processes ? close(end[1]) : read(end[0], &byte, 1));
 	while (wait(&status) > 0)
 		if (status)
 			say("wrong in another process");

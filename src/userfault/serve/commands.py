@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.accepted import listens
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.family.supervisor import ROLES
 from userfault.pager.drivers.record.journal import Word
@@ -159,7 +159,7 @@ class Commands:
     def _attach(self, request: Attach, fds: list[int]) -> dict[str, Any]:
         host, told = self._host, self._host.told
         wanted = (request.spec is not None) + (request.door is not None)
-        if len(fds) != wanted or (request.door is not None and not _listens(fds[-1])):
+        if len(fds) != wanted or (request.door is not None and not listens(fds[-1])):
             raise RefusedError(
                 "descriptors that do not belong to the command",
                 cause=f"{len(fds)} came, {wanted} belong to it: the image's, a listening socket's",
@@ -247,17 +247,6 @@ class Commands:
 
 def _lives(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
-
-
-def _listens(fd: int) -> bool:
-    """Whether it is a listening Unix socket."""
-    try:
-        held = socket.socket(fileno=os.dup(fd))
-    except OSError:
-        return False
-    with held:
-        unix = held.family == socket.AF_UNIX
-        return unix and bool(held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 _COMMANDS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {

@@ -10,6 +10,7 @@ import time
 from typing import NamedTuple
 
 from userfault.kernel.errors import UsageError
+from userfault.linux.accepted import listens
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 
@@ -37,14 +38,12 @@ def passed() -> list[Passed]:
         fd = _FIRST + number
         os.set_inheritable(fd, False)
         name = names[number] if number < len(names) else ""
-        with socket.socket(fileno=os.dup(fd)) as held:
-            listens = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if held.family != socket.AF_UNIX or not listens:
-                raise UsageError(
-                    f"socket {name or fd} from systemd",
-                    cause="it is no listening Unix socket",
-                    cure="write ListenStream=/PATH in its unit; for native ListenSequentialPacket=",
-                )
+        if not listens(fd):
+            raise UsageError(
+                f"socket {name or fd} from systemd",
+                cause="it is no listening Unix socket",
+                cure="write ListenStream=/PATH in its unit; for native ListenSequentialPacket=",
+            )
         found.append(Passed(fd, name))
     return found
 

@@ -156,7 +156,6 @@ def serve(
     stop = prometheus.expose(metrics, daemon.ask) if metrics is not None else None
     for each in settings.listen:
         terminal.say(f"listening at {each.path} ({each.protocol})")
-    terminal.say("ready")
     code = _stand_before(daemon)
     if stop is not None:
         stop()
@@ -202,6 +201,7 @@ def _stand_before(daemon: Daemon) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _nothing)
     signal.set_wakeup_fd(asked.fileno())
+    terminal.say("ready")  # from here on a signal is heard
     systemd.notify("READY=1")
     poll = select.poll()
     poll.register(woken, select.POLLIN)
