@@ -6,7 +6,7 @@ it is recorded, therefore, a fault brings its page and no neighbours, and nothin
 background.  The exception are streams: where a fault comes right behind what the last one of a
 stream brought, all of that was touched, or the stream would not have come there.  So streams may
 have small windows; of the last one of each only the page that was asked for is noted
-(docs/decisions/0025-what-a-recording-costs.md).
+(docs/decisions/0023-what-a-recording-costs.md).
 
 Notes are bytes in memory that outlives a worker: one that is killed loses nothing that it had
 noted.

@@ -1,6 +1,6 @@
 """Clones over one shared copy, each with a pager of its own: none of them sees what is not right.
 
-docs/sharing.md and decision 30 say why; here every order of a few steps is run.  The copy's keeper
+docs/sharing.md and decision 24 say why; here every order of a few steps is run.  The copy's keeper
 does nothing, or ends.
 """
 
