@@ -23,6 +23,7 @@ from contextlib import ExitStack, closing
 
 import msgspec
 
+import userfault
 from bench.images import PAGE, Image
 from bench.machine import cpu_seconds, cpus, put, unbind
 from bench.measure import Row, Target, alternate, compare, percentile
@@ -59,11 +60,15 @@ def run(run: Run) -> None:
     unbind()
 
 
+# Windows by cost would fill what the next touch is to be timed of.
+_ORDER = userfault.Policy(background=False, fill_around="order")
+
+
 def _contenders(run: Run, stack: ExitStack) -> dict[str, Contender]:
     every = cpus()
     first, last = {min(every)}, {max(every)}
-    shipped = stack.enter_context(closing(Ours()))
-    free = stack.enter_context(closing(Ours()))
+    shipped = stack.enter_context(closing(Ours(_ORDER)))
+    free = stack.enter_context(closing(Ours(_ORDER)))
     sleeping = stack.enter_context(closing(Rival(run.native)))
     found = {
         "ours": Contender(shipped, first),
@@ -73,8 +78,8 @@ def _contenders(run: Run, stack: ExitStack) -> dict[str, Contender]:
     }
     if len(every) > 1:
         away = max(every)
-        ours_sleeps = stack.enter_context(closing(Ours(cpu=away, poll_budget=0)))
-        ours_polls = stack.enter_context(closing(Ours(cpu=away, poll_budget=1)))
+        ours_sleeps = stack.enter_context(closing(Ours(_ORDER, cpu=away, poll_budget=0)))
+        ours_polls = stack.enter_context(closing(Ours(_ORDER, cpu=away, poll_budget=1)))
         polling = stack.enter_context(closing(Rival(run.native, polls=True)))
         found |= {
             "ours, other CPU": Contender(ours_sleeps, first),

@@ -58,7 +58,7 @@ class Side(Protocol):
 
 # --- ours ----------------------------------------------------------------------------------------
 
-DEMAND = userfault.Policy(background=False)
+DEMAND = userfault.Policy(background=False, record="never")
 
 
 class Ours:

@@ -253,13 +253,15 @@ def _cache(subject: Subject) -> None:
 def _first_touch(run: Run, subject: Subject, *, bound: bool) -> None:
     """One page of each chunk, in random order."""
     medians, tails, faults = [], [], 0
+    # Each touch is to be a fault, whatever came around the ones before it.
+    policy = msgspec.structs.replace(DEMAND, fill_around="order")
     if bound:
         os.sched_setaffinity(0, {min(cpus())})
     with closing(userfault.Pager()) as pager:
         for number in range(run.rounds + 1):
             _cache(subject)
             order = array("I", _a_page_of_each_chunk(subject, number)[:2000])
-            with userfault.lazy(subject.snapshot, policy=DEMAND, pager=pager) as memory:
+            with userfault.lazy(subject.snapshot, policy=policy, pager=pager) as memory:
                 _, took = run.native.touch_timed(memory.address, order, PAGE)
                 faults = memory.statistics().counters.faults
                 if faults != len(order):

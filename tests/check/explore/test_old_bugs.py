@@ -16,6 +16,7 @@ from userfault.check.explore.runner import Runner
 from userfault.check.explore.scenarios import SCENARIOS
 from userfault.check.explore.search import search
 from userfault.check.explore.strategies.reduced import Reduced
+from userfault.model.designs.catalogue import DESIGNS
 from userfault.model.profiles import profile_named
 
 ROOT = Path(__file__).parents[3]
@@ -72,7 +73,8 @@ def asked() -> Iterator[str]:
 
 
 def test_the_model_asks_for_every_bug_and_no_other() -> None:
-    assert set(asked()) == set(SWITCHES)
+    of_designs = {bug for design in DESIGNS.values() for bug in design.bugs}
+    assert set(asked()) == set(SWITCHES) | of_designs
 
 
 def test_the_documentation_has_the_row_of_every_bug() -> None:
