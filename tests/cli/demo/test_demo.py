@@ -109,7 +109,7 @@ def test_the_touches_follow_pointers_and_fault(ran: tuple[dict[str, Any], Path])
     demand = [run for run in report["runs"] if run["fill"] == "demand"]
     for run in demand:
         assert run["touches"] == report["order"]["pages"]
-        assert run["counters"]["faults"] > run["touches"] // 10
+        assert run["counters"]["faults"] > run["touches"] // 100
         latency = run["first_touch_us"]
         assert 2 <= latency["p50"] <= latency["p99"] <= latency["largest"]
         # What was timed as a fault was one, but for a few that a preemption made slow.
