@@ -20,7 +20,16 @@ from userfault.lab.cpio import Archive
 
 SITE = "/lab/site-packages"
 # The core dependencies of pyproject.toml; what they need themselves is found.
-NEEDS = ("msgspec", "click", "rich", "blake3", "greenlet", "sortedcontainers", "zstandard")
+NEEDS = (
+    "msgspec",
+    "pyroaring",
+    "click",
+    "rich",
+    "blake3",
+    "greenlet",
+    "sortedcontainers",
+    "zstandard",
+)
 _NOT_TAKEN = {
     *("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "distutils"),
     *("site-packages", "dist-packages", "pydoc_data"),
