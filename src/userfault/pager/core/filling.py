@@ -153,8 +153,10 @@ class Filling:
         plan = self._ledger.plan
         if self._ledger.given_up:  # a fill that was to poison them was abandoned
             self._ledger.poison(page, count, self._ledger.given_up, "", report=False)
-        elif plan.source_fetches:
-            self._reads.fetch(page, count, demand)
+        elif plan.source_fetches:  # an answer has room for so much, whatever was chosen
+            end, most = page + count, plan.most_read_pages
+            for first in range(page, end, most):
+                self._reads.fetch(first, min(most, end - first), demand)
         elif plan.layout is not None and not plan.source_zero:
             self._start_known(page, count, demand, write)
         else:

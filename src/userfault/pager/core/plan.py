@@ -58,6 +58,11 @@ class Plan(msgspec.Struct, frozen=True):
         """Size of a background fill, in pages."""
         return self._at_once(self.policy.chunk_bytes)
 
+    @property
+    def most_read_pages(self) -> int:
+        """Largest read of a source that is asked for its bytes, in pages."""
+        return max(self.policy.most_read // self.page_size, 1)
+
     def _at_once(self, size: int) -> int:
         """`size` bytes in pages, and never more than a sixteenth of what may be in."""
         pages = size // self.page_size

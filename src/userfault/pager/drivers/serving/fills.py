@@ -84,6 +84,7 @@ class Performer:
                 if len(data) != length:  # a part of what was read
                     start = (fill.page - fill.data_page) * served.page_size
                     data = data[start : start + length]
+                    assert len(data) == length, "what lies behind these bytes is nobody's business"
                 with self._calls.place(data) as pinned:
                     self._copy(context, fill, pinned.address, length)
         elif kind == ZERO and (fill.protect or not served.zeropage):
