@@ -2,9 +2,9 @@
 
     python examples/larger_than_memory.py [GIB [BUDGET_MIB]]
 
-By default 1 GiB in 64 MiB; with `64 512` it takes some minutes. The array is mostly zeros, so that its image and its snapshot are
-small; in memory a zero takes as much as any other number. What nobody wrote goes when its place is
-wanted.
+By default 1 GiB in 64 MiB; with `64 512` it takes some minutes. The array is mostly zeros, so that
+its image and its snapshot are small; in memory a zero takes as much as any other number. What
+nobody wrote goes when its place is wanted.
 """
 
 from __future__ import annotations

@@ -292,16 +292,19 @@ class Journal:
     def append(self, data: bytes) -> bool:
         """Add to the record what has changed of it.
 
-        False when so much was added that all of it should be written anew (or there is none yet).
-        Raises PagerError when there is no room.
+        False when so much was added that all of it should be written anew, when there is none yet,
+        or when there would be no room left in which to write it anew.
         """
         place, length = self._place()
         whole = int.from_bytes(os.pread(self.fd, _LENGTH.size, place), sys.byteorder)
         if not place or length > 2 * whole + _ADDED:
             return False
         framed = _LENGTH.pack(len(data)) + data
+        end = length + len(framed)
+        if not _has_room(self.fd, place + 2 * end + _ALIGNMENT):
+            return False
         self._put(framed, place + length)
-        self.words[Word.RECORD] = place << 32 | length + len(framed)
+        self.words[Word.RECORD] = place << 32 | end
         return True
 
     def _put(self, data: bytes, at: int) -> None:
@@ -339,6 +342,17 @@ def _parts(data: bytes) -> Iterator[bytes]:
             raise ValueError("a part of it is longer than the whole")
         yield data[at + _LENGTH.size : behind]
         at = behind
+
+
+def _has_room(fd: int, size: int) -> bool:
+    """Whether the memory can be as large; then it is."""
+    held = os.fstat(fd).st_size
+    try:
+        if held < size:
+            os.posix_fallocate(fd, held, size - held)
+    except OSError:
+        return False
+    return True
 
 
 def no_room(error: OSError) -> PagerError:
