@@ -177,11 +177,10 @@ def test_memory_that_is_a_file_of_others_already_is_refused_until_it_is_complete
         assert restored(store, "one") == memory[:]
 
 
-def test_restores_that_share_a_copy_are_stored_each_by_itself(packed: Path) -> None:
-    sharing = Policy(background=False, share="on")
+def test_beside_a_shared_copy_tracked_memory_is_stored_by_itself(packed: Path) -> None:
     with (
-        lazy(packed, policy=sharing, writable=True) as other,
-        lazy(packed, policy=sharing, writable=True, track=True) as memory,
+        lazy(packed, policy=Policy(background=False, share="on"), writable=True) as other,
+        lazy(packed, policy=Policy(background=False), writable=True, track=True) as memory,
         Snapshot(packed.parent / "mine", memory) as snapshot,
     ):
         other[7 * PAGE] ^= 1

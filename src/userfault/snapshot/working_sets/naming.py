@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+from userfault.kernel.names import shown
 from userfault.snapshot.stores.keys import check_name
 from userfault.snapshot.stores.urls import folder_of, is_remote_url
 from userfault.snapshot.working_sets.place import SETS, TIE_BYTES, Place
@@ -18,14 +19,14 @@ def set_key(name: str) -> str:
 
 def of_file(path: str) -> Place:
     """That of a set in a file which the user has named."""
-    return Place(path, path=os.fsencode(os.path.abspath(path)))
+    return Place(shown(path), path=os.fsencode(os.path.abspath(path)))
 
 
 def of_snapshot(url: str, name: str, spare: str | None) -> Place:
     """That of the set of a snapshot.  `spare`: the folder of a cache."""
     store = b"" if is_remote_url(url) else os.fsencode(os.path.abspath(folder_of(url)))
     held = os.fsencode(os.path.abspath(spare)) if spare else b""
-    return Place(f"{url}/{name}", store=store, name=name, spare=held)
+    return Place(shown(f"{url}/{name}"), store=store, name=name, spare=held)
 
 
 def tie_of(spec: Spec) -> bytes:
