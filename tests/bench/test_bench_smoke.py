@@ -25,6 +25,8 @@ OURS_ALONE = {
     "fairness",
     "windows",
     "opening",
+    "budget",
+    "clones",
 }  # compared with itself; with UMap where somebody has built it
 BENCHMARKS = AGAINST_C | OURS_ALONE | CHECKED_BY_CLIENTS
 WITHOUT_BYTES = CHECKED_BY_CLIENTS | {"model"}  # nobody else reads what it reads

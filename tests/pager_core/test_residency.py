@@ -369,3 +369,19 @@ def test_places_that_mremap_left_outlive_a_worker() -> None:
     again = recovery.rebuild([kept], lambda _: core.plan, lambda _: core.pages)[1]
     assert list(again.ledger.left) == list(core.ledger.left)
     assert again.pages.states[0] == MISSING
+
+
+def test_a_page_that_is_dropped_while_its_fill_waits_is_the_clients_own() -> None:
+    plan = Plan(START, PAGE, QUIET, shared=True, source_zero=True, resident=4, evicts=True)
+    core = MappingCore(plan, Pages(bytearray(8), 8))
+    core.batch()
+    core.fault(START + PAGE, 0)
+    fill = core.out.popleft()
+    assert isinstance(fill, Fill)
+    assert (fill.kind, fill.protect) == (ZERO, True)
+    core.failed(fill, errno.EAGAIN, 0, 0.0)
+    core.remove(START + PAGE, START + 2 * PAGE)
+    perform(core)
+    core.retry()
+    perform(core)
+    assert core.pages.states[1] == PRESENT

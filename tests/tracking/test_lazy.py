@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -196,3 +197,20 @@ def test_a_budget_and_tracking_exclude_each_other() -> None:
     policy = Policy(resident_bytes=64 * MIB)
     with pytest.raises(UsageError, match="track=True"):
         lazy(b"x" * 80 * MIB, memory="shmem", track=True, policy=policy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_page_that_is_zeros_can_be_written_when_it_is_tracked(
+    tmp_path: Path, store: Path, kind: str
+) -> None:
+    """ZEROPAGE refuses the marker that tracking leaves there, time and again."""
+    (tmp_path / "zeros").write_bytes(bytes(MIB) + b"x" * PAGE)
+    with contextlib.closing(FileInput(tmp_path / "zeros")) as pages:
+        pack(open_objects(store), "zeros", pages)
+    policy = Policy(background=False, record="never", share="off")
+    with lazy(store / "zeros", memory=kind, writable=True, track=True, policy=policy) as memory:
+        with track(memory) as tracker:
+            memory[9 * PAGE] = 1
+            assert 9 in set(tracker.written())
+            assert memory[8 * PAGE] == 0
+        assert memory[9 * PAGE] == 1

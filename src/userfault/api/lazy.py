@@ -401,7 +401,9 @@ def _attach_request(
         pages=parts.pages,
         page_size=memory.page_size,
         shared=memory.shared,
-        zeropage=memory.traits.zeropage,
+        # ZEROPAGE takes the marker that tracking leaves on a missing page for a page (EEXIST); COPY
+        # does not (measured on 6.18).
+        zeropage=memory.traits.zeropage and not options.track,
         exists_is_ambiguous=memory.traits.exists_is_ambiguous,
         has_poison=Feature.POISON in uffd.offered,
         prepared=options.prepared,

@@ -85,7 +85,10 @@ class PutAside:
         missing = PRESENT if ledger.budget is not None else MISSING
         settled = page < 0 or states[page] in (missing, PRESENT, REMOVED, CLEAN)
         if settled and fill.count == 1 and fill.kind in (ZERO, CONTINUE):
-            ledger.out.append(fill)  # zeros of a dropped page, a page of the client's: right always
+            # Zeros of a dropped page, a page of the client's: right always.  What was dropped since
+            # is the client's own, and may be written.
+            fill.protect = fill.protect and (page < 0 or states[page] == CLEAN)
+            ledger.out.append(fill)
             return
         left = fill.count
         for state in _REPEATED[fill.kind, fill.demand]:
