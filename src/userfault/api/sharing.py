@@ -39,14 +39,20 @@ def shared_copy(
     if options.prepared or policy.share == "off":
         return None
     spec = resolved.spec
-    if policy.share == "auto":
-        bounded = policy.resident_bytes or policy.resident_percent  # no shared page is taken out
-        if bounded or options.track or not free or not isinstance(spec, StoreSpec) or not keeps():
-            return None
+    bounded = policy.resident_bytes or policy.resident_percent  # no shared page is taken out
+    excluded = bounded or options.track or not free or not isinstance(spec, StoreSpec)
+    if policy.share == "auto" and (excluded or not keeps()):
+        return None
     if options.track:
         raise UsageError(
             'track=True with policy share="on"',
             cause="writes are not noted where a write makes a page of its own",
+            cure="leave one of them out",
+        )
+    if bounded:
+        raise UsageError(
+            'a residency budget with policy share="on"',
+            cause="no page is taken out of a copy that others use",
             cure="leave one of them out",
         )
     if not isinstance(spec, StoreSpec):

@@ -261,6 +261,8 @@ def test_what_cannot_be_shared_is_told(packed: Path) -> None:
         lazy(packed, memory="anon", policy=SHARED)
     with pytest.raises(userfault.UsageError, match="track=True with policy share"):
         lazy(packed, track=True, policy=SHARED)
+    with pytest.raises(userfault.UsageError, match="a residency budget with policy share"):
+        lazy(packed, policy=Policy(share="on", resident_bytes=1 << 20))
     with pytest.raises(userfault.UsageError, match="no snapshot in a store"):
         lazy(bytes(PAGE), policy=SHARED)
     with pytest.raises(userfault.UsageError, match="share"):
