@@ -19,7 +19,7 @@ from userfault.kernel.modes import Feature
 pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
-AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "dirty", "restore"}
+AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "restore"}
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
 OURS_ALONE = {
     "fairness",
@@ -27,6 +27,7 @@ OURS_ALONE = {
     "opening",
     "budget",
     "clones",
+    "dirty",
 }  # compared with itself; with UMap where somebody has built it
 BENCHMARKS = AGAINST_C | OURS_ALONE | CHECKED_BY_CLIENTS
 WITHOUT_BYTES = CHECKED_BY_CLIENTS | {"model"}  # nobody else reads what it reads
