@@ -64,11 +64,12 @@ def kill(pidfd: int, number: int = signal.SIGKILL) -> None:
         signal.pidfd_send_signal(pidfd, number)
 
 
-def pid_of(pidfd: int) -> int:
-    """The process id behind a pidfd as seen here; -1 once it was reaped, 0 if not to be seen."""
+def pid_of(pidfd: int, whose: int | str = "self") -> int:
+    """The process id behind a pidfd, of ours or of process `whose`, as seen here; -1 once it was
+    reaped, 0 if not to be seen."""
     with (
         contextlib.suppress(OSError),  # no /proc, or no descriptor left
-        open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file,
+        open(f"/proc/{whose}/fdinfo/{pidfd}", encoding="ascii") as file,
     ):
         for line in file:
             if line.startswith("Pid:"):

@@ -27,15 +27,7 @@ def private_memory(pid: int) -> int:
 
 def page_size_at(pid: int, start: int) -> int:
     """Bytes of a page of the mapping that begins at `start`; 4096 where there is none."""
-    head = b"%x-" % start
-    found = False
-    with open(f"/proc/{pid}/smaps", "rb") as file:
-        for line in file:
-            if not line.split()[0].endswith(b":"):
-                found = line.lstrip(b"0").startswith(head)
-            elif found and line.startswith(b"KernelPageSize:"):
-                return int(line.split()[1]) * 1024
-    return 4096
+    return mapped_at(start, "KernelPageSize", pid) or 4096
 
 
 def served_ranges(pid: int) -> list[tuple[int, int]]:

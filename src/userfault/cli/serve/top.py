@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.table import Table
 
 from userfault.cli.shared import json_output
+from userfault.cli.shared.sizes import size
 from userfault.cli.shared.terminal import Screen
-from userfault.kernel.memtypes import GIB, KIB, MIB
+from userfault.kernel.memtypes import MIB
 from userfault.kernel.names import shown
 from userfault.pager.drivers.record.viewing import Family, Mapping, Served, families
 
@@ -100,7 +101,7 @@ def _key(family: Family) -> int:
 
 
 def _row(family: Family, client: Served, was: Family | None, elapsed: float) -> list[str]:
-    size = sum(each.pages * each.page_size for each in client.mappings)
+    whole = sum(each.pages * each.page_size for each in client.mappings)
     filled = _filled(client.mappings)
     rate = cpu = "-"
     if was is not None and elapsed > 0:
@@ -116,8 +117,8 @@ def _row(family: Family, client: Served, was: Family | None, elapsed: float) -> 
         str(family.processes["worker"]),
         f"{who} ({client.protocol})" if client.protocol else who,
         kinds,
-        _size(size),
-        f"{filled / size:.0%}" if size else "-",
+        size(whole) if whole else "0",
+        f"{filled / whole:.0%}" if whole else "-",
         rate,
         str(sum(each.waiting for each in client.mappings)),
         str(sum(each.failed for each in client.mappings)),
@@ -128,10 +129,3 @@ def _row(family: Family, client: Served, was: Family | None, elapsed: float) -> 
 
 def _filled(mappings: Sequence[Mapping]) -> int:
     return sum(each.filled * each.page_size for each in mappings)
-
-
-def _size(count: int) -> str:
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return str(count)

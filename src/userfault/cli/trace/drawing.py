@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
+from userfault.cli.shared.sizes import size
 from userfault.cli.trace.figures import CLASSES, Figures, Mark
-from userfault.kernel.memtypes import GIB, KIB, MIB
 
 _LEFT, _WIDTH, _HEIGHT, _BELOW = 78, 1000, 400, 26
 _COLUMNS, _ROWS = 250, 100
@@ -77,14 +77,6 @@ def span(microseconds: float) -> str:
     if microseconds < 1_000_000:
         return f"{microseconds / 1e3:.3g} ms"
     return f"{microseconds / 1e6:.3g} s"
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return f"{count:.0f} bytes"
 
 
 def swatch(name: str) -> str:

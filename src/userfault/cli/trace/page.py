@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from userfault.cli.shared.sizes import size
 from userfault.cli.trace import drawing
-from userfault.cli.trace.drawing import size, span, swatch
+from userfault.cli.trace.drawing import span, swatch
 from userfault.cli.trace.figures import CLASSES, Figures
 from userfault.kernel.names import shown
 

@@ -1,7 +1,7 @@
 """A residency budget, run: pages go out of memory beside whatever the client does to them.
 
 One page may be in, or two: to touch one more takes the first one out.  What each task may see is
-said by `_allow`; that no byte is lost, in every schedule and with a worker that is killed at any of
+said by `allow`; that no byte is lost, in every schedule and with a worker that is killed at any of
 its steps.
 """
 
@@ -15,6 +15,7 @@ from userfault.check.explore.building.caller import Caller
 from userfault.check.explore.building.scenario import scenario
 from userfault.check.explore.building.serving import QUIET, Serving, Terms, serve
 from userfault.check.explore.building.world import Area, World
+from userfault.check.explore.scenarios.pager import allow, killer
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.uapi import mman
 
@@ -40,15 +41,6 @@ def _begin(world: World, terms: Terms = _TERMS, *, may: int = 1) -> tuple[Area, 
     area = world.map("shmem", 5)
     policy = msgspec.structs.replace(QUIET, resident_bytes=may * PAGE)
     return area, serve(world, area, msgspec.structs.replace(terms, policy=policy))
-
-
-def _allow(world: World, task: Caller, *allowed: object) -> None:
-    def complaint() -> str | None:
-        if task.value in allowed:
-            return None
-        return f"{task.name} got {task.value!r}, not {' or '.join(map(repr, allowed))}"
-
-    world.check(complaint)
 
 
 def _reads(*pages: int) -> Callable[[Area], Callable[[Caller], object]]:
@@ -81,22 +73,22 @@ def budget_write_against_evict(world: World) -> None:
         me.write(area[0], _WRITTEN)
         return me.read(area[1], 8), me.read(area[0], 8)
 
-    _allow(world, world.task("writer", write), (_source(1), _WRITTEN))
-    _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
+    allow(world, world.task("writer", write), (_source(1), _WRITTEN))
+    allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
 
 
 @scenario(group=_GROUP)
 def budget_written_stays(world: World) -> None:
     """A page that was written does not go for another one."""
     area, _ = _begin(world)
-    _allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
+    allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
 
 
 @scenario(group=_GROUP)
 def budget_spill(world: World) -> None:
     """A page that was written goes to the spill file, and comes back as it was written."""
     area, _ = _begin(world, _SPILLS)
-    _allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
+    allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
 
 
 @scenario(group=_GROUP)
@@ -109,8 +101,8 @@ def budget_write_against_spill(world: World) -> None:
         me.write(area[0], _WRITTEN)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("writer", write), _WRITTEN)
-    _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
+    allow(world, world.task("writer", write), _WRITTEN)
+    allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
 
 
 @scenario(group=_GROUP)
@@ -118,7 +110,7 @@ def budget_spill_full(world: World) -> None:
     """The spill file takes nothing: what was written stays in memory."""
     area, serving = _begin(world, _SPILLS)
     serving.pager.estate.spill.full = True
-    _allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
+    allow(world, world.task("writer", _writes_and_reads(area)), (_source(1), _WRITTEN))
 
 
 @scenario(group=_GROUP)
@@ -131,8 +123,8 @@ def budget_drop_against_evict(world: World) -> None:
         me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("dropper", drop), _ZEROS, _source(0))
-    _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
+    allow(world, world.task("dropper", drop), _ZEROS, _source(0))
+    allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
 
 
 @scenario(group=_GROUP)
@@ -147,8 +139,8 @@ def budget_move_against_evict(world: World) -> None:
         )  # fmt: skip
         return me.read(_FARAWAY, 8)
 
-    _allow(world, world.task("mover", move), _WRITTEN)
-    _allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
+    allow(world, world.task("mover", move), _WRITTEN)
+    allow(world, world.task("reader", _reads(2, 4)(area)), (_source(2), _source(4)))
 
 
 @scenario(group=_GROUP)
@@ -163,7 +155,7 @@ def budget_left_place(world: World) -> None:
         me.write(area[0], _WRITTEN)
         return me.read(area[1], 8), me.read(there, 8)
 
-    _allow(world, world.task("mover", move), (_source(1), _WRITTEN))
+    allow(world, world.task("mover", move), (_source(1), _WRITTEN))
 
 
 @scenario(group=_GROUP)
@@ -180,7 +172,7 @@ def budget_fork(world: World) -> None:
         me.fork(child)
         return me.read(area[0], 8)
 
-    _allow(world, world.task("parent", parent), _source(0), _WRITTEN)
+    allow(world, world.task("parent", parent), _source(0), _WRITTEN)
     world.check(
         lambda: (
             None
@@ -194,9 +186,8 @@ def _killed(name: str, terms: Terms, body: Callable[[Area], Callable[[Caller], o
             *allowed: object, sentence: str) -> None:  # fmt: skip
     def build(world: World) -> None:
         area, serving = _begin(world, _mortal(terms))
-        _allow(world, world.task("client", body(area)), *allowed)
-        process = serving.pager.kernel.process
-        world.task("killer", lambda _: serving.kill(), process=process)
+        allow(world, world.task("client", body(area)), *allowed)
+        killer(world, serving)
 
     build.__doc__ = sentence
     scenario(name=name, group=_GROUP)(build)

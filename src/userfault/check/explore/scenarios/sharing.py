@@ -11,6 +11,7 @@ from userfault.check.explore.building.copies import Copy
 from userfault.check.explore.building.scenario import scenario
 from userfault.check.explore.building.serving import QUIET, Serving, Terms, serve
 from userfault.check.explore.building.world import Area, World
+from userfault.check.explore.scenarios.pager import allow, killer
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.pager.core.policy import Policy
 from userfault.uapi import mman
@@ -32,15 +33,14 @@ def _reader(world: World, area: Area, name: str) -> Caller:
     return world.task(name, lambda me: me.read(area[0], 8), process=area.process)
 
 
-def _allow(world: World, task: Caller, *allowed: object) -> None:
-    """What a task may have got."""
+def _drops_and_reads(world: World, area: Area) -> None:
+    """Somebody drops the page and touches it again: it is zeros."""
 
-    def complaint() -> str | None:
-        if task.value in allowed:
-            return None
-        return f"{task.name} got {task.value!r}, not {' or '.join(map(repr, allowed))}"
+    def drop(me: Caller) -> object:
+        me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
+        return me.read(area[0], 8)
 
-    world.check(complaint)
+    allow(world, world.task("dropper", drop, process=area.process), _ZEROS)
 
 
 def _copy_is_right(world: World, copy: Copy) -> None:
@@ -60,7 +60,7 @@ def shared_page_of_two_pagers(world: World) -> None:
     copy = Copy(world)
     for name in ("first", "second"):
         area, _ = _clone(world, copy)
-        _allow(world, _reader(world, area, name), _SOURCE)
+        allow(world, _reader(world, area, name), _SOURCE)
     _copy_is_right(world, copy)
 
 
@@ -69,14 +69,10 @@ def shared_page_against_drop(world: World) -> None:
     """One clone drops a page and touches it again while another one's pager fills it."""
     copy = Copy(world)
     area, _ = _clone(world, copy)
-    _allow(world, _reader(world, area, "reader"), _SOURCE)
+    allow(world, _reader(world, area, "reader"), _SOURCE)
     dropped, _ = _clone(world, copy)
 
-    def drop(me: Caller) -> object:
-        me.madvise(dropped[0], PAGE, mman.MADV_DONTNEED)
-        return me.read(dropped[0], 8)
-
-    _allow(world, world.task("dropper", drop, process=dropped.process), _ZEROS)
+    _drops_and_reads(world, dropped)
     _copy_is_right(world, copy)
 
 
@@ -89,13 +85,9 @@ def shared_fault_against_drop(world: World) -> None:
     """
     copy = Copy(world, _SOURCE)
     area, _ = _clone(world, copy)
-    _allow(world, _reader(world, area, "toucher"), _SOURCE, _ZEROS)
+    allow(world, _reader(world, area, "toucher"), _SOURCE, _ZEROS)
 
-    def drop(me: Caller) -> object:
-        me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
-        return me.read(area[0], 8)
-
-    _allow(world, world.task("dropper", drop, process=area.process), _ZEROS)
+    _drops_and_reads(world, area)
     _copy_is_right(world, copy)
 
 
@@ -104,9 +96,9 @@ def shared_page_against_a_stranger(world: World) -> None:
     """Somebody touches a hole of the copy where nobody has registered: an empty page is there."""
     copy = Copy(world)
     area, _ = _clone(world, copy)
-    _allow(world, _reader(world, area, "reader"), _SOURCE)
+    allow(world, _reader(world, area, "reader"), _SOURCE)
     hostile = copy.clone()
-    _allow(world, _reader(world, hostile, "stranger"), _SOURCE, _ZEROS)
+    allow(world, _reader(world, hostile, "stranger"), _SOURCE, _ZEROS)
     _copy_is_right(world, copy)
 
 
@@ -115,9 +107,8 @@ def shared_page_against_kill(world: World) -> None:
     """The worker that fills the copy is killed at any of its steps, and another takes over."""
     copy = Copy(world)
     area, serving = _clone(world, copy, mortal=True)
-    process = serving.pager.kernel.process
-    world.task("killer", lambda _: serving.kill(), process=process)
-    _allow(world, _reader(world, area, "reader"), _SOURCE)
+    killer(world, serving)
+    allow(world, _reader(world, area, "reader"), _SOURCE)
     _copy_is_right(world, copy)
 
 
@@ -126,15 +117,14 @@ def shared_drop_against_kill(world: World) -> None:
     """The worker is killed at any of its steps while a page of the copy is dropped and touched."""
     copy = Copy(world)
     area, serving = _clone(world, copy, mortal=True)
-    process = serving.pager.kernel.process
-    world.task("killer", lambda _: serving.kill(), process=process)
+    killer(world, serving)
 
     def drop(me: Caller) -> object:
         before = me.read(area[0], 8)
         me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
         return before, me.read(area[0], 8)
 
-    _allow(world, world.task("dropper", drop, process=area.process), (_SOURCE, _ZEROS))
+    allow(world, world.task("dropper", drop, process=area.process), (_SOURCE, _ZEROS))
 
 
 @scenario(group=_GROUP)
@@ -143,7 +133,7 @@ def shared_page_against_the_end_of_the_keeper(world: World) -> None:
     copy = Copy(world)
     area, _ = _clone(world, copy)
     world.task("keeper", lambda me: me.exit(), process=copy.keeper)
-    _allow(world, _reader(world, area, "reader"), _SOURCE)
+    allow(world, _reader(world, area, "reader"), _SOURCE)
     _copy_is_right(world, copy)
 
 
@@ -153,8 +143,4 @@ def shared_drop_once_everything_is_in(world: World) -> None:
     copy = Copy(world)
     area, _ = _clone(world, copy, _EAGER)
 
-    def drop(me: Caller) -> object:
-        me.madvise(area[0], PAGE, mman.MADV_DONTNEED)
-        return me.read(area[0], 8)
-
-    _allow(world, world.task("dropper", drop, process=area.process), _ZEROS)
+    _drops_and_reads(world, area)

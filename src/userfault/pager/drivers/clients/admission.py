@@ -28,6 +28,8 @@ from userfault.uapi.mman import F_SEAL_FUTURE_WRITE
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
 _F_GET_SEALS, _F_SEAL_SHRINK, _F_SEAL_WRITE = 1034, 0x2, 0x8  # linux/fcntl.h
 _SEALED = _F_SEAL_SHRINK | _F_SEAL_WRITE
+# What may come beside the first five descriptors, in this order, if `Attach.has_...` says so.
+_OPTIONAL = ("source", "memory", "signals", "trace", "spill", "course", "touches")
 _SEALED_COPY = _F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE
 
 
@@ -140,28 +142,14 @@ def check_admission(fds: list[int]) -> None:
 
 def sorted_out(attach: Attach, fds: list[int]) -> Descriptors:
     """The descriptors that came with `attach`, by name; raises ValueError when some are missing."""
-    expected = 5 + attach.has_source + attach.has_memory + attach.has_signals
-    expected += attach.has_trace + attach.has_spill
-    expected += attach.has_course + attach.has_touches
-    expected += 3 if attach.copy else 0
+    named = [name for name in _OPTIONAL if getattr(attach, f"has_{name}")]
+    expected = 5 + len(named) + (3 if attach.copy else 0)
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came where {expected} belong")
     found = Descriptors(*fds[:5])
     more = iter(fds[5:])
-    if attach.has_source:
-        found.source = next(more)
-    if attach.has_memory:
-        found.memory = next(more)
-    if attach.has_signals:
-        found.signals = next(more)
-    if attach.has_trace:
-        found.trace = next(more)
-    if attach.has_spill:
-        found.spill = next(more)
-    if attach.has_course:
-        found.course = next(more)
-    if attach.has_touches:
-        found.touches = next(more)
+    for name in named:
+        setattr(found, name, next(more))
     if attach.copy:
         found.filler, found.marks, found.claim = more
     return found

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from userfault.kernel.errors import PagerError
+from userfault.linux.pidfd import pid_of
 from userfault.pager.core.states import NAMES, UNSETTLED
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
@@ -139,7 +140,7 @@ def _people(journal: Journal) -> list[Person]:
 def _served(pid: int, person: Person) -> Served:
     client: ClientRecord = person.client
     return Served(
-        process=_pid_of(pid, client.process),
+        process=max(pid_of(client.process, pid), 0),
         name=client.name,
         protocol=client.protocol,
         door=client.door,
@@ -178,10 +179,6 @@ def _states(pid: int, fd: int, pages: int) -> dict[str, int]:
 def _waiting(pid: int, fd: int) -> int:
     """`total` of a userfaultfd's fdinfo: threads that wait, whether their fault was read or not."""
     return _field(f"/proc/{pid}/fdinfo/{fd}", "total:") if fd >= 0 else 0
-
-
-def _pid_of(pid: int, pidfd: int) -> int:
-    return max(_field(f"/proc/{pid}/fdinfo/{pidfd}", "Pid:"), 0)
 
 
 def _field(path: str, name: str) -> int:
