@@ -7,11 +7,13 @@ alone, each is unpacked, and the program is started through the dynamic loader f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.skips import absent, need_root
@@ -43,6 +45,43 @@ def _criu() -> tuple[str, list[str]]:
     command = [str(loader), "--library-path", str(libraries), str(folder / "usr/sbin/criu")]
     checked = subprocess.run([*command, "check"], capture_output=True, text=True, check=False)
     return ("", command) if checked.returncode == 0 else (checked.stderr.strip()[-300:], [])
+
+
+def dump(criu: list[str], pid: int, images: Path, *more: str) -> None:
+    """Dump the process tree below `pid`, which ends with that."""
+    _run([*criu, "dump", "-t", str(pid), "--images-dir", str(images), *more])
+
+
+@contextlib.contextmanager
+def restored(criu: list[str], images: Path, work: Path, *more: str) -> Iterator[None]:
+    """Restore it lazily, by the daemon that listens in `work`; it runs until the end of the block.
+
+    In a new pid namespace, where its process ids are free.
+    """
+    command = [*criu, "restore", "--lazy-pages", "--images-dir", str(images)]
+    command += ["--work-dir", str(work), "-d", "-v4", "-o", "restore.log", *more]
+    wait = 'trap "" HUP; "$@"; echo $?; read end'  # the first process of the namespace
+    with subprocess.Popen(
+        ["unshare", "-pf", "--mount-proc", "--kill-child", "sh", "-c", wait, "sh", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            code = process.stdout.readline().strip()
+            if code != "0":
+                log = (work / "restore.log").read_text(errors="replace")
+                raise AssertionError(f"criu restore: {code}: {log[-2000:]}")
+            yield
+        finally:
+            process.kill()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
 
 
 def _unpack(folder: Path) -> str:

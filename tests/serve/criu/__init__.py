@@ -1,0 +1,1 @@
+"""CRIU itself as a client of a daemon."""
