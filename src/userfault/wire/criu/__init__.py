@@ -1,0 +1,1 @@
+"""What CRIU speaks: a file a protocol."""
