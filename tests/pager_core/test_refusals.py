@@ -116,6 +116,29 @@ def test_a_page_that_is_mapped_no_more_is_let_go() -> None:
     assert core.segments.page_of(START + 3 * PAGE) == -1
 
 
+def test_a_range_that_is_yet_to_be_registered_is_filled_once_it_is() -> None:
+    core = core_of(restored=True, early=True)
+    fault(core, 3)
+    for _ in range(3):
+        core.failed(fill_of(core), errno.ENOENT, 0, 0.0)
+        assert not core.out
+        core.retry()
+
+    core.registered()  # now ENOENT means that the page has gone
+    for _ in range(2):
+        core.failed(fill_of(core), errno.ENOENT, 0, 0.0)
+    assert core.pages.states[3] == REMOVED
+
+
+def test_what_a_restored_process_was_given_by_others_is_its_own() -> None:
+    core = core_of(restored=True)
+    fault(core, 3)
+    core.failed(fill_of(core), errno.EEXIST, 0, 0.0)
+
+    assert list(core.out) == [Wake(START + 3 * PAGE, PAGE)]
+    assert core.pages.states[3] == PRESENT
+
+
 def test_want_of_memory_is_waited_for() -> None:
     world = World(LAZY)
     world.kernel.uffd.poor = 3

@@ -66,6 +66,30 @@ def test_segments_agree_with_one_entry_a_page(calls: list[tuple[str, int, int, i
         agree(segments, naive)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(call, max_size=12), st.permutations(range(PAGES)))
+def test_so_do_many_that_are_not_in_the_order_of_pages(
+    calls: list[tuple[str, int, int, int]], order: list[int]
+) -> None:
+    pieces = [
+        Segment((START + at) * PAGE, (START + at + 1) * PAGE, page) for at, page in enumerate(order)
+    ]
+    segments, naive = Segments.of(pieces, SHIFT), Naive()
+    naive.held = {START + at: page for at, page in enumerate(order)}
+    for what, start, count, new in calls:
+        if what == "unmap":
+            segments.unmap(start * PAGE, (start + count) * PAGE)
+            naive.unmap(start, count)
+        elif abs(new - start) >= count:
+            segments.remap(start * PAGE, new * PAGE, count * PAGE)
+            naive.remap(start, new, count)
+        agree(segments, naive)
+        shown = set(naive.held.values())
+        left = segments.hidden([(0, 5), (5, PAGES - 5)])
+        hidden = [page for first, run in left for page in range(first, first + run)]
+        assert hidden == [page for page in range(PAGES) if page not in shown]
+
+
 def test_a_copy_goes_its_own_way() -> None:
     segments = Segments(START * PAGE, PAGES, SHIFT)
     twin = segments.copy()

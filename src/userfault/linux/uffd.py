@@ -115,6 +115,14 @@ class LiveUserfaultfd:
         if fd >= 0:
             os.close(fd)
 
+    def blank(self) -> None:
+        """Close the userfaultfd, and keep the descriptor's number: of something never readable."""
+        quiet = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            os.dup2(quiet, self._fd, inheritable=False)
+        finally:
+            os.close(quiet)
+
     def __enter__(self) -> LiveUserfaultfd:
         return self
 

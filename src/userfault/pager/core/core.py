@@ -176,6 +176,7 @@ class MappingCore:
         ledger = child_of(self.ledger, pages, shown)
         child = MappingCore(self.plan, ledger.pages, ledger=ledger, planner=self._make_planner)
         child.planner.forget()
+        child.refusals.early = self.refusals.early
         if pages is None:
             child.keep_to(self.residency)
             child.join(self)
@@ -260,6 +261,10 @@ class MappingCore:
         self.planner.background = self.residency.lifted = True
         self.pace.lift()
         self.ledger.finish_if_settled()
+
+    def registered(self) -> None:
+        """Everything is registered from now on (see `Plan.early`)."""
+        self.refusals.early = False
 
     def give_up(self, cause: str, cure: str) -> None:
         """Poison every page that is not filled (or end the client, where there is no poison)."""

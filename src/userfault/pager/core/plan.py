@@ -25,6 +25,8 @@ class Plan(msgspec.Struct, frozen=True):
     first touches are noted.  `course`: what comes ahead of the faults.
     `over_copy`: mapped privately over a copy of the source that other memories map too, so that the
     page cache has also what was dropped here.
+    `restored`: of a process that another program makes anew, so that pages may be there that the
+    pager has not filled; `early`: ranges are perhaps not registered yet.
     """
 
     start: int
@@ -42,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True):
     touches: Touches | None = None
     course: Course | None = None
     over_copy: bool = False
+    restored: bool = False
+    early: bool = False
 
     @property
     def shift(self) -> int:

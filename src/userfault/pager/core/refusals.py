@@ -30,7 +30,7 @@ from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOV
 class Refusals:
     """What the kernel refused one mapping.  `deferred`: fills that met EAGAIN, put aside.
 
-    `leave`: to be called when its process has ended.
+    `leave`: to be called when its process has ended.  `early`: see `Plan`.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Refusals:
         self._ledger = ledger
         self._poverty = Poverty(ledger, pauses)
         self._leave = leave
+        self.early = ledger.plan.early
 
     def release_owner(self) -> None:
         """Its core was released, and is not to be kept by this."""
@@ -130,7 +131,8 @@ class Refusals:
         ledger.counters.exists += 1
         page, plan = fill.page, ledger.plan
         filling = page >= 0 and ledger.pages.states[page] == FILLING
-        if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or not plan.shared):
+        ours = not plan.shared and not plan.restored  # then nobody else fills it
+        if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or ours):
             self._there(fill)
         else:
             if page >= 0 and ledger.pages.states[page] in (FILLING, CACHED, SPILLED):
@@ -176,6 +178,9 @@ class Refusals:
         mapped and no event is pending: a second fill tells, since nobody reads in between.
         """
         ledger = self._ledger
+        if self.early:  # nor is a range mapped for us that is yet to be registered
+            self._event_pending(fill, _code, _now)
+            return
         if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
             half = fill.count // 2
             rest = fill.rest(half, ledger.shift)

@@ -6,25 +6,35 @@ another address, or none.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from userfault.pager.core.segment import Segment
+
+_Sorted: TypeAlias = tuple[list[int], list[Segment]]
+
+_FEW = 8  # are looked through, one after the other
+_NONE = Segment(0, 0, 0)
 
 
 class Segments:
     """The segments of one mapping.  Sizes are in bytes, pages in pages of `1 << shift` bytes."""
 
-    __slots__ = ("_held", "shift")
+    __slots__ = ("_held", "_pages", "_starts", "shift")
 
     def __init__(self, start: int, pages: int, shift: int) -> None:
         self.shift = shift
         self._held = [Segment(start, start + (pages << shift), 0)]
+        # The same sorted, with what it is sorted by: made when there are many.
+        self._starts: _Sorted | None = None
+        self._pages: _Sorted | None = None
 
     @classmethod
     def of(cls, held: Iterable[Segment], shift: int) -> Segments:
         """These segments (of a mapping that was served before)."""
         segments = cls(0, 0, shift)
-        segments._held = list(held)
+        segments._hold(list(held))
         return segments
 
     def __iter__(self) -> Iterator[Segment]:
@@ -43,6 +53,12 @@ class Segments:
 
     def page_of(self, address: int) -> int:
         """The page shown at `address`, or -1."""
+        if len(self._held) > _FEW:
+            starts, held = self._by_start()
+            at = bisect.bisect_right(starts, address) - 1
+            found = held[at] if at >= 0 else _NONE
+            inside = found.start <= address < found.end
+            return found.page + ((address - found.start) >> self.shift) if inside else -1
         for segment in self._held:
             if segment.start <= address < segment.end:
                 return segment.page + ((address - segment.start) >> self.shift)
@@ -50,19 +66,46 @@ class Segments:
 
     def address_of(self, page: int) -> int:
         """Where `page` is shown, or -1."""
-        for segment in self._held:
-            address = segment.start + ((page - segment.page) << self.shift)
-            if segment.start <= address < segment.end and page >= segment.page:
-                return address
-        return -1
+        segment = self._with(page)
+        return segment.start + ((page - segment.page) << self.shift) if segment.end else -1
 
     def reach(self, page: int) -> int:
         """How many pages from `page` on lie at one stretch of addresses (0: not mapped)."""
-        address = self.address_of(page)
-        for segment in self._held:
-            if segment.start <= address < segment.end:
-                return (segment.end - address) >> self.shift
-        return 0
+        segment = self._with(page)
+        first = segment.page
+        return ((segment.end - segment.start) >> self.shift) + first - page if segment.end else 0
+
+    def _with(self, page: int) -> Segment:
+        """The segment that shows it, or `_NONE`."""
+        if len(self._held) > _FEW:
+            pages, held = self._by_page()
+            at = bisect.bisect_right(pages, page) - 1
+            found = held[at : at + 1] if at >= 0 else []
+        else:
+            found = self._held
+        for segment in found:
+            if 0 <= page - segment.page < (segment.end - segment.start) >> self.shift:
+                return segment
+        return _NONE
+
+    def _by_start(self) -> _Sorted:
+        """In the order of addresses."""
+        if self._starts is None:
+            held = sorted(self._held, key=lambda segment: segment.start)
+            self._starts = [segment.start for segment in held], held
+        return self._starts
+
+    def _by_page(self) -> _Sorted:
+        """In the order of pages."""
+        if self._pages is None:
+            held = sorted(self._held, key=lambda segment: segment.page)
+            self._pages = [segment.page for segment in held], held
+        return self._pages
+
+    def _hold(self, held: list[Segment]) -> None:
+        """From now on these."""
+        self._held = held
+        self._starts = self._pages = None
 
     def pages_in(self, start: int, end: int) -> list[tuple[int, int]]:
         """The runs (first page, count) that addresses [start, end) show."""
@@ -100,22 +143,25 @@ class Segments:
             low, high = max(start, segment.start), min(end, segment.end)
             if low < high:
                 page = segment.page + ((low - segment.start) >> self.shift)
-                self._held.append(Segment(low, high, page))
+                self._hold([*self._held, Segment(low, high, page)])
 
     def hidden(self, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """What of these runs (first page, count) no address shows."""
-        for segment in self._held:
-            first = segment.page
-            behind = first + ((segment.end - segment.start) >> self.shift)
-            left = []
-            for page, count in runs:
-                if page < first:
-                    left.append((page, min(page + count, first) - page))
-                if page + count > behind:
-                    low = max(page, behind)
-                    left.append((low, page + count - low))
-            runs = left
-        return runs
+        pages, shown = self._by_page()
+        left = []
+        for first, count in runs:
+            page, end = first, first + count
+            at = max(bisect.bisect_right(pages, page) - 1, 0)
+            while page < end and at < len(shown) and shown[at].page < end:
+                segment = shown[at]
+                if segment.page > page:
+                    left.append((page, segment.page - page))
+                behind = segment.page + ((segment.end - segment.start) >> self.shift)
+                page = max(page, behind)
+                at += 1
+            if page < end:
+                left.append((page, end - page))
+        return left
 
     def unmap(self, start: int, end: int) -> list[tuple[int, int]]:
         """Cut addresses [start, end) out; the runs of pages that were shown there."""
@@ -129,7 +175,7 @@ class Segments:
                 page = segment.page + ((low - segment.start) >> self.shift)
                 held.append(Segment(low, segment.end, page))
             # a segment wholly inside [start, end) leaves nothing
-        self._held = [segment for segment in held if segment.start < segment.end]
+        self._hold([segment for segment in held if segment.start < segment.end])
         return gone
 
     def remap(self, old: int, new: int, length: int) -> None:
@@ -143,4 +189,4 @@ class Segments:
         self.unmap(old, old + length)
         # What was mapped at the new place before has gone without an event of its own.
         self.unmap(new, new + length)
-        self._held = sorted(self._held + moved, key=lambda segment: segment.start)
+        self._hold(sorted(self._held + moved, key=lambda segment: segment.start))

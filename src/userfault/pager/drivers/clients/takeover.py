@@ -18,6 +18,7 @@ from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
+from userfault.pager.drivers.serving import restored
 from userfault.pager.drivers.serving.losing import why_lost
 from userfault.pager.drivers.serving.service import Service
 from userfault.source.spec import ZeroSpec
@@ -42,6 +43,9 @@ def take_over(clients: Clients, family: records.FamilyRecord, people: list[recor
                 recovery.resume([context.core for context in mine])
                 for context in mine:
                     service.perform(context)
+                for context in mine:  # it was killed while it let go of them
+                    if served.attach.restored and context.core.finished and not context.closed:
+                        restored.let_go(service, context)
 
 
 def _again(clients: Clients, mapping: records.ServedRecord, client: Client) -> Served:

@@ -117,7 +117,7 @@ class Served:
         for kept in record.contexts:
             core = cores[kept.core.number]
             core.ledger.counters = kept.counters
-            if served.contexts:  # of a child only touches bring pages in
+            if served.contexts and not served.plan.restored:  # a child's pages come by touches
                 core.planner.forget()
             uffd = served.adopted(kept.fd)
             context = Context(served, kept.core.number, core, uffd, kept.core.states)
@@ -229,8 +229,9 @@ class Served:
 
     @property
     def deserted(self) -> bool:
-        """Its client has ended, and every child that a fork added."""
-        return not self.owner.alive and all(context.closed for context in self.contexts)
+        """Its client has ended, or needs nobody, and so has every child that a fork added."""
+        alone = self.attach.restored or not self.owner.alive
+        return alone and all(context.closed for context in self.contexts)
 
     def changed(self) -> None:
         """What the record says of this mapping is not true any more."""
@@ -318,6 +319,8 @@ def _plan_of(served: Served) -> Plan:
         touches=served.notes.touches if served.notes else None,
         course=served.course,
         over_copy=attach.copy > 0,
+        restored=attach.restored,
+        early=attach.early,
     )
 
 

@@ -25,7 +25,7 @@ from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import Journal
-from userfault.pager.drivers.serving import losing, watchdog
+from userfault.pager.drivers.serving import losing, restored, watchdog
 from userfault.pager.drivers.serving.acting import Book
 from userfault.pager.drivers.serving.background import Background
 from userfault.pager.drivers.serving.budgets import Budgets
@@ -152,8 +152,8 @@ class Service:
     def _finish(self, context: Context, action: actions.Finish) -> None:
         """Everything is in: check the source a last time, then let go of the memory.
 
-        The context stays and its events are read on: a thread may have raised one just before
-        its range was unregistered, and it sleeps until somebody reads it.
+        Mostly the context stays and its events are read on: a thread may have raised one just
+        before its range was unregistered, and it sleeps until somebody reads it.
         """
         if action.owner_gone:
             self.context_ended(context)  # of a dead client this was perhaps the last
@@ -166,6 +166,9 @@ class Service:
                 context, actions.Report(0, changed, "restore again from an intact copy")
             )
         self.commit(served)  # a successor must not unregister what the client maps there later
+        if served.attach.restored:
+            restored.let_go(self, context)
+            return
         for start, length in action.segments:
             with contextlib.suppress(KernelError):
                 context.uffd.unregister(start, length)
@@ -212,6 +215,8 @@ class Service:
         if not served.attach.shared and not served.lost:
             states, pages = self._copy_states(context)
         core = context.core.fork(pages)
+        if served.attach.restored and context.core.planner.background:
+            core.complete()  # until then each first touch of its zeros, too, has to be answered
         uffd = served.adopted(event.userfaultfd.fileno())
         child = Context(served, self.book.number(), core, uffd, states)
         served.contexts.append(child)

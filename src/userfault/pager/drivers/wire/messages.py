@@ -43,6 +43,9 @@ class Attach(msgspec.Struct, tag="attach"):
     which shared memory it is, in words of the program that serves; others may map it.
     `recording`: what is to be made of first touches; without the descriptor, of how useful the
     course was.
+    `restored`: another program makes this process anew, and nobody but us holds the userfaultfd:
+    memory that none of the regions has is registered too, and reads zero; pages may be there
+    already.  `early`: it is not through with that, so that ranges are perhaps not registered yet.
     `copy`: the memory is a private mapping of a shared copy of the source (`drivers/shared`), which
     the keeper has at this address (0: it is none).  Then three more descriptors come last: the
     copy's filler, its marks, and the claim on it.
@@ -72,6 +75,8 @@ class Attach(msgspec.Struct, tag="attach"):
     has_touches: bool = False
     recording: Job | None = None
     copy: int = 0
+    restored: bool = False
+    early: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach"):
