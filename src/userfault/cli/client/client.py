@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 import click
+import msgspec
 
 from userfault.cli.client import hostile as playing
 from userfault.cli.client import telling
 from userfault.cli.client.crew import run
+from userfault.cli.client.native import Native
 from userfault.cli.shared import progress
 from userfault.client.firecracker import FORMS, Firecracker
 from userfault.client.hostile import VARIANTS
@@ -42,6 +44,7 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 
 @click.command(epilog=_EXAMPLE)
 @click.option("--firecracker", metavar="SOCKET", help="Restore as Firecracker does, by that.")
+@click.option("--native", metavar="SOCKET", help="Be userfault.lazy(), by that (serve --native).")
 @click.option("--image", metavar="FILE", required=True, help="What every byte has to be.")
 @click.option("--pattern", type=click.Choice(list(PATTERNS)), default="random", show_default=True,
               help="In which order pages are touched.")  # fmt: skip
@@ -78,8 +81,11 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 @click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, min_open=True),
               default=30.0, show_default=True, help="A page that takes longer hangs.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def client(
+    context: click.Context,
     firecracker: str | None,
+    native: str | None,
     image: str,
     pattern: str,
     stride: int,
@@ -107,18 +113,15 @@ def client(
     Exit code 0: everything was right; 1: wrong bytes, or words where the handler has to be silent;
     6: it refused the client, or ended it; 7: a page never came; 8: a page was given up (SIGBUS).
     """
-    if firecracker is None:
-        raise UsageError(
-            "userfault client",
-            cause="it has to be said which protocol",
-            cure="name a socket, as with --firecracker",
-        )
+    given = {"firecracker": firecracker, "native": native}
+    protocol, socket = _one_of(given)
     if page_size not in (4 * KIB, 2 * MIB):
         raise UsageError(
             f"pages of {page_size} bytes",
             cause="no release has guest memory of them",
             cure="write --page-size 4k or 2m",
         )
+    _only(context, protocol)
     walk = Walk(
         pattern=pattern,
         threads=threads,
@@ -131,9 +134,14 @@ def client(
         flood=flood,
         seed=seed,
     )
+    image = os.path.abspath(image)
+    if protocol == "native":
+        memory = "anon" if page_size == 4 * KIB else "hugetlb-private"
+        mine = Native(socket, image, walk, memory, page_size)
+        return _run("native", "userfault.cli.client.native", mine, seed, timeout, as_json)
     asked = Firecracker(
-        socket=os.path.abspath(firecracker),
-        image=os.path.abspath(image),
+        socket=socket,
+        image=image,
         walk=walk,
         page_size=page_size,
         regions=regions,
@@ -146,6 +154,42 @@ def client(
         with progress.bar("hostile clients") as report:
             played = playing.play(asked, hostile, wait, timeout, report)
         return telling.hostile(played, as_json=as_json)
+    return _run(protocol, "userfault.client.firecracker", asked, seed, timeout, as_json)
+
+
+# Options that mean something for some protocols alone.
+_FOR = dict.fromkeys(
+    ("regions", "transparent", "form", "split", "hotplug", "hostile", "wait"), ("firecracker",)
+)
+
+
+def _one_of(given: dict[str, str | None]) -> tuple[str, str]:
+    """The protocol that was named, and its socket."""
+    named = [(name, path) for name, path in given.items() if path is not None]
+    if len(named) != 1:
+        raise UsageError(
+            "userfault client",
+            cause=f"{'several protocols were' if named else 'no protocol was'} named",
+            cure="name one socket: " + ", ".join(f"--{name}" for name in given),
+        )
+    return named[0][0], os.path.abspath(named[0][1])
+
+
+def _only(context: click.Context, protocol: str) -> None:
+    """Raise UsageError for an option that means nothing for this protocol."""
+    for name, protocols in _FOR.items():
+        source = context.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE and protocol not in protocols:
+            raise UsageError(
+                f"--{name} with --{protocol}",
+                cause="it is said to handlers of " + ", ".join(protocols),
+                cure="leave it out",
+            )
+
+
+def _run(
+    protocol: str, module: str, asked: msgspec.Struct, seed: int, timeout: float, as_json: bool
+) -> int:
     with progress.bar("touching") as report:
-        outcome = run("userfault.client.firecracker", asked, timeout, report)
-    return telling.outcome("firecracker", outcome, asked.walk.seed, as_json=as_json)
+        outcome = run(module, asked, timeout, report)
+    return telling.outcome(protocol, outcome, seed, as_json=as_json)
