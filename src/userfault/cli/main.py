@@ -15,7 +15,8 @@ from userfault.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 it worked; 1 it ran and found a failure; 2 it was called wrongly; 3 this system"
-    " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C."
+    " lacks what it needs; 4 snapshots that were compared differ; 130 Ctrl-C; others are told in"
+    " docs/commands.md."
 )
 
 _SERVE = ("serve", "sessions", "attach", "detach", "drain", "top")
@@ -24,6 +25,7 @@ _STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc"
 _COMMANDS = {
     "probe": "check.probe",
     "check": "check.check",
+    "client": "client.client",
     "contract": "explore.contract",
     "demo": "demo.demo",
     "explore": "explore.explore",

@@ -1,0 +1,1 @@
+"""Posing as other people's clients, to test a handler with."""
