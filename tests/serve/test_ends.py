@@ -61,6 +61,50 @@ def test_clients_of_a_family_that_dies_as_a_whole_are_ended(
         assert two.process.wait(60) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_whose_memory_is_in_lives_on_without_the_family(
+    tmp_path: Path, vm: Path, image: Path, killed: bool
+) -> None:
+    """Also those that share another one's memory, and those whom another worker took over."""
+    arguments = ("--firecracker", str(tmp_path / "vm"), "--image", str(image))
+    with (
+        serving(tmp_path / "daemon", *arguments, ends=False) as daemon,
+        started(vm, tmp_path / "vm", image, stop="seen", processes=3) as three,
+    ):
+        assert three.reads() == "seen"
+
+        def finished() -> bool:
+            found = daemon.ask("sessions")["sessions"]
+            return [each["finished"] for one in found for each in one["mappings"]] == [True]
+
+        wait_until(finished)
+        if killed:
+            daemon.kill("worker")
+            wait_until(finished)
+        pids = [daemon.member(role) for role in ("worker", "supervisor", "spare")]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, number)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids[:1]))
+        three.go_on()
+        assert three.reads() == "right 512"
+
+
+def test_those_who_share_memory_are_left_together(tmp_path: Path, vm: Path, image: Path) -> None:
+    """Once it is in: none of them has to end for that."""
+    arguments = ("--firecracker", str(tmp_path / "vm"), "--image", str(image))
+    with (
+        serving(tmp_path / "daemon", *arguments) as daemon,
+        started(vm, tmp_path / "vm", image, stop="sent", processes=3) as three,
+    ):
+        assert three.reads() == "sent"
+        wait_until(lambda: daemon.log.count("served") == 3)
+        daemon.ask("drain")
+        assert daemon.process.wait(60) == 0
+        three.go_on()
+        assert three.reads() == "right 512"
+
+
 @pytest.mark.parametrize("how", ["poison", "kill"])
 def test_a_store_that_vanishes_costs_its_clients_and_no_others(
     tmp_path: Path, vm: Path, image: Path, how: str

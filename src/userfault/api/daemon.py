@@ -49,7 +49,7 @@ class Listen(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """What a daemon is to do.  `images`: by name, what `userfault.lazy` takes as a source.
 
-    `stores`: that native clients may name.
+    `stores`: that native clients may name.  `on_refusal`: `kill` or `close`, see `turning_away`.
     """
 
     listen: tuple[Listen, ...]
@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True):
     cache: str | None = None
     cache_size: int | None = None
     stores: tuple[str, ...] = ()
+    on_refusal: str = "kill"
 
 
 class Daemon:
@@ -94,6 +95,7 @@ class Daemon:
                     images=images,
                     limits=settings.limits,
                     stores=tuple(open_objects(each).url for each in settings.stores),
+                    on_refusal=settings.on_refusal,
                 )
                 about = records.encode(told)
                 hello = messages.Hello(Placing(), settings.in_flight, __version__, PROGRAM)

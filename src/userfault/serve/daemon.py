@@ -24,6 +24,7 @@ from userfault.serve.leaving import Leaving
 from userfault.serve.metrics import Metrics
 from userfault.serve.native import NativeTalk
 from userfault.serve.refusals import Refusals
+from userfault.serve.turning_away import TurningAway
 from userfault.serve.waiting import Waiting
 
 
@@ -36,6 +37,7 @@ class Daemon:
     worker: Worker
     images: Images
     refusals: Refusals
+    away: TurningAway
     doors: Doors
     waiting: Waiting
     leaving: Leaving
@@ -74,7 +76,8 @@ class Daemon:
             "native": functools.partial(NativeTalk, host=self),
         }
         self.refusals = Refusals(worker.loop.timers)
-        self.doors = Doors(worker.loop, worker.clients, self.limits, self.refusals)
+        self.away = TurningAway(self.refusals, self.told.on_refusal)
+        self.doors = Doors(worker.loop, worker.clients, self.limits, self.away)
         self.waiting = self.doors.waiting
         self.leaving = Leaving(worker.clients, is_served)
         self.metrics = Metrics(worker.clients)
@@ -111,10 +114,16 @@ class Daemon:
         """Tell the log."""
         self.refusals.tell(client.owner.name, error)
 
+    def turn_away(self, client: Client, error: UserfaultError, *, handed_over: bool) -> None:
+        """Tell the log, and end one that has handed over its memory; the caller hangs up."""
+        owner = client.owner
+        self.away.turn(owner.name, error, client.channel, owner.process, handed_over=handed_over)
+
     def admitted(self, client: Client) -> None:
         """It is served."""
         self.told.chosen.pop(client.owner.pid, None)  # another process may have that number later
         client.owner.say("served")
+        self.leaving.came(client)
 
     def shut(self, which: Callable[[records.Door], bool]) -> None:
         """Nobody comes by these doors any more."""

@@ -16,10 +16,10 @@ from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.processes.watching import Loop
 from userfault.serve.peers import RefusedError, admit, peer
 from userfault.serve.records import Door, Limits
-from userfault.serve.refusals import Refusals
+from userfault.serve.turning_away import TurningAway
 from userfault.serve.waiting import Waiting
 
-CONTROL = "control"
+CONTROL, NATIVE = "control", "native"
 _PAUSE_S = 0.5  # when nothing is left to accept with
 _EACH = 16  # descriptors that a client takes at most before it is served
 _AT_ONCE = 16  # connections accepted before faults are looked at again
@@ -28,7 +28,7 @@ _AT_ONCE = 16  # connections accepted before faults are looked at again
 class Doors:
     """Accepts for `clients`.  `waiting`: who was let in and has not said yet what it wants."""
 
-    def __init__(self, loop: Loop, clients: Clients, limits: Limits, refusals: Refusals) -> None:
+    def __init__(self, loop: Loop, clients: Clients, limits: Limits, away: TurningAway) -> None:
         self._loop = loop
         self._clients = clients
         self._limits = limits
@@ -36,7 +36,7 @@ class Doors:
         self._sockets: dict[str, tuple[socket.socket, Door]] = {}
         self._shut: set[str] = set()  # for now: no place, or no descriptor left
         self._again_at: float | None = None
-        self._refusals = refusals
+        self._away = away
         self._told = False  # that nobody is let in
         self.accepted = 0
 
@@ -48,12 +48,31 @@ class Doors:
         self._loop.watch(listener.fileno(), functools.partial(self._somebody, door.name))
 
     def shut(self, name: str) -> None:
-        """Nobody comes by this one any more."""
-        listener, _ = self._sockets.pop(name)
+        """Nobody comes by this one any more.
+
+        Who waits in its queue has perhaps sent everything, and would be lost with it: each of them
+        is let in, or turned away.  (Not where the socket is somebody else's, who listens on.)
+        """
+        listener, door = self._sockets.pop(name)
         if name not in self._shut:
             self._loop.forget(listener.fileno())
         self._shut.discard(name)
-        listener.close()
+        with listener:
+            if any(door.place):
+                self._empty(listener, door)
+
+    def _empty(self, listener: socket.socket, door: Door) -> None:
+        """Take everybody out of its queue; who connects from now on finds nobody (ECONNREFUSED)."""
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RD)
+            while True:
+                full = self._full(door, listener)
+                channel, _address = listener.accept()
+                if full:
+                    cause = f"{full}, and nobody is let in any more"
+                    self._turn_away(channel, door, RefusedError("a client too many", cause=cause))
+                else:
+                    self._let_in(channel, door)
 
     def __bool__(self) -> bool:
         return bool(self._sockets)
@@ -69,7 +88,7 @@ class Doors:
             if len(self.waiting) >= self._limits.waiting and door.protocol != CONTROL:
                 self._rest(name, None)
                 return
-            if full := self._full(door):
+            if full := self._full(door, listener):
                 self._no_more(name, full)
                 return
             try:
@@ -83,7 +102,7 @@ class Doors:
                 return
             self._let_in(channel, door)
 
-    def _full(self, door: Door) -> str:
+    def _full(self, door: Door, listener: socket.socket) -> str:
         """Why nobody more can be served now; "" where there is room.
 
         Who would be refused for that has handed over its memory perhaps, and could only be ended.
@@ -92,7 +111,7 @@ class Doors:
         if door.protocol != CONTROL and len(clients) >= limits.clients:
             return f"{limits.clients} clients are served, which is the most"
         try:
-            lowest = os.dup(self._sockets[door.name][0].fileno())  # the kernel gives the lowest out
+            lowest = os.dup(listener.fileno())  # the kernel gives the lowest out
         except OSError:
             return "no descriptor is left"
         os.close(lowest)
@@ -113,23 +132,42 @@ class Doors:
     def _let_in(self, channel: socket.socket, door: Door) -> None:
         with contextlib.ExitStack() as undo:
             undo.callback(channel.close)
+            process = -1
             try:
                 found = peer(channel)
-                undo.callback(os.close, found.process)
+                process = found.process
+                undo.callback(os.close, process)
                 admit(door.who, found)
                 self._room_for(found.pid)
                 name = f"{door.protocol} {found.pid}: "
                 client = self._clients.add(
-                    channel, found.process, name, protocol=door.protocol, door=door.name
+                    channel, process, name, protocol=door.protocol, door=door.name
                 )
             except (UserfaultError, OSError) as error:
-                self._refusals.tell(f"{door.name}: ", error)
+                self._refused(channel, door, process, error)
                 return
             undo.pop_all()
         self.accepted += 1
         self._told = False
         if client.conversation is not None:
             client.conversation.request()  # what it sent may have come before it was watched
+
+    def _turn_away(self, channel: socket.socket, door: Door, error: UserfaultError) -> None:
+        """Without a further look at it."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(channel.close)
+            process = -1
+            with contextlib.suppress(UserfaultError, OSError):
+                process = peer(channel).process
+                undo.callback(os.close, process)
+            self._refused(channel, door, process, error)
+
+    def _refused(self, channel: socket.socket, door: Door, process: int, error: Exception) -> None:
+        """Who speaks our own protocol, or gives orders, notices the end of its connection."""
+        if door.protocol in (CONTROL, NATIVE):
+            self._away.tell(f"{door.name}: ", error)
+        else:
+            self._away.turn(f"{door.name}: ", error, channel, process)
 
     def _room_for(self, pid: int) -> None:
         limits = self._limits

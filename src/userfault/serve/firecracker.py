@@ -6,6 +6,7 @@ So the end of the connection means nothing once the VM is served: its process's 
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from typing import Protocol
@@ -38,8 +39,8 @@ class Host(Protocol):
     def image_for(self, client: Client) -> str:
         """The name of the image that it is shown."""
 
-    def refused(self, client: Client, error: UserfaultError) -> None:
-        """Tell the log."""
+    def turn_away(self, client: Client, error: UserfaultError, *, handed_over: bool) -> None:
+        """Tell the log, and end one that has handed over its memory; the caller hangs up."""
 
     def admitted(self, client: Client) -> None:
         """It is served."""
@@ -134,6 +135,7 @@ class FirecrackerTalk:
         host, client = self._host, self.client
         name = host.image_for(client)
         attaching.fit(geometry, host.images.spec(name), name, host.limits)
+        self._fds.append(os.dup(self._fds[0]))  # one stays open until it is served, or ended
         source = host.images.source(name)
         uffd = self._fds.pop()
         attaching.take(
@@ -164,9 +166,7 @@ class FirecrackerTalk:
         if not isinstance(error, UserfaultError):
             cause = cause_of(error) if isinstance(error, OSError) else traceback.format_exc()
             error = PagerError("a client that cannot be served", cause=cause)
-        self._host.refused(self.client, error)
-        if self._handed_over:
-            self.client.owner.end("nobody fills its memory")
+        self._host.turn_away(self.client, error, handed_over=self._handed_over)
         self._decided()
         self._clients.hang_up(self.client, quit_now=True)
 

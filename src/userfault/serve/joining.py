@@ -9,10 +9,8 @@ all of them; who waits for it is woken, in whichever process.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 
-from userfault.linux.lifeline import LifeLine
 from userfault.linux.registered import Area
 from userfault.pager.core.segment import Segment
 from userfault.pager.core.segments import Segments
@@ -57,9 +55,4 @@ def join(clients: Clients, client: Client, first: Served, request: Attach, uffd:
     shift = request.page_size.bit_length() - 1
     whole = Segment(request.start, request.start + (request.pages << shift), 0)
     shown = Segments.of(request.regions or (whole,), shift)
-    client.lifeline = LifeLine.armed(signal.SIGKILL, whom=client.owner.pid)
-    client.changed()
-    clients.book.changed(client)
-    context = clients.service.joined(first, uffd, shown)
-    clients.service.commit(first)
-    clients.service.perform(context)
+    clients.join(client, first, uffd, shown)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
+from userfault.pager.drivers.mappings.served import Context
 
 _LOOK_S = 0.1
 # A thread may have raised an event just before its range was unregistered: it is read, and the
@@ -38,12 +39,21 @@ class Leaving:
         self._begun = True
         self._clients.service.loop.timers[self] = None
         for client in list(self._clients.book.clients.values()):
-            for served in list(client.mappings.values()):
-                if self._served(client) and not served.main.closed:
-                    with self._clients.service.costs(served):
-                        served.main.core.complete()
-                        self._clients.service.commit(served)
-                        self._clients.service.perform(served.main)
+            if self._served(client):
+                self._complete(client)
+
+    def came(self, client: Client) -> None:
+        """It had connected before, and is served from now on."""
+        if self._begun:
+            self._complete(client)
+
+    def _complete(self, client: Client) -> None:
+        for served in list(client.mappings.values()):
+            if not served.main.closed:
+                with self._clients.service.costs(served):
+                    served.main.core.complete()
+                    self._clients.service.commit(served)
+                    self._clients.service.perform(served.main)
 
     def next_time(self) -> float | None:
         """When to look again."""
@@ -59,13 +69,24 @@ class Leaving:
                 self._clients.hang_up(client, quit_now=True)
 
     def _needs_nobody(self, client: Client, now: float) -> bool:
-        mappings = client.mappings.values()
-        if not all(each.main.core.finished and len(each.contexts) == 1 for each in mappings):
+        contexts = [each for each in self._contexts(client) if not each.closed]
+        if not all(each.core.finished for each in contexts):
             self._finished.pop(client.number, None)
             return False
         poll = select.poll()
-        for each in mappings:
-            if not each.main.closed:
-                poll.register(each.main.fd, select.POLLIN)
+        for each in contexts:
+            poll.register(each.fd, select.POLLIN)
         since = self._finished.setdefault(client.number, now)
         return now > since + _QUIET_S and not poll.poll(0)
+
+    def _contexts(self, client: Client) -> list[Context]:
+        """Its own with those of its children and of who joined; or what it joined as a whole."""
+        served = list(client.mappings.values())
+        if client.joined:
+            served = [
+                each
+                for other in self._clients.book.clients.values()
+                for each in other.mappings.values()
+                if any(context.number == client.joined for context in each.contexts)
+            ]
+        return [context for each in served for context in each.contexts]

@@ -74,6 +74,7 @@ class Daemon(msgspec.Struct):
     stores: tuple[str, ...] = ()  # that clients may name
     chosen: dict[int, str] = {}  # which image a process that is still to come is shown
     draining: bool = False
+    on_refusal: str = "kill"  # what becomes of those who are turned away with their memory
 
 
 _encoder = msgspec.msgpack.Encoder()

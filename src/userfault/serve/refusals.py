@@ -23,7 +23,7 @@ class Refusals:
         self._untold = 0
         self._tell_at = 0.0
 
-    def tell(self, about: str, error: Exception) -> None:
+    def tell(self, about: str, why: Exception | str) -> None:
         """One more."""
         self.count += 1
         now = time.monotonic()
@@ -31,7 +31,7 @@ class Refusals:
         self._since = now
         if self._room >= 1:
             self._room -= 1
-            say(f"refused: {error}", about)
+            say(f"refused: {why}", about)
             return
         if not self._untold:
             self._tell_at = now + _SUMMARY_S

@@ -99,6 +99,13 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     show_default=True,
     help="What a page that cannot be read costs: SIGBUS for its access, or the client.",
 )
+@click.option(
+    "--on-refusal",
+    type=click.Choice(["kill", "close"]),
+    default="kill",
+    show_default=True,
+    help="What becomes of a client that has handed over its memory and is not served.",
+)
 @click.option("--metrics", metavar="[HOST:]PORT", help="Show metrics there, for Prometheus.")
 @click.option(
     "--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines."
@@ -119,6 +126,7 @@ def serve(
     members: tuple[str, ...],
     background: bool,
     on_failure: str,
+    on_refusal: str,
     metrics: str | None,
     log: str,
 ) -> int:
@@ -149,6 +157,7 @@ def serve(
         who=Who(users(allowed), groups(members)),
         group=groups((group,))[0] if group else None,
         stores=stores,
+        on_refusal=on_refusal,
     )
     if log == "json":
         os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one

@@ -38,7 +38,7 @@ class Client:
 
     `channel`: where it asks.  `open`: it may ask for more.  `mappings`: by the numbers that it gave
     them.  `replaced`: the serial of its request that a handover has carried out.  `protocol`,
-    `door`: see `ClientRecord`.
+    `door`, `lifeline`, `joined`: see `ClientRecord`.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Client:
         self.mappings: dict[int, Served] = {}
         self.replaced = replaced
         self.lifeline = LifeLine(-1, -1)  # where it shares what another one has mapped
+        self.joined = 0
         self.protocol = protocol
         self.door = door
         self.conversation: Conversation | None = None
@@ -92,6 +93,7 @@ class Client:
                 protocol=self.protocol,
                 door=self.door,
                 lifeline=(self.lifeline.read, self.lifeline.write),
+                joined=self.joined,
             )
             self._recorded = msgspec.Raw(encode(record))
         return self._recorded

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import signal
 import socket
 import time
 from collections.abc import Callable
 
 from userfault.kernel.errors import PagerError
 from userfault.linux.lifeline import LifeLine
+from userfault.pager.core.segments import Segments
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.client import Conversation as AnyConversation
@@ -16,7 +18,7 @@ from userfault.pager.drivers.clients.conversation import Conversation, ForAnothe
 from userfault.pager.drivers.clients.interrupts import Interrupts
 from userfault.pager.drivers.clients.reach import Reach
 from userfault.pager.drivers.mappings.owner import Owner
-from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.records import ClientRecord, ServedRecord
 from userfault.pager.drivers.serving.service import Service
 from userfault.pager.drivers.wire.messages import Admit
@@ -45,6 +47,7 @@ class Clients:
         self._replace = replace
         self._loop.look_at(Reach(book.clients))
         service.timed.beside(Interrupts(service))
+        service.let_go = self._needs_nobody
 
     def add(
         self,
@@ -74,6 +77,7 @@ class Clients:
         owner = Owner(record.number, record.process, record.name)
         client = Client(owner, channel, record.replaced, record.protocol, record.door)
         client.lifeline = LifeLine(*record.lifeline)
+        client.joined = record.joined
         self.book.clients[client.number] = client
         self._begin(client)
         return client
@@ -86,6 +90,27 @@ class Clients:
         """Serve a mapping of the record again."""
         client.mappings[served.number] = served
         self.service.begin(served)
+
+    def join(self, client: Client, served: Served, fd: int, shown: Segments) -> None:
+        """Serve a client whose memory, behind userfaultfd `fd`, is what another one has mapped.
+
+        It is ended if nobody is left to serve it.  Raises PagerError when it cannot be recorded.
+        """
+        client.lifeline = LifeLine.armed(signal.SIGKILL, whom=client.owner.pid)
+        client.changed()
+        self.book.changed(client)
+        context = self.service.joined(served, fd, shown)
+        client.joined = context.number
+        client.changed()
+        self.service.commit(served)
+        self.book.changed(client)
+        self.service.perform(context)
+
+    def _needs_nobody(self, context: Context) -> None:
+        """Its memory is in and unregistered: who joined with it is not to end with us any more."""
+        for client in self.book.clients.values():
+            if client.joined == context.number:
+                client.lifeline.disarm()
 
     def greet(self) -> None:
         """Tell each client that a worker serves."""

@@ -34,6 +34,9 @@ def take_over(clients: Clients, family: records.FamilyRecord, people: list[recor
             served = _again(clients, mapping, client)
             clients.restore(client, served)
             contexts.update((each.number, each) for each in served.contexts if not each.closed)
+    for context in contexts.values():  # now that all are here: whoever joined may come later
+        if context.core.finished:
+            service.let_go(context)
     _settle(service, contexts)
     _replay(service, contexts, family)
     for client in list(clients.book.clients.values()):

@@ -70,7 +70,8 @@ class ClientRecord(msgspec.Struct):
     `number`: its own, never given to another.  `name`: what lines about it begin with on standard
     error.  `replaced`: the serial of its request that a handover has carried out.  `protocol`: what
     is spoken with it ("": our own).  `door`: by which it came, if the program has several.
-    `lifeline`: both ends of its own, where none of what it mapped has one.
+    `lifeline`: both ends of its own, where none of what it mapped has one, but its memory is a
+    further context of what another client mapped: `joined`, by the context's number.
     """
 
     number: int
@@ -82,6 +83,7 @@ class ClientRecord(msgspec.Struct):
     protocol: str = ""
     door: str = ""
     lifeline: tuple[int, int] = (-1, -1)
+    joined: int = 0
 
 
 class FamilyRecord(msgspec.Struct):

@@ -77,6 +77,7 @@ class Service:
         self.commit = book.commit
         self.latency: Latency | None = None  # how long faults wait, if it is wanted
         self.dropped: Callable[[Served], None] = _nothing  # to be told of a mapping that goes
+        self.let_go: Callable[[Context], None] = _nothing  # and of memory that needs nobody
         self._unpackers: Unpackers | None = None
         performer = Performer(journal, calls)
         self.evictor = Evictor(loop, journal, calls, self)
@@ -174,6 +175,7 @@ class Service:
                 context.uffd.unregister(start, length)
         self.background.discard(context)
         served.origin.rest()
+        self.let_go(context)
         if context is served.main:
             served.finish()
 
@@ -298,6 +300,5 @@ class Service:
         self.reads.close()
 
 
-def _nothing(served: Served) -> None:
+def _nothing(_: object) -> None:
     """Nobody wants to know."""
-    del served
