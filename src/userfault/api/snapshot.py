@@ -61,11 +61,11 @@ class Snapshot:
         self._objects = open_objects(store)
         self._level = level
         self._lock = original("threading", "Lock")()
-        shown = _shown(memory, self._objects)
-        self._base = shown if base is None else base
+        shows = shown(memory, self._objects)
+        self._base = shows if base is None else base
         self._number = int(self._base == self._name)
         self._part = Part(memory, mode)
-        self._part.based = shown is not None and self._base == shown
+        self._part.based = shows is not None and self._base == shows
         self._held = _Held(self._part)
         self._first_to_go = Attribute()
         self._tie = undisturbed(lambda: Tie(self._first_to_go, self._held))
@@ -126,7 +126,7 @@ class Snapshot:
         self.close()
 
 
-def _shown(memory: Any, objects: Objects) -> str | None:
+def shown(memory: Any, objects: Objects) -> str | None:
     """The snapshot of this store that a lazy memory shows all of; it is still what it was then."""
     spec = memory._parts.shows if isinstance(memory, LazyMemory) else None
     if spec is None or spec.url != objects.url:

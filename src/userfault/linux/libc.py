@@ -79,6 +79,9 @@ _process_vm_readv.argtypes = [
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
+_ioctl = _libc.ioctl
+_ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong]
+
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -208,6 +211,14 @@ def process_vm_readv(pid: int, target: int, runs: list[tuple[int, int]]) -> int:
     if done < 0:
         raise _fail("process_vm_readv")
     return done
+
+
+def ioctl(fd: int, request: int, argument: int = 0) -> int:
+    """ioctl(2) with a number as argument.  Once: `fcntl.ioctl` may repeat it after EINTR."""
+    result: int = _ioctl(fd, request, argument)
+    if result < 0:
+        raise _fail("ioctl")
+    return result
 
 
 def syscall(number: int, *arguments: int) -> int:

@@ -1,0 +1,28 @@
+"""What the tests of the machine share: KVM, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from helpers.leaks import nothing_left
+from helpers.skips import absent
+from userfault.kernel.errors import MemoryUnavailable
+from userfault.linux.kvm import Vm
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    """No test leaves a descriptor or a thread."""
+    with nothing_left():
+        yield
+
+
+@pytest.fixture
+def kvm() -> None:
+    """A test that runs a guest."""
+    try:
+        Vm().close()
+    except MemoryUnavailable as error:
+        absent(str(error))
