@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
+from typing import Any
 
 import click
 
 from userfault.api.daemon import Daemon, Listen, Settings, replace
+from userfault.cli.serve import page_server
 from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
 from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.pager.core.policy import Policy
 from userfault.serve import prometheus, systemd
+from userfault.serve.page_server.listening import PageServer
 from userfault.serve.records import Limits, Who
 from userfault.serve.talking import Line
 
@@ -106,6 +110,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     show_default=True,
     help="What becomes of a client that has handed over its memory and is not served.",
 )
+@page_server.options
 @click.option("--metrics", metavar="[HOST:]PORT", help="Show metrics there, for Prometheus.")
 @click.option(
     "--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines."
@@ -129,6 +134,7 @@ def serve(
     on_refusal: str,
     metrics: str | None,
     log: str,
+    **pages: Any,
 ) -> int:
     """Serve the page faults of other programs' memory, until SIGTERM.
 
@@ -161,15 +167,20 @@ def serve(
     )
     if log == "json":
         os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one
-    daemon = Daemon(settings)
-    stop = prometheus.expose(metrics, daemon.ask) if metrics is not None else None
-    for each in settings.listen:
-        terminal.say(f"listening at {each.path} ({each.protocol})")
-    code = _stand_before(daemon)
-    if stop is not None:
-        stop()
-    daemon.close()
-    return code
+    server = page_server.start(settings.group, **pages)
+    with contextlib.ExitStack() as ending:
+        if server is not None:
+            ending.callback(server.close)
+            terminal.say(f"listening at {server.address} (page-server)")
+            if not settings.listen:
+                return _stand_before(None, server)
+        daemon = Daemon(settings)
+        ending.callback(daemon.close)
+        if metrics is not None:
+            ending.callback(prometheus.expose(metrics, daemon.ask))
+        for each in settings.listen:
+            terminal.say(f"listening at {each.path} ({each.protocol})")
+        return _stand_before(daemon, server)
 
 
 def _listen(protocol: str, path: str, images: dict[str, str]) -> list[Listen]:
@@ -202,7 +213,7 @@ def _from_systemd(images: dict[str, str]) -> list[Listen]:
     return found
 
 
-def _stand_before(daemon: Daemon) -> int:
+def _stand_before(daemon: Daemon | None, server: PageServer | None) -> int:
     """Pass signals on, until all of the daemon's processes have ended."""
     woken, asked = socket.socketpair()
     woken.setblocking(False)
@@ -214,17 +225,22 @@ def _stand_before(daemon: Daemon) -> int:
     systemd.notify("READY=1")
     poll = select.poll()
     poll.register(woken, select.POLLIN)
-    poll.register(daemon.channel, 0)
-    while not daemon.ended():
+    if daemon is not None:
+        poll.register(daemon.channel, 0)
+    while daemon is None or not daemon.ended():
         poll.poll()
         try:
             numbers = woken.recv(64)
         except BlockingIOError:
             continue
-        if signal.SIGHUP in numbers:
+        if signal.SIGHUP in numbers and daemon is not None:
             _reload(daemon)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             systemd.notify("STOPPING=1")
+            if server is not None:
+                server.stop()
+            if daemon is None:
+                break
             left = daemon.ask("drain")["left"]
             terminal.say(f"draining: {left} clients left")
     return 0

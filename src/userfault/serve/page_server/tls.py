@@ -26,7 +26,10 @@ class Tls(msgspec.Struct, frozen=True):
         """For one side.  Raises UsageError for files that cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if not server:
+        if server:
+            # CRIU's GnuTLS wants to be asked again when it has read a ticket, and CRIU gives up.
+            context.num_tickets = 0
+        else:
             context.check_hostname = self.verify_name
         context.verify_mode = ssl.CERT_REQUIRED
         path = self.cert

@@ -141,13 +141,18 @@ class Requests:
 
 
 def _form_of(data: bytes) -> Form:
-    """What the first 24 bytes tell: where the long form has its padding, or the id."""
-    word, pages, _, number = Form.SHORT.value.unpack(data)
+    """What the first 24 bytes tell: in the long form the id comes behind them.
+
+    The padding of the long form tells nothing: in a GET of 4.2.1 there is what the stack had there.
+    """
+    word, pages, address, number = Form.SHORT.value.unpack(data)
     command = word & 0xFFFF
     if command in (Command.OPEN, Command.OPEN2, Command.PARENT):
         return Form.SHORT if number else Form.LONG
     if command == Command.GET:
-        return Form.SHORT if pages else Form.LONG
+        # Short: an address, and a pid; long: a count in place of the one, an address of the other.
+        short = pages and address and not address % PAGE and 0 < number < _MOST_PID
+        return Form.SHORT if short else Form.LONG
     if command in _ENDS:  # nothing was asked for, and nothing comes behind it that counts
         return Form.SHORT
     raise _bad(f"it begins with command {command:#x}", "it is no client of a page server")
@@ -194,11 +199,11 @@ _OTHER_RELEASE = "the peer is of another release than it was said to be"
 
 def _map_of(command: Command, number: int) -> PageMap:
     if command is Command.GET:  # the bare pid
-        if not 0 < number <= _MOST_PID:
+        if not 0 < number < _MOST_PID:
             raise _bad(f"pages of task {number}", "no task has such a number")
         return PageMap(number)
     kind, found = number & 0xFF, number >> _TYPE_BITS
-    if kind in _PIDS and 0 < found <= _MOST_PID:
+    if kind in _PIDS and 0 < found < _MOST_PID:
         return PageMap(found)
     if kind in _SHARED and found < 1 << 56:
         return PageMap(found, shared=True)

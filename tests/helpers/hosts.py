@@ -1,0 +1,66 @@
+"""Two hosts, as network namespaces with a wire between them (ip-netns(8), veth(4))."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from helpers.skips import absent, need_root
+
+
+class Host(NamedTuple):
+    """`address`: its own; `inside`: what a command begins with that runs there."""
+
+    name: str
+    address: str
+
+    @property
+    def inside(self) -> list[str]:
+        """The network alone is another one: files and mounts stay what they are."""
+        return ["nsenter", f"--net=/run/netns/{self.name}"]
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """They go with the block, and whatever is left of the wire."""
+    need_root()
+    names = [f"userfault-{os.getpid()}-{letter}" for letter in "ab"]
+    hosts = Host(names[0], "10.209.0.1"), Host(names[1], "10.209.0.2")
+    with contextlib.ExitStack() as undo:
+        for host in hosts:
+            made = subprocess.run(
+                ["ip", "netns", "add", host.name], capture_output=True, text=True, check=False
+            )
+            if made.returncode:
+                absent(f"no network namespace can be made: {made.stderr.strip()}")
+            undo.callback(_ip, "netns", "delete", host.name)
+        _ip(
+            "link",
+            "add",
+            "wire",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "wire",
+            "netns",
+            names[1],
+        )
+        for host in hosts:
+            _ip("-n", host.name, "address", "add", f"{host.address}/30", "dev", "wire")
+            _ip("-n", host.name, "link", "set", "wire", "up")
+            _ip("-n", host.name, "link", "set", "lo", "up")
+        yield hosts
+
+
+def cut(host: Host) -> None:
+    """Nothing goes over the wire any more."""
+    _ip("-n", host.name, "link", "set", "wire", "down")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], capture_output=True, check=True)
