@@ -15,11 +15,13 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.family.supervisor import ROLES
 from userfault.pager.drivers.record.journal import Word
 from userfault.pager.drivers.worker import Worker
-from userfault.serve import records
+from userfault.serve import records, restoring
 from userfault.serve.doors import Doors
+from userfault.serve.keeping import keep, let_go
 from userfault.serve.leaving import Leaving
 from userfault.serve.peers import RefusedError
 from userfault.serve.refusals import Refusals
+from userfault.serve.restores import Restores
 from userfault.serve.sessions import session
 from userfault.source.spec import Spec
 
@@ -38,6 +40,7 @@ class Host(Protocol):
     doors: Doors
     leaving: Leaving
     refusals: Refusals
+    restores: Restores
 
     @property
     def metrics(self) -> Counted: ...
@@ -185,6 +188,10 @@ class Commands:
             host.doors.open(told.doors[-1], host.worker.book.kept[told.doors[-1].kept])
         return {}
 
+    def _restore(self, request: restoring.Begin, fds: list[int]) -> dict[str, Any]:
+        """Serve a VM that asks for its pages."""
+        return restoring.begin(self._host, request, fds)
+
     def _detach(self, request: Detach, fds: list[int]) -> dict[str, Any]:
         del fds
         host, told = self._host, self._host.told
@@ -215,20 +222,10 @@ class Commands:
     # --- descriptors that are kept ---------------------------------------------------------------
 
     def _keep(self, fd: int) -> int:
-        """Its place.  (Places are named in the record, and must not move: those that are free are
-        used again.)"""
-        kept = self._host.worker.book.kept
-        if -1 in kept:
-            place = kept.index(-1)
-            kept[place] = fd
-            return place
-        kept.append(fd)
-        return len(kept) - 1
+        return keep(self._host.worker.book.kept, fd)
 
     def _let_go(self, place: int) -> int:
-        kept = self._host.worker.book.kept
-        fd, kept[place] = kept[place], -1
-        return fd
+        return let_go(self._host.worker.book.kept, place)
 
     def _forget_image(self, name: str) -> int:
         """Its descriptor; it is closed by the caller once the record is written."""
@@ -256,5 +253,6 @@ _COMMANDS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
     "detach": (Detach, Commands._detach),
     "metrics": (Nothing, Commands._metrics),
     "replace": (Nothing, Commands._replace),
+    "restore": (restoring.Begin, Commands._restore),
     "drain": (Drain, Commands._drain),
 }

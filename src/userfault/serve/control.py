@@ -23,7 +23,7 @@ from userfault.serve.peers import RefusedError
 
 VERSION = 1
 _MOST = 64 << 10  # bytes of a request
-_FDS = 8  # descriptors that come with it
+_FDS = 64  # descriptors that come with it
 
 
 class Request(msgspec.Struct):

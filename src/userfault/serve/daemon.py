@@ -14,7 +14,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.record import records as family_records
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.worker import Worker
-from userfault.serve import records, sockets
+from userfault.serve import cloud_hypervisor, records, sockets
 from userfault.serve.commands import Commands, is_served
 from userfault.serve.control import ControlTalk
 from userfault.serve.doors import Doors
@@ -24,6 +24,7 @@ from userfault.serve.leaving import Leaving
 from userfault.serve.metrics import Metrics
 from userfault.serve.native import NativeTalk
 from userfault.serve.refusals import Refusals
+from userfault.serve.restores import Restores
 from userfault.serve.turning_away import TurningAway
 from userfault.serve.waiting import Waiting
 
@@ -42,6 +43,7 @@ class Daemon:
     waiting: Waiting
     leaving: Leaving
     metrics: Metrics
+    restores: Restores
 
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
@@ -70,10 +72,12 @@ class Daemon:
         """What clients of a killed worker need, too."""
         self.worker = worker
         self.images = Images(self.told, worker.book.kept)
+        self.restores = Restores(self.told, worker.book, worker.loop)
         worker.clients.protocols |= {
             "firecracker": functools.partial(FirecrackerTalk, host=self),
             "control": functools.partial(ControlTalk, host=self),
             "native": functools.partial(NativeTalk, host=self),
+            cloud_hypervisor.PROTOCOL: functools.partial(cloud_hypervisor.FaultTalk, host=self),
         }
         self.refusals = Refusals(worker.loop.timers)
         self.away = TurningAway(self.refusals, self.told.on_refusal)
@@ -87,6 +91,7 @@ class Daemon:
         self.worker.loop.run(self, self.worker.service.background)
         self.shut(lambda _: True)
         self.worker.close()
+        self.restores.close()
 
     def __bool__(self) -> bool:
         open_ = bool(self.doors) and not self.told.draining

@@ -65,6 +65,31 @@ class Door(msgspec.Struct, frozen=True):
     place: tuple[int, int] = (0, 0)
 
 
+class Restore(msgspec.Struct, frozen=True):
+    """A VM that asks for its pages (Cloud Hypervisor): `token` is its name.
+
+    `source`: place of the descriptor of `spec`.  `parts`: [guest-physical address, bytes], in the
+    order of the image.  `slots`: [address, bytes, offset in its memfd, place of that]; none where
+    pages go with the answers.  `states`: place of the memory that says which were delivered.
+    `exchanges`: places of the files of its connections.
+    """
+
+    token: str
+    spec: Spec
+    source: int
+    page_size: int
+    parts: tuple[tuple[int, int], ...]
+    slots: tuple[tuple[int, int, int, int], ...] = ()
+    states: int = -1
+    exchanges: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> list[int]:
+        """Of everything that is kept for it."""
+        memories = [memory for *_, memory in self.slots]
+        return [self.source, *memories, *self.exchanges, *([self.states] if self.slots else [])]
+
+
 class Daemon(msgspec.Struct):
     """Everything."""
 
@@ -75,6 +100,7 @@ class Daemon(msgspec.Struct):
     chosen: dict[int, str] = {}  # which image a process that is still to come is shown
     draining: bool = False
     on_refusal: str = "kill"  # what becomes of those who are turned away with their memory
+    restores: list[Restore] = []  # of VMs that ask for their pages
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from userfault.api.daemon import Daemon, Listen, Settings, replace
-from userfault.cli.serve import page_server
+from userfault.cli.serve import page_server, restores
 from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
 from userfault.kernel.errors import UsageError, UserfaultError
@@ -34,6 +34,13 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     metavar="PATH",
     multiple=True,
     help="Listen there for Firecracker (repeatable; with {name} in it, a socket for each image).",
+)
+@click.option(
+    "--cloud-hypervisor",
+    "vmms",
+    metavar="PATH",
+    multiple=True,
+    help="Restore the snapshot into the Cloud Hypervisor that listens there (repeatable).",
 )
 @click.option(
     "--native",
@@ -117,6 +124,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 )
 def serve(
     firecracker: tuple[str, ...],
+    vmms: tuple[str, ...],
     native: tuple[str, ...],
     stores: tuple[str, ...],
     images: tuple[str, ...],
@@ -150,11 +158,18 @@ def serve(
         line.close()
         terminal.say("replaced")
         return 0
-    shown = dict(named(each) for each in (*images, *snapshots))
+    restored = restores.snapshot_for(vmms, (*images, *snapshots))
+    shown = dict(named(each) for each in (*images, *snapshots) if not vmms or firecracker)
     listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
     listen += [Listen("native", path) for path in native]
     if control is not None:
         listen.append(Listen("control", control))
+    if vmms and not listen:
+        raise UsageError(
+            "--cloud-hypervisor alone",
+            cause="nobody could ask the daemon how it goes, nor end it",
+            cure="name a control socket, too: --control PATH",
+        )
     settings = Settings(
         listen=(*listen, *_from_systemd(shown)),
         images=shown,
@@ -180,6 +195,7 @@ def serve(
             ending.callback(prometheus.expose(metrics, daemon.ask))
         for each in settings.listen:
             terminal.say(f"listening at {each.path} ({each.protocol})")
+        restores.begin(daemon, vmms, restored)
         return _stand_before(daemon, server)
 
 

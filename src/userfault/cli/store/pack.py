@@ -113,10 +113,10 @@ def pack(
     """Store an image of memory as the snapshot NAME of a store.
 
     IMAGE is a raw memory file (of QEMU, of Firecracker, sparse or not), a folder with a CRIU dump,
-    or a folder with Firecracker's two files.  With --pid it is the memory of a live process, which
-    is stopped while its pages are copied and runs on while they are packed.  STORE is a folder or
-    s3://BUCKET/PREFIX (gs://, az://).  Pages that are zero, one repeated word, or in the store
-    already take no room.
+    with Firecracker's two files, or with a snapshot of Cloud Hypervisor.  With --pid it is the
+    memory of a live process, which is stopped while its pages are copied and runs on while they
+    are packed.  STORE is a folder or s3://BUCKET/PREFIX (gs://, az://).  Pages that are zero, one
+    repeated word, or in the store already take no room.
     """
     image, place = _image_and_place(ctx, places, pid)
     existing = options["into_existing"]

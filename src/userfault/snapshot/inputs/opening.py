@@ -6,7 +6,7 @@ import enum
 import os
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.inputs import criu, firecracker
+from userfault.snapshot.inputs import cloud_hypervisor, criu, firecracker
 from userfault.snapshot.inputs.file import FileInput
 from userfault.snapshot.inputs.protocol import Holds, PageInput
 
@@ -18,6 +18,7 @@ class Kind(enum.Enum):
     RAW = "raw"
     FIRECRACKER = "firecracker"
     CRIU = "criu"
+    CLOUD_HYPERVISOR = cloud_hypervisor.KIND
 
 
 def open_image_file(
@@ -28,7 +29,7 @@ def open_image_file(
     task: int | None = None,
     diff: bool = False,
 ) -> PageInput:
-    """The image at `path`: a file, or a folder of CRIU's or Firecracker's.
+    """The image at `path`: a file, or a folder of CRIU's, Firecracker's, Cloud Hypervisor's.
 
     `vmstate`: the state file of Firecracker that belongs to it.  `task`: which one of a CRIU dump.
     `diff`: holes mean "as in the base" (a diff snapshot of Firecracker).  Raises UsageError where
@@ -40,6 +41,8 @@ def open_image_file(
         raise UsageError(
             f"{path} has no tasks", cause="it is no CRIU dump", cure="leave out --pid-of-image"
         )
+    if kind is Kind.CLOUD_HYPERVISOR or (kind is Kind.AUTO and cloud_hypervisor.is_snapshot(path)):
+        return cloud_hypervisor.opened(path)
     if kind is Kind.RAW:
         return FileInput(path, holes=Holds.BASE if diff else Holds.HOLE)
     return _file_or_firecracker(path, kind, vmstate, diff)
@@ -51,8 +54,8 @@ def _file_or_firecracker(path: str, kind: Kind, vmstate: str | None, diff: bool)
         if pair is None:
             raise UsageError(
                 f"cannot tell what image the folder {path} holds",
-                cause="it has neither the pstree.img of a CRIU dump, nor one memory file and one"
-                " state file of Firecracker",
+                cause="it has neither the pstree.img of a CRIU dump, nor the state.json of Cloud"
+                " Hypervisor, nor one memory file and one state file of Firecracker",
                 cure="name the memory file itself",
             )
         return firecracker.firecracker(pair[0], state=vmstate or pair[1], diff=diff)
