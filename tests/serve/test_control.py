@@ -206,3 +206,12 @@ def test_who_is_not_allowed_is_refused(image: Path) -> None:
         with serving(Path(folder) / "daemon", *arguments, "--allow-user", "daemon") as daemon:
             assert child.run("serve.native_scenes:knock_as_nobody", door) == "closed"
             daemon.logged(f"user {child.NOBODY} is none of those who may")
+
+
+def test_no_name_is_no_images(tmp_path: Path) -> None:
+    """The doors that show no image are nobody's to shut, and no image can be called so."""
+    with serving(tmp_path / "daemon", "--native", str(tmp_path / "native")) as daemon:
+        daemon.ask("detach", name="")
+        assert len(daemon.ask("status")["doors"]) == 2
+        with pytest.raises(PagerError, match="without a name"):
+            daemon.ask("attach", name="", pid=1)

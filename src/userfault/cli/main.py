@@ -28,6 +28,7 @@ _COMMANDS = {
     "client": "client.client",
     "contract": "explore.contract",
     "demo": "demo.demo",
+    "doctor": "check.doctor",
     "explore": "explore.explore",
     "lab": "lab.lab",
     "model": "model.model",

@@ -161,6 +161,10 @@ class Commands:
 
     def _attach(self, request: Attach, fds: list[int]) -> dict[str, Any]:
         host, told = self._host, self._host.told
+        if not request.name:
+            raise RefusedError(
+                "an image without a name", cause="it could not be told apart", cure="name it"
+            )
         wanted = (request.spec is not None) + (request.door is not None)
         if len(fds) != wanted or (request.door is not None and not listens(fds[-1])):
             raise RefusedError(
@@ -195,7 +199,8 @@ class Commands:
     def _detach(self, request: Detach, fds: list[int]) -> dict[str, Any]:
         del fds
         host, told = self._host, self._host.told
-        mine = [each for each in told.doors if each.image == request.name]
+        # (The doors of other protocols show no image: they have no name.)
+        mine = [each for each in told.doors if each.image == request.name != ""]
         host.shut(lambda door: door in mine)
         told.doors = [each for each in told.doors if each not in mine]
         told.chosen = {pid: name for pid, name in told.chosen.items() if name != request.name}
