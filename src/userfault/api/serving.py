@@ -70,6 +70,10 @@ class Session:
         """Whether it was let go of."""
         return self._finished < 0
 
+    def fileno(self) -> int:
+        """A socket that hangs up (POLLHUP) when its process has ended, or the pager."""
+        return self._family.channel.fileno()
+
     @property
     def finished(self) -> bool:
         """Whether everything is in, and the pager not needed any more."""
@@ -77,10 +81,11 @@ class Session:
 
     def settled(self) -> int:
         """Pages that need nothing more."""
-        if self._states is None:
-            return self.pages
-        held = self._states[0 : self.pages]
-        return self.pages - sum(held.count(bytes([state])) for state in UNSETTLED)
+        return self.pages - sum(self.count(state) for state in UNSETTLED)
+
+    def count(self, state: int) -> int:
+        """Pages in a state of `pager.core.states`."""
+        return self._states[0 : self.pages].count(bytes([state])) if self._states else 0
 
     def complete(self) -> None:
         """Fill everything, while nothing waits."""
@@ -148,7 +153,7 @@ class Session:
             raise PagerError(reply.what, cause=reply.cause, cure=reply.cure)
         return reply
 
-    def _begin(self, undo: contextlib.ExitStack, uffd: int, resolved: Resolved) -> None:
+    def _begin(self, undo: contextlib.ExitStack, uffd: int, more: list[int]) -> None:
         """Hand the descriptors over; from the reply on, faults are served."""
         states, finished = attaching.shared(undo, self._attach)
         own = self.pid == os.getpid()
@@ -156,8 +161,7 @@ class Session:
         undo.callback(line.close)
         with contextlib.ExitStack() as undo_line:
             undo_line.callback(line.disarm)
-            source = [resolved.fd] if self._attach.has_source else []
-            self._ask(self._attach, [uffd, states, finished, line.read, line.write, *source])
+            self._ask(self._attach, [uffd, states, finished, line.read, line.write, *more])
             undo_line.pop_all()
         self._states = mmap.mmap(states, self.pages, prot=mmap.PROT_READ)
         self._finished = os.dup(finished)
@@ -172,19 +176,36 @@ def begin(
         undo.callback(resolved.close)
         fd = uffd if isinstance(uffd, int) else operator.index(uffd.fileno())
         attach = _attach(request, fd, resolved)
+        source = [resolved.fd] if attach.has_source else []
+        return hand_over(family, admit, number, attach, request.process, uffd=fd, more=source)
+
+
+def hand_over(
+    family: Family,
+    admit: Ask,
+    number: int,
+    attach: messages.Attach,
+    pid: int,
+    *,
+    uffd: int,
+    more: list[int],
+) -> Session:
+    """Have the pager serve memory of process `pid`, whose request is made already.
+
+    `more`: the descriptors that `attach` says it has, which stay the caller's, as `uffd` does.
+    """
+    with contextlib.ExitStack() as undo:
         ours, theirs = packet_sockets()
         undo.callback(theirs.close)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        process = os.pidfd_open(request.process)
+        process = os.pidfd_open(pid)
         undo.callback(os.close, process)
         with contextlib.ExitStack() as undo_session:
             undo_session.callback(ours.close)
-            admit(
-                messages.Admit(number, f"process {request.process}: "), [theirs.fileno(), process]
-            )
+            admit(messages.Admit(number, f"process {pid}: "), [theirs.fileno(), process])
             own = msgspec.structs.replace(family, channel=ours)
-            session = Session(own, attach, request.process)
-            session._begin(undo, fd, resolved)
+            session = Session(own, attach, pid)
+            session._begin(undo, uffd, more)
             undo_session.pop_all()
         return session
 

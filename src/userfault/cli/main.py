@@ -19,7 +19,7 @@ _EPILOG = (
     " docs/commands.md."
 )
 
-_SERVE = ("serve", "sessions", "attach", "detach", "drain", "top")
+_SERVE = ("serve", "exec", "sessions", "attach", "detach", "drain", "top")
 _STORE = ("pack", "ls", "info", "verify", "diff", "export", "squash", "rm", "gc", "record")
 # Where each command is; the file has its name, and so has what is in it.
 _COMMANDS = {

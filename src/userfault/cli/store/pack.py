@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from userfault.cli.shared import json_output, progress, terminal
+from userfault.cli.shared.sizes import told
 from userfault.cli.store import order_file
-from userfault.cli.store.places import Place, human, sibling, size, snapshot
+from userfault.cli.store.places import Place, human, sibling, snapshot
 from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
 from userfault.snapshot.inputs.process import ProcessInput
@@ -75,7 +76,7 @@ Examples:
 @click.option(
     "--chunk-size",
     metavar="SIZE",
-    callback=size,
+    callback=told,
     default=f"{CHUNK_SIZE >> 10}K",
     show_default=True,
     help="Bytes compressed together, a multiple of 4K.",
@@ -83,7 +84,7 @@ Examples:
 @click.option(
     "--dedupe-memory",
     metavar="SIZE",
-    callback=size,
+    callback=told,
     help="Bound of the memory that finding equal pages takes.  [default: 24 bytes a page]",
 )
 @click.option(

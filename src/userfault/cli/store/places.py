@@ -13,8 +13,6 @@ from userfault.snapshot.stores.objects import Objects
 from userfault.snapshot.stores.opening import open_existing, open_objects
 from userfault.snapshot.stores.urls import folder_of, last_part, scheme_of
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
 
 class Place(NamedTuple):
     """A snapshot: its store, a path or URL, and its name."""
@@ -68,18 +66,6 @@ def snapshots(
 def sibling(ctx: click.Context, value: str, beside: Place) -> Place:
     """A snapshot that may be named alone where it is in the store of `beside`."""
     return snapshot(ctx, None, value if "/" in value else f"{beside.store}/{value}")
-
-
-def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """The callback of a size: bytes, or a number with K, M, G or T (powers of 1024)."""
-    if value is None:
-        return None
-    text = value.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = text[-1:] if text[-1:] in _UNITS else ""
-    number = text.removesuffix(unit)
-    if not number.isascii() or not number.isdecimal() or not int(number):
-        raise click.BadParameter(f"{value!r} is no size: write bytes, or 128K, 64M, 2G", ctx, param)
-    return int(number) * _UNITS[unit]
 
 
 def human(size: int) -> str:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from userfault.cli.store.places import Place, size
+from userfault.cli.shared.sizes import told
+from userfault.cli.store.places import Place
 from userfault.snapshot.serving.reading import open_reader
 from userfault.snapshot.serving.unpacked import Chunks
 
@@ -27,7 +28,7 @@ _OPTIONS = (
         "  [default: USERFAULT_CACHE, else the user's cache folder]",
     ),
     click.option(
-        "--cache-size", metavar="SIZE", callback=size, help="The most that the cache may take."
+        "--cache-size", metavar="SIZE", callback=told, help="The most that the cache may take."
     ),
 )
 

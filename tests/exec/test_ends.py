@@ -1,0 +1,167 @@
+"""How it ends, and what it says where it cannot begin."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from cli.commands import environment
+from exec.conftest import Exec, scene, words
+from helpers.family import member
+from helpers.programs import need_program, need_static_libc
+from helpers.skips import need_root
+from helpers.waiting import wait_for_text, wait_until
+from userfault.exec import program
+from userfault.exec.files import Stored, opened
+from userfault.exec.giving import Settings
+from userfault.exec.running import Runner
+from userfault.kernel.errors import UsageError
+from userfault.linux.uffd import offer
+from userfault.pager.core.policy import Policy
+
+
+@pytest.mark.parametrize(("how", "code"), [(0, 0), (3, 3), (-9, 137), (-15, 143)])
+def test_the_exit_code_is_the_programs(run: Exec, data: Path, how: int, code: int) -> None:
+    assert run(["--map", data], scene("ends", data, how)).returncode == code
+
+
+def test_a_program_that_never_maps_it_is_told_of(run: Exec, data: Path) -> None:
+    done = run(["--map", data], ["true"])
+    assert "was never mapped" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on_and_nothing_is_left(
+    possible: None, data: Path, tmp_path: Path, number: int
+) -> None:
+    del possible
+    said = tmp_path / "said"
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    started = subprocess.Popen(
+        words(["--map", data], scene("waits", data, said)),
+        env=environment(TMPDIR=str(folder)),
+        start_new_session=True,
+    )
+    pid = int(wait_for_text(said))
+    os.kill(started.pid, number)
+    assert started.wait(60) == (9 if number == signal.SIGTERM else 128 + signal.SIGINT) or (
+        number == signal.SIGINT and started.returncode == 1  # KeyboardInterrupt, as Python has it
+    )
+    assert not list(folder.iterdir())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    wait_until(lambda: not _of_session(started.pid))
+
+
+def _of_session(session: int) -> list[int]:
+    """Processes of it."""
+    found = []
+    for each in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            found.append(int(each))
+    return found
+
+
+def test_a_worker_that_is_killed_is_followed_by_another(
+    possible: None, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del possible
+    said = tmp_path / "said"
+    settings = Settings(Policy(background=False), offer()[0])
+    file = opened(str(data), Stored())
+    with Runner([file], settings, print) as runner:
+
+        def kill() -> None:
+            wait_for_text(said)
+            killed = member(runner.pager, "worker")
+            os.kill(killed, signal.SIGKILL)
+            member(runner.pager, "worker", but=killed)
+            said.unlink()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        assert runner.run(scene("waits", data, said)) == 0
+        killer.join()
+    file.close()
+    held = data.read_bytes()
+    half = len(held) // 2
+    both = [hashlib.sha256(part).hexdigest() for part in (held[:half], held[half:])]
+    assert both == capfd.readouterr().out.split()
+
+
+def test_a_mapping_that_cannot_be_lazy_is_the_files_or_an_error(
+    run: Exec, data: Path, tmp_path: Path
+) -> None:
+    """Never other bytes: those of the file where it is its own source, EIO where it is not."""
+    done = run(["--map", data], scene("fails", data))
+    assert done.stdout.split() == [hashlib.sha256(data.read_bytes()[: 1 << 20]).hexdigest()]
+    path = tmp_path / "other"
+    done = run(["--map", f"{path}={data}"], scene("fails", path))
+    assert done.stdout.split() == ["errno", str(errno.EIO)]
+
+
+def test_a_static_program_is_refused(tmp_path: Path) -> None:
+    need_static_libc(tmp_path)
+    with pytest.raises(UsageError, match="statically linked"):
+        program.check(str(tmp_path / "empty"))
+    program.check(shutil.which("cat") or "")
+
+
+def test_a_program_that_gains_rights_is_refused(tmp_path: Path) -> None:
+    need_root()
+    path = tmp_path / "cat"
+    shutil.copy(shutil.which("cat") or "", path)
+    os.chown(path, 1, 1)
+    path.chmod(0o755 | stat.S_ISUID)
+    with pytest.raises(UsageError, match="set-user-ID"):
+        program.check(str(path))
+
+
+def test_without_a_compiler_the_cure_is_told(run: Exec, data: Path, tmp_path: Path) -> None:
+    more = {"XDG_CACHE_HOME": str(tmp_path), "CC": "/nonexistent/cc"}
+    done = run(["--map", data], scene("reads", data), **more)
+    assert done.returncode == 3
+    assert "set CC to a C compiler" in done.stderr
+
+
+def test_files_and_budgets_that_cannot_be_are_told(run: Exec, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    for options, what in (
+        (["--map", f"{other}={data}"], "and its source"),
+        (["--map", data, "--resident", "1"], "serves no program"),
+        (["--map", data, "--working-set", "a", "--map", other], "a set is of one"),
+    ):
+        done = run(options, ["true"])
+        assert (done.returncode, what in done.stderr) == (2, True), done.stderr
+
+
+def test_programs_of_musl_are_served_by_the_same_library(
+    run: Exec, data: Path, tmp_path: Path
+) -> None:
+    need_program("musl-gcc", "musl-tools")
+    source = tmp_path / "program.c"
+    source.write_text(
+        "#include <fcntl.h>\n#include <stdio.h>\n#include <sys/mman.h>\n"
+        "int main(int n, char **words) { unsigned char *at; unsigned long sum = 0;\n"
+        "at = mmap(0, 1 << 20, PROT_READ, MAP_SHARED, open(words[1], O_RDONLY), 0);\n"
+        'for (n = 0; n < 1 << 20; n++) sum += at[n]; printf("%lu\\n", sum); }\n'
+    )
+    built = tmp_path / "program"
+    subprocess.run(["musl-gcc", "-o", str(built), str(source)], check=True)
+    done = run(["-v", "--map", data], [str(built), str(data)])
+    assert done.stdout.split() == [str(sum(data.read_bytes()[: 1 << 20]))]
+    assert "mapped 1 times" in done.stderr
