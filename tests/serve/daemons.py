@@ -23,7 +23,7 @@ _END_S = 120.0
 
 def build(source: str, into: Path) -> Path:
     """A C client of this folder, compiled."""
-    program = into / source.removesuffix(".c")
+    program = into / Path(source).stem
     try:
         command = compiler()
     except NoAgent as error:

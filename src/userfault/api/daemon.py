@@ -22,7 +22,7 @@ from userfault.pager.core.placing import Placing
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.record.status import ROLES, Shown
 from userfault.pager.drivers.wire import messages
-from userfault.serve import records, sockets
+from userfault.serve import criu_memory, records, sockets
 from userfault.serve.main import hand_over
 from userfault.serve.talking import Line
 from userfault.snapshot.serving import handover
@@ -38,18 +38,21 @@ _LOOK_S = 0.05
 
 class Listen(msgspec.Struct, frozen=True):
     """A socket to be made: the `protocol` spoken there, and the image shown to who comes ("": as
-    the control socket says).  `fd`: one that listens already, by the name `path`."""
+    the control socket says).  `fd`: one that listens already, by the name `path`.  `dump`: the
+    folder of images that CRIU restores from, where no image is shown."""
 
     protocol: str
     path: str
     image: str = ""
     fd: int = -1
+    dump: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True):
     """What a daemon is to do.  `images`: by name, what `userfault.lazy` takes as a source.
 
     `stores`: that native clients may name.  `on_refusal`: `kill` or `close`, see `turning_away`.
+    `after_restore`: once a restore by CRIU is over, what nobody touches is filled, too.
     """
 
     listen: tuple[Listen, ...]
@@ -64,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True):
     cache_size: int | None = None
     stores: tuple[str, ...] = ()
     on_refusal: str = "kill"
+    after_restore: bool = True
 
 
 class Daemon:
@@ -122,9 +126,13 @@ class Daemon:
         return self.line.ask(command, **arguments)
 
     def reload(self) -> None:
-        """Open all images anew: who comes from now on is shown what they are now."""
+        """Open all images anew: who comes from now on is shown what they are now.
+
+        But for snapshots that CRIU restores from: they belong to the images beside them.
+        """
         for name, what in self._settings.images.items():
-            attach(self.line, name, what, settings=self._settings)
+            if not _is_tree(self._settings, name):
+                attach(self.line, name, what, settings=self._settings)
 
     def ended(self, timeout_s: float = 0.0) -> bool:
         """Whether all of its processes have, or do so in time."""
@@ -152,7 +160,16 @@ def _image(settings: Settings, name: str, kept: list[int]) -> records.Image:
     what = settings.images[name]
     resolved = _resolved(settings, what)
     kept.append(resolved.fd)
-    return records.Image(name, resolved.spec, len(kept) - 2)
+    place = len(kept) - 2
+    if not _is_tree(settings, name):
+        return records.Image(name, resolved.spec, place)
+    kept.append(criu_memory.tree_of(resolved.spec))
+    return records.Image(name, resolved.spec, place, place + 1)
+
+
+def _is_tree(settings: Settings, name: str) -> bool:
+    """Whether CRIU restores from it."""
+    return any(each.protocol == "criu" and each.image == name for each in settings.listen)
 
 
 def _resolved(settings: Settings, what: str) -> Resolved:
@@ -174,13 +191,17 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
             cause="there is no image of that name",
             cure="name one of " + ", ".join(settings.images),
         )
-    path, place = listen.path, (0, 0)
+    path, place, policy = listen.path, (0, 0), settings.policy
+    if listen.protocol == "criu":
+        policy = msgspec.structs.replace(policy, background=settings.after_restore)
     if listen.fd >= 0:
         kept.append(listen.fd)
     else:
         path = os.path.abspath(path)
         kind = socket.SOCK_SEQPACKET if listen.protocol == "native" else socket.SOCK_STREAM
-        bound = sockets.listening(path, group=settings.group, kind=kind)
+        bound = sockets.listening(
+            path, group=settings.group, kind=kind, told=listen.protocol == "criu"
+        )
         kept.append(bound.fd)
         place = bound.place
     return records.Door(
@@ -189,9 +210,10 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
         path=path,
         kept=len(kept) - 2,
         image=listen.image,
-        policy=settings.policy,
+        policy=policy,
         who=settings.who,
         place=place,
+        dump=os.path.abspath(listen.dump) if listen.dump else "",
     )
 
 

@@ -75,7 +75,23 @@ def take(
             undo.pop_all()
             close_all([fd])
             return first
-        line = LifeLine.armed(signal.SIGKILL, whom=pid)
+        served = made(clients, client, request, uffd, fd)
+        undo.pop_all()
+    try:
+        clients.take(client, served)
+    except BaseException:
+        served.close()
+        raise
+    return served
+
+
+def made(clients: Clients, client: Client, request: Attach, uffd: int, fd: int) -> Served:
+    """What is to be served; `uffd` and `fd`, of the source, are its from here on.
+
+    Raises OSError, ValueError; then both are the caller's still.
+    """
+    with contextlib.ExitStack() as undo:
+        line = LifeLine.armed(signal.SIGKILL, whom=client.owner.pid)
         undo.callback(line.close)
         undo.callback(line.disarm)
         states, finished = shared(undo, request)
@@ -84,11 +100,6 @@ def take(
         number = clients.service.book.number()
         served = Served.new(request, held, clients.service.reads.threads, client.owner, number)
         undo.pop_all()
-    try:
-        clients.take(client, served)
-    except BaseException:
-        served.close()
-        raise
     return served
 
 
@@ -103,7 +114,7 @@ def asked_for(
     number: int = 1,
 ) -> Attach:
     """The request for memory of process `pid`, checked.  Raises RefusedError, ValueError."""
-    _check_uffd(uffd)
+    check_uffd(uffd)
     memory, backing = _memory(pid, geometry)
     request = _request(geometry, memory, spec, policy, has_poison=has_poison, number=number)
     request.backing = backing
@@ -130,7 +141,8 @@ def is_userfaultfd(fd: int) -> bool:
         return True
 
 
-def _check_uffd(uffd: int) -> None:
+def check_uffd(uffd: int) -> None:
+    """Raise RefusedError for what is no userfaultfd, or none that is set up."""
     if not is_userfaultfd(uffd):
         raise RefusedError(
             "a client whose descriptor is no userfaultfd",

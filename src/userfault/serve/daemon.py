@@ -14,7 +14,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.record import records as family_records
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.worker import Worker
-from userfault.serve import cloud_hypervisor, records, sockets
+from userfault.serve import cloud_hypervisor, criu, records, sockets
 from userfault.serve.commands import Commands, is_served
 from userfault.serve.control import ControlTalk
 from userfault.serve.doors import Doors
@@ -78,6 +78,8 @@ class Daemon:
             "control": functools.partial(ControlTalk, host=self),
             "native": functools.partial(NativeTalk, host=self),
             cloud_hypervisor.PROTOCOL: functools.partial(cloud_hypervisor.FaultTalk, host=self),
+            criu.PROTOCOL: functools.partial(criu.CriuTalk, host=self),
+            criu.TASK: criu.TaskTalk,
         }
         self.refusals = Refusals(worker.loop.timers)
         self.away = TurningAway(self.refusals, self.told.on_refusal)
@@ -85,6 +87,7 @@ class Daemon:
         self.waiting = self.doors.waiting
         self.leaving = Leaving(worker.clients, is_served)
         self.metrics = Metrics(worker.clients)
+        criu.leave_when_done(worker.clients)
 
     def run(self) -> None:
         """Serve until nobody is there and nobody can come."""

@@ -25,6 +25,17 @@ class Images:
         image = self._found(name)
         return image.spec, os.dup(self._kept[image.kept])
 
+    def tree(self, name: str) -> int:
+        """The descriptor of where the memory of each process lies in it.  Raises RefusedError."""
+        image = self._found(name)
+        if image.tree < 0:
+            raise RefusedError(
+                f"the image {name!r} for a restore of CRIU",
+                cause="it is the memory of no tree of processes",
+                cure="name a snapshot that userfault pack --criu has made",
+            )
+        return self._kept[image.tree]
+
     def _found(self, name: str) -> Image:
         for image in self._daemon.images:
             if image.name == name:

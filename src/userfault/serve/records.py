@@ -41,11 +41,15 @@ class Who(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """Memory to be shown, by the name that it has here.  `kept`: place of its descriptor."""
+    """Memory to be shown, by the name that it has here.  `kept`: place of its descriptor.
+
+    `tree`: that of where in it the memory of each process lies, for CRIU (-1: it is one's).
+    """
 
     name: str
     spec: Spec
     kept: int
+    tree: int = -1
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Door(msgspec.Struct, frozen=True):
 
     `image`: by name ("": the control socket must have said which).  `kept`: place of the socket.
     `place`: device and inode of its path, zeros where it is not ours to take away.
+    `dump`: the folder of images that CRIU restores from, where no image is shown.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Door(msgspec.Struct, frozen=True):
     policy: Policy = LAZY
     who: Who = Who()
     place: tuple[int, int] = (0, 0)
+    dump: str = ""
 
 
 class Restore(msgspec.Struct, frozen=True):

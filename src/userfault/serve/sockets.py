@@ -29,9 +29,12 @@ class Bound(NamedTuple):
     place: tuple[int, int]
 
 
-def listening(path: str, *, group: int | None = None, kind: int = socket.SOCK_STREAM) -> Bound:
+def listening(
+    path: str, *, group: int | None = None, kind: int = socket.SOCK_STREAM, told: bool = False
+) -> Bound:
     """A listening socket at `path`: for its owner alone, or with `group` for that too.
 
+    `told`: who sends what by a connection is told with it (SO_PASSCRED, which accept(2) hands on).
     Raises UsageError where there is no place for it.
     """
     if len(os.fsencode(path)) > _LONGEST:
@@ -43,13 +46,17 @@ def listening(path: str, *, group: int | None = None, kind: int = socket.SOCK_ST
     try:
         with _locked(os.path.dirname(path) or "."):
             _make_room(path)
-            return _bound(path, group, kind)
+            bound = _bound(path, group, kind)
     except OSError as error:
         raise UsageError(
             f"cannot listen at {shown(path)}",
             cause=os.strerror(error.errno or 0),
             cure="name a folder that is there and may be written to",
         ) from None
+    if told:
+        with socket.socket(fileno=os.dup(bound.fd)) as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return bound
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import click
 
 from userfault.api.daemon import Daemon, Listen, Settings, replace
 from userfault.cli.serve import page_server, restores
+from userfault.cli.serve.criu import listen as listen_for_criu
 from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
 from userfault.kernel.errors import UsageError, UserfaultError
@@ -41,6 +42,13 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     metavar="PATH",
     multiple=True,
     help="Restore the snapshot into the Cloud Hypervisor that listens there (repeatable).",
+)
+@click.option(
+    "--criu",
+    metavar="WORKDIR[=IMAGES]",
+    multiple=True,
+    help="Listen in that folder in place of `criu lazy-pages`: for restores from the images there,"
+    " from those in IMAGES, or from the snapshot WORKDIR=STORE/NAME (repeatable).",
 )
 @click.option(
     "--native",
@@ -102,7 +110,11 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 @click.option("--group", metavar="GROUP", help="Who may connect, beside the owner of the sockets.")
 @click.option("--allow-user", "allowed", metavar="USER", multiple=True, help="Serve nobody else.")
 @click.option("--allow-group", "members", metavar="GROUP", multiple=True, help="Serve nobody else.")
-@click.option("--background", is_flag=True, help="Fill everything while nothing waits.")
+@click.option(
+    "--background/--no-background",
+    default=None,
+    help="Fill everything while nothing waits.  [default: for CRIU, once its restore is over]",
+)
 @click.option(
     "--on-failure",
     type=click.Choice(["poison", "kill"]),
@@ -125,6 +137,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 def serve(
     firecracker: tuple[str, ...],
     vmms: tuple[str, ...],
+    criu: tuple[str, ...],
     native: tuple[str, ...],
     stores: tuple[str, ...],
     images: tuple[str, ...],
@@ -137,7 +150,7 @@ def serve(
     group: str | None,
     allowed: tuple[str, ...],
     members: tuple[str, ...],
-    background: bool,
+    background: bool | None,
     on_failure: str,
     on_refusal: str,
     metrics: str | None,
@@ -162,6 +175,8 @@ def serve(
     shown = dict(named(each) for each in (*images, *snapshots) if not vmms or firecracker)
     listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
     listen += [Listen("native", path) for path in native]
+    trees: dict[str, str] = {}
+    listen += listen_for_criu(criu, trees)
     if control is not None:
         listen.append(Listen("control", control))
     if vmms and not listen:
@@ -172,8 +187,9 @@ def serve(
         )
     settings = Settings(
         listen=(*listen, *_from_systemd(shown)),
-        images=shown,
-        policy=Policy(background=background, on_failure=on_failure),
+        images=shown | trees,
+        policy=Policy(background=background is True, on_failure=on_failure),
+        after_restore=background is not False,
         limits=Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout),
         who=Who(users(allowed), groups(members)),
         group=groups((group,))[0] if group else None,

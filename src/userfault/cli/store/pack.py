@@ -17,6 +17,7 @@ from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.opening import Kind, is_dump, open_image_file
 from userfault.snapshot.inputs.process import ProcessInput
 from userfault.snapshot.inputs.protocol import PageInput
+from userfault.snapshot.packing.criu_tree import CriuTreeInput
 from userfault.snapshot.packing.pack import CHUNK_SIZE, LEVEL, Packed
 from userfault.snapshot.packing.pack import pack as pack_pages
 
@@ -28,6 +29,7 @@ Examples:
   userfault pack --pid 1234 s3://bucket/snapshots/web-1234
   userfault pack guest2.mem /srv/memory/web-2 --base web
   userfault pack criu-images/ ./store/redis --pid-of-image 1
+  userfault pack --criu criu-images/ ./store/redis-tree
 """
 
 
@@ -59,6 +61,13 @@ Examples:
 )
 @click.option(
     "--pid-of-image", type=click.IntRange(min=1), help="Which task of a CRIU dump; default: each."
+)
+@click.option(
+    "--criu",
+    "tree",
+    is_flag=True,
+    help="IMAGE is a CRIU dump: of all its tasks what a lazy restore leaves to a pager, as one"
+    " snapshot for userfault serve --criu.",
 )
 @click.option(
     "--holes-are-base",
@@ -107,6 +116,7 @@ def pack(
     places: tuple[str, ...],
     pid: int | None,
     running: bool,
+    tree: bool,
     base: str | None,
     as_json: bool,
     **options: Any,
@@ -147,6 +157,11 @@ def pack(
             _show(packed, place, process.warnings, as_json)
         return
     assert image is not None
+    if tree:
+        with contextlib.closing(CriuTreeInput(image)) as pages:
+            packed = _packed(place, pages, settings, into_existing=existing)
+            _show(packed, place, pages.warnings, as_json)
+        return
     for which, task in _tasks(image, place, options):
         with contextlib.closing(
             open_image_file(

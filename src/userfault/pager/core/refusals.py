@@ -178,15 +178,15 @@ class Refusals:
         mapped and no event is pending: a second fill tells, since nobody reads in between.
         """
         ledger = self._ledger
-        if self.early:  # nor is a range mapped for us that is yet to be registered
-            self._event_pending(fill, _code, _now)
-            return
         if fill.count > 1:  # mprotect or munmap split the mapping: halves find the border
             half = fill.count // 2
             rest = fill.rest(half, ledger.shift)
             fill.count = half
             ledger.out.appendleft(rest)
             ledger.out.appendleft(fill)
+            return
+        if self.early:  # it is perhaps yet to be registered
+            self._event_pending(fill, _code, _now)
             return
         if fill.found is not Found.NO_MAPPING:
             fill.found = Found.NO_MAPPING

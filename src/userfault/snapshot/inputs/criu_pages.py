@@ -65,6 +65,13 @@ class Layers:
         """The pages of [start, end) that the dump has, in ascending order."""
         return self._present(0, start, end)
 
+    def lazy(self) -> Iterator[tuple[int, int]]:
+        """The addresses [start, end) of entries that a lazy restore leaves to others."""
+        top = self._layers[0].entries
+        for address, pages, flags in zip(top.address, top.pages, top.flags, strict=True):
+            if flags & LAZY:
+                yield address, address + pages * PAGE
+
     def _present(self, depth: int, start: int, end: int) -> Iterator[Found]:
         entries = self._layers[depth].entries
         at = max(0, bisect.bisect_right(entries.address, start) - 1)

@@ -1,0 +1,61 @@
+"""Programs that are dumped by CRIU, and restored lazily from what a daemon serves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from helpers.criu import dump
+from helpers.waiting import wait_until
+
+PROCESSES = 3  # of tree.c
+
+
+@contextlib.contextmanager
+def detached(command: Sequence[str | Path], **options: object) -> Iterator[int]:
+    """A program as CRIU can dump it: without a terminal, in a session of its own."""
+    process = subprocess.Popen(  # type: ignore[call-overload]
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Tree:
+    """`tree.c`, dumped: its images, and the folder where it tells how it stands."""
+
+    def __init__(self, criu: list[str], program: Path, folder: Path) -> None:
+        self.folder, self.images = folder / "told", folder / "images"
+        self.work = folder / "work"
+        for each in (self.folder, self.images, self.work):
+            each.mkdir(parents=True)
+        with detached([program, self.folder]) as pid:
+            self.wait("ready")
+            dump(criu, pid, self.images)
+
+    def wait(self, what: str) -> None:
+        """Until every process has told that."""
+        files = [self.folder / f"{what}.{number}" for number in range(PROCESSES)]
+        wait_until(lambda: all(file.exists() for file in files), 60)
+
+    def tell(self, what: str) -> None:
+        """Let all of them go on."""
+        (self.folder / what).touch()
+
+    def results(self) -> list[str]:
+        """What each of them has found, once all have."""
+        self.wait("result")
+        return [(self.folder / f"result.{number}").read_text() for number in range(PROCESSES)]
