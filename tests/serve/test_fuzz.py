@@ -1,28 +1,27 @@
-"""A daemon outlives whatever is sent to its sockets, and serves who speaks rightly."""
+"""A daemon outlives whatever is sent to its sockets, and serves who speaks rightly.
+
+USERFAULT_FUZZ_SEED plays another seed, USERFAULT_FUZZ_SESSIONS more of it.
+"""
 
 from __future__ import annotations
 
-import json
-import random
-import socket
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from helpers import child
+from helpers.waiting import wait_until
 from serve.daemons import Running, serving, started
+from serve.fuzzing.tongues import TONGUES
+from userfault.kernel.memtypes import MIB
 
-ROUNDS = 150
-RIGHT: list[dict[str, Any]] = [
-    {"base_host_virt_addr": 1 << 40, "size": 1 << 21, "offset": 0, "page_size": 4096}
-]
-ORDERS: list[dict[str, Any]] = [
-    {"version": 1, "command": "sessions"},
-    {"version": 1, "command": "attach", "arguments": {"name": "x", "pid": 1}},
-    {"version": 1, "command": "detach", "arguments": {"name": "y"}},
-    {"version": 1, "command": "metrics", "arguments": {}},
-]
+SEED = int(os.environ.get("USERFAULT_FUZZ_SEED", "20"))
+SESSIONS = int(os.environ.get("USERFAULT_FUZZ_SESSIONS", "600"))
+_WARM_UP = 50  # sessions after which the worker has loaded and made what it keeps
+_GROWS = 24 * MIB  # at most, whatever is said
 
 
 @pytest.fixture(scope="module")
@@ -34,54 +33,60 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Ru
         yield running
 
 
-def mutated(data: bytes, draw: random.Random) -> bytes:
-    """With a few bytes changed, taken out or put in, or cut."""
-    found = bytearray(data)
-    for _ in range(draw.randint(0, 4)):
-        at = draw.randrange(len(found) + 1)
-        found[at : at + draw.randint(0, 4)] = draw.randbytes(draw.randint(0, 4))
-    return bytes(found[: draw.choice([len(found), draw.randrange(len(found) + 1)])])
+def descriptors(pid: int) -> int:
+    """How many it has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def say(path: Path, kind: int, pieces: list[bytes], fds: list[int]) -> None:
-    """Send them, and go."""
-    with socket.socket(socket.AF_UNIX, kind) as channel:
-        channel.settimeout(10)
-        channel.connect(str(path))
-        try:
-            for number, piece in enumerate(pieces):
-                if piece:
-                    socket.send_fds(channel, [piece], fds if not number else [])
-        except OSError:
-            return  # it has heard enough
+def resident(pid: int) -> int:
+    """Bytes of its own memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
 
-def cut(data: bytes, draw: random.Random) -> list[bytes]:
-    at = sorted(draw.randrange(len(data) + 1) for _ in range(draw.randint(0, 3)))
-    return [data[low:high] for low, high in zip([0, *at], [*at, len(data)], strict=True)]
+def playing(
+    daemon: Running, image: Path, tongue: str, first: int, sessions: int
+) -> subprocess.Popen[str]:
+    """These sessions, in a process that plays them."""
+    arguments = (tongue, SEED, first, sessions, str(daemon.folder), str(image))
+    return child.start("serve.fuzzing.player:play", *arguments)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_is_sent_others_are_served(
-    daemon: Running, vm: Path, image: Path, seed: int
+def fairly(player: subprocess.Popen[str]) -> None:
+    """Wait for its end: nothing happened that must not."""
+    assert child.finish(player, timeout_s=200) == []
+
+
+def test_what_is_not_changed_is_right(daemon: Running, image: Path) -> None:
+    """Else the sessions would never come beyond the first check."""
+    found = child.run("serve.fuzzing.tongues:unchanged", str(daemon.folder), str(image))
+    assert found == {"firecracker": "page", "control": "True", "native": "Done"}
+
+
+@pytest.mark.parametrize("tongue", TONGUES)
+def test_whatever_is_said_others_are_served(
+    daemon: Running, vm: Path, image: Path, tongue: str
 ) -> None:
-    draw = random.Random(seed)
-    doors: dict[str, tuple[int, list[Any]]] = {
-        "vm": (socket.SOCK_STREAM, [RIGHT]),
-        "control": (socket.SOCK_STREAM, ORDERS),
-        "native": (socket.SOCK_SEQPACKET, [{}]),
-    }
-    with started(vm, daemon.folder / "vm", image, stop="sent") as one:
-        assert one.reads() == "sent"
-        for _ in range(ROUNDS):
-            name = draw.choice(sorted(doors))
-            kind, messages = doors[name]
-            data = json.dumps(draw.choice(messages)).encode() + b"\n" * (name == "control")
-            if name == "native":
-                data = draw.randbytes(draw.randint(1, 200))
-            with open("/dev/null", "rb") as null:
-                fds = [null.fileno()] * draw.choice([0, 0, 1, 3])
-                say(daemon.folder / name, kind, cut(mutated(data, draw), draw), fds)
-        one.go_on()
-        assert one.reads() == "right 512"
-    assert daemon.ask("status")["takeovers"] == 0
+    worker = daemon.member("worker")
+    fairly(playing(daemon, image, tongue, 0, _WARM_UP))
+    wait_until(lambda: not daemon.ask("sessions")["sessions"])
+    before = descriptors(worker), resident(worker)
+    with started(vm, daemon.folder / "vm", image, stop="sent") as meanwhile:
+        assert meanwhile.reads() == "sent"
+        player = playing(daemon, image, tongue, _WARM_UP, SESSIONS)
+        with started(vm, daemon.folder / "vm", image, drop=20, write=20, threads=2) as beside:
+            assert beside.reads() == "right 512", f"seed {SEED}"
+        fairly(player)
+        meanwhile.go_on()
+        assert meanwhile.reads() == "right 512", f"seed {SEED}"
+    with started(vm, daemon.folder / "vm", image) as after:
+        assert after.reads() == "right 512", f"seed {SEED}"
+    status = daemon.ask("status")
+    assert (status["processes"]["worker"], status["takeovers"]) == (worker, 0), f"seed {SEED}"
+    wait_until(lambda: not daemon.ask("sessions")["sessions"])
+    wait_until(lambda: descriptors(worker) <= before[0])
+    assert resident(worker) <= before[1] + _GROWS, f"seed {SEED}"
+
+
+def test_the_log_of_all_that_is_bounded(daemon: Running) -> None:
+    assert len(daemon.log) < 2 * MIB
