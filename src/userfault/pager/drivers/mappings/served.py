@@ -241,9 +241,10 @@ class Served:
         """For the journal, encoded."""
         if self._recorded is None:
             contexts = [context.record() for context in self.contexts]
-            record = ServedRecord(
-                self.attach, self._fds, contexts, self.failures, self.failed, self.lost
-            )
+            fds = self._fds
+            if self.main.closed:  # children live on without it
+                fds = msgspec.structs.replace(fds, uffd=-1)
+            record = ServedRecord(self.attach, fds, contexts, self.failures, self.failed, self.lost)
             self._recorded = msgspec.Raw(encode(record))
         return self._recorded
 
