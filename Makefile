@@ -32,6 +32,7 @@ $(VENV)/.dev: $(VENV)/.made
 
 demo: $(VENV)/.made
 	$(BIN)/userfault demo
+	$(BIN)/userfault vm run --if-there
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -24,6 +24,7 @@ from bench import (
     serve,
     start,
     store,
+    vm,
     windows,
 )
 from bench.images import NotCachedError, NotColdError
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "clones": clones,
     "serve": serve,
     "budget": budget,
+    "vm": vm,
 }
 
 

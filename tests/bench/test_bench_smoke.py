@@ -19,7 +19,7 @@ from userfault.kernel.modes import Feature
 pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
-AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "restore"}
+AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "restore", "vm"}
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
 OURS_ALONE = {
     "fairness",

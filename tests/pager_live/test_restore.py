@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import random
+import tempfile
 import threading
 from pathlib import Path
 
@@ -217,6 +218,13 @@ def test_prepared_memory_is_mapped_without_a_copy(memory: str) -> None:
             assert counters.minor == counters.faults
     finally:
         os.close(fd)
+
+
+def test_a_memfd_of_small_pages_is_no_prepared_hugetlb_memory() -> None:
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        file.truncate(2 << 20)
+        with pytest.raises(userfault.UsageError, match="one of huge pages with"):
+            lazy(file, memory="hugetlb", prepared=True)
 
 
 def test_the_object_is_a_mmap_with_its_address(image: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import random
 
 import pytest
 
@@ -153,6 +154,29 @@ def test_bytes_that_are_no_state_are_refused() -> None:
             with pytest.raises(FormatError):
                 machine.set_state(bad)
     memory.close()
+
+
+def test_damaged_states_are_refused_or_sound() -> None:
+    memory = filled(4)
+    with Machine([memory], cpus=2) as machine:
+        taken = machine.state()
+    memory.close()
+    chance = random.Random(1)
+    refused = 0
+    for _ in range(2000):
+        damaged = bytearray(taken)
+        for _ in range(chance.choice((1, 1, 3))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            found = state.decode(
+                bytes(damaged[: chance.choice((len(taken), chance.randrange(200)))])
+            )
+        except FormatError:
+            refused += 1
+        else:
+            assert found.version == state.VERSION
+            assert found.length % PAGE == 0
+    assert 500 < refused < 2000
 
 
 def test_what_cannot_be_memory_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import mmap
 import os
 import signal
 import tempfile
@@ -19,7 +20,9 @@ from helpers.skips import absent, need_features
 from helpers.waiting import wait_until
 from helpers.world import PoolLock
 from userfault import Policy, UsageError
+from userfault.kernel.memtypes import memory as userfault_memory
 from userfault.kernel.modes import Feature
+from userfault.linux.memory import prepare
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.stores.opening import open_objects
 from userfault.vmm.guest_memfd import GuestMemfd
@@ -137,18 +140,29 @@ def test_clones_over_one_copy_are_filled_by_continue(place: Path) -> None:
     source.close()
 
 
-def test_the_pages_of_a_memfd_are_continued() -> None:
+@pytest.mark.parametrize("memory", ["shmem", "hugetlb"])
+def test_the_pages_of_a_memfd_are_continued(memory: str) -> None:
     walk = Walk(PAGES, pattern="random")
-    fd = os.memfd_create("prepared")
-    os.write(fd, image(PAGES))
-    with (
-        userfault.lazy(
-            fd, memory="shmem", prepared=True, writable=True, policy=Policy(background=False)
-        ) as memory,
-        Machine([memory]) as machine,
-    ):
-        assert machine.run([walk], RUN_S) == [walk.checksum(words)]
-    os.close(fd)
+    with contextlib.ExitStack() as undo:
+        if memory == "hugetlb":
+            if os.geteuid():
+                absent("growing the hugetlb pool needs root")
+            undo.enter_context(PoolLock())
+        recipe = prepare(userfault_memory(memory), PAGES * PAGE, grow_pool=True)
+        undo.callback(recipe.close)
+        with mmap.mmap(recipe.fd, PAGES * PAGE) as alias:
+            alias[:] = image(PAGES)
+        lazy = userfault.lazy(
+            recipe.fd,
+            memory=memory,
+            prepared=True,
+            writable=True,
+            policy=Policy(background=False),
+        )
+        with lazy, Machine([lazy]) as machine:
+            assert machine.run([walk], RUN_S) == [walk.checksum(words)]
+            counters = lazy.statistics().counters
+            assert (counters.copied, counters.continued) == (0, recipe.length // lazy.page_size)
 
 
 def test_several_memories_are_one_snapshot(place: Path) -> None:

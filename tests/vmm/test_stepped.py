@@ -14,11 +14,12 @@ from helpers.world import PoolLock
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, memory
 from userfault.model.profiles import LINUX_6_18, NEXT, PROFILES, Profile
+from userfault.vmm.content import words
 from userfault.vmm.program import Walk
 from userfault.vmm.stepped.interpreter import Interpreter, UndefinedInstructionError
 from userfault.vmm.stepped.live import LiveHost
 from userfault.vmm.stepped.modelled import ModelHost
-from userfault.vmm.stepped.script import Plan, run, words
+from userfault.vmm.stepped.script import Plan, run
 
 KVM = pytest.mark.usefixtures("kvm")
 BOTH = pytest.mark.parametrize("user", [True, False], ids=["user", "kernel"])

@@ -80,7 +80,7 @@ def lazy(
     `fork`: forked children are served too (needs CAP_SYS_PTRACE); otherwise they do not inherit
     the memory and get SIGSEGV.  `grow_pool`: enlarge the hugetlb pool as needed, and put it back
     (root).  `prepared`: the source is a memfd that *is* the memory: its pages are mapped without
-    a copy (shmem only).  `user_mode_only`: see docs/privileges.md.
+    a copy (shmem, hugetlb).  `user_mode_only`: see docs/privileges.md.
 
     For snapshots: `store2`, another store with the same chunks, asked where the first one fails;
     `cache`, a folder that keeps `cache_size` bytes of what was read from a remote store, for all
@@ -325,15 +325,27 @@ def _map(options: Options, resolved: Resolved, copy: Grant | None) -> tuple[Reci
 def _prepared(memory: Memory, resolved: Resolved) -> Recipe:
     """Memory that is the source's own file."""
     spec = resolved.spec
-    if not isinstance(spec, FileSpec) or memory.type is not MemoryType.SHMEM or spec.offset:
+    huge = memory.type is MemoryType.HUGETLB
+    if (
+        not isinstance(spec, FileSpec)
+        or spec.offset
+        or not (huge or memory.type is MemoryType.SHMEM)
+        or (huge and not (memory.shared and _is_of_huge_pages(resolved.fd, memory.page_size)))
+    ):
         raise UsageError(
             "prepared memory",
             cause="only a memfd, from its first byte on, can be its own memory",
-            cure='pass the memfd as source with memory="shmem" (or shmem-private)',
+            cure='pass the memfd as source with memory="shmem" (or shmem-private); one of huge'
+            ' pages with memory="hugetlb" and their page_size',
         )
     flags = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
     whole = round_up(spec.length, memory.page_size)
     return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
+
+
+def _is_of_huge_pages(fd: int, size: int) -> bool:
+    """Whether it is a file of huge pages of this size: st_blksize is that of its pages."""
+    return os.fstat(fd).st_blksize == size
 
 
 def _attach(

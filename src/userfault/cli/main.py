@@ -35,6 +35,7 @@ _COMMANDS = {
     "plan": "trace.plan",
     "report": "trace.report",
     "simulate": "explore.simulate",
+    "vm": "vm.vm",
     **{name: f"serve.{name}" for name in _SERVE},
     **{name: f"store.{name}" for name in _STORE},
 }

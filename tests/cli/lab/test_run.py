@@ -102,6 +102,16 @@ def test_a_command_runs_inside_with_the_project(kernel: Kernel, tmp_path: Path) 
     assert done.stderr == "from outside\n\n"
 
 
+def test_a_guest_of_kvm_in_the_machine_is_served_as_on_the_model(kernel: Kernel) -> None:
+    profile = ".".join(kernel.release.split(".")[:2])
+    words = ("vm", "steps", "--memory", "shmem", "--on", "live", "--on", profile)
+    done = lab(kernel.suite, "--", "userfault", *words)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": page ") == 8
+    assert done.stdout.endswith(f"step for step the same on live, {profile}\n")
+
+
 def test_a_kernel_that_panics_is_lost_and_says_why(kernel: Kernel) -> None:
     done = lab("--guests", "1", kernel.suite, "--", "check", "--only", "1,2", append="rdinit=/x")
 

@@ -8,7 +8,6 @@ depends on nothing but what the kernel does, and two kernels can be compared lin
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Sequence
 
 import msgspec
@@ -19,6 +18,7 @@ from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType
 from userfault.kernel.modes import FaultFlag, Feature, Mode, names
 from userfault.kernel.numbers import one_of
 from userfault.kernel.protocol import Mapping, State, Userfaultfd
+from userfault.vmm.content import content
 from userfault.vmm.program import Walk
 from userfault.vmm.stepped.host import Host, HostCpu
 
@@ -46,17 +46,6 @@ class Plan(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         one_of("way", self.way, tuple(WAYS))
-
-
-def words(page: int) -> tuple[int, int]:
-    """The first two words of a page of 4 KiB of the guest's memory, in the beginning."""
-    return page * 0x9E3779B97F4A7C15 & (1 << 64) - 1, page
-
-
-def content(first: int, count: int) -> bytes:
-    """`count` pages of 4 KiB from page `first`."""
-    pages = range(first, first + count)
-    return b"".join(struct.pack("<2Q", *words(page)).ljust(BASE_PAGE, b"\0") for page in pages)
 
 
 def run(host: Host, plan: Plan) -> list[str]:

@@ -1,0 +1,1 @@
+"""`userfault vm`: guests of KVM whose pages come when they touch them."""

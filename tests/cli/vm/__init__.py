@@ -1,0 +1,1 @@
+"""The command `userfault`, run as users run it."""
