@@ -21,9 +21,8 @@ from helpers.programs import need_program, need_static_libc
 from helpers.skips import need_root
 from helpers.waiting import wait_for_text, wait_until
 from userfault.exec import program
-from userfault.exec.files import Stored, opened
-from userfault.exec.giving import Settings
 from userfault.exec.running import Runner
+from userfault.exec.settings import Settings
 from userfault.kernel.errors import UsageError
 from userfault.linux.uffd import offer
 from userfault.pager.core.policy import Policy
@@ -39,9 +38,9 @@ def test_a_program_that_never_maps_it_is_told_of(run: Exec, data: Path) -> None:
     assert "was never mapped" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 9), (signal.SIGINT, 130)])
 def test_signals_are_passed_on_and_nothing_is_left(
-    possible: None, data: Path, tmp_path: Path, number: int
+    possible: None, data: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     del possible
     said = tmp_path / "said"
@@ -54,9 +53,7 @@ def test_signals_are_passed_on_and_nothing_is_left(
     )
     pid = int(wait_for_text(said))
     os.kill(started.pid, number)
-    assert started.wait(60) == (9 if number == signal.SIGTERM else 128 + signal.SIGINT) or (
-        number == signal.SIGINT and started.returncode == 1  # KeyboardInterrupt, as Python has it
-    )
+    assert started.wait(60) == code
     assert not list(folder.iterdir())
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
     wait_until(lambda: not _of_session(started.pid))
@@ -81,8 +78,7 @@ def test_a_worker_that_is_killed_is_followed_by_another(
     del possible
     said = tmp_path / "said"
     settings = Settings(Policy(background=False), offer()[0])
-    file = opened(str(data), Stored())
-    with Runner([file], settings, print) as runner:
+    with Runner([str(data)], scene("waits", data, said), settings, print) as runner:
 
         def kill() -> None:
             wait_for_text(said)
@@ -93,13 +89,50 @@ def test_a_worker_that_is_killed_is_followed_by_another(
 
         killer = threading.Thread(target=kill)
         killer.start()
-        assert runner.run(scene("waits", data, said)) == 0
+        assert runner.run() == 0
         killer.join()
-    file.close()
     held = data.read_bytes()
     half = len(held) // 2
     both = [hashlib.sha256(part).hexdigest() for part in (held[:half], held[half:])]
     assert both == capfd.readouterr().out.split()
+
+
+def test_what_is_mapped_is_served_on_when_the_command_is_killed(
+    possible: None, data: Path, tmp_path: Path
+) -> None:
+    del possible
+    said, seen = tmp_path / "said", tmp_path / "seen"
+    with seen.open("w") as file:
+        started = subprocess.Popen(
+            words(["--map", data], scene("waits", data, said)), env=environment(), stdout=file
+        )
+    pid = int(wait_for_text(said))
+    started.kill()
+    started.wait()
+    said.unlink()
+    wait_until(lambda: _state(pid) == "Z")
+    held = data.read_bytes()
+    half = len(held) // 2
+    both = [hashlib.sha256(part).hexdigest() for part in (held[:half], held[half:])]
+    assert seen.read_text().split() == both
+
+
+def _state(pid: int) -> str:
+    """Z, too, for one that is no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_child_does_not_inherit_it_without_the_event_of_fork(run: Exec, data: Path) -> None:
+    """It would read zeros in place of what is not filled."""
+    need_root()
+    need_program("setpriv", "util-linux")
+    without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    done = run(["--map", data], [*without, *scene("forks", data)])
+    held = hashlib.sha256(data.read_bytes()).hexdigest()
+    assert done.stdout.split() == [str(int(signal.SIGSEGV)), held, held], done.stderr
 
 
 def test_a_mapping_that_cannot_be_lazy_is_the_files_or_an_error(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from userfault.api.pager import Pager
 from userfault.api.serving import Session
 from userfault.exec.giving import Given, Giver
 from userfault.exec.words import BYTES, STEPS, Message, What, decode
@@ -58,9 +59,10 @@ class Shown(msgspec.Struct, eq=False):
 class Desk:
     """Serves what comes by `listener`.  `tell`: hears what fails."""
 
-    def __init__(self, listener: socket.socket, giver: Giver, tell: Tell) -> None:
+    def __init__(self, listener: socket.socket, giver: Giver, pager: Pager, tell: Tell) -> None:
         self._listener = listener
         self._giver = giver
+        self._pager = pager
         self._tell = tell
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -151,7 +153,7 @@ class Desk:
             raise PagerError(
                 "a program that says what makes no sense", cause=f"message {told.what}", cure=""
             )
-        session = self._giver.take(given, told, fds[0], asking.pid)
+        session = self._giver.take(self._pager, given, told, fds[0], asking.pid)
         inode = os.fstat(given.fd).st_ino if given.fd >= 0 else 0
         given.file.writers += given.kept
         shown = Shown(session, given, inode)

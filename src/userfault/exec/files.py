@@ -8,6 +8,7 @@ import stat
 
 import msgspec
 
+from userfault.exec.settings import Stored
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, round_up
 from userfault.kernel.names import shown
@@ -15,16 +16,6 @@ from userfault.linux.refused import calling
 from userfault.snapshot.serving import handover
 from userfault.snapshot.stores.place import place_of
 from userfault.source.spec import Resolved, resolve
-
-MOST = 64  # files; `preload.c` has as many places
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """Options for snapshots, as `lazy()` has them."""
-
-    second: str | None = None
-    cache: str | None = None
-    cache_size: int | None = None
 
 
 class File(msgspec.Struct):

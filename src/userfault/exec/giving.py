@@ -14,12 +14,12 @@ from userfault.api.options import Options
 from userfault.api.pager import Pager
 from userfault.api.serving import Session, hand_over
 from userfault.exec.files import File, memory_of
+from userfault.exec.settings import Settings
 from userfault.exec.words import USER_MODE_ONLY, WITH_MEMORY, Message, What
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux.pidfd import close_all
-from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import messages
 from userfault.serve import attaching
 from userfault.uapi import mman
@@ -28,16 +28,6 @@ from userfault.wire.regions import Geometry, Region
 _ANON = Memory(MemoryType.ANON, BASE_PAGE, False)
 _SHMEM = Memory(MemoryType.SHMEM, BASE_PAGE, True)
 _NEEDED = Feature.EVENT_REMAP | Feature.EVENT_REMOVE | Feature.EVENT_UNMAP
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How mappings are served.  `offered`: by this kernel.  `user_mode_only`: is enough.
-    `working_set`: a file, for mappings of the first file; None: a snapshot's own, "": none."""
-
-    policy: Policy
-    offered: Feature
-    user_mode_only: bool = False
-    working_set: str | None = None
 
 
 class Given(msgspec.Struct):
@@ -59,16 +49,14 @@ class Given(msgspec.Struct):
 
 
 class Giver:
-    """Has `pager` serve mappings; `tell` hears what the user should know, a line each."""
+    """Has a pager serve mappings of `files`.  `tell`: hears what the user should know."""
 
     def __init__(
         self,
-        pager: Pager,
         files: Sequence[File],
         settings: Settings,
         tell: Callable[[str], None],
     ) -> None:
-        self._pager = pager
         self._files = files
         self._settings = settings
         self._tell = tell
@@ -139,7 +127,7 @@ class Giver:
             tell=lambda text: self._once(file, text),
         )
 
-    def take(self, given: Given, told: Message, uffd: int, pid: int) -> Session:
+    def take(self, pager: Pager, given: Given, told: Message, uffd: int, pid: int) -> Session:
         """Have it served: `uffd` stays the caller's.  Raises UserfaultError, OSError."""
         with contextlib.ExitStack() as undo:
             planned = undo.enter_context(contextlib.closing(self._planned(given)))
@@ -148,7 +136,6 @@ class Giver:
             attach = self._attach(given, told, uffd, pid, planned)
             attach.has_spill = spill >= 0
             more = [fd for fd in (given.file.resolved.fd, given.fd, spill) if fd >= 0]
-            pager = self._pager
             return hand_over(
                 pager._family,
                 pager.request,

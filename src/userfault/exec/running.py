@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import shutil
@@ -12,15 +13,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from userfault.api.pager import Pager
 from userfault.exec import program
-from userfault.exec.desk import Desk
-from userfault.exec.files import File
-from userfault.exec.giving import Giver, Settings
 from userfault.exec.library import library
+from userfault.exec.settings import Settings
 from userfault.linux import pidfd
 from userfault.linux.descriptors import allow_all
+
+if TYPE_CHECKING:
+    from userfault.exec.files import File
 
 VARIABLE = "USERFAULT_EXEC"
 _PASSED = (
@@ -34,27 +37,63 @@ Tell = Callable[[str], None]
 
 
 class Runner:
-    """Runs a program whose mappings of `files` are lazy.  `tell`: hears what the user should know.
+    """Runs `command` with lazy mappings of `maps` (`FILE` or `FILE=SOURCE`).
 
-    Use it as a context manager.  Raises Unavailable where there is no compiler for the library, or
-    it cannot be used; PagerError.
+    It is started when this returns, and its pager serves.  `tell`: hears what the user should know.
+    Use it as a context manager.
+
+    Raises UsageError for a program that cannot be given lazy memory, or is not there, and for files
+    that do not go with their sources; Unavailable where there is no compiler for the library;
+    SourceError and its like for the sources; PagerError.
     """
 
-    def __init__(self, files: Sequence[File], settings: Settings, tell: Tell) -> None:
-        self._files = files
+    def __init__(
+        self, maps: Sequence[str], command: Sequence[str], settings: Settings, tell: Tell
+    ) -> None:
         self._tell = tell
-        self._library = library()
+        self.files: list[File] = []
+        self._child = 0
         with contextlib.ExitStack() as undo:
-            self.pager = undo.enter_context(Pager())
-            folder = tempfile.mkdtemp(prefix="userfault-exec-")
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            self._address = os.path.join(folder, "socket")
-            listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            listener.bind(self._address)
-            listener.listen(128)
-            self.desk = Desk(listener, Giver(self.pager, files, settings, tell), tell)
+            undo.callback(self._end_child)
+            # Neither the pager nor the program waits for the other to come up.
+            begin = functools.partial(self._begin, undo, maps, command, settings)
+            self.pager = undo.enter_context(Pager(_meanwhile=begin))
+            # Of this thread, and those to come: the pager's processes have it as it was.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
+            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+            self.desk = self._make_desk(self.pager, tell)
             undo.callback(self.desk.close)
             self._close = undo.pop_all()
+
+    def _begin(
+        self,
+        undo: contextlib.ExitStack,
+        maps: Sequence[str],
+        command: Sequence[str],
+        settings: Settings,
+    ) -> None:
+        """All that needs no pager: the program is started, then what is slow to load is loaded."""
+        from userfault.exec.files import opened  # noqa: PLC0415
+
+        path = program.find(command[0])
+        program.check(path)
+        for each in maps:
+            self.files.append(opened(each, settings.stored))
+            undo.callback(self.files[-1].close)
+        folder = tempfile.mkdtemp(prefix="userfault-exec-")
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(os.path.join(folder, "socket"))
+        listener.listen(128)
+        environment = self._environment(listener.getsockname())
+        self._alive, theirs = os.pipe()  # ends when nobody is left who has inherited the other end
+        undo.callback(os.close, self._alive)
+        self._child = _spawned(path, command, environment, theirs)
+        from userfault.exec.desk import Desk  # noqa: PLC0415
+        from userfault.exec.giving import Giver  # noqa: PLC0415
+
+        giver = Giver(self.files, settings, self._tell)
+        self._make_desk = functools.partial(Desk, listener, giver)
 
     def __enter__(self) -> Runner:
         return self
@@ -62,50 +101,36 @@ class Runner:
     def __exit__(self, *exc: object) -> None:
         self._close.close()
 
-    def run(self, command: Sequence[str]) -> int:
-        """Start it, and serve until it and its children have ended: its exit code; 128 and the
-        number of the signal that ended it.
-
-        Raises UsageError for a program that cannot be given lazy memory, or is not there.
-        """
-        path = program.find(command[0])
-        program.check(path)
-        with contextlib.ExitStack() as undo:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
-            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-            alive, theirs = os.pipe()  # ends when nobody is left who has inherited the other end
-            undo.callback(os.close, alive)
-            pid = self._spawn(path, command, before, theirs)
-            process = os.pidfd_open(pid)
-            undo.callback(os.close, process)
+    def run(self) -> int:
+        """Serve until it and its children have ended: its exit code; 128 and the number of the
+        signal that ended it."""
+        process = os.pidfd_open(self._child)
+        try:
             allow_all()
             threading.Thread(target=self._pass_on, args=(process,), daemon=True).start()
             self.desk.watch(process, _nothing)
             while not pidfd.ended(process):
                 self.desk.serve()
             self.desk.forget(process)
-            _, status = os.waitpid(pid, 0)
-            self._serve_children(alive)
+            _, status = os.waitpid(self._child, 0)
+            self._child = 0
+            self._serve_children(self._alive)
+        finally:
+            os.close(process)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
-    def _spawn(
-        self, path: str, command: Sequence[str], mask: set[int | signal.Signals], alive: int
-    ) -> int:
-        """Started, with the signals as this process was started with them."""
-        places = " ".join(f"{d} {i} {f.itself:d}" for f in self._files for d, i in [f.place])
-        environment = {
-            **os.environ,
-            "LD_PRELOAD": ":".join(filter(None, [str(self._library), os.getenv("LD_PRELOAD")])),
-            VARIABLE: f"{places} {self._address}",
-        }
-        os.set_inheritable(alive, True)
-        # Python ignores these two, and a program that inherits that would not end by them.
-        ours = [signal.SIGPIPE, signal.SIGXFSZ]
-        try:
-            return os.posix_spawn(path, list(command), environment, setsigmask=mask, setsigdef=ours)
-        finally:
-            os.close(alive)
+    def _environment(self, address: str) -> dict[str, str]:
+        places = " ".join(f"{d} {i} {f.itself:d}" for f in self.files for d, i in [f.place])
+        preloaded = filter(None, [str(library()), os.getenv("LD_PRELOAD")])
+        return {**os.environ, "LD_PRELOAD": ":".join(preloaded), VARIABLE: f"{places} {address}"}
+
+    def _end_child(self) -> None:
+        """It is not to run on without what serves it."""
+        if self._child:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = 0
 
     def _serve_children(self, alive: int) -> None:
         """Those that it has left behind."""
@@ -143,3 +168,19 @@ def _readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _spawned(
+    path: str,
+    command: Sequence[str],
+    environment: dict[str, str],
+    alive: int,
+) -> int:
+    """A process of the program, with the signals as this process was started with them."""
+    os.set_inheritable(alive, True)
+    # Python ignores these two, and a program that inherits that would not end by them.
+    ours = [signal.SIGPIPE, signal.SIGXFSZ]
+    try:
+        return os.posix_spawn(path, list(command), environment, setsigdef=ours)
+    finally:
+        os.close(alive)

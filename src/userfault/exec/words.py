@@ -37,8 +37,8 @@ USER_MODE_ONLY, WITH_MEMORY = 1, 2
 
 
 class Message(msgspec.Struct):
-    """`protection`, `flags`: as for mmap(2); `flags` of MAP: whether user-mode faults are enough, and
-    whether its memory comes along.  `access`: how the file is open (O_ACCMODE, fcntl(2)).
+    """`protection`, `flags`: as for mmap(2); `flags` of MAP: whether user-mode faults are enough,
+    and whether its memory comes along.  `access`: how the file is open (O_ACCMODE, fcntl(2)).
     `address`, `length`, `offset`: bytes, whole pages.  `features`, `optional`: of the userfaultfd;
     `modes`: of the registration."""
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from userfault.cli.shared import terminal
 from userfault.cli.shared.sizes import told
-from userfault.exec.files import MOST, File, Stored, opened
-from userfault.exec.giving import Settings
 from userfault.exec.running import Runner
+from userfault.exec.settings import MOST, Settings, Stored
 from userfault.kernel.errors import UsageError
 from userfault.linux.uffd import offer
 from userfault.pager.core.policy import Policy
@@ -101,16 +98,12 @@ def exec(
     )
     # Asked before anything is started: the program may do what this process may.
     offered, _ = offer(user_mode_only=None if user_mode_only else False)
-    settings = Settings(policy, offered, user_mode_only, working_set)
-    stored = Stored(store2, cache, cache_size)
-    with contextlib.ExitStack() as undo:
-        files: list[File] = []
-        for each in maps:
-            files.append(opened(each, stored))
-            undo.callback(files[-1].close)
-        runner = undo.enter_context(Runner(files, settings, _tell))
-        code = runner.run(command)
-        for file in files:
+    settings = Settings(
+        policy, offered, user_mode_only, working_set, Stored(store2, cache, cache_size)
+    )
+    with Runner(maps, command, settings, _tell) as runner:
+        code = runner.run()
+        for file in runner.files:
             if not file.maps:
                 _tell(f"{file.path} was never mapped: the program may read it, or clear LD_PRELOAD")
             elif verbose:

@@ -1,0 +1,122 @@
+"""Exec: how soon does a QEMU guest of 256 MiB answer, when its memory lies in a compressed store?
+
+The guest (`qemu.py`) is saved once; the clock runs from the first command to its first output.
+Ours is `userfault exec --map`, with nothing in memory that nobody touched; with the pages that an
+earlier restore touched coming ahead (a working set); and with a store laid out by that set
+(`userfault pack --order`).  The rival has the memory file copied out of the same store first
+(`userfault export`), and maps that.  All bytes are in the page cache.  Asked for by name alone: it
+boots a guest, with a kernel of the lab (`userfault lab fetch trixie`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.measure import Row, Target, alternate, compare
+from bench.qemu import Saved, Tick
+from bench.run import Run
+from userfault.lab.machine import NoQemu
+from userfault.lab.store import Store
+
+_SOONER, _SET = Target(">=", 2.0), Target(">=", 1.5)
+_USERFAULT = [sys.executable, "-m", "userfault"]
+_TICKS = 3
+_SAVED_S = 30.0
+_SIDES = ("copied", "lazy", "set", "laid out")
+
+
+class Sides:
+    """The guest in `folder`, restored in each of the ways."""
+
+    def __init__(self, folder: Path, saved: Saved) -> None:
+        self._folder = folder
+        self._saved = saved
+        self._memory = folder / "clone"
+        self.read: dict[str, int] = {}
+        self._pack("store")
+        self._record("store")
+        self._pack("ordered", "--order", f"{folder}/store/guest")
+        self._record("ordered")
+
+    def turn(self, side: str, number: int) -> float:
+        """Seconds until it answers."""
+        del number
+        self._memory.unlink(missing_ok=True)
+        began = time.perf_counter()
+        before: list[str] = []
+        if side == "copied":
+            self._userfault("export", f"{self._folder}/store/guest", str(self._memory))
+        else:
+            before = self._exec("ordered" if side == "laid out" else "store")
+            if side == "lazy":
+                before += ["--record", "never", "--working-set", ""]
+            before.append("--")
+        with self._saved.restored(self._memory, before=before) as machine:
+            machine.ticks(1)
+            took = time.perf_counter() - began
+            self.read[side] = _sum(machine.ticks(_TICKS)[:_TICKS])
+        return took
+
+    def _exec(self, store: str) -> list[str]:
+        return [*_USERFAULT, "exec", "--map", f"{self._memory}={self._folder}/{store}/guest"]
+
+    def _pack(self, store: str, *more: str) -> None:
+        target = f"{self._folder}/{store}/guest"
+        self._userfault("pack", str(self._saved.memory), target, *more)
+
+    def _record(self, store: str) -> None:
+        """Its working set, by a first restore."""
+        with self._saved.restored(self._memory, before=[*self._exec(store), "--"]) as machine:
+            machine.ticks(1)
+        deadline = time.monotonic() + _SAVED_S
+        show = [*_USERFAULT, "record", "show", f"{self._folder}/{store}/guest"]
+        while subprocess.run(show, capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no working set was recorded")
+
+    def _userfault(self, *words: str) -> None:
+        subprocess.run([*_USERFAULT, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def run(run: Run) -> None:
+    """Rows into `run.rows`."""
+    kernels = Store().kernels()
+    if not kernels:
+        run.left_out.append("exec: needs a kernel of the lab: userfault lab fetch trixie")
+        return
+    folder = run.directory / "exec"
+    folder.mkdir()
+    try:
+        sides = Sides(folder, Saved(kernels[-1], folder, blocks=run.size(64, 2)))
+    except NoQemu as error:
+        run.left_out.append(f"exec: {error}")
+        return
+    took = alternate(run.rounds, _SIDES, sides.turn)
+    shutil.rmtree(folder)
+    run.checks.same("exec", sides.read)
+    for side, rival, target in (
+        ("lazy", "copied", _SOONER),
+        ("set", "lazy", _SET),
+        ("laid out", "lazy", _SET),
+        ("laid out", "copied", None),
+    ):
+        row = Row(
+            "exec",
+            f"{side}, against {rival}",
+            "ms",
+            0.0,
+            ratio_of="how many times sooner",
+            target=target,
+            rival_name=rival,
+        )
+        ours, theirs = ([each * 1e3 for each in took[name]] for name in (side, rival))
+        run.rows.append(compare(row, ours, theirs, inverse=True))
+
+
+def _sum(ticks: list[Tick]) -> int:
+    """What they said, as a number."""
+    return hash(tuple((tick.number, tick.digest) for tick in ticks)) & (1 << 64) - 1
