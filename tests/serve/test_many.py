@@ -99,7 +99,7 @@ def test_who_finds_no_room_waits_for_it(tmp_path: Path, vm: Path, image: Path, l
     arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
     before = []
     if lack == "clients":
-        arguments += ["--max-clients", "6"]  # two of them give it orders
+        arguments += ["--max-clients", "4"]
     else:
         before = ["bash", "-c", 'ulimit -n 100; exec "$0" "$@"']
     with (

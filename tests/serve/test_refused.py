@@ -70,11 +70,11 @@ def test_who_waits_to_be_let_in_when_the_daemon_ends_is_not_left_behind(
     """It lies in the queue of a socket that is shut, with everything that it sent."""
     arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
     with (
-        serving(tmp_path / "daemon", *arguments, "--max-clients", "3") as daemon,
+        serving(tmp_path / "daemon", *arguments, "--max-clients", "1") as daemon,
         started(vm, tmp_path / "vm", image, stop="sent") as served,
     ):
         assert served.reads() == "sent"
-        daemon.logged(f"{served.pid}: served")  # with the two that give orders it is full
+        daemon.logged(f"{served.pid}: served")
         with started(vm, tmp_path / "vm", image, stop="sent") as waits:
             assert waits.reads() == "sent"
             daemon.process.send_signal(signal.SIGTERM)

@@ -6,15 +6,18 @@ The family that serves outlives it: it is the one to whom signals are sent, and 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import socket
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from userfault.api.asking import hung_up
-from userfault.api.starting import start
+from userfault.api.starting import Family, start
 from userfault.kernel.errors import PagerError, UsageError
 from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
@@ -23,8 +26,9 @@ from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.record.status import ROLES, Shown
 from userfault.pager.drivers.wire import messages
 from userfault.serve import criu_memory, records, sockets
+from userfault.serve.board import made
 from userfault.serve.main import hand_over
-from userfault.serve.talking import Line
+from userfault.serve.talking import Line, SilentError
 from userfault.snapshot.serving import handover
 from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.place import place_of
@@ -34,6 +38,7 @@ from userfault.version import __version__
 PROGRAM = "userfault.serve.main"
 _REPLACED_S = 60.0
 _LOOK_S = 0.05
+MOST_WORKERS = 8  # by default
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -53,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     `stores`: that native clients may name.  `on_refusal`: `kill` or `close`, see `turning_away`.
     `after_restore`: once a restore by CRIU is over, what nobody touches is filled, too.
+    `workers`: families that share the clients, for a CPU each.
     """
 
     listen: tuple[Listen, ...]
@@ -68,10 +74,18 @@ class Settings(msgspec.Struct, frozen=True):
     stores: tuple[str, ...] = ()
     on_refusal: str = "kill"
     after_restore: bool = True
+    workers: int = 1
+
+
+class Asks(Protocol):
+    """Whoever can be asked."""
+
+    def ask(self, command: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+        """A command of the control protocol."""
 
 
 class Daemon:
-    """A family that serves whoever comes by its sockets, and goes on when this object has gone.
+    """Families that serve whoever comes by its sockets, and go on when this object has gone.
 
     It serves when this returns.  Raises UsageError for settings that cannot be, SourceError,
     StoreError and NoSuchSnapshot for images, PagerError where it does not come up.
@@ -85,45 +99,101 @@ class Daemon:
                 cure="name one: --firecracker PATH",
             )
         self._settings = settings
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        kept = [theirs.detach()]  # but the first are numbered from 0 on in the record
-        doors: list[records.Door] = []
+        self._doors: list[records.Door] = []
+        self._families: list[Family] = []
+        self._lines: list[Line] = []
+        self._lost: set[int] = set()
+        self._turns = itertools.count()
+        kept = [-1]  # the first is a family's line to us; the others are numbered from 0 on
         with contextlib.ExitStack() as undo:
-            undo.callback(_take_away, doors)
+            undo.callback(_take_away, self._doors)
+            undo.callback(self._end)
             with contextlib.ExitStack() as passing:
-                passing.callback(close_all, kept)  # the family has its own
+                passing.callback(close_all, kept)  # the families have their own
                 images = [_image(settings, name, kept) for name in settings.images]
-                doors += [_door(settings, each, kept) for each in settings.listen]
+                for each in settings.listen:
+                    self._doors.append(_door(settings, each, kept))
                 told = records.Daemon(
-                    doors=doors,
+                    doors=self._doors,
                     images=images,
                     limits=settings.limits,
                     stores=tuple(open_objects(each).url for each in settings.stores),
                     on_refusal=settings.on_refusal,
+                    workers=settings.workers,
                 )
-                about = records.encode(told)
-                hello = messages.Hello(Placing(), settings.in_flight, __version__, PROGRAM)
-                self._family = start(hello, None, lambda line: hand_over(line, about, kept))
+                self._start(told, kept)
             undo.pop_all()
-        self.line = Line(ours)
+
+    def _start(self, told: records.Daemon, kept: list[int]) -> None:
+        """A family for each worker; each has all sockets and images."""
+        count = told.workers
+        between: dict[tuple[int, int], int] = {}
+        if count > 1:
+            kept.append(made(count))
+            told = msgspec.structs.replace(told, board=len(kept) - 2)
+        with contextlib.ExitStack() as passing:
+            for one, other in itertools.combinations(range(count), 2):
+                pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                between[one, other], between[other, one] = (each.detach() for each in pair)
+            passing.callback(close_all, list(between.values()))
+            hello = messages.Hello(Placing(), self._settings.in_flight, __version__, PROGRAM)
+            for place in range(count):
+                others = [other for other in range(count) if other != place]
+                neighbours = {other: len(kept) - 1 + number for number, other in enumerate(others)}
+                mine = msgspec.structs.replace(told, place=place, neighbours=neighbours)
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._lines.append(Line(ours))
+                with theirs:
+                    fds = [theirs.fileno(), *kept[1:], *(between[place, each] for each in others)]
+                    more = functools.partial(hand_over, about=records.encode(mine), kept=fds)
+                    self._families.append(start(hello, None, more))
+
+    def _end(self) -> None:
+        """It did not come up as a whole: end what did."""
+        for _, line in zip(self._families, self._lines, strict=False):
+            with contextlib.suppress(PagerError):
+                line.ask("drain", fill=False)
+        self.close()
 
     @property
-    def channel(self) -> int:
-        """A socket that hangs up (POLLHUP) when the last process has ended."""
-        return self._family.channel.fileno()
+    def channels(self) -> list[int]:
+        """Sockets of those workers that have not ended, which hang up (POLLHUP) when they do."""
+        return [each.channel.fileno() for each in self._families if not hung_up(each.channel)]
+
+    @property
+    def line(self) -> Line:
+        """To one of the workers, each in its turn: for what one of them does alone."""
+        living = [
+            line
+            for line, family in zip(self._lines, self._families, strict=True)
+            if not hung_up(family.channel)
+        ]
+        return (living or self._lines)[next(self._turns) % max(len(living), 1)]
 
     @property
     def takeovers(self) -> int:
         """How often another process had to go on for one that was killed."""
-        return self._family.status.words[Shown.TAKEOVERS]
+        return sum(each.status.words[Shown.TAKEOVERS] for each in self._families)
 
     def processes(self) -> dict[str, int]:
-        """Process ids of the worker, the supervisor and the spare (0: not started yet)."""
-        return {role.name.lower(): self._family.status.words[role] for role in ROLES}
+        """Process ids of the worker, the supervisor and the spare (0: not started yet); of further
+        workers `worker.1` and so on."""
+        return {
+            role.name.lower() + (f".{place}" if place else ""): family.status.words[role]
+            for place, family in enumerate(self._families)
+            for role in ROLES
+        }
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """A command of the control protocol.  Raises UserfaultError where it is refused."""
-        return self.line.ask(command, **arguments)
+    def ask(self, command: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+        """A command of the control protocol, answered for all workers by the first that can.
+
+        Raises UserfaultError where it is refused.
+        """
+        *first, last = self._lines
+        for line in first:
+            with contextlib.suppress(SilentError):
+                return line.ask(command, fds, **arguments)
+        return last.ask(command, fds, **arguments)
 
     def reload(self) -> None:
         """Open all images anew: who comes from now on is shown what they are now.
@@ -132,22 +202,39 @@ class Daemon:
         """
         for name, what in self._settings.images.items():
             if not _is_tree(self._settings, name):
-                attach(self.line, name, what, settings=self._settings)
+                attach(self, name, what, settings=self._settings)
 
     def ended(self, timeout_s: float = 0.0) -> bool:
         """Whether all of its processes have, or do so in time."""
-        return hung_up(self._family.channel, timeout_s)
+        until = time.monotonic() + timeout_s
+        return all(
+            hung_up(each.channel, max(until - time.monotonic(), 0)) for each in self._families
+        )
+
+    def lost(self) -> list[int]:
+        """Places of workers that ended as a whole family and not in peace; each is told once."""
+        found = []
+        for place, (family, line) in enumerate(zip(self._families, self._lines, strict=True)):
+            if place not in self._lost and hung_up(family.channel):
+                self._lost.add(place)
+                if not line.farewell():
+                    found.append(place)
+        return found
 
     def close(self) -> None:
         """Let go of it: it goes on as long as it has sockets or clients."""
-        self.line.close()
-        self._family.channel.close()
-        pid, process = self._family.first
-        if pidfd.ended(process):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-        os.close(process)
-        self._family.status.close()
+        if self._families and self.ended():
+            _take_away(self._doors)  # of a family that was killed
+        for line in self._lines:
+            line.close()
+        for family in self._families:
+            family.channel.close()
+            pid, process = family.first
+            if pidfd.ended(process):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            os.close(process)
+            family.status.close()
 
 
 def _take_away(doors: list[records.Door]) -> None:
@@ -218,7 +305,7 @@ def _door(settings: Settings, listen: Listen, kept: list[int]) -> records.Door:
 
 
 def attach(
-    line: Line,
+    line: Asks,
     name: str,
     what: str,
     firecracker: str | None = None,
@@ -255,15 +342,23 @@ def replace(line: Line) -> None:
 
     Raises PagerError when the new code does not start; the old processes serve on then.
     """
-    before = line.ask("replace")["supervisor"]
+    answer = line.ask("replace")
+    before = answer.get("supervisors") or [answer["supervisor"]]  # of a release with one worker
     deadline = time.monotonic() + _REPLACED_S
     while time.monotonic() < deadline:
         status = line.ask("status")
         if status["not_replaced"]:
             raise PagerError(status["not_replaced"])
-        if status["processes"]["supervisor"] not in (0, before):
+        workers = status.get("workers") or [status]
+        now = [each["processes"]["supervisor"] for each in workers]
+        if not {0, *before} & set(now):
             return
         time.sleep(_LOOK_S)
     raise PagerError(
         "the daemon was not replaced", cause="it took too long", cure="look at its log"
     )
+
+
+def sensible_workers() -> int:
+    """One for each four CPUs that may be used here: the clients need the others."""
+    return max(1, min(len(os.sched_getaffinity(0)) // 4, MOST_WORKERS))

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType, round_up, size_name
@@ -31,7 +31,17 @@ from userfault.serve.records import Limits
 from userfault.source.spec import Spec, ZeroSpec
 from userfault.wire.regions import Geometry, Region
 
+Home = Callable[[str], int | None]  # by what is behind memory: another worker, which serves it
+
 _UFFD = "anon_inode:[userfaultfd]"
+
+
+class ElsewhereError(Exception):
+    """The memory is to be served by another worker, at `place`."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 def fit(geometry: Geometry, spec: Spec, name: str, limits: Limits) -> None:
@@ -60,10 +70,13 @@ def take(
     policy: Policy,
     *,
     has_poison: bool,
+    home: Home | None = None,
 ) -> Served:
     """Serve it: `uffd` and the descriptor of `source` are the mapping's from here on.
 
-    Raises RefusedError, OSError, PagerError; then both are closed.
+    `home`: which other worker serves memory that several processes may map; without, it is served
+    here.  Raises RefusedError, OSError, PagerError, and ElsewhereError; then
+    both are closed.
     """
     spec, fd = source
     with contextlib.ExitStack() as undo:
@@ -75,6 +88,8 @@ def take(
             undo.pop_all()
             close_all([fd])
             return first
+        if home is not None and (place := home(request.backing)) is not None:
+            raise ElsewhereError(place)
         served = made(clients, client, request, uffd, fd)
         undo.pop_all()
     try:

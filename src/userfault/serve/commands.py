@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from userfault.kernel.errors import PagerError
+from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux.accepted import listens
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.family.supervisor import ROLES
@@ -91,6 +91,14 @@ class Commands:
         self._host = host
         self._not_replaced = ""  # why the last handover failed
 
+    def answer(self, name: str, arguments: Any, fds: list[int]) -> dict[str, Any]:
+        """The answer, whatever becomes of it.  Descriptors that are kept are taken out of `fds`."""
+        try:
+            return {"ok": True, **self.carry_out(name, arguments, fds)}
+        except (UserfaultError, OSError) as raised:
+            error = raised if isinstance(raised, UserfaultError) else UserfaultError(str(raised))
+            return {"ok": False, "what": error.what, "cause": error.cause, "cure": error.cure}
+
     def carry_out(self, name: str, arguments: Any, fds: list[int]) -> dict[str, Any]:
         """The answer.  Descriptors that are kept are taken out of `fds`.
 
@@ -117,7 +125,11 @@ class Commands:
         host = self._host
         clients = host.worker.book.clients.values()
         return {
-            "sessions": [session(client) for client in clients if is_served(client)],
+            "sessions": [
+                {**session(client), "worker": host.told.place}
+                for client in clients
+                if is_served(client)
+            ],
             "waiting": len(host.doors.waiting),
             "draining": host.told.draining,
         }
@@ -126,8 +138,11 @@ class Commands:
         """Which processes serve, what they show, and how often one had to go on for another."""
         del fds
         told, journal = self._host.told, self._host.worker.journal
+        processes = {role.name.lower(): journal.member(role)[0] for role in ROLES}
+        clients = sum(map(is_served, self._host.worker.book.clients.values()))
         return {
-            "processes": {role.name.lower(): journal.member(role)[0] for role in ROLES},
+            "processes": processes,
+            "workers": [{"worker": told.place, "processes": processes, "clients": clients}],
             "takeovers": journal.words[Word.TAKEOVERS],
             "doors": [{"name": each.name, "image": each.image} for each in told.doors],
             "images": [{"name": each.name, "bytes": each.spec.length} for each in told.images],
@@ -145,6 +160,7 @@ class Commands:
             "accepted": host.doors.accepted,
             "refused": host.refusals.count,
             "takeovers": host.worker.journal.words[Word.TAKEOVERS],
+            "workers": 1,
         }
 
     def _replace(self, _: Nothing, fds: list[int]) -> dict[str, Any]:
@@ -157,7 +173,8 @@ class Commands:
             self._not_replaced = str(error) if error is not None else ""
 
         self._host.worker.succession.replace((0, 0), told, time.monotonic())
-        return {"supervisor": self._host.worker.journal.member(Word.SUPERVISOR)[0]}
+        supervisor = self._host.worker.journal.member(Word.SUPERVISOR)[0]
+        return {"supervisor": supervisor, "supervisors": [supervisor]}
 
     def _attach(self, request: Attach, fds: list[int]) -> dict[str, Any]:
         host, told = self._host, self._host.told
@@ -250,6 +267,9 @@ class Commands:
 def _lives(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
+
+# What each of several workers carries out; a VM that asks for its pages is one worker's.
+EVERYWHERE = frozenset({"sessions", "status", "attach", "detach", "metrics", "replace", "drain"})
 
 _COMMANDS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
     "sessions": (Nothing, Commands._sessions),

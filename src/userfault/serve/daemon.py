@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import socket
 from collections.abc import Callable
 
 from userfault.kernel.errors import PagerError, UserfaultError
@@ -15,16 +18,19 @@ from userfault.pager.drivers.record import records as family_records
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.worker import Worker
 from userfault.serve import cloud_hypervisor, criu, records, sockets
+from userfault.serve.board import Board
 from userfault.serve.commands import Commands, is_served
-from userfault.serve.control import ControlTalk
+from userfault.serve.control import FAREWELL, ControlTalk
 from userfault.serve.doors import Doors
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
 from userfault.serve.metrics import Metrics
 from userfault.serve.native import NativeTalk
+from userfault.serve.neighbours import Admitted, Neighbours, Passed
 from userfault.serve.refusals import Refusals
 from userfault.serve.restores import Restores
+from userfault.serve.spreading import Spread
 from userfault.serve.turning_away import TurningAway
 from userfault.serve.waiting import Waiting
 
@@ -44,6 +50,9 @@ class Daemon:
     leaving: Leaving
     metrics: Metrics
     restores: Restores
+    board: Board
+    neighbours: Neighbours
+    spread: Spread
 
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
@@ -55,7 +64,9 @@ class Daemon:
         for door in self.told.doors:
             if not self.told.draining or door.protocol == "control":
                 self.doors.open(door, self.worker.book.kept[door.kept])
+        self._count(0)
         self._adopt()
+        self.spread.moved()
         if self.told.draining:
             self.leaving.begin()
 
@@ -83,18 +94,64 @@ class Daemon:
         }
         self.refusals = Refusals(worker.loop.timers)
         self.away = TurningAway(self.refusals, self.told.on_refusal)
-        self.doors = Doors(worker.loop, worker.clients, self.limits, self.away)
+        kept = worker.book.kept
+        board = kept[self.told.board] if self.told.board >= 0 else -1
+        self.board = Board(board, self.told.place, self.told.workers)
+        worker.book.counted = self._count
+        self.neighbours = Neighbours(
+            worker.loop,
+            {place: kept[each] for place, each in self.told.neighbours.items()},
+            carry_out=self.commands.answer,
+            passed=self._passed,
+            admitted=self._unchoose,
+        )
+        self.spread = Spread(self.board, self.neighbours)
+        self.doors = Doors(worker.loop, worker.clients, self.limits, self.away, self.spread)
         self.waiting = self.doors.waiting
         self.leaving = Leaving(worker.clients, is_served)
         self.metrics = Metrics(worker.clients)
         criu.leave_when_done(worker.clients)
 
+    def _count(self, _: int) -> None:
+        """For the other workers: those who give it orders are not served."""
+        self.board.clients(sum(map(is_served, self.worker.book.clients.values())))
+
+    def _unchoose(self, pid: int) -> None:
+        """Another worker serves the process for which an image was chosen."""
+        self.told.chosen.pop(pid, None)
+
+    def _passed(self, fd: int, whose: int, packet: Passed) -> None:
+        """A connection that another worker passes on."""
+        self.board.got(whose)
+        for door in self.told.doors:
+            if door.name == packet.door:
+                self.doors.passed(fd, door, again=packet.again)
+                return
+        # It was opened, or shut, a moment ago: whoever let it in knows.
+        back = Passed(packet.door, back=True)
+        if packet.back or not self.neighbours.send(whose, back, [fd]):
+            self.doors.turn_away(fd, records.Door(packet.door, "", "", -1))
+        else:
+            os.close(fd)
+
     def run(self) -> None:
         """Serve until nobody is there and nobody can come."""
-        self.worker.loop.run(self, self.worker.service.background)
-        self.shut(lambda _: True)
+        while self:
+            self.worker.loop.run(self, self.worker.service.background)
+            self.neighbours.retire()
+        if not self.neighbours.alive:  # the last one puts the lights out
+            self.shut(lambda _: True)
+        self._say_farewell()
+        self.neighbours.close()
         self.worker.close()
         self.restores.close()
+
+    def _say_farewell(self) -> None:
+        """To the command in front: all is well."""
+        for client in self.worker.book.clients.values():
+            if client.protocol == "control" and not client.door:
+                with contextlib.suppress(OSError):
+                    client.channel.send(FAREWELL, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def __bool__(self) -> bool:
         open_ = bool(self.doors) and not self.told.draining
@@ -129,9 +186,24 @@ class Daemon:
 
     def admitted(self, client: Client) -> None:
         """It is served."""
-        self.told.chosen.pop(client.owner.pid, None)  # another process may have that number later
+        pid = client.owner.pid
+        if self.told.chosen.pop(pid, None) is not None:  # another may have that number later
+            for place in self.neighbours.alive:
+                self.neighbours.send(place, Admitted(pid))
         client.owner.say("served")
         self.leaving.came(client)
+
+    def home(self, backing: str) -> int | None:
+        """Which other worker serves memory that several processes map."""
+        return self.spread.home(backing)
+
+    def pass_on(self, client: Client, place: int) -> bool:
+        """Have another worker serve it, whose message lies in its socket still: it has gone."""
+        if not self.spread.pass_on(client.channel, client.door, place, again=True):
+            return False
+        self.worker.clients.hang_up(client, quit_now=True)
+        self.spread.moved()
+        return True
 
     def shut(self, which: Callable[[records.Door], bool]) -> None:
         """Nobody comes by these doors any more."""

@@ -16,6 +16,7 @@ from userfault.pager.drivers.processes.say import say
 from userfault.pager.drivers.processes.watching import Loop
 from userfault.serve.peers import RefusedError, admit, peer
 from userfault.serve.records import Door, Limits
+from userfault.serve.spreading import Spread
 from userfault.serve.turning_away import TurningAway
 from userfault.serve.waiting import Waiting
 
@@ -28,8 +29,11 @@ _AT_ONCE = 16  # connections accepted before faults are looked at again
 class Doors:
     """Accepts for `clients`.  `waiting`: who was let in and has not said yet what it wants."""
 
-    def __init__(self, loop: Loop, clients: Clients, limits: Limits, away: TurningAway) -> None:
+    def __init__(
+        self, loop: Loop, clients: Clients, limits: Limits, away: TurningAway, spread: Spread
+    ) -> None:
         self._loop = loop
+        self._spread = spread
         self._clients = clients
         self._limits = limits
         self.waiting = Waiting(loop.timers, self._room)
@@ -100,15 +104,25 @@ class Doors:
                     continue
                 self._no_more(name, os.strerror(error.errno or 0))
                 return
-            self._let_in(channel, door)
+            if door.protocol == CONTROL or not self._passed_on(channel, door):
+                self._let_in(channel, door)
+
+    def _passed_on(self, channel: socket.socket, door: Door) -> bool:
+        """Whether another worker, which has fewer clients, serves it."""
+        place = self._spread.better()
+        if place is None or not self._spread.pass_on(channel, door.name, place):
+            return False
+        channel.close()
+        self._spread.moved()
+        return True
 
     def _full(self, door: Door, listener: socket.socket) -> str:
         """Why nobody more can be served now; "" where there is room.
 
         Who would be refused for that has handed over its memory perhaps, and could only be ended.
         """
-        limits, clients = self._limits, self._clients.book.clients
-        if door.protocol != CONTROL and len(clients) >= limits.clients:
+        limits, board = self._limits, self._spread.board
+        if door.protocol != CONTROL and board.all_clients() >= limits.clients:
             return f"{limits.clients} clients are served, which is the most"
         try:
             lowest = os.dup(listener.fileno())  # the kernel gives the lowest out
@@ -116,7 +130,8 @@ class Doors:
             return "no descriptor is left"
         os.close(lowest)
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return "" if lowest + _EACH < most else f"{most} descriptors are allowed (LimitNOFILE=)"
+        needed = _EACH * (1 + len(self.waiting))  # who was let in has still to be served
+        return "" if lowest + needed < most else f"{most} descriptors are allowed (LimitNOFILE=)"
 
     def _no_more(self, name: str, why: str) -> None:
         """For a while; told once, until somebody was let in again."""
@@ -126,8 +141,29 @@ class Doors:
         self._rest(name, time.monotonic() + _PAUSE_S)
 
     def adopt(self, fd: int, door: Door) -> None:
-        """A connection that another worker has accepted."""
-        self._let_in(socket.socket(fileno=fd), door)
+        """A connection that a worker before this one has accepted, or was passing on."""
+        channel = socket.socket(fileno=fd)
+        place = self._spread.was_passing(fd)
+        if place is not None and self._spread.pass_on(channel, door.name, place, again=True):
+            channel.close()
+        else:
+            self._let_in(channel, door)
+
+    def passed(self, fd: int, door: Door, *, again: bool) -> None:
+        """A connection that another worker passes on.  `again`: it may be here already."""
+        if again and self._has(os.fstat(fd).st_ino):
+            os.close(fd)
+        else:
+            self._let_in(socket.socket(fileno=fd), door)
+
+    def turn_away(self, fd: int, door: Door) -> None:
+        """A connection by a door that is not there any more."""
+        error = RefusedError("a client too late", cause=f"{door.name} was shut a moment ago")
+        self._turn_away(socket.socket(fileno=fd), door, error)
+
+    def _has(self, inode: int) -> bool:
+        clients = self._clients.book.clients.values()
+        return any(os.fstat(each.channel.fileno()).st_ino == inode for each in clients)
 
     def _let_in(self, channel: socket.socket, door: Door) -> None:
         with contextlib.ExitStack() as undo:

@@ -45,6 +45,12 @@ class Host(Protocol):
     def admitted(self, client: Client) -> None:
         """It is served."""
 
+    def home(self, backing: str) -> int | None:
+        """Which other worker serves memory that several processes map."""
+
+    def pass_on(self, client: Client, place: int) -> bool:
+        """Have another worker serve it, whose message lies in its socket still: it has gone."""
+
 
 class FirecrackerTalk:
     """What is said with one VM."""
@@ -126,6 +132,13 @@ class FirecrackerTalk:
         return False
 
     def _attach(self, geometry: Geometry) -> None:
+        try:
+            self._serve(geometry, self._host.home)
+        except attaching.ElsewhereError as elsewhere:
+            if not self._host.pass_on(self.client, elsewhere.place):  # that worker has ended
+                self._serve(geometry, None)
+
+    def _serve(self, geometry: Geometry, home: attaching.Home | None) -> None:
         if not self._fds:
             raise RefusedError(
                 "a client without a userfaultfd",
@@ -146,6 +159,7 @@ class FirecrackerTalk:
             source,
             host.door(client).policy,
             has_poison=host.has_poison,
+            home=home,
         )
         self._decided()
         handshake.drain(client.channel)  # it is recorded: from here on a successor does not need it

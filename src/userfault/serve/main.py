@@ -38,7 +38,7 @@ def succeed(channel: socket.socket) -> None:
     program.succeed(channel, serve)
 
 
-def hand_over(channel: socket.socket, about: bytes, kept: list[int]) -> None:
+def hand_over(channel: socket.socket, *, about: bytes, kept: list[int]) -> None:
     """The starting process's side: what `main` takes beside the first packet.
 
     It is sent before anybody reads: the socket must have room for it.  Raises OSError.

@@ -97,7 +97,11 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Daemon(msgspec.Struct):
-    """Everything."""
+    """Everything that one of its workers has to know.
+
+    `place`: which of `workers` it is.  `board`: place of what they all map, -1 where there is one;
+    `neighbours`: those of the sockets to the others.
+    """
 
     doors: list[Door] = []
     images: list[Image] = []
@@ -105,6 +109,10 @@ class Daemon(msgspec.Struct):
     stores: tuple[str, ...] = ()  # that clients may name
     chosen: dict[int, str] = {}  # which image a process that is still to come is shown
     draining: bool = False
+    place: int = 0
+    workers: int = 1
+    board: int = -1
+    neighbours: dict[int, int] = {}
     on_refusal: str = "kill"  # what becomes of those who are turned away with their memory
     restores: list[Restore] = []  # of VMs that ask for their pages
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Sequence
@@ -10,11 +11,17 @@ from typing import Any
 import msgspec
 
 from userfault.kernel.errors import PagerError
-from userfault.serve.control import VERSION
+from userfault.serve.control import FAREWELL, VERSION
 
 _ANSWER_S = 10.0
 _TRIES = 3  # a worker may be killed while it answers
 _PIECE = 1 << 16
+_NOW = socket.MSG_DONTWAIT
+_FAREWELL = FAREWELL.strip()
+
+
+class SilentError(PagerError):
+    """A daemon, or one of its workers, that does not answer."""
 
 
 class Line:
@@ -23,6 +30,7 @@ class Line:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._channel.settimeout(_ANSWER_S)
+        self._farewell = False
         self._lock = threading.Lock()  # metrics are asked for by threads
 
     @classmethod
@@ -67,7 +75,7 @@ class Line:
                 cause=str(answer.get("cause")),
                 cure=str(answer.get("cure")),
             )
-        raise PagerError(
+        raise SilentError(
             "the daemon does not answer",
             cause="it has ended, or is stuck",
             cure="look at its log",
@@ -77,6 +85,13 @@ class Line:
         sent = socket.send_fds(self._channel, [data], list(fds)) if fds else 0
         self._channel.sendall(data[sent:])
 
+    def farewell(self) -> bool:
+        """Of a worker that has ended: whether it did so in peace."""
+        with self._lock, contextlib.suppress(OSError):
+            while not self._farewell and (piece := self._channel.recv(_PIECE, _NOW)):
+                self._farewell = _FAREWELL in piece.split(b"\n")
+        return self._farewell
+
     def close(self) -> None:
         """Hang up."""
         self._channel.close()
@@ -84,9 +99,13 @@ class Line:
     def _line(self) -> dict[str, Any] | None:
         """One answer; None at the end."""
         came = bytearray()
-        while not came.endswith(b"\n"):
+        answers: list[bytes] = []
+        while not answers:
             piece = self._channel.recv(_PIECE)
             if not piece:
                 return None
             came += piece
-        return msgspec.json.decode(came.splitlines()[-1], type=dict[str, Any])
+            *lines, came = came.split(b"\n")
+            self._farewell = self._farewell or _FAREWELL in lines
+            answers += [bytes(line) for line in lines if line != _FAREWELL]
+        return msgspec.json.decode(answers[-1], type=dict[str, Any])

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from userfault.api.daemon import Daemon, Listen, Settings, replace
+from userfault.api.daemon import Daemon, Listen, Settings, replace, sensible_workers
 from userfault.cli.serve import page_server, restores
 from userfault.cli.serve.criu import listen as listen_for_criu
 from userfault.cli.serve.options import CONTROL, groups, named, users
@@ -107,6 +107,13 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     show_default=True,
     help="Connected, and not said yet what they want.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=sensible_workers,
+    show_default="one for four CPUs",
+    help="Processes that serve, each with a supervisor and a spare; clients are spread over them.",
+)
 @click.option("--group", metavar="GROUP", help="Who may connect, beside the owner of the sockets.")
 @click.option("--allow-user", "allowed", metavar="USER", multiple=True, help="Serve nobody else.")
 @click.option("--allow-group", "members", metavar="GROUP", multiple=True, help="Serve nobody else.")
@@ -147,6 +154,7 @@ def serve(
     handshake_timeout: float,
     max_clients: int,
     max_waiting: int,
+    workers: int,
     group: str | None,
     allowed: tuple[str, ...],
     members: tuple[str, ...],
@@ -195,6 +203,7 @@ def serve(
         group=groups((group,))[0] if group else None,
         stores=stores,
         on_refusal=on_refusal,
+        workers=workers,
     )
     if log == "json":
         os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one
@@ -255,12 +264,14 @@ def _stand_before(daemon: Daemon | None, server: PageServer | None) -> int:
     signal.set_wakeup_fd(asked.fileno())
     terminal.say("ready")  # from here on a signal is heard
     systemd.notify("READY=1")
-    poll = select.poll()
-    poll.register(woken, select.POLLIN)
-    if daemon is not None:
-        poll.register(daemon.channel, 0)
+    lost = False
     while daemon is None or not daemon.ended():
+        poll = select.poll()
+        poll.register(woken, select.POLLIN)
+        for channel in daemon.channels if daemon is not None else ():
+            poll.register(channel, 0)
         poll.poll()
+        lost = _lost(daemon) or lost
         try:
             numbers = woken.recv(64)
         except BlockingIOError:
@@ -275,7 +286,15 @@ def _stand_before(daemon: Daemon | None, server: PageServer | None) -> int:
                 break
             left = daemon.ask("drain")["left"]
             terminal.say(f"draining: {left} clients left")
-    return 0
+    return 1 if _lost(daemon) or lost else 0
+
+
+def _lost(daemon: Daemon | None) -> bool:
+    """Whether all processes of a worker have been killed since the last look: told."""
+    lost = daemon.lost() if daemon is not None else []
+    for place in lost:
+        terminal.say(f"worker {place} was killed, with its supervisor and its spare", err=True)
+    return bool(lost)
 
 
 def _reload(daemon: Daemon) -> None:

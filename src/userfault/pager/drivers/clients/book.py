@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from userfault.kernel.errors import PagerError
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.mappings.owner import Owner
@@ -25,6 +27,7 @@ class Book:
         self.kept = family.kept
         self.about = family.about
         self.clients: dict[int, Client] = {}
+        self.counted: Callable[[int], None] = _nobody  # told how many there are
 
     def number(self) -> int:
         """A number for a new context, never given before."""
@@ -79,6 +82,7 @@ class Book:
         except PagerError:
             del self.clients[client.number]
             raise
+        self.counted(len(self.clients))
 
     def leave_if_over(self, client: Client) -> None:
         """Let go of a client that needs nobody any more."""
@@ -118,6 +122,7 @@ class Book:
 
     def _leave(self, client: Client) -> bool:
         del self.clients[client.number]
+        self.counted(len(self.clients))
         written = self._written_for(client.owner, client)
         if written:
             client.close()
@@ -133,3 +138,7 @@ class Book:
             owner.end(str(error))
             return False
         return True
+
+
+def _nobody(_: int) -> None:
+    """Nobody wants to know."""
