@@ -133,8 +133,9 @@ class ModelOrigin(Origin):
         self._attach = attach
         self._source = source
         self._weather = readers._calls.kernel.weather
+        self.address = self._address
 
-    def address(self, offset: int, length: int) -> int:
+    def _address(self, offset: int, length: int) -> int:
         size = self._source.page_size
         at_hand = self._weather.at_hand(offset // size, length // size)
         return self._source.address + offset if at_hand else 0
