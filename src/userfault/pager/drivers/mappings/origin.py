@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import round_up
 from userfault.linux.libc import known_stat
+from userfault.pager.core.density import Experience
 from userfault.pager.core.layout import Layout
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.residencies import Shared, borrow
@@ -33,6 +34,7 @@ class Origin:
     `address`: where bytes of the source (offset, length) can be copied from at once, or 0.
     `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
     reads away from the fault path.  `fd`: the source's descriptor.
+    `experiences`: what all that are filled from it learn of how it is touched.
     """
 
     def __init__(self, attach: Attach, fd: int, threads: Threads) -> None:
@@ -45,6 +47,7 @@ class Origin:
         self.fetcher: Readers | Workers | None = None
         self.fd = fd
         self.address: Callable[[int, int], int] = _nowhere
+        self.experiences: dict[int, Experience] | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
             self.fetcher = readers = Readers(self.file, threads, self.file.read_now)
@@ -53,6 +56,7 @@ class Origin:
                 self._shared = borrow(self.file, attach.page_size, self._prompt)
                 self.residency = self._shared.residency
                 self.address = self.residency.address
+                self.experiences = self._shared.experiences
         elif isinstance(spec, FunctionSpec):
             slot = round_up(attach.policy.most_read, attach.page_size)
             self.fetcher = Workers(spec, slot, fd)

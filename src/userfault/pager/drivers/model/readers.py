@@ -127,6 +127,7 @@ class ModelOrigin(Origin):
     """The source of a mapping, for one worker."""
 
     def __init__(self, attach: Attach, source: Source, readers: ModelReaders) -> None:
+        self.experiences = None
         self.file = self.residency = self.store = self.layout = None
         self.fd = -1
         self.fetcher = readers
