@@ -140,8 +140,12 @@ class Pages:
         """
         states, done, present = self.states, 0, _ONE[PRESENT]
         for page, count in runs:
-            done += count - states[page : page + count].count(present)
-            states[page : page + count] = present * count
+            if count == 1:
+                done += states[page] != PRESENT
+                states[page] = PRESENT
+            else:
+                done += count - states[page : page + count].count(present)
+                states[page : page + count] = present * count
         self.unsettled -= done
         self.held += done
 
