@@ -13,6 +13,7 @@ import pytest
 from userfault.pager.core.actions import Fill
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.costs import Costs
+from userfault.pager.core.density import Experience
 from userfault.pager.core.plan import Counters, Plan
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.rehearsal import Outcome, Touch, rehearse
@@ -103,6 +104,40 @@ def test_what_is_learned_in_one_place_helps_in_the_next() -> None:
     assert whole.faults - half.faults < half.faults
     assert len(second) >= len(first)
     assert whole.total_s <= seen(pages, "order").total_s / 2
+
+
+def in_pieces(length: int, share: float) -> list[int]:
+    """Pieces of sixteen pages, of each some, all of it in no order."""
+    pieces = CHANCE.sample(range(COUNT // 16), int(COUNT // 16 * share))
+    pages = [16 * at + page for at in pieces for page in CHANCE.sample(range(16), length)]
+    CHANCE.shuffle(pages)
+    return pages
+
+
+@pytest.mark.parametrize("length", [16, 8])
+def test_touches_that_lie_together_are_found_before_it_is_known_what_they_cost(length: int) -> None:
+    pages = in_pieces(length, 0.1)
+    pieces = COUNT // 16 // 10
+    assert seen(pages).faults < 1.7 * pieces
+    assert seen(pages).total_s < 0.5 * seen(pages, "page").total_s
+
+
+def test_memories_that_show_one_image_learn_together_how_it_is_touched() -> None:
+    def faults(experiences: dict[int, Experience] | None) -> int:
+        plan = Plan(START, PAGE, Policy(background=False), experiences=experiences)
+        core = MappingCore(plan, Pages(bytearray(COUNT), COUNT))
+        for page in in_pieces(16, 0.05):
+            if not core.pages.states[page]:
+                core.fault(START + page * PAGE, 0)
+                _done(core, page)
+                while core.idle_work():
+                    _done(core, -1)
+        return core.counters.faults
+
+    shared: dict[int, Experience] = {}
+    first, *others = [faults(shared) for _ in range(4)]
+    assert max(others) < 0.8 * first
+    assert faults(None) > max(others)
 
 
 def test_a_window_of_one_page_is_one_page_whatever_comes() -> None:

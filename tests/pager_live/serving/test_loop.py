@@ -157,3 +157,28 @@ def test_background_work_is_done_while_nothing_waits(loop: Loop) -> None:
     heap = Heap(5, whom)
     loop.run(whom, heap)
     assert not heap.left
+
+
+def test_where_many_are_ready_it_is_told_when_they_have_been_called(loop: Loop) -> None:
+    fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(9)]
+    told: list[str] = []
+    whom = [1]
+
+    def hear(fd: int) -> None:
+        os.eventfd_read(fd)
+        told.append("crowded" if loop.crowded else "alone")
+
+    def called() -> None:
+        told.append("called")
+        whom.clear()
+
+    loop.called = called
+    for fd in fds:
+        loop.watch(fd, functools.partial(hear, fd))
+    try:
+        loop.run(whom, Nothing())
+    finally:
+        for fd in fds:
+            os.close(fd)
+    assert told == ["crowded"] * 9 + ["called"]
+    assert not loop.crowded

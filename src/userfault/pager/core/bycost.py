@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from userfault.pager.core.actions import CONTINUE, COPY
 from userfault.pager.core.ahead import Ahead
-from userfault.pager.core.density import Density
+from userfault.pager.core.density import Density, Experience
+from userfault.pager.core.plan import Plan
 from userfault.pager.core.planner import Books, Run
 from userfault.pager.core.states import CACHED, MISSING
 from userfault.pager.core.streams import Streams
@@ -32,7 +33,7 @@ class CostPlanner(Ahead):
         self._blocks = blocks
         self._most = books.plan.window_pages
         self._streams = Streams(self._most, books.counters)
-        self._density = Density(books.pages.count, self._most)
+        self._density = Density(books.pages.count, self._most, _experience_of(books.plan))
         self._alone = 0  # faults in a row that went on with a stream
         self._costs = books.costs
 
@@ -134,3 +135,13 @@ class CostPlanner(Ahead):
         self._streams.ended(high - 1, now)
         self._streams.ended(low, -now)
         return first, last
+
+
+def _experience_of(plan: Plan) -> Experience | None:
+    """What is known from other memories that show its image."""
+    if plan.experiences is None:
+        return None
+    block = plan.window_pages
+    if block not in plan.experiences:
+        plan.experiences[block] = Experience(block)
+    return plan.experiences[block]

@@ -33,6 +33,7 @@ from userfault.pager.core.pauses import Pauses
 from userfault.pager.core.plan import Counters, Plan
 from userfault.pager.core.planner import Books, Load, Planner
 from userfault.pager.core.planning import planner_for
+from userfault.pager.core.quick import Quick
 from userfault.pager.core.reads import Reads
 from userfault.pager.core.refusals import Refusals
 from userfault.pager.core.residency import Residency
@@ -71,12 +72,15 @@ class MappingCore:
         self.work = UnderWay(self.ledger, self.reads, self.refusals, pauses)
         self.pace = Pace(self.ledger)
         self._filling = Filling(self.ledger, self.planner, self.reads, self.work.peers, self.pace)
+        self.quick = Quick(self.ledger, self.planner, self._filling)
         self.series = Series(self.ledger, self._filling)
         self._overseer = Overseer(self.ledger, self.work.peers)
         self.keep_to(Residency(plan, pages))
         self.ledger.gave_up = self._overseer.gave_up
         self.ledger.told = self.planner.settled if self.planner.follows else None
         self.interrupted = self._overseer.interrupted
+        # A new batch of events was read: what was filled before it has woken its waiters.
+        self.batch = self.ledger.filled.clear
         self.done = self.ledger.done  # the whole of a `Fill` succeeded; its waiters are awake
         self.inspected = self.refusals.inspected  # the answer to `Inspect`
         self.beyond_end = self.refusals.beyond_end  # the file behind the memory was cut
@@ -115,10 +119,6 @@ class MappingCore:
         return not self.ledger.finished and self.planner.eager
 
     # --- messages --------------------------------------------------------------------------------
-
-    def batch(self) -> None:
-        """A new batch of events was read: what was filled before it has woken its waiters."""
-        self.ledger.filled.clear()
 
     def fault(self, address: int, flags: int) -> None:
         """A thread waits at `address`."""

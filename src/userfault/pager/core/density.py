@@ -9,7 +9,8 @@ things are looked at, in blocks as large as the largest window and in quarters o
   first touches of one page in a hundred look like the first of one in four.  Once more than one
   page in `_DENSE` has faulted there, the first fault of a block fills it, and soon several.
 * What blocks cost elsewhere, from their first fault on: in those that were not filled then.  One
-  block in sixteen never is, so that this stays known.
+  block in sixteen never is, so that this stays known.  Before that is known: whether touches lie
+  together; then quarters of blocks are filled.  All memories that show one image learn together.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _LEAST_DENSE = 8  # faults of a neighbourhood that is small
 _KEEN = 64.0  # pages that a fault costs, from which on it is much sooner
 _KNOWN = 8.0  # blocks seen before they are believed
 _REMEMBERED = 256.0
+_REMEMBERED_BY_ALL = 1 << 14  # where many show an image: their faults come long after each other
+# Touches lie together if quarters that have faulted are met so many times as often as by chance,
+# and a few times more.
+_TOGETHER, _BY_LUCK = 4, 8
 _EVERY = 32  # faults from one look at costs to the next
 
 
@@ -38,10 +43,11 @@ class _Seen:
     `bearable`: how many faults one may cost before it is filled.
     """
 
-    __slots__ = ("_least", "average", "bearable", "begun", "further", "size", "worth")
+    __slots__ = ("_least", "_most", "average", "bearable", "begun", "further", "size", "worth")
 
-    def __init__(self, size: int, least: int) -> None:
+    def __init__(self, size: int, least: int, remembered: float) -> None:
         self.size = size
+        self._most = remembered
         self._least = least  # in fewer touches of one page in a hundred come together by chance
         self.begun = 0.0
         self.further = 0.0
@@ -55,22 +61,49 @@ class _Seen:
         self.average = self.further / self.begun if self.begun else 0.0
         self.worth = self.begun >= _KNOWN and self.average > rest
         self.bearable = max(self._least, -int(-0.8 * (self.size - 1) // (ratio + 1)))
-        if self.begun > _REMEMBERED:
+        if self.begun > self._most:
             self.begun /= 2
             self.further /= 2
+
+
+class Experience:
+    """What blocks cost in an image, in all memories that show it: in one clone of a program others
+    are told of what they will touch.  `block`: pages of the largest window.
+
+    `met`: faults in a quarter of a block that had faulted before; `by_chance`: how many they would
+    be if touches did not lie together.
+    """
+
+    __slots__ = ("block", "by_chance", "met", "part")
+
+    def __init__(self, block: int, remembered: float = _REMEMBERED_BY_ALL) -> None:
+        self.met = 0
+        self.by_chance = 0.0
+        self.part = _Seen(max(block // 4, 1), 3, remembered)
+        self.block = _Seen(block, 4, remembered)
+
+    def look(self, ratio: float) -> None:
+        """Decide anew what is worth it."""
+        self.block.look(ratio)
+        self.part.look(ratio)
+        if self.met > _TOGETHER * self.by_chance + _BY_LUCK:
+            self.part.worth = True
 
 
 class Density:
     """Faults of a mapping of `pages` pages, by place.  `block`: pages of the largest window.
 
-    `spared`: how many faults blocks that were filled have spared, by what others cost.
+    `experience`: of others, too.  `spared`: how many faults blocks that were filled have spared, by
+    what others cost.
     """
 
     __slots__ = (
         "_areas",
+        "_begun",
         "_block",
         "_blocks",
         "_enough",
+        "_experience",
         "_faults",
         "_pages",
         "_part",
@@ -79,14 +112,15 @@ class Density:
         "spared",
     )
 
-    def __init__(self, pages: int, block: int) -> None:
+    def __init__(self, pages: int, block: int, experience: Experience | None = None) -> None:
         self._pages = pages
-        self._part = _Seen(max(block // 4, 1), 3)
-        self._block = _Seen(block, 4)
+        self._experience = experience or Experience(block, _REMEMBERED)
+        self._part, self._block = self._experience.part, self._experience.block
         # Faults of each block and part, up to 255, and of each neighbourhood: made by the first.
         self._blocks = self._parts = bytearray()
         self._areas = array("I")
         self._enough = 0
+        self._begun = 0  # parts that have faulted
         self._faults = 0
         self._until = 0
         self.spared = 0.0
@@ -124,19 +158,21 @@ class Density:
 
     def _quarter(self, page: int, at: int) -> int:
         """The same for a quarter of block `at`."""
-        part = self._part
-        parts = self._parts
+        part, parts, experience = self._part, self._parts, self._experience
+        experience.by_chance += self._begun / len(parts)
         place = page // part.size
         before = parts[place]
         if before < 255:
             parts[place] = before + 1
         if not before:
+            self._begun += 1
             if part.worth and not _watched(at):
                 return part.size
             part.begun += 1
             return 1
+        experience.met += 1
         part.further += 1
-        if before >= part.bearable - 1:
+        if before >= part.bearable - 1 or (part.worth and not _watched(at)):
             part.further += before
             return part.size
         return 1
@@ -152,8 +188,7 @@ class Density:
             enough = max((pages % _AREA) // _DENSE, _LEAST_DENSE)
             self._areas[-1] = max(_AREA // _DENSE - enough, 0)
         self._until = self._faults + _EVERY
-        self._block.look(ratio)
-        self._part.look(ratio)
+        self._experience.look(ratio)
         dense = min(_DENSE * max(ratio / _DENSE_AT, 1.0) ** 0.5, _MOST_DENSE)
         self._enough = int(_AREA / dense * min(_KEEN / ratio, 1.0))
 

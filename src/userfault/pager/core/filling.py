@@ -79,6 +79,10 @@ class Filling:
             for start, end in ((first, page), (page + 1, first + count)):
                 if start < end:
                     self.start(start, end - start, demand=True)
+        self.follow()
+
+    def follow(self) -> None:
+        """What is filled right behind the run of the last fault."""
         along = self._planner.along
         while along:
             self.start(*along.pop(), demand=False)

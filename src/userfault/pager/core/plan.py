@@ -6,6 +6,7 @@ import msgspec
 
 from userfault.pager.core.actions import CONTINUE, COPY, POISON, UNSPILL, ZERO
 from userfault.pager.core.course import Course
+from userfault.pager.core.density import Experience
 from userfault.pager.core.layout import Layout
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.touches import Touches
@@ -27,6 +28,7 @@ class Plan(msgspec.Struct, frozen=True):
     page cache has also what was dropped here.
     `restored`: of a process that another program makes anew, so that pages may be there that the
     pager has not filled; `early`: ranges are perhaps not registered yet.
+    `experiences`: what all learn that show the same image, by the size of their windows.
     """
 
     start: int
@@ -46,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
     over_copy: bool = False
     restored: bool = False
     early: bool = False
+    experiences: dict[int, Experience] | None = None
 
     @property
     def shift(self) -> int:

@@ -26,6 +26,8 @@ def _alone(books: Books) -> Planner:
     around = books.plan.policy.fill_around
     if around == "order":
         return WindowPlanner(books)
+    if around == "cost" and books.plan.window_pages == 1 and not books.plan.evicts:
+        return BlockPlanner(books, 1)  # nothing to be weighed
     if around == "cost":
         cost = CostPlanner(books)
         return Bounded(cost, CostPlanner(books, blocks=False), books) if books.plan.evicts else cost

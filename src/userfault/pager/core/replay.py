@@ -13,6 +13,7 @@ many of the set's pages are touched.  What was filled ahead of a touch raises no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import add, gt
 
 from userfault.pager.core.course import Course
 from userfault.pager.core.outer import Outer
@@ -43,9 +44,13 @@ class Replay(Outer):
         self._offers = 0  # how often it was offered
         self._sample = set(course.sample)
         self._inside = bytearray(books.pages.count)  # 1: of the set
+        inside = self._inside
         for number in range(course.groups):
             for first, count in course.group(number):
-                self._inside[first : first + count] = b"\1" * count
+                if count == 1:
+                    inside[first] = 1
+                else:
+                    inside[first : first + count] = b"\1" * count
         books.counters.set_sampled = len(self._sample)
 
     @property
@@ -100,11 +105,10 @@ class Replay(Outer):
     def _begin(self, group: Sequence[Run]) -> None:
         """A group: in the order of its pages, each once, and in pieces as short as whatever nobody
         waits for.  (So a course has it, but it is somebody else's.)"""
-        runs, end, longest = sorted(group), 0, 0
-        for first, count in runs:
-            longest = max(longest, count if first >= end else 1 << 32)
-            end = max(end, first + count)
-        if longest > self._most:
+        runs = sorted(group)
+        firsts, counts = zip(*runs, strict=True) if runs else ((), ())
+        overlap = any(map(gt, map(add, firsts, counts), firsts[1:]))
+        if overlap or max(counts, default=0) > self._most:
             runs = list(_pieces(runs, self._most))
         self._left, self._at, self._offers = runs, 0, 0
         # Who waits for a page of the set is helped as well by what comes next.  Who waits for
@@ -149,6 +153,8 @@ _MISSING, _CACHED = bytes([MISSING]), bytes([CACHED])
 
 def _within(runs: list[Run], room: int) -> list[Run]:
     """As many of them as there is room for."""
+    if runs and sum(runs[-1]) - runs[0][0] <= room:  # nearly always
+        return runs
     for number, (_, count) in enumerate(runs):
         room -= count
         if room < 0:

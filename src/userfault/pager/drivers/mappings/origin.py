@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from userfault.kernel.memtypes import round_up
 from userfault.linux.libc import known_stat
+from userfault.pager.core.density import Experience
 from userfault.pager.core.layout import Layout
 from userfault.pager.drivers.mappings.readers import Readers
 from userfault.pager.drivers.mappings.residencies import Shared, borrow
@@ -21,11 +23,18 @@ if TYPE_CHECKING:
     from userfault.snapshot.serving.source import SnapshotSource
 
 
+def _nowhere(_offset: int, _length: int) -> int:
+    """Nothing of it is at hand."""
+    return 0
+
+
 class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
+    `address`: where bytes of the source (offset, length) can be copied from at once, or 0.
     `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
     reads away from the fault path.  `fd`: the source's descriptor.
+    `experiences`: what all that are filled from it learn of how it is touched.
     """
 
     def __init__(self, attach: Attach, fd: int, threads: Threads) -> None:
@@ -37,6 +46,8 @@ class Origin:
         self.layout: Layout | None = None
         self.fetcher: Readers | Workers | None = None
         self.fd = fd
+        self.address: Callable[[int, int], int] = _nowhere
+        self.experiences: dict[int, Experience] | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
             self.fetcher = readers = Readers(self.file, threads, self.file.read_now)
@@ -44,6 +55,8 @@ class Origin:
                 self._prompt = readers.prompt
                 self._shared = borrow(self.file, attach.page_size, self._prompt)
                 self.residency = self._shared.residency
+                self.address = self.residency.address
+                self.experiences = self._shared.experiences
         elif isinstance(spec, FunctionSpec):
             slot = round_up(attach.policy.most_read, attach.page_size)
             self.fetcher = Workers(spec, slot, fd)
@@ -53,10 +66,6 @@ class Origin:
 
             self.store, self.layout = taking_up.take_up(spec, fd, attach.page_size)
             self.fetcher = Readers(self.store, threads)
-
-    def address(self, offset: int, length: int) -> int:
-        """Where bytes of the source can be copied from at once, or 0."""
-        return self.residency.address(offset, length) if self.residency else 0
 
     def forget(self, now: float) -> None:
         """What is known of the page cache does not hold for ever."""
@@ -82,6 +91,7 @@ class Origin:
         if self._shared:
             self._shared.leave(self._prompt)
             self._shared = self.residency = None
+            self.address = _nowhere
         if self.file:
             self.file.close()
         if self.store:

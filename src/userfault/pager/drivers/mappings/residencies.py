@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from userfault.pager.core.density import Experience
 from userfault.pager.drivers.mappings.residency import Residency
 from userfault.source.file import FileSource
 from userfault.source.spec import FileSpec
@@ -19,11 +20,15 @@ _Key = tuple[int, int, FileSpec, int]
 
 
 class Shared:
-    """A residency, and who uses it: each by what says whether its source answers as a disk does."""
+    """A residency, and who uses it: each by what says whether its source answers as a disk does.
+
+    `experiences`: what they learn of how it is touched, by the size of their windows.
+    """
 
     def __init__(self, key: _Key, source: FileSource, page_size: int) -> None:
         self._key = key
         self._source = FileSource(source.spec, os.dup(source.fileno()))
+        self.experiences: dict[int, Experience] = {}
         self._users: list[Callable[[], bool]] = []
         try:
             self.residency = Residency(self._source, page_size, self._prompt)

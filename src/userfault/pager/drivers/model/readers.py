@@ -127,14 +127,16 @@ class ModelOrigin(Origin):
     """The source of a mapping, for one worker."""
 
     def __init__(self, attach: Attach, source: Source, readers: ModelReaders) -> None:
+        self.experiences = None
         self.file = self.residency = self.store = self.layout = None
         self.fd = -1
         self.fetcher = readers
         self._attach = attach
         self._source = source
         self._weather = readers._calls.kernel.weather
+        self.address = self._address
 
-    def address(self, offset: int, length: int) -> int:
+    def _address(self, offset: int, length: int) -> int:
         size = self._source.page_size
         at_hand = self._weather.at_hand(offset // size, length // size)
         return self._source.address + offset if at_hand else 0

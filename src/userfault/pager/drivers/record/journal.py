@@ -40,6 +40,7 @@ from userfault.uapi.userfaultfd import UFFDIO_COPY_MODE_WP, uffd_msg
 MESSAGE = uffd_msg.size
 BATCH = 64  # messages a read; 64 threads waiting at once are rare, and more come with the next
 _RING = 1024  # messages
+_MESSAGE_WORDS = MESSAGE // 8
 _AHEAD = _RING - BATCH
 
 _PAGES_AT = 4096  # of words: one for the family that serves, one for the family to come
@@ -112,6 +113,7 @@ class Journal:
         self._results = whole[_RESULT_AT : _RESULT_AT + 8].cast("q")
         self._record = whole[_FILL_AT : _FILL_AT + 4096]
         self.ring = whole[_RING_AT:_MANY_AT]
+        self._ring_words = self.ring.cast("Q")
         # The result lies at the same place for both shapes of argument.
         self.copy_argument = whole[_ARGUMENT_AT : _ARGUMENT_AT + _DIRECT]
         self.short_argument = whole[_ARGUMENT_AT + 8 : _ARGUMENT_AT + 8 + _DIRECT]
@@ -149,7 +151,7 @@ class Journal:
     def close(self) -> None:
         """Unmap it and close its descriptor (the family's ends with it)."""
         fills = self._results, self._record, self.copy_argument, self.short_argument
-        for view in (self._serving, *self._pages, self.ring, *fills):
+        for view in (self._serving, *self._pages, self._ring_words, self.ring, *fills):
             view.release()
         self.many.close()
         self._map.close()
@@ -212,12 +214,17 @@ class Journal:
     def batch_done(self, size: int) -> None:
         """The batch of `size` bytes is wholly done: its messages are history."""
         head = self._head
-        at = (head + BATCH) % _RING * MESSAGE
-        first = min(size, len(self.ring) - at)
-        self.ring[at : at + first] = _ZEROS[:first]
-        if first < size:
-            self.ring[: size - first] = _ZEROS[: size - first]
-        self._head = self.words[2] = head + size // MESSAGE  # Word.HEAD
+        place = (head + BATCH) % _RING
+        if size == MESSAGE:  # nearly always: its first word, which no message has as zero
+            self._ring_words[place * _MESSAGE_WORDS] = 0
+            self._head = self.words[2] = head + 1  # Word.HEAD
+        else:
+            at = place * MESSAGE
+            first = min(size, len(self.ring) - at)
+            self.ring[at : at + first] = _ZEROS[:first]
+            if first < size:
+                self.ring[: size - first] = _ZEROS[: size - first]
+            self._head = self.words[2] = head + size // MESSAGE
         self.applied = 0
 
     @property

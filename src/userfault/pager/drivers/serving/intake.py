@@ -39,6 +39,10 @@ class Service(Protocol):
     evictor: Evictor
     latency: Latency | None
 
+    @property
+    def fault(self) -> Callable[[Context, int, int], None]:
+        """A thread waits at an address, with these flags."""
+
     def perform(self, context: Context) -> None:
         """Everything that the core of `context` asks for, until it asks for nothing more."""
 
@@ -74,10 +78,7 @@ class Intake:
             except BlockingIOError:
                 return  # the page was resolved before its message was read
             except OSError as error:
-                if error.errno == errno.EOPNOTSUPP and self._read is not self._calls.readv:
-                    self._read = self._calls.readv  # before 6.10, where O_NONBLOCK is all there is
-                    return
-                self._unreadable(context, error)
+                self._not_read(context, error)
                 return
             if context is self._short_of_descriptors:
                 self._short_of_descriptors = None
@@ -93,10 +94,9 @@ class Intake:
                 began = self._calls.clock()
                 before = core.counters.faults, core.counters.minor
             ring = journal.ring
-            if count == MESSAGE and ring[at] == UFFD_EVENT_PAGEFAULT:
-                _, flags, address, thread = _unpack_fault(ring, at)
-                core.fault(address, flags)
-                self._service.perform(context)
+            event, flags, address, thread = _unpack_fault(ring, at)
+            if count == MESSAGE and event == UFFD_EVENT_PAGEFAULT:
+                self._service.fault(context, address, flags)
                 if owner.has_our_ids:
                     self._placement.thread = thread
             else:
@@ -122,8 +122,7 @@ class Intake:
                 self._placement.thread = fault.thread_id
             if context.closed:  # the process ended in the middle of the batch
                 return
-            context.core.fault(fault.address, fault.flags)
-            self._service.perform(context)
+            self._service.fault(context, fault.address, fault.flags)
 
     def event(
         self,
@@ -148,6 +147,12 @@ class Intake:
             self._journal.applied = before + 1
             service.commit(context.served)  # before anything is filled by what the event changed
         service.perform(context)
+
+    def _not_read(self, context: Context, error: OSError) -> None:
+        if error.errno == errno.EOPNOTSUPP and self._read is not self._calls.readv:
+            self._read = self._calls.readv  # before 6.10, where O_NONBLOCK is all there is
+        else:
+            self._unreadable(context, error)
 
     def _unreadable(self, context: Context, error: OSError) -> None:
         """A read failed: only a FORK event without a free descriptor is known to do that.

@@ -21,6 +21,7 @@ from userfault.pager.drivers.record.journal import BATCH
 from userfault.pager.drivers.serving.placement import Placement
 
 _FEW = 4  # messages a read while others wait for their turn
+_CROWD = 8  # descriptors that are ready
 _TICK_S = 1e-3  # what epoll can tell apart
 _LOOK_S = 0.1  # between two looks, while something happens
 _AT_MOST_S = 10.0  # without a look
@@ -72,7 +73,10 @@ class Soon(Protocol):
 
 
 class Loop:
-    """Watches descriptors and times.  `turn`: how many messages one userfaultfd may read now."""
+    """Watches descriptors and times.  `turn`: how many messages one userfaultfd may read now.
+
+    `crowded`: many are called in this round; `called`: what is done when they have been.
+    """
 
     def __init__(self, placing: Placing) -> None:
         with calling("epoll_create1"):
@@ -87,6 +91,8 @@ class Loop:
         self.placement = placement
         self.soon: Soon | None = None
         self.turn = BATCH
+        self.crowded = False
+        self.called: Callable[[], None] = _nobody
         self.timers: dict[Timer, None] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._fresh: set[int] = set()  # watched since the last wait told of several
@@ -157,10 +163,15 @@ class Loop:
         of that one, and whoever read there might wait.
         """
         self.turn = _FEW
-        self._fresh.clear()
+        fresh, handlers = self._fresh, self._handlers
+        fresh.clear()
+        self.crowded = len(ready) >= _CROWD
         for fd, _ in ready:
-            if fd not in self._fresh:
-                self._handlers.get(fd, _nobody)()
+            if fd not in fresh:
+                handlers.get(fd, _nobody)()
+        if self.crowded:
+            self.crowded = False
+            self.called()
 
     def close(self) -> None:
         """Watch nothing any more."""

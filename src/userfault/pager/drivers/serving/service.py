@@ -27,6 +27,7 @@ from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving import losing, restored, watchdog
 from userfault.pager.drivers.serving.acting import Book
+from userfault.pager.drivers.serving.at_once import AtOnce
 from userfault.pager.drivers.serving.background import Background
 from userfault.pager.drivers.serving.budgets import Budgets
 from userfault.pager.drivers.serving.calls import Calls
@@ -83,6 +84,7 @@ class Service:
         self.evictor = Evictor(loop, journal, calls, self)
         series = Series(journal, calls, performer, loop.pressing)
         self._fill = performer.fill
+        self.fault = AtOnce(loop, journal, calls, self, performer.refused).fault
         self._report_page = performer.report
         self._rare: dict[type, Callable[..., None]] = {
             actions.Together: series.perform,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from operator import add
 
 import msgspec
 
@@ -115,11 +116,12 @@ class Series:
         """In a file that is mapped."""
         served = context.served
         size, address = served.page_size, served.origin.address
-        low = min(page for page, _ in runs) * size
-        high = max(page + count for page, count in runs) * size
+        pages, counts = zip(*runs, strict=True)
+        low, high = min(pages) * size, max(map(add, pages, counts)) * size
         start = address(low, high - low) if high - low <= _HULL_BYTES else 0
         if start:
-            return [start + page * size - low for page, _ in runs]
+            base = start - low
+            return [base + page * size for page in pages]
         found = []
         for page, count in runs:
             source = address(page * size, count * size)
