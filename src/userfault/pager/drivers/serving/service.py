@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from userfault.kernel.errors import KernelError
 from userfault.kernel.events import Fork
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core import actions
@@ -25,7 +24,7 @@ from userfault.pager.core.segments import Segments
 from userfault.pager.core.states import Pages
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.record.journal import Journal
-from userfault.pager.drivers.serving import losing, restored, watchdog
+from userfault.pager.drivers.serving import finishing, losing, watchdog
 from userfault.pager.drivers.serving.acting import Book
 from userfault.pager.drivers.serving.at_once import AtOnce
 from userfault.pager.drivers.serving.background import Background
@@ -94,12 +93,12 @@ class Service:
             actions.Wake: performer.wake,
             actions.WakeAll: performer.wake_all,
             actions.Inspect: performer.inspect,
-            actions.Report: self._report,
+            actions.Report: self.report,
             actions.Overdue: watchdog.tell,
             actions.EndClient: performer.end,
             actions.Evict: self.evictor.evict,
             actions.Spill: self.evictor.spill,
-            actions.Finish: self._finish,
+            actions.Finish: functools.partial(finishing.finish, self),
         }
 
     # --- actions ---------------------------------------------------------------------------------
@@ -146,40 +145,11 @@ class Service:
         """First touches of it are recorded no more."""
         self.recordings.end(served, self._clock())
 
-    def _report(self, context: Context, action: actions.Report) -> None:
+    def report(self, context: Context, action: actions.Report) -> None:
         """A page was given up: told at once, and recorded as long as each is listed."""
         self._report_page(context, action)
         if context.served.failed <= MAX_FAILURES:
             self.commit(context.served)
-
-    def _finish(self, context: Context, action: actions.Finish) -> None:
-        """Everything is in: check the source a last time, then let go of the memory.
-
-        Mostly the context stays and its events are read on: a thread may have raised one just
-        before its range was unregistered, and it sleeps until somebody reads it.
-        """
-        if action.owner_gone:
-            self.context_ended(context)  # of a dead client this was perhaps the last
-            return
-        served = context.served
-        self.end_recording(served)
-        changed = served.origin.changed()
-        if changed:
-            self._report_page(
-                context, actions.Report(0, changed, "restore again from an intact copy")
-            )
-        self.commit(served)  # a successor must not unregister what the client maps there later
-        if served.attach.restored:
-            restored.let_go(self, context)
-            return
-        for start, length in action.segments:
-            with contextlib.suppress(KernelError):
-                context.uffd.unregister(start, length)
-        self.background.discard(context)
-        served.origin.rest()
-        self.let_go(context)
-        if context is served.main:
-            served.finish()
 
     # --- from when -------------------------------------------------------------------------------
 
