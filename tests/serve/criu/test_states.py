@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.waiting import wait_until
 from serve.criu.restores import replace
 from serve.daemons import Running, build, serving
-from snapshot.dumps import LAZY, PAGE, PRESENT, Dump, area, page
+from snapshot.dumps import LAZY, PRESENT, Dump, area, page
+from userfault.snapshot.inputs.protocol import PAGE
 
 PID, AT, PAGES = 7, 0x600000000000, 300
 STOPS = ("connected", "half", "pid", "task", "registered", "nearly", "finished", "alone")
@@ -125,7 +127,7 @@ def test_nothing_is_left_of_a_task_that_has_ended(daemon: Running, program: Path
             assert task.reads() == "registered"  # it ends in the middle
             pid = task.process.pid
         daemon.gone(pid)
-    assert descriptors(daemon) <= before
+    wait_until(lambda: descriptors(daemon) <= before)
 
 
 def test_a_task_that_is_not_in_the_images_is_ended(daemon: Running, program: Path) -> None:
