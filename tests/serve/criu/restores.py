@@ -11,6 +11,9 @@ from pathlib import Path
 
 from helpers.criu import dump
 from helpers.waiting import wait_until
+from serve.daemons import Running
+from userfault.api.daemon import replace as replace_daemon
+from userfault.serve.talking import Line
 
 PROCESSES = 3  # of tree.c
 
@@ -32,6 +35,15 @@ def detached(command: Sequence[str | Path], **options: object) -> Iterator[int]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def replace(daemon: Running) -> None:
+    """Have it hand over to another family."""
+    line = Line.to(str(daemon.folder / "control"))
+    try:
+        replace_daemon(line)
+    finally:
+        line.close()
 
 
 class Tree:

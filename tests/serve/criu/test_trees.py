@@ -11,10 +11,8 @@ import pytest
 from cli.children import run
 from helpers.criu import need_criu, restored
 from helpers.waiting import wait_until
-from serve.criu.restores import PROCESSES, Tree
+from serve.criu.restores import PROCESSES, Tree, replace
 from serve.daemons import Running, build, serving
-from userfault.api.daemon import replace as replace_daemon
-from userfault.serve.talking import Line
 from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.criu_lazy import LazyTask
 from userfault.snapshot.inputs.protocol import PAGE
@@ -90,13 +88,6 @@ def test_though_workers_are_killed(criu: list[str], tree: Tree, tmp_path: Path) 
         daemon.kill("worker")
         replace(daemon)
         assert tree.results() == RIGHT
-
-
-def replace(daemon: Running) -> None:
-    """Have it hand over to another family."""
-    line = Line.to(str(daemon.folder / "control"))
-    replace_daemon(line)
-    line.close()
 
 
 def test_once_more_from_the_same_images(criu: list[str], tree: Tree, tmp_path: Path) -> None:

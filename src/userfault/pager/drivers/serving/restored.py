@@ -26,6 +26,7 @@ def let_go(service: Serving, context: Context) -> None:
     Whoever is killed in between leaves a descriptor behind that is no userfaultfd: of one that is
     closed no record, and that no record names, threads would wait for ever.
     """
+    context.core.out.clear()  # whom it would wake, the kernel does
     service.loop.forget(context.fd)
     context.uffd.blank()
     service.context_ended(context)
