@@ -15,7 +15,8 @@ from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Workers
 from userfault.pager.drivers.wire.messages import Attach
 from userfault.source.file import FileSource
-from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec
+from userfault.source.pages import PagesSource
+from userfault.source.spec import FileSpec, FunctionSpec, PagesSpec, StoreSpec
 
 if TYPE_CHECKING:
     from userfault.snapshot.serving.source import SnapshotSource
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
-    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
-    reads away from the fault path.  `fd`: the source's descriptor.
+    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `pages`: for
+    those on another host.  `fetcher`: what reads away from the fault path.  `fd`: the source's
+    descriptor.
     """
 
     def __init__(self, attach: Attach, fd: int, threads: Threads) -> None:
@@ -35,6 +37,7 @@ class Origin:
         self._shared: Shared | None = None
         self.store: SnapshotSource | None = None
         self.layout: Layout | None = None
+        self.pages: PagesSource | None = None
         self.fetcher: Readers | Workers | None = None
         self.fd = fd
         if isinstance(spec, FileSpec):
@@ -53,6 +56,9 @@ class Origin:
 
             self.store, self.layout = taking_up.take_up(spec, fd, attach.page_size)
             self.fetcher = Readers(self.store, threads)
+        elif isinstance(spec, PagesSpec):
+            self.pages = PagesSource(spec, fd)
+            self.fetcher = Readers(self.pages, threads)
 
     def address(self, offset: int, length: int) -> int:
         """Where bytes of the source can be copied from at once, or 0."""
@@ -86,5 +92,7 @@ class Origin:
             self.file.close()
         if self.store:
             self.store.close()
+        if self.pages:
+            self.pages.close()
         if self.fd >= 0 and self.file is None:
             os.close(self.fd)
