@@ -28,6 +28,9 @@ from userfault.pager.drivers.wire import messages
 from userfault.serve import criu_memory, records, sockets
 from userfault.serve.board import made
 from userfault.serve.main import hand_over
+from userfault.serve.page_server import pulling
+from userfault.serve.page_server.asking import SCHEME, peer_of
+from userfault.serve.page_server.tls import Tls
 from userfault.serve.talking import Line, SilentError
 from userfault.snapshot.serving import handover
 from userfault.snapshot.stores.opening import open_objects
@@ -59,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
     `stores`: that native clients may name.  `on_refusal`: `kill` or `close`, see `turning_away`.
     `after_restore`: once a restore by CRIU is over, what nobody touches is filled, too.
     `workers`: families that share the clients, for a CPU each.
+    `criu_version`, `tls`, `page_server_timeout_s`: of page servers that memory comes from.
     """
 
     listen: tuple[Listen, ...]
@@ -75,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True):
     on_refusal: str = "kill"
     after_restore: bool = True
     workers: int = 1
+    criu_version: str = "4.2"
+    tls: Tls | None = None
+    page_server_timeout_s: float = 60.0
 
 
 class Asks(Protocol):
@@ -245,6 +252,13 @@ def _take_away(doors: list[records.Door]) -> None:
 
 def _image(settings: Settings, name: str, kept: list[int]) -> records.Image:
     what = settings.images[name]
+    if what.startswith(SCHEME):
+        peer, images = peer_of(
+            what, settings.criu_version, settings.tls, settings.page_server_timeout_s
+        )
+        pulled = pulling.pull(peer, images)
+        kept += [pulled.source.fd, criu_memory.kept(pulled.tree)]
+        return records.Image(name, pulled.source.spec, len(kept) - 3, len(kept) - 2)
     resolved = _resolved(settings, what)
     kept.append(resolved.fd)
     place = len(kept) - 2

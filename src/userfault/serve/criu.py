@@ -30,6 +30,8 @@ from userfault.serve.criu_memory import Memory, memory_of
 from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Door, Limits
+from userfault.source.pages import finished
+from userfault.source.spec import PagesSpec
 from userfault.wire.criu import lazy
 
 PROTOCOL, TASK = "criu", "criu task"
@@ -234,7 +236,16 @@ class CriuTalk:
                     service.commit(served)
                     for context in list(served.contexts):
                         service.perform(context)
+        self._tell_source()
         self._clients.hang_up(self.client, quit_now=True)
+
+    def _tell_source(self) -> None:
+        """Of memory that another host has: it may be let go of there once each task is done."""
+        name = self._host.door(self.client).image
+        if name and isinstance(self._host.images.spec(name), PagesSpec):
+            _, fd = self._host.images.source(name)
+            with socket.socket(fileno=fd) as channel:
+                finished(channel)
 
     def _tasks(self) -> list[Client]:
         """Those of this restore that are served."""
@@ -291,6 +302,8 @@ def leave_when_done(clients: Clients) -> None:
 
     def dropped(served: Served) -> None:
         tell(served)
+        if served.origin.pages is not None:
+            served.origin.pages.done()
         client = clients.book.clients.get(served.owner.number)
         if client is not None and client.protocol == TASK:
             client.open = False

@@ -17,7 +17,7 @@ from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.criu_lazy import LazyTask
 from userfault.snapshot.inputs.protocol import PAGE, Region
 from userfault.snapshot.serving.either import open_either
-from userfault.source.spec import FileSpec, Spec, StoreSpec
+from userfault.source.spec import FileSpec, PagesSpec, Spec, StoreSpec
 
 _MOST_RUNS = 1 << 14  # of pages, each of which is looked up, and recorded
 
@@ -30,8 +30,8 @@ class Memory(msgspec.Struct):
     segments: tuple[Segment, ...]
 
 
-_Tree = dict[int, tuple[Segment, ...]]
-_decoder = msgspec.msgpack.Decoder(_Tree)
+Tree = dict[int, tuple[Segment, ...]]
+_decoder = msgspec.msgpack.Decoder(Tree)
 
 
 def memory_of(pid: int, door: Door, images: Images) -> Memory | None:
@@ -46,6 +46,8 @@ def memory_of(pid: int, door: Door, images: Images) -> Memory | None:
     if pid not in held:
         return None
     spec, fd = images.source(door.image)
+    if isinstance(spec, PagesSpec):
+        spec = msgspec.structs.replace(spec, task=pid)
     return Memory(spec, fd, held[pid])
 
 
@@ -63,10 +65,14 @@ def tree_of(spec: Spec) -> int:
             cause="somebody packs another one under this name",
             cure="start the daemon again",
         )
-    data = _told(image.name, image.regions)
+    return kept(_told(image.name, image.regions))
+
+
+def kept(tree: Tree) -> int:
+    """The same of a tree that is known."""
     made = os.memfd_create("userfault-tree", os.MFD_CLOEXEC)
     with open(made, "wb", closefd=False) as file:
-        file.write(data)
+        file.write(msgspec.msgpack.encode(tree))
     return made
 
 
@@ -78,9 +84,9 @@ def _no_tree(what: str) -> UsageError:
     )
 
 
-def _told(snapshot: str, regions: Iterable[Region]) -> bytes:
+def _told(snapshot: str, regions: Iterable[Region]) -> Tree:
     maps = PageMaps(regions)
-    tree: _Tree = {}
+    tree: Tree = {}
     for name in maps:
         lazy = [each for each in maps.regions(name) if each.name == name_of(name, lazy=True)]
         if name.isdecimal() and lazy:
@@ -89,7 +95,7 @@ def _told(snapshot: str, regions: Iterable[Region]) -> bytes:
             )
     if not tree:
         raise _no_tree(f"the snapshot {snapshot!r}")
-    return msgspec.msgpack.encode(tree)
+    return tree
 
 
 def _in_dump(pid: int, folder: str) -> Memory | None:

@@ -15,7 +15,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.clients.conversation import Conversation
 from userfault.pager.drivers.wire import messages
-from userfault.source.spec import FunctionSpec, StoreSpec
+from userfault.source.spec import FunctionSpec, PagesSpec, StoreSpec
 
 
 class Host(Protocol):
@@ -62,6 +62,12 @@ class NativeTalk(Conversation):
                 "the daemon calls no functions",
                 cause="it would run code of its clients with its own rights",
                 cure="use a Pager() of your own for this memory",
+            )
+        if isinstance(spec, PagesSpec):
+            raise PagerError(
+                "the daemon asks no other host for a client",
+                cause="pages of other hosts are for restores by CRIU",
+                cure="start the daemon with --criu for it",
             )
         if isinstance(spec, StoreSpec):
             named = {spec.url, spec.second or spec.url}

@@ -7,6 +7,7 @@
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
 | a snapshot in a store | `StoreSpec`; `snapshot.serving.handover` reads its manifest |
+| pages that are still on another host | `PagesSpec`; a daemon makes it (`serve.page_server`) |
 """
 
 from __future__ import annotations
@@ -120,7 +121,19 @@ class StoreSpec(msgspec.Struct, frozen=True, tag="store"):
         return None if self.raw_cache is None else os.fsdecode(self.raw_cache)
 
 
-Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec
+class PagesSpec(msgspec.Struct, frozen=True, tag="pages"):
+    """`length` bytes that a process of ours gets from another host, page by page.
+
+    The socket to that process comes along as a descriptor (`source.pages`).  `name`: of the other
+    host, for messages only.  `task`: whose memory it is, by the number that it has there.
+    """
+
+    length: int
+    name: str
+    task: int = 0
+
+
+Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec | PagesSpec
 
 
 class Resolved(msgspec.Struct, frozen=True):

@@ -9,34 +9,43 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.criu import dump, need_criu, restored
 from helpers.hosts import two_hosts
+from helpers.pipes import large_pipes
+from helpers.waiting import wait_until
 from serve.page_server.authority import Authority, as_options
 from serve.page_server.peer import page_server
-from serve.page_server.rememberer import Rememberer
+from serve.page_server.remembering import Rememberer
+from userfault.serve.talking import Line
 from userfault.snapshot.stores.opening import open_objects
 
 PORT = "7070"
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, inside: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    *arguments: str, inside: Sequence[str] = (), log: Path = Path(os.devnull)
+) -> Iterator[subprocess.Popen[str]]:
     """`userfault serve` with these options; it has to end in peace."""
     command = [*inside, sys.executable, "-m", "userfault", "serve", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        log.open("w") as told,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True) as process,
+    ):
         assert process.stdout is not None
         try:
             while (line := process.stdout.readline()) != "ready\n":
                 assert line, "it did not come up"
             yield process
         finally:
-            process.terminate()
+            if process.poll() is None:
+                process.terminate()
         assert process.wait(timeout=60) == 0
 
 
@@ -82,7 +91,7 @@ def test_a_dump_into_our_store_is_restored_by_criu_from_our_server(tmp_path: Pat
                 subprocess.Popen([*there.inside, *criu, *lazily]) as lazy,
             ):
                 program.go()
-                wait_for(work / "lazy-pages.socket")
+                wait_until((work / "lazy-pages.socket").exists, 60)
                 with restored([*there.inside, *criu], images, work):
                     assert program.said() == ["True", "True"]
                     assert lazy.wait(timeout=60) == 0
@@ -122,6 +131,91 @@ class Cutting:
         self._listening.close()
 
 
+@contextlib.contextmanager
+def frozen(
+    criu: list[str], pid: int, images: Path, *more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`criu dump --lazy-pages`, once it waits for somebody who asks for pages."""
+    ready, told = os.pipe()
+    command = [*criu, "dump", "--lazy-pages", "-t", str(pid), "-D", str(images)]
+    with subprocess.Popen(
+        [*command, "-o", "dump.log", "--status-fd", str(told), *more], pass_fds=[told]
+    ) as process:
+        os.close(told)
+        try:
+            with open(ready, "rb") as status:
+                assert status.read(1) == b"\0", (images / "dump.log").read_text()[-2000:]
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(600)
+def test_a_program_is_pulled_from_another_host_where_it_stands_still(tmp_path: Path) -> None:
+    """Over TLS, from `criu dump --lazy-pages`; our worker is killed while pages are missing."""
+    criu = need_criu()
+    images, work = tmp_path / "images", tmp_path / "work"
+    images.mkdir()
+    work.mkdir()
+    with two_hosts() as (here, there), large_pipes():
+        authority = Authority(tmp_path / "pki")
+        mine = as_options(authority.certificate("mine", here.address))
+        yours = as_options(authority.certificate("yours", there.address))
+        # CRIU's server compares a client's certificate with its own address, too.
+        port = ["--address", here.address, "--port", PORT, "--tls-no-cn-verify"]
+        with (
+            remembering(tmp_path / "program", *here.inside) as program,
+            frozen([*here.inside, *criu], program.pid, images, *port, *mine) as dumping,
+            serving(
+                *("--criu", f"{work}=criu://{here.address}:{PORT}{images}", *yours),
+                *("--control", f"{tmp_path}/control", "--no-background"),
+                inside=there.inside,
+            ) as server,
+            restored([*there.inside, *criu], images, work),
+        ):
+            assert dumping.poll() is None  # it waits for the pages that nobody has touched
+            killed = ask(tmp_path, "status")["processes"]["worker"]
+            os.kill(killed, signal.SIGKILL)
+            program.go()
+            assert program.said() == ["True", "True"]
+            ask(tmp_path, "drain")
+            assert server.wait(timeout=60) == 0
+            assert dumping.wait(timeout=60) == 0
+
+
+@pytest.mark.timeout(600)
+def test_a_program_whose_pages_do_not_come_gets_a_signal_and_no_zeros(tmp_path: Path) -> None:
+    criu = need_criu()
+    images, work = tmp_path / "images", tmp_path / "work"
+    images.mkdir()
+    work.mkdir()
+    served = ["--criu", f"{work}=criu://127.0.0.1:{PORT}{images}", "--no-background"]
+    served += ["--page-server-timeout", "0.2"]
+    log = tmp_path / "log"
+    with (
+        large_pipes(),
+        remembering(tmp_path / "program") as program,
+        frozen(criu, program.pid, images, "--address", "127.0.0.1", "--port", PORT) as dumping,
+        serving(*served, log=log),
+        restored(criu, images, work),
+    ):
+        for pid in program.pids:  # as a host goes that loses its power
+            os.kill(pid, signal.SIGKILL)
+        dumping.kill()
+        dumping.wait()
+        program.go()
+        wait_until(lambda: "given up" in log.read_text(), 60)
+        assert not list(program.folder.glob("said-*"))
+
+
+def ask(folder: Path, command: str) -> dict[str, Any]:
+    line = Line.to(f"{folder}/control")
+    try:
+        return line.ask(command)
+    finally:
+        line.close()
+
+
 @pytest.mark.timeout(600)
 def test_of_a_dump_whose_connection_is_cut_nothing_is_stored(tmp_path: Path) -> None:
     criu = need_criu()
@@ -146,12 +240,3 @@ def test_of_a_dump_whose_connection_is_cut_nothing_is_stored(tmp_path: Path) -> 
         assert list(objects.list("snapshots/")) == []
         program.go()  # it goes on: nothing has become of it
         assert program.said() == ["True", "True"]
-        for each in program.folder.glob("said-*"):
-            os.kill(int(each.name[5:]), signal.SIGKILL)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not come"
-        time.sleep(0.01)

@@ -44,6 +44,13 @@ _OPTIONS = (
         show_default=True,
         help="How long a peer may take for a message that it has begun.",
     ),
+    click.option(
+        "--criu-version",
+        metavar="VERSION",
+        default="4.2",
+        show_default=True,
+        help="Of page servers that memory is asked from (--criu WORKDIR=criu://HOST:PORT).",
+    ),
     click.option("--tls", is_flag=True, help="Speak TLS with page servers and their clients."),
     click.option(
         "--tls-cacert",
@@ -84,13 +91,13 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def start(
     group: int | None,
+    tls: Tls | None,
     *,
     page_server: str | None,
     pages_to: str | None,
     pages_from: str | None,
     compressed: bool,
     patience_s: float,
-    **tls: Any,
 ) -> PageServer | None:
     """What the options ask for.  Raises UsageError, and what a page server does."""
     if page_server is None:
@@ -114,22 +121,16 @@ def start(
             give=pages_from,
             compressed=compressed,
             patience_s=patience_s,
-            tls=files(**tls),
+            tls=tls,
             group=group,
         )
     )
 
 
-def files(
-    *,
-    tls: bool,
-    tls_cert: str,
-    tls_key: str,
-    tls_cacert: str,
-    tls_cacrl: str | None,
-    tls_no_cn_verify: bool,
-) -> Tls | None:
-    """Those of TLS, where it is to be spoken."""
-    if not tls:
-        return None
-    return Tls(tls_cert, tls_key, tls_cacert, tls_cacrl, not tls_no_cn_verify)
+def files(pages: dict[str, Any]) -> Tls | None:
+    """Take the options of TLS out of `pages`: which files, where it is to be spoken."""
+    wanted = pages.pop("tls")
+    verify_name = not pages.pop("tls_no_cn_verify")
+    names = ("tls_cert", "tls_key", "tls_cacert", "tls_cacrl")
+    cert, key, cacert, cacrl = map(pages.pop, names)
+    return Tls(cert, key, cacert, cacrl, verify_name) if wanted else None

@@ -48,7 +48,8 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     metavar="WORKDIR[=IMAGES]",
     multiple=True,
     help="Listen in that folder in place of `criu lazy-pages`: for restores from the images there,"
-    " from those in IMAGES, or from the snapshot WORKDIR=STORE/NAME (repeatable).",
+    " from those in IMAGES, from the snapshot WORKDIR=STORE/NAME, or from a page server,"
+    " WORKDIR=criu://HOST:PORT/IMAGES (repeatable).",
 )
 @click.option(
     "--native",
@@ -193,10 +194,14 @@ def serve(
             cause="nobody could ask the daemon how it goes, nor end it",
             cure="name a control socket, too: --control PATH",
         )
+    tls = page_server.files(pages)
     settings = Settings(
         listen=(*listen, *_from_systemd(shown)),
         images=shown | trees,
         policy=Policy(background=background is True, on_failure=on_failure),
+        criu_version=pages.pop("criu_version"),
+        tls=tls,
+        page_server_timeout_s=pages["patience_s"],
         after_restore=background is not False,
         limits=Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout),
         who=Who(users(allowed), groups(members)),
@@ -207,7 +212,7 @@ def serve(
     )
     if log == "json":
         os.environ["USERFAULT_LOG"] = log  # for every process that comes of this one
-    server = page_server.start(settings.group, **pages)
+    server = page_server.start(settings.group, settings.tls, **pages)
     with contextlib.ExitStack() as ending:
         if server is not None:
             ending.callback(server.close)

@@ -17,6 +17,7 @@ from userfault.kernel.names import shown
 from userfault.pager.drivers.processes.say import say
 from userfault.serve import sockets
 from userfault.serve.page_server.giving import Giving, giving
+from userfault.serve.page_server.places import host_and_port
 from userfault.serve.page_server.stream import Stream
 from userfault.serve.page_server.talk import Talk, Target
 from userfault.serve.page_server.tls import Tls, secured
@@ -250,18 +251,6 @@ class PageServer:
         with self._fewer:
             self._peers.pop(peer, None)
             self._fewer.notify_all()
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """Of `[HOST:]PORT`; a host may be in brackets.  Raises UsageError."""
-    host, _, port = address.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
-        raise UsageError(
-            f"{shown(address)} is no address",
-            cause="it names no port",
-            cure="write [HOST:]PORT, as 10.0.0.1:9999, or the path of a socket",
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _inherited(address: str) -> socket.socket:

@@ -60,6 +60,19 @@ class Stream:
         if self._fill(target) < len(target):
             raise _ended()
 
+    def refused(self, seconds: float) -> str:
+        """Why the other side, which is to say nothing, ends or complains; "" in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and self.wait(left):
+            try:
+                self._channel.settimeout(left)
+                return "something else than TLS" if self._channel.recv(1) else "it hangs up"
+            except TimeoutError:  # what came was TLS's own
+                continue
+            except (OSError, ValueError) as error:
+                return _broken(error).cause
+        return ""
+
     def send(self, *pieces: bytes | bytearray | memoryview) -> None:
         """All of them, together.  Raises ConnectionLostError, also where nobody reads."""
         try:

@@ -22,7 +22,7 @@ from userfault.pager.drivers.record.records import Descriptors
 from userfault.pager.drivers.wire import messages
 from userfault.pager.drivers.wire.messages import Attach, Load, Prefetch
 from userfault.snapshot.working_sets.place import HEAD_BYTES, TIE_BYTES
-from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
+from userfault.source.spec import FileSpec, FunctionSpec, PagesSpec, StoreSpec, ZeroSpec
 from userfault.uapi.mman import F_SEAL_FUTURE_WRITE
 
 _HIGHEST = 1 << 57  # no user address lies above (x86-64 with five levels)
@@ -183,7 +183,9 @@ def check_descriptors(request: Attach, held: Descriptors) -> None:
         _hold(size == HEAD_BYTES + request.pages, "the size of the notes")
     if request.copy:
         _check_copy(request, held)
-    if held.source >= 0:
+    if isinstance(request.source, PagesSpec):  # threads alone read from it
+        _hold(stat.S_ISSOCK(os.fstat(held.source).st_mode), "what gets pages from another host")
+    elif held.source >= 0:
         mode = os.fstat(held.source).st_mode
         _hold(stat.S_ISREG(mode) or stat.S_ISBLK(mode), "the kind of the source's file")
 

@@ -17,7 +17,8 @@ from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.mappings.workers import Workers
 from userfault.pager.drivers.wire.messages import Attach
 from userfault.source.file import FileSource
-from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec
+from userfault.source.pages import PagesSource
+from userfault.source.spec import FileSpec, FunctionSpec, PagesSpec, StoreSpec
 
 if TYPE_CHECKING:
     from userfault.snapshot.serving.source import SnapshotSource
@@ -32,9 +33,9 @@ class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
     `address`: where bytes of the source (offset, length) can be copied from at once, or 0.
-    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `fetcher`: what
-    reads away from the fault path.  `fd`: the source's descriptor.
-    `experiences`: what all that are filled from it learn of how it is touched.
+    `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `pages`: for
+    those on another host.  `fetcher`: what reads away from the fault path.  `fd`: the source's
+    descriptor.  `experiences`: what all that are filled from it learn of how it is touched.
     """
 
     def __init__(self, attach: Attach, fd: int, threads: Threads) -> None:
@@ -44,6 +45,7 @@ class Origin:
         self._shared: Shared | None = None
         self.store: SnapshotSource | None = None
         self.layout: Layout | None = None
+        self.pages: PagesSource | None = None
         self.fetcher: Readers | Workers | None = None
         self.fd = fd
         self.address: Callable[[int, int], int] = _nowhere
@@ -66,6 +68,9 @@ class Origin:
 
             self.store, self.layout = taking_up.take_up(spec, fd, attach.page_size)
             self.fetcher = Readers(self.store, threads)
+        elif isinstance(spec, PagesSpec):
+            self.pages = PagesSource(spec, fd)
+            self.fetcher = Readers(self.pages, threads)
 
     def forget(self, now: float) -> None:
         """What is known of the page cache does not hold for ever."""
@@ -96,5 +101,7 @@ class Origin:
             self.file.close()
         if self.store:
             self.store.close()
+        if self.pages:
+            self.pages.close()
         if self.fd >= 0 and self.file is None:
             os.close(self.fd)

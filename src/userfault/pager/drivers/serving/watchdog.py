@@ -11,7 +11,7 @@ from userfault.kernel.names import shown
 from userfault.pager.core.actions import Overdue
 from userfault.pager.drivers.mappings.served import Context, Served
 from userfault.pager.drivers.wire.messages import MAX_OVERDUE, Waited
-from userfault.source.spec import FileSpec, FunctionSpec, Spec, StoreSpec
+from userfault.source.spec import FileSpec, FunctionSpec, PagesSpec, Spec, StoreSpec
 
 _ANSWERS = {
     "report": "it waits on",
@@ -69,7 +69,7 @@ def _text(waited: Waited) -> str:
 
 
 def _name(source: Spec) -> str:
-    if isinstance(source, FileSpec):
+    if isinstance(source, FileSpec | PagesSpec):
         return source.name
     if isinstance(source, StoreSpec):
         return shown(f"{source.url}/{source.name}")
