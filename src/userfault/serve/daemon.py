@@ -18,6 +18,8 @@ from userfault.serve import cloud_hypervisor, criu, records, sockets
 from userfault.serve.commands import Commands, is_served
 from userfault.serve.control import ControlTalk
 from userfault.serve.doors import Doors
+from userfault.serve.drafts import DraftTalk
+from userfault.serve.files import Files
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
@@ -44,6 +46,7 @@ class Daemon:
     leaving: Leaving
     metrics: Metrics
     restores: Restores
+    files: Files
 
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
@@ -73,10 +76,12 @@ class Daemon:
         self.worker = worker
         self.images = Images(self.told, worker.book.kept)
         self.restores = Restores(self.told, worker.book, worker.loop)
+        self.files = Files(self.told, worker.book)
         worker.clients.protocols |= {
             "firecracker": functools.partial(FirecrackerTalk, host=self),
             "control": functools.partial(ControlTalk, host=self),
             "native": functools.partial(NativeTalk, host=self),
+            "drafts": functools.partial(DraftTalk, host=self),
             cloud_hypervisor.PROTOCOL: functools.partial(cloud_hypervisor.FaultTalk, host=self),
             criu.PROTOCOL: functools.partial(criu.CriuTalk, host=self),
             criu.TASK: criu.TaskTalk,

@@ -107,6 +107,7 @@ class Daemon(msgspec.Struct):
     draining: bool = False
     on_refusal: str = "kill"  # what becomes of those who are turned away with their memory
     restores: list[Restore] = []  # of VMs that ask for their pages
+    files: dict[int, int] = {}  # of conversations: by the client's number, their places
 
 
 _encoder = msgspec.msgpack.Encoder()
