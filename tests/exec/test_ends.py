@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -23,6 +25,7 @@ from helpers.waiting import wait_for_text, wait_until
 from userfault.exec import program
 from userfault.exec.running import Runner
 from userfault.exec.settings import Settings
+from userfault.exec.words import BYTES, Message, What
 from userfault.kernel.errors import UsageError
 from userfault.linux.uffd import offer
 from userfault.pager.core.policy import Policy
@@ -144,6 +147,51 @@ def test_a_mapping_that_cannot_be_lazy_is_the_files_or_an_error(
     path = tmp_path / "other"
     done = run(["--map", f"{path}={data}"], scene("fails", path))
     assert done.stdout.split() == ["errno", str(errno.EIO)]
+
+
+def test_who_says_what_makes_no_sense_costs_nobody_else_anything(
+    possible: None, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del possible
+    said = tmp_path / "said"
+    settings = Settings(Policy(background=False), offer()[0])
+    dice = random.Random(7)
+    whats = [*What, 0, 99]
+    told: list[str] = []
+    with Runner([str(data)], scene("waits", data, said), settings, told.append) as runner:
+
+        def bother() -> None:
+            pid = int(wait_for_text(said))
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            (address,) = [word for word in words if word.startswith(b"USERFAULT_EXEC=")]
+            for number in range(60):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+                    channel.connect(address.split()[-1])
+                    message = Message(dice.choice(whats), file=dice.choice([0, 0, 1, 1 << 31]))
+                    message.address, message.length = (
+                        dice.randrange(1 << 47),
+                        dice.randrange(1 << 40),
+                    )
+                    message.offset = dice.randrange(1 << 63)
+                    message.flags, message.access = dice.randrange(1 << 31), dice.randrange(4)
+                    sent = (
+                        message.encode() if number % 3 else dice.randbytes(dice.randrange(1, 200))
+                    )
+                    with open(os.devnull) as null:
+                        socket.send_fds(channel, [sent], [null.fileno()] * dice.randrange(4))
+                    if dice.random() < 0.8:
+                        assert channel.recv(BYTES)
+            said.unlink()
+
+        bothering = threading.Thread(target=bother)
+        bothering.start()
+        assert runner.run() == 0
+        bothering.join()
+    held = data.read_bytes()
+    half = len(held) // 2
+    both = [hashlib.sha256(part).hexdigest() for part in (held[:half], held[half:])]
+    assert both == capfd.readouterr().out.split()
+    assert told
 
 
 def test_a_static_program_is_refused(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class Desk:
         self._asking: dict[int, Asking] = {}
         self._shown: list[Shown] = []
         self._tick_at = 0.0
+        self._shut = False
         self.served = 0  # mappings, up to now
         self.failed = 0
         self.watch(listener.fileno(), self._somebody)
@@ -96,6 +97,9 @@ class Desk:
         now = time.monotonic()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
+            if self._shut:
+                self._shut = False
+                self.watch(self._listener.fileno(), self._somebody)
             for shown in list(self._shown):
                 self._look_at(shown, now)
 
@@ -112,7 +116,13 @@ class Desk:
     # --- conversations ---------------------------------------------------------------------------
 
     def _somebody(self) -> None:
-        channel, _ = self._listener.accept()
+        try:
+            channel, _ = self._listener.accept()
+        except OSError as error:  # no descriptor is left: who comes waits until the next tick
+            self._tell(f"nobody is let in for a while: {cause_of(error)}")
+            self.forget(self._listener.fileno())
+            self._shut = True
+            return
         try:
             found = peer(channel)
         except RefusedError as error:

@@ -35,6 +35,13 @@ _EXAMPLE = "Example: userfault exec --map memory=/srv/store/vm -- qemu-system-x8
 )
 @click.option("--spill", metavar="FOLDER", help="Pages that were written may go to a file there.")
 @click.option("--background", is_flag=True, help="Fill everything while nothing waits.")
+@click.option(
+    "--fill-around",
+    type=click.Choice(["cost", "order", "block", "page"]),
+    default="cost",
+    show_default=True,
+    help="What comes with a page that is touched.",
+)
 @click.option("--working-set", metavar="FILE", help='Record it there, or replay it; "": none.')
 @click.option(
     "--record",
@@ -65,6 +72,7 @@ def exec(
     resident: int | None,
     spill: str | None,
     background: bool,
+    fill_around: str,
     working_set: str | None,
     record: str,
     store2: str | None,
@@ -91,6 +99,7 @@ def exec(
         )
     policy = Policy(
         background=background,
+        fill_around=fill_around,
         on_failure=on_failure,
         resident_bytes=resident,
         spill=spill,
