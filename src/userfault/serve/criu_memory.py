@@ -17,6 +17,7 @@ from userfault.snapshot.inputs.criu_images import tasks
 from userfault.snapshot.inputs.criu_lazy import LazyTask
 from userfault.snapshot.inputs.protocol import PAGE, Region
 from userfault.snapshot.serving.either import open_either
+from userfault.source.pages import gone
 from userfault.source.spec import FileSpec, PagesSpec, Spec, StoreSpec
 
 _MOST_RUNS = 1 << 14  # of pages, each of which is looked up, and recorded
@@ -47,6 +48,13 @@ def memory_of(pid: int, door: Door, images: Images) -> Memory | None:
         return None
     spec, fd = images.source(door.image)
     if isinstance(spec, PagesSpec):
+        if gone(fd):
+            os.close(fd)
+            raise RefusedError(
+                f"task {pid}, whose memory {spec.name} has had",
+                cause="that connection has ended, with an earlier restore perhaps",
+                cure="start the daemon again, with a page server that waits",
+            )
         spec = msgspec.structs.replace(spec, task=pid)
     return Memory(spec, fd, held[pid])
 

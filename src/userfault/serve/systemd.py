@@ -38,6 +38,8 @@ def passed() -> list[Passed]:
         fd = _FIRST + number
         os.set_inheritable(fd, False)
         name = names[number] if number < len(names) else ""
+        if name == "page-server":  # of any kind, and named by --page-server fd:NUMBER
+            continue
         if not listens(fd):
             raise UsageError(
                 f"socket {name or fd} from systemd",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 from collections import deque
@@ -103,6 +104,13 @@ def finished(channel: socket.socket) -> None:
     """Tell that process that the restore is over: whoever is done from now on, or was, is done."""
     with contextlib.suppress(OSError):
         channel.send(FINISHED, socket.MSG_DONTWAIT)
+
+
+def gone(channel: int) -> bool:
+    """Whether that process has ended, as it does when the other host was told that all is done."""
+    poll = select.poll()
+    poll.register(channel, 0)
+    return bool(poll.poll(0))
 
 
 def _exactly(line: socket.socket, size: int) -> bytes:

@@ -17,11 +17,20 @@ LAZY, PRESENT = 2, 4
 
 
 class Peer:
-    """Connected to `address`.  `short`: it speaks as releases up to 4.1.1 do."""
+    """Connected to `address`, or by `channel`.  `short`: it speaks as releases up to 4.1.1 do."""
 
-    def __init__(self, address: str, *, short: bool = False, wrap: Any = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        short: bool = False,
+        wrap: Any = None,
+        channel: socket.socket | None = None,
+    ) -> None:
         self.short = short
-        if "/" in address:
+        if channel is not None:
+            self.socket = channel
+        elif "/" in address:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.connect(address)
         else:

@@ -154,7 +154,8 @@ def test_a_connection_that_does_not_come_back_is_an_error_in_the_end(how: str) -
             asked.wait()
         with pytest.raises(ConnectionLostError):
             asking.ask(7, HEAP, 1).wait()
-        asking.close(finished=True)  # there is nobody who could be told
+        with pytest.raises(ConnectionLostError):  # there is nobody who could be told
+            asking.close(finished=True)
 
 
 def test_without_an_end_that_is_told_the_restore_counts_as_failed() -> None:

@@ -162,22 +162,32 @@ class Asking:
 
     def close(self, *, finished: bool) -> None:
         """Let go of the connection.  `finished`: tell the peer that no page is needed any more;
-        without that it takes the restore for failed."""
+        without that it takes the restore for failed.
+
+        Raises ConnectionLostError where it cannot be told.
+        """
         with self._some:
             self._closing = True
             if finished and self._lost is None:
-                with contextlib.suppress(UserfaultError):
+                with contextlib.suppress(ConnectionLostError):  # whoever reads says so, too
                     self._stream.send(encode(Request(Command.CLOSE), self._form))
             else:
                 self._stream.interrupt()
             self._some.notify()
         self._thread.join()
-        if finished and self._lost is None:
-            status = STATUS.unpack(self._stream.exactly(STATUS.size))
-            if status != (0,):
-                say(f"{self._peer} says {status[0]} to the end of the restore")
-            self._stream.finish()
-        self._stream.close()
+        try:
+            if finished:
+                self._hear_status()
+        finally:
+            self._stream.close()
+
+    def _hear_status(self) -> None:
+        if self._lost is not None:
+            raise ConnectionLostError(str(self._lost))
+        (status,) = STATUS.unpack(self._stream.exactly(STATUS.size))
+        if status:
+            say(f"{self._peer} says {status} to the end of the restore")
+        self._stream.finish()
 
     def _send(self) -> None:
         """What has not been sent on this connection; its reader notices when that does not work."""

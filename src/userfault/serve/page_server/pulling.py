@@ -212,12 +212,13 @@ class Pulling:
                 self._left.discard(DONE.unpack(data)[1])
             close_all(fds)
         finished = self._finished and not self._left
-        if finished:
-            say(f"all pages of {self._name} are here, and it is told so")
         try:
             self._asking.close(finished=finished)
         except UserfaultError as error:
-            say(f"{self._name} did not hear that all pages are here: {error}")
+            say(f"all pages of {self._name} are here, and it could not be told: {error}")
+        else:
+            if finished:
+                say(f"all pages of {self._name} are here, and it was told so")
 
     def _serve(self, fd: int) -> None:
         """A line: a thread of its own."""
