@@ -92,7 +92,7 @@ class Walker:
         self._changes = bool(walk.balloon or walk.write)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._counting = threading.Lock()
-        self._durations = array.array("Q")
+        self.durations = array.array("Q")  # ns, of the faults that waited
         self._failed: list[BaseException] = []
         self.result = Result(pages=expected.pages)
 
@@ -127,7 +127,7 @@ class Walker:
                     self._check(toucher, page)
             self._collect(toucher)
         self.result.seconds = round(time.monotonic() - began, 3)
-        self.result.latency = latency(self._durations)
+        self.result.latency = latency(self.durations)
         return self.result
 
     def _guarded(self, number: int) -> None:
@@ -253,7 +253,7 @@ class Walker:
             result.removed += toucher.removed
             result.written += toucher.written
             result.by_kernel += toucher.by_kernel
-            self._durations.extend(toucher.durations)
+            self.durations.extend(toucher.durations)
 
 
 class _Toucher:

@@ -14,6 +14,7 @@ from userfault.cli.client.native import Native
 from userfault.cli.shared import progress, terminal
 from userfault.client.cloud_hypervisor import FORMS as CH_FORMS
 from userfault.client.cloud_hypervisor import CloudHypervisor
+from userfault.client.criu import Criu
 from userfault.client.firecracker import FORMS, Firecracker
 from userfault.client.hostile import VARIANTS
 from userfault.client.orders import PATTERNS
@@ -48,8 +49,10 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 @click.option("--firecracker", metavar="SOCKET", help="Restore as Firecracker does, by that.")
 @click.option("--cloud-hypervisor", metavar="SOCKET",
               help="Listen there as Cloud Hypervisor, for a daemon that restores.")  # fmt: skip
+@click.option("--criu", metavar="WORKDIR", help="Restore as criu restore --lazy-pages does, there.")
+@click.option("--images", metavar="DIR", help="CRIU's images, if not in WORKDIR.")
 @click.option("--native", metavar="SOCKET", help="Be userfault.lazy(), by that (serve --native).")
-@click.option("--image", metavar="FILE", required=True, help="What every byte has to be.")
+@click.option("--image", metavar="FILE", help="What every byte has to be.")
 @click.option("--pattern", type=click.Choice(list(PATTERNS)), default="random", show_default=True,
               help="In which order pages are touched.")  # fmt: skip
 @click.option("--stride", type=click.IntRange(1), default=8, show_default=True, help="Its step.")
@@ -91,8 +94,10 @@ def client(
     context: click.Context,
     firecracker: str | None,
     cloud_hypervisor: str | None,
+    criu: str | None,
+    images: str | None,
     native: str | None,
-    image: str,
+    image: str | None,
     pattern: str,
     stride: int,
     threads: int,
@@ -122,6 +127,7 @@ def client(
     given = {
         "firecracker": firecracker,
         "cloud-hypervisor": cloud_hypervisor,
+        "criu": criu,
         "native": native,
     }
     protocol, socket = _one_of(given)
@@ -144,6 +150,15 @@ def client(
         flood=flood,
         seed=seed,
     )
+    if protocol == "criu":
+        tree = Criu(socket, os.path.abspath(images or socket), walk)
+        return _run("criu", "userfault.client.criu", tree, seed, timeout, as_json)
+    if image is None:
+        raise UsageError(
+            f"--{protocol} without --image",
+            cause="what is found has to be compared with something",
+            cure="name the memory file that the handler shows",
+        )
     image = os.path.abspath(image)
     if protocol == "native":
         memory = "anon" if page_size == 4 * KIB else "hugetlb-private"
@@ -173,12 +188,20 @@ def client(
 
 
 # Options that mean something for some protocols alone.
-_FORMS = {"firecracker": FORMS, "cloud-hypervisor": CH_FORMS, "native": ("newest",)}
+_FORMS = {
+    "firecracker": FORMS,
+    "cloud-hypervisor": CH_FORMS,
+    "native": ("newest",),
+    "criu": ("newest",),
+}
 _OF_FIRECRACKER = ("regions", "transparent", "split", "hotplug", "hostile", "wait")
 _FOR = {
     **dict.fromkeys(_OF_FIRECRACKER, ("firecracker",)),
     "page_size": ("firecracker", "native"),
-    "flood": ("firecracker", "native"),
+    "flood": ("firecracker", "native", "criu"),
+    "image": ("firecracker", "cloud-hypervisor", "native"),
+    "images": ("criu",),
+    "pages": ("firecracker", "cloud-hypervisor", "native"),
 }
 
 
@@ -196,10 +219,11 @@ def _one_of(given: dict[str, str | None]) -> tuple[str, str]:
 
 def _only(context: click.Context, protocol: str, form: str) -> None:
     """Raise UsageError for an option that means nothing for this protocol."""
-    if form not in _FORMS[protocol]:
+    forms = _FORMS.get(protocol, ("newest",))
+    if form not in forms:
         raise UsageError(
             f"--form {form} with --{protocol}",
-            cause=f"its forms are {', '.join(_FORMS[protocol])}",
+            cause=f"its forms are {', '.join(forms)}",
             cure="name one of them",
         )
     for name, protocols in _FOR.items():
