@@ -59,10 +59,11 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Board:
-    """`fd` is a memfd that the child inherits."""
+    """`fd` is a memfd that the child inherits.  `first`: the slot that is called 0 here."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, first: int = 0) -> None:
         self.fd = fd
+        self._first = first
         self._memory = mmap.mmap(fd, _BYTES)
         self._words = memoryview(self._memory).cast("Q")
 
@@ -73,6 +74,10 @@ class Board:
         os.ftruncate(fd, _BYTES)
         return cls(fd)
 
+    def part(self, first: int) -> Board:
+        """The same from that slot on: for a process that knows only of its own threads."""
+        return Board(self.fd, self._first + first)
+
     def close(self) -> None:
         """Let go of it."""
         self._words.release()
@@ -81,14 +86,14 @@ class Board:
 
     def begin(self, slot: int, step: Step, address: int = 0) -> None:
         """The thread is about to do this.  The time is written last: with it, it counts."""
-        at = slot * _WORDS
+        at = (self._first + slot) * _WORDS
         self._words[at + 1] = step
         self._words[at + 2] = address
         self._words[at] = time.monotonic_ns()
 
     def end(self, slot: int) -> None:
         """It has done that."""
-        at = slot * _WORDS
+        at = (self._first + slot) * _WORDS
         self._words[at] = 0
         self._words[at + 3] += 1
 

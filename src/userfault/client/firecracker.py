@@ -98,7 +98,7 @@ def run(asked: Firecracker, board: Board) -> None:
     guest = Guest(asked)
     last, opened = _hotplug(asked, guest)
     expected = Expected(guest.image, guest.regions, asked.page_size)
-    walker = Walker(asked.walk, expected, guest.image, board, last=last, open_last=opened)
+    walker = Walker(asked.walk, expected, guest.image, board, last=last, before_check=opened)
     channel = talking.connect(asked.socket, board)
     talking.send(channel, guest.message(asked), [guest.uffd.fileno()], board, asked.piece)
     if asked.form != "newest":

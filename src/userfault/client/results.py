@@ -66,6 +66,7 @@ class Said(msgspec.Struct):
     steps: int = 0  # that are to be done in all, where that is known
     result: Result | None = None
     refused: str = ""  # the handler did not let it come so far
+    poisoned: str = ""  # a page was given up
     lacking: tuple[str, str, str] | None = None  # this system: what, cause, cure
     did: str = ""  # of a hostile client: what the handler did
 

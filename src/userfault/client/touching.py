@@ -32,7 +32,7 @@ from userfault.linux import libc
 from userfault.linux.pagemap import Pagemap
 from userfault.uapi import mman
 
-MOST_THREADS = SLOTS - 1
+MOST_THREADS = SLOTS - 2  # the main thread has a slot, and one that works for the client
 _LOCKS = 64
 _SWITCH_S = 0.0002  # whoever was woken gets the GIL soon: it is part of what is measured
 
@@ -66,7 +66,8 @@ class Walk(msgspec.Struct, frozen=True):
 class Walker:
     """Walks over the memory that `expected` tells of.
 
-    `last`: pages that must not be touched before `open_last` has been called, after the walk.
+    `last`: pages that must not be touched before `before_check` has been called, after the walk.
+    `give_back`: how memory (address, bytes) is given back.
     """
 
     def __init__(
@@ -77,20 +78,21 @@ class Walker:
         board: Board,
         *,
         last: int = 0,
-        open_last: Callable[[], None] | None = None,
+        before_check: Callable[[], None] | None = None,
+        give_back: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._giving_back = give_back or _dont_need
         self._walk = walk
         self._expected = expected
         self._image = image
         self._board = board
         self._reach = expected.pages - last
-        self._last = last
-        self._open_last = open_last
+        self._before_check = before_check
         self._seen = bytearray(expected.pages)
         self._changes = bool(walk.balloon or walk.write)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._counting = threading.Lock()
-        self._durations = array.array("Q")
+        self.durations = array.array("Q")  # ns, of the faults that waited
         self._failed: list[BaseException] = []
         self.result = Result(pages=expected.pages)
 
@@ -116,16 +118,16 @@ class Walker:
             raise self._failed[0]
         toucher = _Toucher(self._board, 0, self._walk.seed)
         with contextlib.closing(toucher):
-            if self._last and self._open_last is not None:
-                self._open_last()
-                self._seen[self._reach :] = b"\1" * self._last
+            if self._before_check is not None:
+                self._before_check()
+                self._seen[self._reach :] = b"\1" * (self._expected.pages - self._reach)
             self._flood(toucher)
             for page in range(self._expected.pages):
                 if self._seen[page]:
                     self._check(toucher, page)
             self._collect(toucher)
         self.result.seconds = round(time.monotonic() - began, 3)
-        self.result.latency = latency(self._durations)
+        self.result.latency = latency(self.durations)
         return self.result
 
     def _guarded(self, number: int) -> None:
@@ -213,7 +215,7 @@ class Walker:
         """The kernel waits until the handler has read the event."""
         toucher.removed += 1
         self._board.begin(toucher.slot, Step.REMOVE, address)
-        libc.madvise(address, length, mman.MADV_DONTNEED)
+        self._giving_back(address, length)
         self._board.end(toucher.slot)
 
     def _flood(self, toucher: _Toucher) -> None:
@@ -251,7 +253,7 @@ class Walker:
             result.removed += toucher.removed
             result.written += toucher.written
             result.by_kernel += toucher.by_kernel
-            self._durations.extend(toucher.durations)
+            self.durations.extend(toucher.durations)
 
 
 class _Toucher:
@@ -287,6 +289,10 @@ class _Toucher:
             self.durations.append(took)
         self._board.end(self.slot)
         return done
+
+
+def _dont_need(address: int, length: int) -> None:
+    libc.madvise(address, length, mman.MADV_DONTNEED)
 
 
 def _sleeps() -> int:

@@ -11,7 +11,10 @@ from userfault.cli.client import hostile as playing
 from userfault.cli.client import telling
 from userfault.cli.client.crew import run
 from userfault.cli.client.native import Native
-from userfault.cli.shared import progress
+from userfault.cli.shared import progress, terminal
+from userfault.client.cloud_hypervisor import FORMS as CH_FORMS
+from userfault.client.cloud_hypervisor import CloudHypervisor
+from userfault.client.criu import Criu
 from userfault.client.firecracker import FORMS, Firecracker
 from userfault.client.hostile import VARIANTS
 from userfault.client.orders import PATTERNS
@@ -44,8 +47,12 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 
 @click.command(epilog=_EXAMPLE)
 @click.option("--firecracker", metavar="SOCKET", help="Restore as Firecracker does, by that.")
+@click.option("--cloud-hypervisor", metavar="SOCKET",
+              help="Listen there as Cloud Hypervisor, for a daemon that restores.")  # fmt: skip
+@click.option("--criu", metavar="WORKDIR", help="Restore as criu restore --lazy-pages does, there.")
+@click.option("--images", metavar="DIR", help="CRIU's images, if not in WORKDIR.")
 @click.option("--native", metavar="SOCKET", help="Be userfault.lazy(), by that (serve --native).")
-@click.option("--image", metavar="FILE", required=True, help="What every byte has to be.")
+@click.option("--image", metavar="FILE", help="What every byte has to be.")
 @click.option("--pattern", type=click.Choice(list(PATTERNS)), default="random", show_default=True,
               help="In which order pages are touched.")  # fmt: skip
 @click.option("--stride", type=click.IntRange(1), default=8, show_default=True, help="Its step.")
@@ -59,7 +66,8 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 @click.option("--page-size", metavar="SIZE", default="4k", show_default=True, callback=_bytes,
               help="4k, or 2m: of the hugetlb pool.")  # fmt: skip
 @click.option("--transparent", is_flag=True, help="Memory that is advised for huge pages.")
-@click.option("--form", type=click.Choice(FORMS), default="newest", show_default=True,
+@click.option("--form", type=click.Choice(list(dict.fromkeys((*FORMS, *CH_FORMS)))),
+              default="newest", show_default=True,
               help="Which release sends the message.")  # fmt: skip
 @click.option("--split", metavar="BYTES", type=click.IntRange(0), default=0,
               help="Send so many bytes of it at once.")  # fmt: skip
@@ -85,8 +93,11 @@ def _regions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 def client(
     context: click.Context,
     firecracker: str | None,
+    cloud_hypervisor: str | None,
+    criu: str | None,
+    images: str | None,
     native: str | None,
-    image: str,
+    image: str | None,
     pattern: str,
     stride: int,
     threads: int,
@@ -113,7 +124,12 @@ def client(
     Exit code 0: everything was right; 1: wrong bytes, or words where the handler has to be silent;
     6: it refused the client, or ended it; 7: a page never came; 8: a page was given up (SIGBUS).
     """
-    given = {"firecracker": firecracker, "native": native}
+    given = {
+        "firecracker": firecracker,
+        "cloud-hypervisor": cloud_hypervisor,
+        "criu": criu,
+        "native": native,
+    }
     protocol, socket = _one_of(given)
     if page_size not in (4 * KIB, 2 * MIB):
         raise UsageError(
@@ -121,7 +137,7 @@ def client(
             cause="no release has guest memory of them",
             cure="write --page-size 4k or 2m",
         )
-    _only(context, protocol)
+    _only(context, protocol, form)
     walk = Walk(
         pattern=pattern,
         threads=threads,
@@ -134,11 +150,25 @@ def client(
         flood=flood,
         seed=seed,
     )
+    if protocol == "criu":
+        tree = Criu(socket, os.path.abspath(images or socket), walk)
+        return _run("criu", "userfault.client.criu", tree, seed, timeout, as_json)
+    if image is None:
+        raise UsageError(
+            f"--{protocol} without --image",
+            cause="what is found has to be compared with something",
+            cure="name the memory file that the handler shows",
+        )
     image = os.path.abspath(image)
     if protocol == "native":
         memory = "anon" if page_size == 4 * KIB else "hugetlb-private"
         mine = Native(socket, image, walk, memory, page_size)
         return _run("native", "userfault.cli.client.native", mine, seed, timeout, as_json)
+    if protocol == "cloud-hypervisor":
+        vmm = CloudHypervisor(socket, image, walk, form, timeout)
+        terminal.say(f"waiting for a restorer at {socket}", err=True)
+        module = "userfault.client.cloud_hypervisor"
+        return _run(protocol, module, vmm, seed, timeout, as_json)
     asked = Firecracker(
         socket=socket,
         image=image,
@@ -158,9 +188,21 @@ def client(
 
 
 # Options that mean something for some protocols alone.
-_FOR = dict.fromkeys(
-    ("regions", "transparent", "form", "split", "hotplug", "hostile", "wait"), ("firecracker",)
-)
+_FORMS = {
+    "firecracker": FORMS,
+    "cloud-hypervisor": CH_FORMS,
+    "native": ("newest",),
+    "criu": ("newest",),
+}
+_OF_FIRECRACKER = ("regions", "transparent", "split", "hotplug", "hostile", "wait")
+_FOR = {
+    **dict.fromkeys(_OF_FIRECRACKER, ("firecracker",)),
+    "page_size": ("firecracker", "native"),
+    "flood": ("firecracker", "native", "criu"),
+    "image": ("firecracker", "cloud-hypervisor", "native"),
+    "images": ("criu",),
+    "pages": ("firecracker", "cloud-hypervisor", "native"),
+}
 
 
 def _one_of(given: dict[str, str | None]) -> tuple[str, str]:
@@ -175,13 +217,20 @@ def _one_of(given: dict[str, str | None]) -> tuple[str, str]:
     return named[0][0], os.path.abspath(named[0][1])
 
 
-def _only(context: click.Context, protocol: str) -> None:
+def _only(context: click.Context, protocol: str, form: str) -> None:
     """Raise UsageError for an option that means nothing for this protocol."""
+    forms = _FORMS.get(protocol, ("newest",))
+    if form not in forms:
+        raise UsageError(
+            f"--form {form} with --{protocol}",
+            cause=f"its forms are {', '.join(forms)}",
+            cure="name one of them",
+        )
     for name, protocols in _FOR.items():
         source = context.get_parameter_source(name)
         if source is click.core.ParameterSource.COMMANDLINE and protocol not in protocols:
             raise UsageError(
-                f"--{name} with --{protocol}",
+                f"--{name.replace('_', '-')} with --{protocol}",
                 cause="it is said to handlers of " + ", ".join(protocols),
                 cure="leave it out",
             )

@@ -115,16 +115,14 @@ class Crew:
 
     def _outcome(self) -> Outcome:
         """It has ended."""
-        said, code = self._last, self._child.returncode
+        said = self._last
         if said.lacking is not None:
             what, cause, cure = said.lacking
             raise Unavailable(what, cause=cause, cure=cure)
-        if said.refused:
-            return Outcome(Verdict.REFUSED, said.refused)
-        if said.result is not None:
-            return Outcome(_judged(said.result), result=said.result)
-        if said.did:
-            return Outcome(Verdict.RIGHT, did=said.did)
+        return _by_word(said) or self._by_end(self._child.returncode)
+
+    def _by_end(self, code: int) -> Outcome:
+        """It has not said how."""
         at = self._board.longest()
         where = f" while thread {at.thread} was {at.step} at {at.address:#x}" if at else ""
         if code == -signal.SIGBUS:
@@ -132,6 +130,17 @@ class Crew:
         if code == -signal.SIGKILL:
             return Outcome(Verdict.REFUSED, f"it was killed{where}", waiting=at)
         return Outcome(Verdict.WRONG, f"the client ended with {code}{where}", waiting=at)
+
+
+def _by_word(said: Said) -> Outcome | None:
+    """What it has said of its end, if anything."""
+    if said.refused:
+        return Outcome(Verdict.REFUSED, said.refused)
+    if said.poisoned:
+        return Outcome(Verdict.POISONED, said.poisoned)
+    if said.result is not None:
+        return Outcome(_judged(said.result), result=said.result)
+    return Outcome(Verdict.RIGHT, did=said.did) if said.did else None
 
 
 def _judged(result: Result) -> Verdict:
