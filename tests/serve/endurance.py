@@ -180,7 +180,10 @@ def _end(held: Crowd, daemon: Running, result: Result) -> None:
 def _replace(daemon: Running) -> None:
     command = [sys.executable, "-m", "userfault", "serve", "--replace"]
     control = ["--control", str(daemon.folder / "control")]
-    subprocess.run([*command, *control], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*command, *control], capture_output=True, text=True, check=False)
+    if done.returncode:
+        log = [line for line in daemon.log.splitlines() if not line.endswith(": served")]
+        raise AssertionError("\n".join([done.stderr, str(daemon.ask("status")), *log[-40:]]))
 
 
 def _kill(daemon: Running, role: str, turns: Iterator[int]) -> None:
