@@ -197,6 +197,18 @@ def waits(path: str, said: str) -> None:
     told(before, digest(shown[half:]))
 
 
+def unmaps(path: str, said: str, offset: str) -> None:
+    """A part of it, and waits to be let go."""
+    shown = mmap.mmap(opened(path), 1 << 20, access=mmap.ACCESS_READ, offset=int(offset))
+    told(shown[5000])
+    shown.close()
+    with open(f"{said}.new", "w") as file:
+        file.write("unmapped")
+    os.rename(f"{said}.new", said)
+    while os.path.exists(said):
+        time.sleep(0.005)
+
+
 def ends(_path: str, how: str) -> None:
     if int(how) < 0:
         os.kill(os.getpid(), -int(how))

@@ -20,6 +20,7 @@ from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, Memory, MemoryType
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux.pidfd import close_all
+from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.wire import messages
 from userfault.serve import attaching
 from userfault.uapi import mman
@@ -181,6 +182,9 @@ class Giver:
         attach.zeropage = given.memory.traits.zeropage
         attach.has_memory = given.fd >= 0
         attach.backing = ""
+        if ask.length < file.whole:  # no more of the addresses is its own, wherever it begins
+            end, page = told.address + ask.length, ask.offset // BASE_PAGE
+            attach.regions = (Segment(told.address, end, page),)
         attach.evicts, attach.follows = given.budget.evicts, given.budget.follows
         attach.policy = msgspec.structs.replace(
             settings.policy, resident_bytes=given.budget.size, resident_percent=None, spill=None
