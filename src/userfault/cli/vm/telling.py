@@ -57,9 +57,10 @@ def guest_options(command: F) -> F:
 def show_saved(saved: Saved) -> None:
     """One line."""
     mode = "user" if saved.user else "kernel"
+    left = f"{sum(saved.left):,} steps left" if any(saved.left) else "they had ended before"
     terminal.say(
         f"{saved.place}: {size(saved.pages * BASE_PAGE)}, {saved.cpus} CPUs in {mode} mode, saved"
-        f" while they ran (still for {saved.stopped_ms:.1f} ms, {sum(saved.left):,} steps left);"
+        f" while they ran (still for {saved.stopped_ms:.1f} ms, {left});"
         f" sums {' '.join(saved.sums)}"
     )
 
