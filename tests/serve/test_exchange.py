@@ -47,6 +47,7 @@ class Channel:
     def __init__(self, real: socket.socket, fuse: Fuse) -> None:
         self._real = real
         self.recv = fuse.through(real.recv)
+        self.recvmsg = fuse.through(real.recvmsg)
         self.getsockopt = fuse.through(real.getsockopt)
         self.setsockopt = fuse.through(real.setsockopt)
         self.setblocking = real.setblocking

@@ -22,6 +22,8 @@ from userfault.serve.board import Board
 from userfault.serve.commands import Commands, is_served
 from userfault.serve.control import FAREWELL, ControlTalk
 from userfault.serve.doors import Doors
+from userfault.serve.drafts import DraftTalk
+from userfault.serve.files import Files
 from userfault.serve.firecracker import FirecrackerTalk
 from userfault.serve.images import Images
 from userfault.serve.leaving import Leaving
@@ -53,6 +55,7 @@ class Daemon:
     board: Board
     neighbours: Neighbours
     spread: Spread
+    files: Files
 
     def __init__(self, journal: Journal) -> None:
         family, _ = family_records.read(journal)
@@ -84,10 +87,12 @@ class Daemon:
         self.worker = worker
         self.images = Images(self.told, worker.book.kept)
         self.restores = Restores(self.told, worker.book, worker.loop)
+        self.files = Files(self.told, worker.book)
         worker.clients.protocols |= {
             "firecracker": functools.partial(FirecrackerTalk, host=self),
             "control": functools.partial(ControlTalk, host=self),
             "native": functools.partial(NativeTalk, host=self),
+            "drafts": functools.partial(DraftTalk, host=self),
             cloud_hypervisor.PROTOCOL: functools.partial(cloud_hypervisor.FaultTalk, host=self),
             criu.PROTOCOL: functools.partial(criu.CriuTalk, host=self),
             criu.TASK: criu.TaskTalk,

@@ -115,6 +115,7 @@ class Daemon(msgspec.Struct):
     neighbours: dict[int, int] = {}
     on_refusal: str = "kill"  # what becomes of those who are turned away with their memory
     restores: list[Restore] = []  # of VMs that ask for their pages
+    files: dict[int, int] = {}  # of conversations: by the client's number, their places
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -23,7 +23,7 @@ from userfault.serve.page_server.listening import PageServer
 from userfault.serve.records import Limits, Who
 from userfault.serve.talking import Line
 
-_PROTOCOLS = ("firecracker", "native", "control")
+_PROTOCOLS = ("firecracker", "drafts", "native", "control")
 
 _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/memory"
 
@@ -49,6 +49,12 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     multiple=True,
     help="Listen in that folder in place of `criu lazy-pages`: for restores from the images there,"
     " from those in IMAGES, or from the snapshot WORKDIR=STORE/NAME (repeatable).",
+)
+@click.option(
+    "--drafts",
+    metavar="PATH",
+    multiple=True,
+    help="Listen there for VMMs that speak a draft of a protocol (docs/drafts.md; repeatable).",
 )
 @click.option(
     "--native",
@@ -144,6 +150,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 def serve(
     firecracker: tuple[str, ...],
     vmms: tuple[str, ...],
+    drafts: tuple[str, ...],
     criu: tuple[str, ...],
     native: tuple[str, ...],
     stores: tuple[str, ...],
@@ -180,8 +187,9 @@ def serve(
         terminal.say("replaced")
         return 0
     restored = restores.snapshot_for(vmms, (*images, *snapshots))
-    shown = dict(named(each) for each in (*images, *snapshots) if not vmms or firecracker)
+    shown = dict(named(each) for each in (*images, *snapshots) if not vmms or firecracker or drafts)
     listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
+    listen += [each for path in drafts for each in _listen("drafts", path, shown)]
     listen += [Listen("native", path) for path in native]
     trees: dict[str, str] = {}
     listen += listen_for_criu(criu, trees)
@@ -248,7 +256,7 @@ def _from_systemd(images: dict[str, str]) -> list[Listen]:
                 cause=f"{protocol!r} is no protocol",
                 cure="write FileDescriptorName= one of " + ", ".join(_PROTOCOLS),
             )
-        if protocol == "firecracker" and not image and len(images) == 1:
+        if protocol in ("firecracker", "drafts") and not image and len(images) == 1:
             image = next(iter(images))
         found.append(Listen(protocol, f"systemd:{name}", image, fd))
     return found
