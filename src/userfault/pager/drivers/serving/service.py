@@ -53,12 +53,7 @@ class Service:
     """
 
     def __init__(
-        self,
-        loop: Loop,
-        journal: Journal,
-        book: Book,
-        in_flight: int,
-        calls: Calls | None = None,
+        self, loop: Loop, journal: Journal, book: Book, in_flight: int, calls: Calls | None = None
     ) -> None:
         calls = calls or Calls()
         self._clock = calls.clock
