@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from helpers.debian import unpacked
@@ -33,6 +35,25 @@ def _criu() -> tuple[str, list[str]]:
     command = [*folder.started_by, str(folder.path / "usr/sbin/criu")]
     checked = subprocess.run([*command, "check"], capture_output=True, text=True, check=False)
     return ("", command) if checked.returncode == 0 else (checked.stderr.strip()[-300:], [])
+
+
+@contextlib.contextmanager
+def detached(command: Sequence[str | Path], **options: object) -> Iterator[int]:
+    """A program as CRIU can dump it: without a terminal, in a session of its own."""
+    process = subprocess.Popen(  # type: ignore[call-overload]
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def dump(criu: list[str], pid: int, images: Path, *more: str) -> None:

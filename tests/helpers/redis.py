@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from helpers.criu import detached
 from helpers.debian import unpacked
 from helpers.skips import absent
+from helpers.waiting import wait_until
 
 _SIZE = 64  # bytes of a value
 
@@ -92,3 +95,24 @@ def connections(port: int) -> int:
         ours = f":{port:04X}"
         found += (local.endswith(ours) or remote.endswith(ours)) and state not in ended
     return found
+
+
+@contextlib.contextmanager
+def filled(command: list[str], folder: Path, keys: int) -> Iterator[tuple[int, int]]:
+    """A server with so many keys that nobody is connected to: its process and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    words = [*command, "--port", str(port), "--dir", str(folder), "--save", ""]
+    with detached(words) as pid:
+        wait_until(lambda: _listens(port))
+        with contextlib.closing(Redis(port)) as redis:
+            redis.fill(keys)
+        wait_until(lambda: not connections(port))
+        yield pid, port
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        Redis(port).close()
+        return True
+    return False

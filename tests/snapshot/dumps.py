@@ -18,6 +18,7 @@ _MAGICS = {
     "mm": 0x57492820,
     "files": 0x56303138,
     "memfd": 0x48453499,
+    "inventory": 0x58313116,
 }
 
 
@@ -78,7 +79,8 @@ def write_image(folder: Path, name: str, records: Iterable[bytes]) -> Path:
     path = folder / f"{name}.img"
     magic = _MAGICS[name.partition("-")[0]]
     body = b"".join(struct.pack("<I", len(record)) + record for record in records)
-    path.write_bytes(struct.pack("<2I", _COMMON, magic) + body)
+    begin = (magic,) if name == "inventory" else (_COMMON, magic)
+    path.write_bytes(struct.pack(f"<{len(begin)}I", *begin) + body)
     return path
 
 

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from helpers.criu import dump
+from helpers.criu import detached, dump
 from helpers.waiting import wait_until
 from serve.daemons import Running
 from userfault.api.daemon import replace as replace_daemon
 from userfault.serve.talking import Line
 
 PROCESSES = 3  # of tree.c
-
-
-@contextlib.contextmanager
-def detached(command: Sequence[str | Path], **options: object) -> Iterator[int]:
-    """A program as CRIU can dump it: without a terminal, in a session of its own."""
-    process = subprocess.Popen(  # type: ignore[call-overload]
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        **options,
-    )
-    try:
-        yield process.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def replace(daemon: Running) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import socket
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.criu import dump, need_criu, restored
-from helpers.redis import Redis, connections, need_redis
+from helpers.criu import detached, dump, need_criu, restored
+from helpers.redis import Redis, connections, filled, need_redis
 from helpers.waiting import wait_for_text, wait_until
 from serve.criu import web
-from serve.criu.restores import detached
 from serve.daemons import serving
 
 KEYS = 300_000
@@ -62,23 +60,9 @@ def dumped(criu: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """A Redis with many keys: its images, and its port."""
     folder = tmp_path_factory.mktemp("redis")
     (folder / "images").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [*need_redis(), "--port", str(port), "--dir", str(folder), "--save", ""]
-    with detached(command) as pid:
-        wait_until(lambda: listens(port))
-        with contextlib.closing(Redis(port)) as redis:
-            redis.fill(KEYS)
-        wait_until(lambda: not connections(port))
+    with filled(need_redis(), folder, KEYS) as (pid, port):
         dump(criu, pid, folder / "images")
     return folder / "images", port
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(ConnectionRefusedError):
-        Redis(port).close()
-        return True
-    return False
 
 
 def test_redis_saves_in_the_background(

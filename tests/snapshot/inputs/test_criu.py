@@ -183,6 +183,19 @@ def _entry(address: int, pages: int, flags: int = PRESENT) -> bytes:
     return message((1, address), (4, flags), (5, pages))
 
 
+def _compressed(how: int) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        write_image(folder, "inventory", [message((1, 3), (2, 1), (15, how))])
+
+    return damage
+
+
+def test_a_newer_inventory_alone_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    dump = simple(tmp_path)
+    _compressed(0)(tmp_path)
+    CriuInput(str(dump.folder), 7).close()
+
+
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
@@ -199,6 +212,12 @@ def _entry(address: int, pages: int, flags: int = PRESENT) -> bytes:
         (_entries(_entry(A, 1, PARENT)), "pages in its parent that are not there"),
         (_entries(_entry(A, 1, LAZY)), "lacks the pages at 0x10000"),
         (_entries(message((1, A), (4, PRESENT), (5, 1), (6, 1))), "newer than this release"),
+        (_entries(_entry(A, 1, PRESENT | 16)), "newer than this release"),
+        (_entries(_entry(A, 1, PRESENT | PARENT)), "has flags 0x5"),
+        (_entries(_entry(A, 1, LAZY | 8)), "has flags 0xa"),
+        (_compressed(1), "compressed page by page"),
+        (_compressed(2), "compressed in blocks"),
+        (_compressed(3), "in a way 3 that nobody knows"),
         (_entries(message((4, PRESENT))), "lacks its field"),
         (_entries(b"\x0b"), "a protobuf message is damaged"),
         (_entries(b"\x0a\x7f"), "a protobuf message is damaged"),

@@ -21,11 +21,13 @@ from userfault.source.opening import NoFileError, open_file
 
 _COMMON = 0x54564319
 _PSTREE, _PAGEMAP, _MM = 0x50273030, 0x56084025, 0x57492820
+_INVENTORY = 0x58313116  # which stands alone
 _FILES, _MEMFD, _CORE = 0x56303138, 0x48453499, 0x55053847
 _X86_64 = 1  # the machine of a core-PID.img
 _LARGEST = 1 << 30  # of a file of records: a page map has some 20 bytes for each run of pages
 
 PARENT, LAZY, PRESENT = 1, 2, 4  # flags of an entry of a page map
+_ALIGNED = 8  # its pages begin at a page's border of the file, as they always do uncompressed
 _NAME_MOST = 4096  # PATH_MAX
 _LAST_FIELD = 5  # of an entry, up to CRIU 4.2
 _ADDRESSES = 1 << 57  # 5-level page tables
@@ -155,6 +157,7 @@ def _threads(folder: str, pid: int) -> list[int]:
 def page_map(folder: str, name: str) -> PageMap:
     """`pagemap-NAME.img`: NAME is a pid, or `shmem-ID`.  Raises FormatError."""
     path = os.path.join(folder, f"pagemap-{name}.img")
+    _refuse_compressed(folder)
     found = PageMap()
     end = 0
     for count, message in enumerate(_records(path, _PAGEMAP)):
@@ -163,16 +166,13 @@ def page_map(folder: str, name: str) -> PageMap:
             found.pages_id = _number(entry, 1, path)
             continue
         if max(entry) > _LAST_FIELD:
-            raise FormatError(
-                f"{path} is of a CRIU that is newer than this release of userfault knows",
-                cause=f"an entry has a field {max(entry)}: its pages may be compressed",
-                cure="dump without compression, by CRIU 4.2 or older",
-            )
+            raise _newer(path, f"an entry has a field {max(entry)}: its pages may be compressed")
         address = _number(entry, 1, path)
         pages = _number(entry, 5 if 5 in entry else 2, path)  # 4.2 writes 0 in the old field
         flags = entry.get(4, PARENT if entry.get(3) else PRESENT)
         if not isinstance(flags, int):
             raise _damaged(path, f"the entry at {address:#x} has no number as flags")
+        _check_flags(flags, address, path)
         if address % PAGE or address < end or not 0 < pages <= _ADDRESSES // PAGE:
             raise _damaged(path, f"the entry at {address:#x} overlaps another, or is empty")
         end = address + pages * PAGE
@@ -185,6 +185,37 @@ def page_map(folder: str, name: str) -> PageMap:
         if flags & PRESENT:
             found.stored += pages
     return found
+
+
+def _check_flags(flags: int, address: int, path: str) -> None:
+    """Raise FormatError for what no writer may set together, or nobody knows."""
+    if flags & ~(PARENT | LAZY | PRESENT | _ALIGNED):
+        raise _newer(path, f"the entry at {address:#x} has flags {flags:#x}")
+    if (flags & PRESENT and flags & PARENT) or (flags & _ALIGNED and not flags & PRESENT):
+        raise _damaged(path, f"the entry at {address:#x} has flags {flags:#x}")
+
+
+def _refuse_compressed(folder: str) -> None:
+    """Raise FormatError for a dump whose pages are not in its files as they were in memory.
+
+    The inventory says so (field 15) since they can be compressed, which no release up to 4.2 does;
+    `img_version` 3 (field 1) alone says nothing.
+    """
+    path = os.path.join(folder, "inventory.img")
+    if not os.path.exists(path):
+        return
+    for message in _records(path, _INVENTORY):
+        how = dict(fields(message)).get(15, 0)
+        if how:
+            known = {1: "page by page", 2: "in blocks"}
+            way = known.get(how) if isinstance(how, int) else None
+            cause = f"its pages are compressed {way or f'in a way {how!r} that nobody knows'}"
+            raise FormatError(
+                f"the dump in {folder} cannot be read",
+                cause=f"inventory.img says that {cause}",
+                cure="dump without compression, or have CRIU's crit decompress the images",
+            )
+        return
 
 
 def file_names(folder: str) -> dict[int, str]:
@@ -241,8 +272,9 @@ def _records(path: str, magic: int) -> Iterator[bytes]:
     except NoFileError as error:
         raise _damaged(path, error.strerror or "") from None
     with open(fd, "rb") as file:
-        head = file.read(8)
-        if len(head) < 8 or struct.unpack("<2I", head) != (_COMMON, magic):
+        kind = struct.pack("<I", magic)
+        begin = kind if magic == _INVENTORY else struct.pack("<I", _COMMON) + kind
+        if file.read(len(begin)) != begin:
             raise _damaged(path, "it does not begin with the numbers of its kind")
         while head := file.read(4):
             if len(head) < 4:
@@ -263,6 +295,14 @@ def _number(entry: dict[int, int | bytes], number: int, path: str) -> int:
 
 def _text(value: int | bytes) -> str:
     return value.decode(errors="replace")[:_NAME_MOST] if isinstance(value, bytes) else ""
+
+
+def _newer(path: str, cause: str) -> FormatError:
+    return FormatError(
+        f"{path} is of a CRIU that is newer than this release of userfault knows",
+        cause=cause,
+        cure="dump without compression, by CRIU 4.2 or older",
+    )
 
 
 def _damaged(path: str, cause: str) -> FormatError:
