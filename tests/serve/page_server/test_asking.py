@@ -85,6 +85,28 @@ def test_pages_come_from_a_server_of_each_release(
         server.wait()
 
 
+def test_many_ask_at_once_over_tls(tmp_path: Path) -> None:
+    """One thread writes what all ask while another reads the answers, of one state of TLS."""
+
+    def ask(which: int) -> None:
+        for at in range(which, 600, 3):
+            page = asking.pages(7, HEAP + at * PAGE, 1)
+            wrong.extend([at] if page != whole[at * PAGE : (at + 1) * PAGE] else [])
+
+    tls = Authority(tmp_path / "pki").certificate("both")
+    whole = pages(7, 600)
+    wrong: list[int] = []
+    with page_server(tmp_path, address="0", give=dump(tmp_path), tls=tls) as server:
+        asking = Asking(peer(server, tls=tls))
+        threads = [threading.Thread(target=ask, args=(which % 3,)) for which in range(6)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        asking.close(finished=True)
+    assert wrong == []
+
+
 def test_a_server_of_another_release_is_an_error_that_says_so() -> None:
     def short(channel: socket.socket) -> None:
         channel.recv(32)

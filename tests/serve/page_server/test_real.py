@@ -22,6 +22,7 @@ from helpers.waiting import wait_until
 from serve.page_server.authority import Authority, as_options
 from serve.page_server.peer import page_server
 from serve.page_server.remembering import Rememberer
+from userfault.api.daemon import replace
 from userfault.serve.talking import Line
 from userfault.snapshot.stores.opening import open_objects
 
@@ -97,6 +98,25 @@ def test_a_dump_into_our_store_is_restored_by_criu_from_our_server(tmp_path: Pat
                     assert lazy.wait(timeout=60) == 0
 
 
+@pytest.mark.timeout(600)
+def test_a_dump_into_our_store_is_restored_by_our_daemon(tmp_path: Path) -> None:
+    criu = need_criu()
+    images, work = tmp_path / "images", tmp_path / "work"
+    images.mkdir()
+    work.mkdir()
+    with remembering(tmp_path / "program") as program:
+        with page_server(tmp_path, address="0", into=f"{tmp_path}/store/d") as server:
+            dump(criu, program.pid, images, *to(*server.address.split(":")))
+        export = [sys.executable, "-m", "userfault", "export", "--criu", "--lazy"]
+        subprocess.run([*export, f"{tmp_path}/store/d", str(images)], check=True)
+        with (
+            serving("--criu", f"{work}={tmp_path}/store/d"),
+            restored(criu, images, work),
+        ):
+            program.go()
+            assert program.said() == ["True", "True"]
+
+
 class Cutting:
     """A wire to `port` that is cut when so many bytes have gone over it."""
 
@@ -152,7 +172,8 @@ def frozen(
 
 @pytest.mark.timeout(600)
 def test_a_program_is_pulled_from_another_host_where_it_stands_still(tmp_path: Path) -> None:
-    """Over TLS, from `criu dump --lazy-pages`; our worker is killed while pages are missing."""
+    """Over TLS, from `criu dump --lazy-pages`; while pages are missing our worker is killed, and
+    then all of our processes are replaced."""
     criu = need_criu()
     images, work = tmp_path / "images", tmp_path / "work"
     images.mkdir()
@@ -170,12 +191,17 @@ def test_a_program_is_pulled_from_another_host_where_it_stands_still(tmp_path: P
                 *("--criu", f"{work}=criu://{here.address}:{PORT}{images}", *yours),
                 *("--control", f"{tmp_path}/control", "--no-background"),
                 inside=there.inside,
+                log=tmp_path / "log",
             ) as server,
             restored([*there.inside, *criu], images, work),
         ):
             assert dumping.poll() is None  # it waits for the pages that nobody has touched
             killed = ask(tmp_path, "status")["processes"]["worker"]
             os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: ask(tmp_path, "status")["processes"]["worker"] != killed, 60)
+            line = Line.to(f"{tmp_path}/control")
+            replace(line)
+            line.close()
             program.go()
             assert program.said() == ["True", "True"]
             ask(tmp_path, "drain")

@@ -5,10 +5,16 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from userfault.kernel.errors import UserfaultError
 from userfault.linux.refused import cause_of
+
+_T = TypeVar("_T")
+_PIECE = 1 << 18  # bytes handed over at once
 
 
 class ConnectionLostError(UserfaultError):
@@ -18,13 +24,15 @@ class ConnectionLostError(UserfaultError):
 class Stream:
     """`channel`: connected, and this object's.  `patience_s`: how long one message may take.
 
-    One thread reads, and one writes.
+    One thread may read while another writes: a connection by TLS is one state for both (SSL(3) is
+    not to be used by two threads at once), so nobody waits for the network within it.
     """
 
     def __init__(self, channel: socket.socket, patience_s: float) -> None:
         self._channel = channel
         self._patience_s = patience_s
-        self._write_by = patience_s
+        self._lock = threading.Lock()
+        channel.setblocking(False)
 
     def fileno(self) -> int:
         """Of the socket."""
@@ -34,9 +42,7 @@ class Stream:
         """Whether something comes, or the end does, within this time."""
         if isinstance(self._channel, ssl.SSLSocket) and self._channel.pending():
             return True
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return self._poll(select.POLLIN, seconds)
 
     def begun(self, size: int) -> bytes:
         """`size` bytes, or none where the other side has ended before the first of them.
@@ -63,22 +69,25 @@ class Stream:
     def refused(self, seconds: float) -> str:
         """Why the other side, which is to say nothing, ends or complains; "" in so many seconds."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and self.wait(left):
-            try:
-                self._channel.settimeout(left)
-                return "something else than TLS" if self._channel.recv(1) else "it hangs up"
-            except TimeoutError:  # what came was TLS's own
-                continue
-            except (OSError, ValueError) as error:
-                return _broken(error).cause
+        try:
+            while self.wait(deadline - time.monotonic()):
+                if (data := self._now(self._channel.recv, 1)) is not None:  # else TLS's own
+                    return "something else than TLS" if data else "it hangs up"
+        except (OSError, ValueError) as error:
+            return _broken(error).cause
         return ""
 
     def send(self, *pieces: bytes | bytearray | memoryview) -> None:
         """All of them, together.  Raises ConnectionLostError, also where nobody reads."""
         try:
-            self._channel.settimeout(self._patience_s)
             for piece in pieces:
-                self._channel.sendall(piece)
+                deadline = time.monotonic() + self._patience_s
+                view, done = memoryview(piece), 0
+                while done < len(view):
+                    sent = self._now(self._channel.send, view[done : done + _PIECE])
+                    done += sent or 0
+                    if sent is None:
+                        self._wait_until(deadline, select.POLLOUT)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise _broken(error) from None
 
@@ -115,14 +124,35 @@ class Stream:
         deadline = time.monotonic() + self._patience_s
         try:
             while done < len(target):
-                self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
-                count = self._channel.recv_into(target[done:])
-                if not count:
+                count = self._now(self._channel.recv_into, target[done:])
+                if count is None:
+                    self._wait_until(deadline, select.POLLIN)
+                elif count:
+                    done += count
+                else:
                     break
-                done += count
         except (OSError, ValueError) as error:
             raise _broken(error) from None
         return done
+
+    def _now(self, call: Callable[[Any], _T], argument: Any) -> _T | None:
+        """What the call says; None where it would have to wait."""
+        with self._lock:
+            try:
+                return call(argument)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return None
+
+    def _wait_until(self, deadline: float, event: int) -> None:
+        """For a while.  Raises TimeoutError."""
+        left = deadline - time.monotonic()
+        if left <= 0 or not self._poll(event, left):
+            raise TimeoutError
+
+    def _poll(self, event: int, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._channel, event)
+        return seconds > 0 and bool(poll.poll(seconds * 1000))
 
 
 def _ended() -> ConnectionLostError:
