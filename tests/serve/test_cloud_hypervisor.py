@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -208,3 +210,22 @@ def test_a_drained_daemon_waits_for_a_vm_that_walks(
         one.vmm.go_on()
         assert list(words) == ["right 512"]
         assert daemon.process.wait(timeout=60) == 0
+
+
+def test_a_vm_whose_daemon_is_killed_as_a_whole_is_ended(
+    vmm: Path, image: Path, folder: Path, tmp_path: Path
+) -> None:
+    """It would hang at its next page."""
+    with (
+        serving(tmp_path / "daemon", ends=False) as daemon,
+        restoring(vmm, tmp_path / "vm", image, stop="seen") as one,
+    ):
+        one.begin(daemon, folder)
+        words = one.words()
+        assert [next(words), next(words)] == ["running", "seen"]
+        family = [daemon.member(role) for role in ("spare", "supervisor", "worker")]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+        assert one.vmm.process.wait(timeout=60) == -9

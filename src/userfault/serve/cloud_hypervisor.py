@@ -16,8 +16,9 @@ from userfault.kernel.errors import PagerError, UserfaultError
 from userfault.linux.refused import cause_of
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
+from userfault.serve.delivering import Bytes
 from userfault.serve.exchange import EndedError, Exchange
-from userfault.serve.restores import Bytes, Restored, Restores
+from userfault.serve.restores import Restored, Restores
 from userfault.wire import cloud_hypervisor as wire
 
 PROTOCOL = "cloud-hypervisor"

@@ -17,7 +17,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.record import records as family_records
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.worker import Worker
-from userfault.serve import cloud_hypervisor, criu, records, sockets
+from userfault.serve import cloud_hypervisor, criu, records, secret, sockets
 from userfault.serve.board import Board
 from userfault.serve.commands import Commands, is_served
 from userfault.serve.control import FAREWELL, ControlTalk
@@ -93,6 +93,8 @@ class Daemon:
             "control": functools.partial(ControlTalk, host=self),
             "native": functools.partial(NativeTalk, host=self),
             "drafts": functools.partial(DraftTalk, host=self),
+            secret.PROTOCOL: functools.partial(secret.SecretTalk, host=self),
+            secret.ASYNCHRONOUS: functools.partial(secret.AsynchronousTalk, host=self),
             cloud_hypervisor.PROTOCOL: functools.partial(cloud_hypervisor.FaultTalk, host=self),
             criu.PROTOCOL: functools.partial(criu.CriuTalk, host=self),
             criu.TASK: criu.TaskTalk,

@@ -30,6 +30,7 @@ from userfault.linux.refused import CallRefusedError
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.uapi.mman import MADV_DONTNEED, MAP_SHARED, PROT_READ, PROT_WRITE
 
+Bytes = bytes | bytearray | memoryview
 _DELIVERED = 1
 _FORGOTTEN = 256  # pages, after which our page tables need not know them any more
 
@@ -76,7 +77,7 @@ class Delivers(Protocol):
     def there(self, gpa: int, length: int) -> bool:
         """Whether it was delivered before, and is there now."""
 
-    def put(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+    def put(self, gpa: int, data: Bytes) -> None:
         """Deliver.  Raises OSError, KernelError where there is no room for it."""
 
     def close(self) -> None:
@@ -91,7 +92,7 @@ class WithTheAnswer:
         del gpa, length
         return False
 
-    def put(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+    def put(self, gpa: int, data: Bytes) -> None:
         """The answer has it."""
 
     def close(self) -> None:
@@ -138,11 +139,6 @@ class IntoMemory:
         """How many states it takes."""
         return sum(part.length for part, _ in slots) // page_size
 
-    @property
-    def delivered(self) -> int:
-        """Pages."""
-        return self._states[:].count(_DELIVERED)
-
     def there(self, gpa: int, length: int) -> bool:
         """What was dropped since is made zeros again: bytes that are there stay (fallocate(2))."""
         slot = self._slot(gpa)
@@ -153,7 +149,7 @@ class IntoMemory:
         fallocate(slot.memory, 0, slot.part.offset + gpa - slot.part.gpa, length)
         return True
 
-    def put(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+    def put(self, gpa: int, data: Bytes) -> None:
         """Page by page; what was delivered, or is there, stays as it is."""
         slot, size = self._slot(gpa), self._page
         view = memoryview(data)

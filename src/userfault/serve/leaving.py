@@ -17,6 +17,7 @@ from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Context
 from userfault.serve.cloud_hypervisor import FaultTalk
 from userfault.serve.criu import CriuTalk
+from userfault.serve.secret import Asked
 
 _LOOK_S = 0.1
 # A thread may have raised an event just before its range was unregistered: it is read, and the
@@ -71,7 +72,8 @@ class Leaving:
                 self._clients.hang_up(client, quit_now=True)
 
     def _needs_nobody(self, client: Client, now: float) -> bool:
-        if isinstance(client.conversation, FaultTalk | CriuTalk) and client.conversation.needed:
+        talk = client.conversation
+        if isinstance(talk, FaultTalk | CriuTalk | Asked) and talk.needed:
             return False  # it asks for all that it lacks, or tells of all, by itself, and then goes
         contexts = [each for each in self._contexts(client) if not each.closed]
         if not all(each.core.finished for each in contexts):

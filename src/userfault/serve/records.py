@@ -71,6 +71,20 @@ class Door(msgspec.Struct, frozen=True):
     dump: str = ""
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """A VM of Firecracker with a guest_memfd: the `generation` of its protocol, its memory.
+
+    `regions`: address in the VMM, bytes, offset.  `starts`: guest-physical address, bytes, offset.
+    `uffd`, `bitmap`: places of the descriptors.
+    """
+
+    generation: int
+    regions: tuple[tuple[int, int, int], ...]
+    starts: tuple[tuple[int, int, int], ...]
+    uffd: int
+    bitmap: int
+
+
 class Restore(msgspec.Struct, frozen=True):
     """A VM that asks for its pages (Cloud Hypervisor): `token` is its name.
 
@@ -88,12 +102,16 @@ class Restore(msgspec.Struct, frozen=True):
     slots: tuple[tuple[int, int, int, int], ...] = ()
     states: int = -1
     exchanges: tuple[int, ...] = ()
+    secret: Secret | None = None
 
     @property
     def places(self) -> list[int]:
         """Of everything that is kept for it."""
         memories = [memory for *_, memory in self.slots]
-        return [self.source, *memories, *self.exchanges, *([self.states] if self.slots else [])]
+        more = [self.states] if self.slots else []
+        if self.secret is not None:
+            more += [self.secret.uffd, self.secret.bitmap]
+        return [self.source, *memories, *self.exchanges, *more]
 
 
 class Daemon(msgspec.Struct):

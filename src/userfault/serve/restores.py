@@ -16,7 +16,8 @@ from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.mappings.threads import Threads
 from userfault.pager.drivers.processes.watching import Loop
 from userfault.serve import records
-from userfault.serve.delivering import Delivers, IntoMemory, Part, Parts, WithTheAnswer
+from userfault.serve.delivering import Bytes, Delivers, IntoMemory, Part, Parts, WithTheAnswer
+from userfault.serve.guest_memory import IntoGuest
 from userfault.serve.keeping import let_go
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Restore
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _TRIES = 6
 _PAUSE_S = 0.05  # before the second try; doubled for each one after it
 
-Bytes = bytes | bytearray | memoryview
 Delivered = Callable[[Bytes | None, str], None]  # the bytes; or None, and why there are none
 
 
@@ -55,7 +55,11 @@ class Restored:
         slots = [(Part(gpa, size, at), kept[memory]) for gpa, size, at, memory in told.slots]
         self._guest = Parts([part for part, _ in slots] or parts)
         self.into: Delivers = WithTheAnswer()
-        if slots:
+        if told.secret is not None:
+            (part, guest), *_ = slots
+            pages = part.length // told.page_size
+            self.into = IntoGuest(guest, kept[told.secret.bitmap], kept[told.states], pages)
+        elif slots:
             self.into = IntoMemory(slots, kept[told.states], told.page_size)
         self.connections = 0
 
@@ -239,14 +243,19 @@ class Restores:
         Raises RefusedError, OSError, UserfaultError.
         """
         token, _, number = door.rpartition("/")
+        restored = self.open(token)
+        return restored, self._book.kept[restored.told.exchanges[int(number)]]
+
+    def open(self, token: str) -> Restored:
+        """For one conversation, which leaves it.  Raises RefusedError, OSError, UserfaultError."""
         restored = self._open.get(token)
         if restored is None:
             told = self.found(token)
             if told is None:
-                raise RefusedError("a VM of which nothing is recorded", cause=door, cure="")
+                raise RefusedError("a VM of which nothing is recorded", cause=token, cure="")
             restored = self._open[token] = Restored(told, self._book.kept, self._reading)
         restored.connections += 1
-        return restored, self._book.kept[restored.told.exchanges[int(number)]]
+        return restored
 
     def found(self, token: str) -> Restore | None:
         """What is recorded of it."""

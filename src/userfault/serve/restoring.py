@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 from typing import Annotated, Any, Protocol
 
 import msgspec
 
 from userfault.linux.accepted import unix_socket
+from userfault.linux.lifeline import LifeLine
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.worker import Worker
 from userfault.serve import records
@@ -90,6 +92,9 @@ def _connect(host: Host, told: records.Restore, channels: list[int]) -> None:
             name = f"{PROTOCOL} {found.pid}: "
             client = clients.add(channel, found.process, name, protocol=PROTOCOL, door=door)
             undo.pop_all()
+        client.lifeline = LifeLine.armed(signal.SIGKILL, whom=found.pid)
+        client.changed()
+        host.worker.book.changed(client)
         client.owner.say("asks for its pages")
         if client.conversation is not None:
             client.conversation.request()

@@ -52,6 +52,14 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     " WORKDIR=criu://HOST:PORT/IMAGES (repeatable).",
 )
 @click.option(
+    "--guest-memfd",
+    "secrets",
+    metavar="PATH",
+    multiple=True,
+    help="Experimental: listen there, and at apf.socket beside it, for Firecracker's branch with"
+    " guest_memfd (repeatable).",
+)
+@click.option(
     "--drafts",
     metavar="PATH",
     multiple=True,
@@ -151,6 +159,7 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
 def serve(
     firecracker: tuple[str, ...],
     vmms: tuple[str, ...],
+    secrets: tuple[str, ...],
     drafts: tuple[str, ...],
     criu: tuple[str, ...],
     native: tuple[str, ...],
@@ -188,8 +197,15 @@ def serve(
         terminal.say("replaced")
         return 0
     restored = restores.snapshot_for(vmms, (*images, *snapshots))
-    shown = dict(named(each) for each in (*images, *snapshots) if not vmms or firecracker or drafts)
+    shown = dict(
+        named(each)
+        for each in (*images, *snapshots)
+        if not vmms or firecracker or drafts or secrets
+    )
     listen = [each for path in firecracker for each in _listen("firecracker", path, shown)]
+    for path in secrets:
+        listen += _listen("secret", path, shown)
+        listen.append(Listen("secret-apf", os.path.join(os.path.dirname(path), "apf.socket")))
     listen += [each for path in drafts for each in _listen("drafts", path, shown)]
     listen += [Listen("native", path) for path in native]
     trees: dict[str, str] = {}
