@@ -15,11 +15,12 @@ import pytest
 from helpers import child
 from helpers.waiting import wait_until
 from serve.daemons import Running, serving, started
-from serve.fuzzing.tongues import TONGUES
+from serve.fuzzing.tongues import AT, ENDED, TASK, TONGUES
+from snapshot.dumps import LAZY, PRESENT, Dump, area
 from userfault.kernel.memtypes import MIB
 
 SEED = int(os.environ.get("USERFAULT_FUZZ_SEED", "20"))
-SESSIONS = int(os.environ.get("USERFAULT_FUZZ_SESSIONS", "600"))
+SESSIONS = int(os.environ.get("USERFAULT_FUZZ_SESSIONS", "500"))
 _WARM_UP = 50  # sessions after which the worker has loaded and made what it keeps
 _GROWS = 24 * MIB  # at most, whatever is said
 
@@ -29,6 +30,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Ru
     folder = tmp_path_factory.mktemp("daemon")
     arguments = ["--firecracker", str(folder / "vm"), "--native", str(folder / "native")]
     arguments += ["--image", str(image), "--handshake-timeout", "1"]
+    (folder / "criu").mkdir()
+    images = tmp_path_factory.mktemp("images")
+    arguments += ["--criu", f"{folder}/criu={images}"]
+    made = Dump(images, [TASK, ENDED])
+    made.memory(TASK, area(AT, AT + image.stat().st_size))
+    made.pages(str(TASK), 1, (AT, image.read_bytes(), LAZY | PRESENT))
     with serving(folder, *arguments) as running:
         yield running
 
@@ -60,7 +67,7 @@ def fairly(player: subprocess.Popen[str]) -> None:
 def test_what_is_not_changed_is_right(daemon: Running, image: Path) -> None:
     """Else the sessions would never come beyond the first check."""
     found = child.run("serve.fuzzing.tongues:unchanged", str(daemon.folder), str(image))
-    assert found == {"firecracker": "page", "control": "True", "native": "Done"}
+    assert found == {"criu": "page", "firecracker": "page", "control": "True", "native": "Done"}
 
 
 @pytest.mark.parametrize("tongue", TONGUES)

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import msgspec
 
 from serve.fuzzing.values import bits, changed, number, pieces
-from userfault.kernel.modes import Mode
+from userfault.kernel.modes import Feature, Mode
 from userfault.linux.libc import Pinned, madvise, read_memory
+from userfault.linux.libc import mmap as mmap_at
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import messages, packets
@@ -144,14 +146,18 @@ def _heard(channel: socket.socket) -> bytes:
 
 
 def _touch(draw: random.Random, memory: Memory, world: World | None) -> None:
+    _touch_at(draw, memory.address, memory.length, world)
+
+
+def _touch_at(draw: random.Random, address: int, length: int, world: World | None) -> None:
     """Pages, with the image's bytes where the message was right; SIGALRM ends a wait."""
     signal.alarm(_COMES_S)
     for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(0, memory.length, PAGE)
+        at = draw.randrange(0, length, PAGE)
         if draw.random() < 0.2:
-            madvise(memory.address + at, PAGE, mman.MADV_DONTNEED)
+            madvise(address + at, PAGE, mman.MADV_DONTNEED)
             world = None  # zeros there, from now on
-        found = read_memory(memory.address + at, 64)
+        found = read_memory(address + at, 64)
         if world is not None:
             with world.image.open("rb") as image:
                 image.seek(at)
@@ -318,11 +324,74 @@ def _other(draw: random.Random) -> messages.Request:
     )
 
 
+# --- CRIU ----------------------------------------------------------------------------------------
+
+TASK, ENDED, AT = 7, 9, 0x600000000000  # of the images that the daemon shows
+_EVENTS = Feature.EVENT_FORK | Feature.EVENT_REMAP | Feature.EVENT_REMOVE | Feature.EVENT_UNMAP
+Frame = tuple[bytes, list[int]]
+
+
+def criu(draw: random.Random, world: World) -> None:
+    """A task, one that had ended, and the last word; where nothing is changed, touches."""
+    length = world.pages * PAGE
+    flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_FIXED_NOREPLACE
+    mmap_at(AT, length, mman.PROT_READ | mman.PROT_WRITE, flags, -1, 0)
+    uffd = LiveUserfaultfd.open(_EVENTS)
+    uffd.register(AT, length, Mode.MISSING)
+    times = draw.choice((0, 1, 1, 2, 4))
+    frames = _frames(draw, uffd.fileno(), times)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(0.05)
+        channel.connect(str(world.folder / "criu" / "lazy-pages.socket"))
+        for data, fds in frames:
+            if not _say(channel, pieces(draw, data), fds[:200]):
+                return
+        uffd.close()  # as a task has it
+        if not times:
+            _touch_at(draw, AT, length, world)
+        elif draw.random() < 0.5:
+            _heard(channel)
+
+
+def _frames(draw: random.Random, uffd: int, times: int) -> list[Frame]:
+    frames: list[Frame] = [
+        (struct.pack("=i", TASK), []),
+        (b"\0", [uffd]),
+        (struct.pack("=i", -ENDED), []),
+        (struct.pack("=I", 0x52535446), []),
+    ]
+    for _ in range(times):
+        at = draw.randrange(len(frames))
+        way = draw.randrange(6)
+        if way == 0 and len(frames) > 1:
+            del frames[at]
+        elif way == 1:
+            frames.insert(at, draw.choice(frames))
+        elif way == 2:
+            draw.shuffle(frames)
+        elif way == 3:
+            frames[at] = frames[at][0], _descriptors(draw, [uffd])
+        elif way == 4:
+            number_ = draw.choice((0, 1, ENDED, -TASK, -1, -(1 << 31), (1 << 31) - 1))
+            frames[at] = struct.pack("=i", number_), frames[at][1]
+        else:
+            frames[at] = draw.randbytes(draw.randint(1, 9)), frames[at][1]
+    return frames
+
+
 TONGUES: dict[str, Callable[[random.Random, World], None]] = {
     "firecracker": firecracker,
     "control": control,
     "native": native,
+    "criu": criu,
 }
+
+
+class _Never(random.Random):
+    """Chance that always takes the first."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
 
 
 def unchanged(folder: str, image: str) -> dict[str, str]:
@@ -348,4 +417,10 @@ def unchanged(folder: str, image: str) -> dict[str, str]:
         reply = messages.receive_reply(channel, 1)
         assert isinstance(reply, messages.Done), reply
         _touch(draw, memory, world)
-    return {"firecracker": "page", "control": str(answered), "native": type(reply).__name__}
+    criu(_Never(), world)
+    return {
+        "criu": "page",
+        "firecracker": "page",
+        "control": str(answered),
+        "native": type(reply).__name__,
+    }
