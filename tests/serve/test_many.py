@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.commands import userfault
 from helpers.waiting import wait_until
 from serve.daemons import Running, Vm, serving, started
+from userfault.api.daemon import replace
+from userfault.serve.talking import Line
 
 CLIENTS = 24
 
@@ -58,6 +61,34 @@ def test_every_client_sees_every_byte(daemon: Running, clients: list[Vm], change
         one.go_on()
     CHANGES[change](daemon)
     assert [one.reads() for one in clients] == ["right 512"] * CLIENTS
+
+
+class Kills:
+    """A line to a daemon whose worker is killed as soon as it has begun to hand over."""
+
+    def __init__(self, daemon: Running) -> None:
+        self._daemon = daemon
+        self._line = Line.to(str(daemon.folder / "control"))
+        self.left = 1
+
+    def ask(self, command: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+        answer = self._line.ask(command, fds, **arguments)
+        if command == "replace" and self.left:
+            self.left -= 1
+            self._daemon.kill("worker")
+        return answer
+
+    def close(self) -> None:
+        self._line.close()
+
+
+def test_a_handover_whose_worker_is_killed_is_made_by_the_next_one(daemon: Running) -> None:
+    """Whoever asked for it asks again, and does not wait in vain."""
+    before = daemon.member("supervisor")
+    with contextlib.closing(Kills(daemon)) as line:
+        replace(line)
+    assert not line.left
+    assert daemon.member("supervisor") != before
 
 
 def test_one_that_dies_in_a_fault_is_nobodys_loss(daemon: Running, clients: list[Vm]) -> None:

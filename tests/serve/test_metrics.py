@@ -39,6 +39,7 @@ def test_faults_clients_and_waits_are_counted(tmp_path: Path, vm: Path, image: P
             assert one.reads() == "seen"
             found = scraped(port)
             assert found["userfault_up"] == 1
+            assert found["userfault_workers"] == 1
             assert found["userfault_clients firecracker"] == 1
             assert found["userfault_copied_total"] == 512
             assert found["userfault_pages unsettled"] == 0

@@ -55,6 +55,21 @@ def test_so_is_one_that_may_not_be_served(image: Path) -> None:
             daemon.logged(f"user {child.NOBODY} is none of those who may")
 
 
+def test_so_is_one_with_more_memory_than_is_allowed(tmp_path: Path, vm: Path, image: Path) -> None:
+    """The image has 2 MiB; one with as much as is allowed is served."""
+    arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
+    with serving(tmp_path / "daemon", *arguments, "--client-memory", "1M") as daemon:
+        with started(vm, tmp_path / "vm", image, stop="sent") as one:
+            assert one.reads() == "sent"
+            assert one.process.wait(60) == -signal.SIGKILL
+        daemon.logged("it has 2 MiB, 1 MiB are allowed")
+    with (
+        serving(tmp_path / "daemon", *arguments, "--client-memory", "2M"),
+        started(vm, tmp_path / "vm", image) as right,
+    ):
+        assert right.reads() == "right 512"
+
+
 def test_by_option_it_is_only_let_go_of(tmp_path: Path, image: Path) -> None:
     """It has a watchdog of its own, or it is to be looked at."""
     arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]

@@ -351,11 +351,12 @@ def attach(
             failed.pop_all()
 
 
-def replace(line: Line) -> None:
+def replace(line: Asks) -> None:
     """Have a running daemon hand over to processes made from the code that is installed now.
 
     Raises PagerError when the new code does not start; the old processes serve on then.
     """
+    begun = line.ask("status")
     answer = line.ask("replace")
     before = answer.get("supervisors") or [answer["supervisor"]]  # of a release with one worker
     deadline = time.monotonic() + _REPLACED_S
@@ -367,6 +368,10 @@ def replace(line: Line) -> None:
         now = [each["processes"]["supervisor"] for each in workers]
         if not {0, *before} & set(now):
             return
+        if status["takeovers"] != begun["takeovers"] and set(now) & set(before):
+            # A worker was killed in the middle of it, and its successor knows nothing of that.
+            begun = status
+            line.ask("replace")
         time.sleep(_LOOK_S)
     raise PagerError(
         "the daemon was not replaced", cause="it took too long", cure="look at its log"

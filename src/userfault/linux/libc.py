@@ -49,6 +49,9 @@ _mremap.argtypes = [
 ]
 _fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_ppoll = _libc.ppoll
+_ppoll.argtypes = [ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p]
+_POLLIN = 0x001  # asm-generic/poll.h
 _swapon = _libc.swapon
 _swapon.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _swapoff = _libc.swapoff
@@ -129,6 +132,16 @@ def mremap(address: int, old_length: int, new_length: int, flags: int, new_addre
     if found is None or found == _FAILED:
         raise _fail("mremap")
     return found
+
+
+def nap(fd: int, timeout_s: float) -> None:
+    """ppoll(2): sleep until `fd` is readable, or as long as that, or until a signal comes.
+
+    select(2) knows no descriptor from 1024 on, and what else Python has counts in milliseconds.
+    """
+    polled = ctypes.create_string_buffer(struct.pack("=ihh", fd, _POLLIN, 0), 8)
+    long = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e9))
+    _ppoll(polled, 1, long, None)
 
 
 def mincore(address: int, length: int, page_size: int = 4096) -> bytes:

@@ -102,6 +102,7 @@ class _Collector:
 
 _GAUGES = {
     "waiting": "Clients that have not said yet what they want.",
+    "workers": "Workers that answer.",
     "oldest_s": "Age of the fault that waits for longest, in seconds.",
 }
 _ABOUT = {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from helpers.skips import absent
+from userfault.linux.libc import nap
 from userfault.pager.core.placing import ANY, Placing
 from userfault.pager.drivers.serving.loop import Loop
 
@@ -103,6 +107,35 @@ def test_it_calls_whoever_watches_what_is_ready_until_nobody_is_left(
         loop.watch(fd, functools.partial(hear, fd))
     loop.run(whom, Nothing())
     assert sorted(heard) == sorted(eventfds)
+
+
+def test_its_descriptors_may_have_numbers_that_select_does_not_know() -> None:
+    """A pager of many clients has thousands; a timer that is due within a millisecond rings."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1200:
+        absent("needs 1,200 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1200), limits[1]))
+    with contextlib.ExitStack() as end:
+        end.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        first = os.open(os.devnull, os.O_RDONLY)
+        end.callback(os.close, first)
+        while (more := os.dup(first)) < 1024:
+            end.callback(os.close, more)
+        end.callback(os.close, more)
+        loop = Loop(Placing(ANY))
+        end.callback(loop.close)
+        whom = [1]
+        loop.timers[Alarm(time.monotonic() + 0.0009, whom.clear)] = None
+        loop.run(whom, Nothing())
+    assert not whom
+
+
+def test_a_nap_ends_when_something_comes(eventfds: list[int]) -> None:
+    nap(eventfds[0], 3600)  # there is something
+    os.eventfd_read(eventfds[0])
+    before = time.monotonic()
+    nap(eventfds[0], 0.0005)
+    assert time.monotonic() - before >= 0.0005
 
 
 def test_a_number_that_is_another_descriptors_by_now_is_not_taken_for_ready(

@@ -16,6 +16,7 @@ from userfault.cli.serve import page_server, restores
 from userfault.cli.serve.criu import listen as listen_for_criu
 from userfault.cli.serve.options import CONTROL, groups, named, users
 from userfault.cli.shared import errors, terminal
+from userfault.cli.shared.sizes import told
 from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.pager.core.policy import Policy
 from userfault.serve import prometheus, systemd
@@ -123,6 +124,14 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     help="Connected, and not said yet what they want.",
 )
 @click.option(
+    "--client-memory",
+    metavar="SIZE",
+    callback=told,
+    default="1T",
+    show_default=True,
+    help="The most that one client may have served.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 64),
     default=sensible_workers,
@@ -171,6 +180,7 @@ def serve(
     handshake_timeout: float,
     max_clients: int,
     max_waiting: int,
+    client_memory: int,
     workers: int,
     group: str | None,
     allowed: tuple[str, ...],
@@ -227,7 +237,12 @@ def serve(
         tls=tls,
         page_server_timeout_s=pages["patience_s"],
         after_restore=background is not False,
-        limits=Limits(clients=max_clients, waiting=max_waiting, handshake_s=handshake_timeout),
+        limits=Limits(
+            clients=max_clients,
+            waiting=max_waiting,
+            handshake_s=handshake_timeout,
+            memory_bytes=client_memory,
+        ),
         who=Who(users(allowed), groups(members)),
         group=groups((group,))[0] if group else None,
         stores=stores,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from userfault.linux.libc import nap
 from userfault.linux.refused import calling
 from userfault.pager.core.placing import Placing
 from userfault.pager.core.polling import Polling
@@ -196,7 +197,7 @@ class Loop:
         os.sched_yield()
 
     def _nap(self, timeout: float) -> None:
-        select.select([self._epoll], [], [], timeout)
+        nap(self._epoll.fileno(), timeout)
 
     def _timeout(self) -> float:
         first = None
