@@ -18,7 +18,7 @@ from helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("lab")]
 
-BLOCKS = 8
+BLOCKS = 4
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def saved(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     guest.memory.unlink()
 
 
-def lazily(saved: Saved, memory: Path) -> list[str]:
+def lazily(saved: Saved, memory: Path, *more: str) -> list[str]:
     """The words before QEMU's command line."""
-    return [*command("exec", "--map", f"{memory}={saved.memory.parent}/store/guest"), "--"]
+    return [*command("exec", "--map", f"{memory}={saved.memory.parent}/store/guest", *more), "--"]
 
 
 def goes_on(saved: Saved, machine: Machine) -> None:
@@ -55,11 +55,12 @@ def test_a_guest_goes_on_from_a_store(saved: Saved, tmp_path: Path) -> None:
     assert not memory.exists()
 
 
-def test_a_guest_goes_on_when_processes_of_its_pager_are_killed(
+def test_a_guest_goes_on_in_little_memory_when_processes_of_its_pager_are_killed(
     saved: Saved, tmp_path: Path
 ) -> None:
+    """256 MiB of it in 32."""
     memory = tmp_path / "memory"
-    with saved.restored(memory, before=lazily(saved, memory)) as machine:
+    with saved.restored(memory, before=lazily(saved, memory, "--resident", "32M")) as machine:
         session = pager_of(machine.process.pid)
         for _ in range(2):
             wait_until(lambda: len(members(session)) == 3)
