@@ -68,6 +68,19 @@ def test_a_triple_fault_is_told_and_the_cpu_can_begin_anew(user: bool) -> None:
     memory.close()
 
 
+def test_one_cpu_that_fails_ends_the_wait_for_the_others() -> None:
+    memory = filled(16)
+    with Machine([memory], cpus=2) as machine:
+        machine.start([Walk(16, steps=ENDLESS)])
+        machine.crash(1)
+        machine.resume()
+        with pytest.raises(GuestError, match="CPU 1"):
+            machine.wait(RUN_S)
+        assert machine.cpus[0].busy
+        assert not machine.cpus[0].running
+    memory.close()
+
+
 @BOTH
 def test_a_touch_behind_the_last_slot_is_told(user: bool) -> None:
     memory = filled(16)

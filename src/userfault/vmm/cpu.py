@@ -25,10 +25,13 @@ _KICK_EVERY_S = 0.05
 class Cpu:
     """A CPU: idle, or at work on a program; running, or paused.
 
-    Made paused and idle.  Methods may be called by any thread; registers only while it is paused.
+    Made paused and idle.  `changed` is that of its machine, notified whenever a CPU stands still.
+    Methods may be called by any thread; registers only while it is paused.
     """
 
-    def __init__(self, number: int, kvm: VirtualCpu, *, user: bool) -> None:
+    def __init__(
+        self, number: int, kvm: VirtualCpu, changed: threading.Condition, *, user: bool
+    ) -> None:
         self.number = number
         self.kvm = kvm
         self.failure: GuestError | None = None
@@ -36,7 +39,7 @@ class Cpu:
         self._wanted = False  # whether it is to run
         self._inside = False  # whether it may be in KVM_RUN
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = changed
         self._user = user
         self._reset()
         kvm.unblock_while_running({_KICK})
@@ -105,16 +108,6 @@ class Cpu:
                 if left <= 0:
                     return False
                 self._changed.wait(min(left, _KICK_EVERY_S))
-        return True
-
-    def wait_done(self, deadline: float | None) -> bool:
-        """Whether its program ends, or fails, before `deadline`."""
-        with self._changed:
-            while self._busy and self.failure is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._changed.wait(left)
         return True
 
     def close(self) -> None:

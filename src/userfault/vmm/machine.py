@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,6 +59,7 @@ class Machine:
                 cure=f"give it at least one memory, and 1 to {MOST_CPUS} CPUs",
             )
         self._code = code
+        self._changed = threading.Condition()
         with contextlib.ExitStack() as undo:
             self._vm = Vm()
             undo.callback(self._vm.close)
@@ -76,7 +78,7 @@ class Machine:
             for number in range(cpus):
                 kvm = self._vm.cpu(number)
                 try:
-                    cpu = Cpu(number, kvm, user=user)
+                    cpu = Cpu(number, kvm, self._changed, user=user)
                 except BaseException:
                     kvm.close()
                     raise
@@ -120,13 +122,13 @@ class Machine:
     def wait(self, timeout: float | None = None) -> list[int]:
         """Wait for the programs of all CPUs: what each has summed up.
 
-        The machine is paused then.  Raises GuestError for a CPU that stopped for good, TimeoutError
-        after `timeout` seconds (the machine runs on).
+        The machine is paused then.  Raises GuestError at once where a CPU stops for good,
+        TimeoutError after `timeout` seconds (the machine runs on).
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for cpu in self.cpus:
-            if not cpu.wait_done(deadline):
-                raise TimeoutError(f"CPU {cpu.number} is at work after {timeout} s")
+        with self._changed:
+            if not self._changed.wait_for(self._ended, timeout):
+                late = next(cpu.number for cpu in self.cpus if cpu.busy)
+                raise TimeoutError(f"CPU {late} is at work after {timeout} s")
         self.pause()
         for cpu in self.cpus:
             if cpu.failure is not None:
@@ -197,6 +199,11 @@ class Machine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _ended(self) -> bool:
+        """Whether all programs have, or one of them goes on no more."""
+        failed = any(cpu.failure is not None for cpu in self.cpus)
+        return failed or not any(cpu.busy for cpu in self.cpus)
 
     def _made(self, memory: Any, undo: contextlib.ExitStack) -> Any:
         if not isinstance(memory, GuestMemfd):
