@@ -32,7 +32,8 @@ Begin = Callable[[Path, Path], AbstractContextManager[Callable[[], None]]]
 def run(run: Run) -> None:
     """Rows into `run.rows`."""
     from helpers.criu import need_criu, restored  # noqa: PLC0415  # beside the tests
-    from helpers.redis import need_redis  # noqa: PLC0415
+    from helpers.redis import listens, need_redis  # noqa: PLC0415
+    from helpers.waiting import wait_until  # noqa: PLC0415
 
     criu, redis = need_criu(), need_redis()
     keys = run.size(300_000, 3_000)
@@ -43,6 +44,7 @@ def run(run: Run) -> None:
     def turn(name: str, number: int) -> float:
         work = run.directory / f"{name}-{number}"
         work.mkdir()
+        wait_until(lambda: not listens(port))  # the one before is ending
         with sides[name](work, images) as await_all:
             query = _Query(port, keys)
             began = query.begin()
@@ -110,7 +112,7 @@ class _Query:
 
         while time.perf_counter() < self._began + _MOST_S:
             with (
-                contextlib.suppress(ConnectionRefusedError),
+                contextlib.suppress(ConnectionError),
                 contextlib.closing(Redis(self._port)) as redis,
             ):
                 redis.check([self._keys // 2])

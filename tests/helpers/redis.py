@@ -104,14 +104,15 @@ def filled(command: list[str], folder: Path, keys: int) -> Iterator[tuple[int, i
         port = taken.getsockname()[1]
     words = [*command, "--port", str(port), "--dir", str(folder), "--save", ""]
     with detached(words) as pid:
-        wait_until(lambda: _listens(port))
+        wait_until(lambda: listens(port))
         with contextlib.closing(Redis(port)) as redis:
             redis.fill(keys)
         wait_until(lambda: not connections(port))
         yield pid, port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a server is there."""
     with contextlib.suppress(ConnectionRefusedError):
         Redis(port).close()
         return True

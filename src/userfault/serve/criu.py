@@ -9,6 +9,7 @@ each sends its own userfaultfd and no process id that is right here.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import traceback
 from typing import Protocol
@@ -102,12 +103,10 @@ class CriuTalk:
             seen = Received(b"", [], False, None)
         try:
             if not seen.data:
-                raise RefusedError(
-                    "a restore that failed",
-                    cause="CRIU went before it had said that everything is registered",
-                    cure="see the log of criu restore",
-                )
+                raise _failed()
             message = lazy.first(seen.data)
+            if message is None and not self._goes_on(len(seen.data)):
+                raise _failed()
             if isinstance(message, lazy.Finished):
                 self._finished()
                 return False
@@ -121,6 +120,17 @@ class CriuTalk:
         close_all(taken.fds)
         return True
 
+    def _goes_on(self, size: int) -> bool:
+        """Whether there may be more than the `size` bytes of half a message that are there."""
+        poll = select.poll()
+        poll.register(self.client.channel, select.POLLRDHUP)
+        if not poll.poll(0):
+            return True
+        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        seen = pidfd.receive(self.client.channel, lazy.MOST, _FDS, flags=flags)
+        close_all(seen.fds)
+        return len(seen.data) > size
+
     # --- tasks -----------------------------------------------------------------------------------
 
     def _task(self, pid: int, seen: Received) -> None:
@@ -130,7 +140,6 @@ class CriuTalk:
         if found is not None and found.mappings:
             return
         self._look_at_sender(pid, seen)
-        attaching.check_uffd(seen.fds[0])
         memory = memory_of(pid, self._host.door(self.client), self._host.images)
         if memory is None:
             return  # with our descriptor its memory is let go of: it reads zero
@@ -161,6 +170,7 @@ class CriuTalk:
                 cause="no descriptor is left here" if seen.lost else f"{len(seen.fds)} came",
                 cure="raise LimitNOFILE=" if seen.lost else "look which program connects here",
             )
+        attaching.check_uffd(seen.fds[0])  # from here on its sender counts on us
         try:
             if seen.sender is None or seen.sender.pid <= 0:
                 raise ProcessLookupError(0, "the kernel does not say which process it is here")
@@ -267,6 +277,14 @@ class CriuTalk:
     def _forget_sender(self) -> None:
         close_all([self._sender])
         self._sender = -1
+
+
+def _failed() -> RefusedError:
+    return RefusedError(
+        "a restore that failed",
+        cause="CRIU went before it had said that everything is registered",
+        cure="see the log of criu restore",
+    )
 
 
 def _registered(served: Served, *, background: bool) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +132,47 @@ def test_nothing_is_left_of_a_task_that_has_ended(daemon: Running, program: Path
             pid = task.process.pid
         daemon.gone(pid)
     wait_until(lambda: descriptors(daemon) <= before)
+
+
+WRONG = {
+    "no process": (struct.pack("=i", 0), 0, "no lazy restore of CRIU"),
+    "another byte": (struct.pack("=ib", PID, 1), 1, "no lazy restore of CRIU"),
+    "no descriptor": (struct.pack("=ib", PID, 0), 0, "without its userfaultfd"),
+    "two descriptors": (struct.pack("=ib", PID, 0), 2, "without its userfaultfd"),
+    "another descriptor": (struct.pack("=ib", PID, 0), 1, "no userfaultfd"),
+    "nothing": (b"", 0, "a restore that failed"),
+    "half": (struct.pack("=h", PID), 0, "a restore that failed"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_who_says_something_else_is_refused(daemon: Running, program: Path, wrong: str) -> None:
+    data, fds, complaint = WRONG[wrong]
+    before = daemon.log.count("refused")
+    with socket.socket(socket.AF_UNIX) as channel, open(os.devnull) as other:
+        channel.connect(str(daemon.folder / "lazy-pages.socket"))
+        if data:
+            socket.send_fds(channel, [data], [other.fileno()] * fds)
+        channel.shutdown(socket.SHUT_WR)
+        wait_until(lambda: daemon.log.count("refused") > before)
+    assert complaint in daemon.log.rpartition("refused")[2]
+    with restoring(program, daemon.folder) as task:  # the others are served
+        assert task.reads() == "right"
+
+
+@pytest.mark.parametrize("file", ["pages-1.img", f"pagemap-{PID}.img", f"mm-{PID}.img"])
+def test_a_task_whose_images_are_damaged_is_ended(
+    tmp_path: Path, images: Path, program: Path, file: str
+) -> None:
+    damaged = shutil.copytree(images, tmp_path / "images")
+    (damaged / file).write_bytes((damaged / file).read_bytes()[:-100])
+    with (
+        serving(tmp_path / "daemon", "--criu", f"{tmp_path}={damaged}") as daemon,
+        restoring(program, tmp_path, "task") as task,
+    ):
+        assert task.process.wait(60) == -signal.SIGKILL
+        daemon.logged("refused: ")
+        assert str(damaged / file) in daemon.log
 
 
 def test_a_task_that_is_not_in_the_images_is_ended(daemon: Running, program: Path) -> None:

@@ -14,7 +14,7 @@ from userfault.snapshot.inputs.criu_images import Area
 from userfault.snapshot.inputs.criu_pages import Found, Layers
 from userfault.snapshot.inputs.protocol import PAGE
 
-_MOST_REGIONS = 4096  # of a task, where holes can be bridged
+MOST_REGIONS = 4096  # of a task, where holes can be bridged
 
 
 class LazyTask:
@@ -50,8 +50,9 @@ class LazyTask:
         files = {run.fd for run in self.runs}
         return files.pop() if len(files) == 1 else -1
 
-    def stretches(self, most: int = _MOST_REGIONS) -> list[tuple[int, int]]:
+    def stretches(self, most: int = 0) -> list[tuple[int, int]]:
         """Addresses [start, end) that have all of them: at most `most`, if there are no more areas.
+        (0: as many as a snapshot should have of a task.)
 
         Where there would be more, the smallest holes within areas are taken along.
         """
@@ -62,7 +63,7 @@ class LazyTask:
             for at in range(len(found) - 1)
             if areas[at] is areas[at + 1]
         ]
-        small = sorted(holes)[: max(len(found) - most, 0)]
+        small = sorted(holes)[: max(len(found) - (most or MOST_REGIONS), 0)]
         bridged = {at for size, at in holes if not size} | {at for _, at in small}
         taken: list[tuple[int, int]] = []
         for at, (start, end) in enumerate(found):
