@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.commands import userfault
 from serve.page_server.peer import LAZY, PAGE, PRESENT, Peer, page_server, pages
-from snapshot.dumps import write_image
+from snapshot.dumps import Dump, area, write_image
 from userfault.serve.page_server.giving import FromImages, FromStore, Giving
 from userfault.snapshot.inputs.criu_images import page_map
 from userfault.wire.criu.page_server import Command, PageMap, Request
@@ -80,3 +80,25 @@ def test_another_snapshot_is_refused(tmp_path: Path) -> None:
     done = userfault("export", "--criu", f"{tmp_path}/store/raw", str(tmp_path))
     assert done.returncode == 2
     assert "process tree" in done.stderr
+
+
+def test_memory_of_another_dump_is_not_overwritten(tmp_path: Path) -> None:
+    snapshot, images = in_store(tmp_path), tmp_path / "images"
+    images.mkdir()
+    (images / "pages-1.img").write_bytes(b"of another dump")
+    done = userfault("export", "--criu", snapshot, str(images))
+    assert done.returncode == 2
+    assert "pages-1.img" in done.stderr
+    assert [each.name for each in images.iterdir()] == ["pages-1.img"]
+
+
+def test_what_has_the_lazy_pages_alone_is_refused(tmp_path: Path) -> None:
+    dump = Dump(tmp_path / "packed", (7,))
+    dump.memory(7, area(HEAP, HEAP + 4 * PAGE))
+    dump.pages("7", 1, (HEAP, pages(1, 4), PRESENT | LAZY))
+    packed = f"{tmp_path}/store/packed"
+    assert userfault("pack", "--criu", str(dump.folder), packed).returncode == 0
+    (tmp_path / "empty").mkdir()
+    done = userfault("export", "--criu", packed, str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "lazy restore" in done.stderr

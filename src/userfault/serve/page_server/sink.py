@@ -13,7 +13,7 @@ from userfault.kernel.errors import Unavailable
 from userfault.serve.page_server.stream import Stream
 from userfault.serve.peers import RefusedError
 from userfault.snapshot.format.manifest import MOST_LENGTH, MOST_REGIONS
-from userfault.snapshot.format.page_maps import name_of
+from userfault.snapshot.format.page_maps import SENT, SENT_WHOLE, name_of
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Region, Run
 from userfault.wire.criu.page_server import (
     LAZY,
@@ -99,7 +99,7 @@ class DumpInput:
 
     def finish(self) -> Mapping[str, str]:
         """Whose memory it is."""
-        return {"criu": "page-server"}
+        return {SENT: SENT_WHOLE}
 
     def close(self) -> None:
         """The connection is its owner's."""

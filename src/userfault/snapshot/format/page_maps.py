@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 
 from userfault.snapshot.inputs.protocol import Region
 
+# A word about a snapshot that has all pages of a tree, as a dump has sent them.
+SENT, SENT_WHOLE = "criu", "page-server"
+
 _PREFIX = "pagemap-"
 _LAZY = " lazy"
 _SHARED = "shmem-"

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.format.page_maps import PageMaps, map_of
+from userfault.snapshot.format.page_maps import SENT, SENT_WHOLE, PageMaps, map_of
 from userfault.snapshot.inputs.criu_images import LAZY, PRESENT
 from userfault.snapshot.inputs.protocol import PAGE, Region
 from userfault.snapshot.serving.image import Image
@@ -38,23 +38,12 @@ def export_criu(
 ) -> Exported:
     """Write the image files into `folder`.  `lazy`: without the pages that a lazy restore asks for.
 
-    Raises UsageError where the snapshot is not of a process tree, or the folder is none; else as
-    `export_raw`.
+    Raises UsageError where the snapshot has not all pages of a process tree, or the folder is none
+    or has such files; else as `export_raw`.
     """
     maps = PageMaps(image.regions)
     names = list(maps)
-    if not names:
-        raise UsageError(
-            f"snapshot {image.name!r} cannot become images of CRIU",
-            cause="it is not the memory of a process tree that a dump has sent",
-            cure="export it raw",
-        )
-    if not os.path.isdir(folder):
-        raise UsageError(
-            f"{folder} is no folder",
-            cause="the images of a dump are several files",
-            cure="name the folder that has the other images of the dump",
-        )
+    _check(image, names, folder)
     done = data = 0
     for number, name in enumerate(names, 1):
         regions = maps.regions(name)
@@ -71,6 +60,30 @@ def export_criu(
             write_all(file.fd, memoryview(_page_map(number, regions)), 0)
             file.commit()
     return Exported(folder, done, data)
+
+
+def _check(image: Image, names: Sequence[str], folder: str) -> None:
+    if not names or image.about.get(SENT) != SENT_WHOLE:
+        raise UsageError(
+            f"snapshot {image.name!r} cannot become images of CRIU",
+            cause="it has only the pages that a lazy restore asks for"
+            if names
+            else "it is not the memory of a process tree that a dump has sent",
+            cure="restore from the images that it was packed from" if names else "export it raw",
+        )
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"{folder} is no folder",
+            cause="the images of a dump are several files",
+            cure="name the folder that has the other images of the dump",
+        )
+    for name in (f"pagemap-{names[0]}.img", "pages-1.img"):
+        if os.path.lexists(os.path.join(folder, name)):
+            raise UsageError(
+                f"{folder} has the memory of a dump already",
+                cause=f"there is a file {name}, of another dump perhaps",
+                cure="name the folder that has the other images of the dump, or remove those",
+            )
 
 
 def _pages(
