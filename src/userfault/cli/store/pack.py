@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from userfault.api.cloud_hypervisor_sent import Sent
 from userfault.cli.shared import json_output, progress, terminal
 from userfault.cli.shared.sizes import told
 from userfault.cli.store import order_file
@@ -36,6 +37,12 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("places", nargs=-1, required=True, metavar="[IMAGE] STORE/NAME")
 @click.option("--pid", type=click.IntRange(min=1), help="Pack the memory of this live process.")
+@click.option(
+    "--cloud-hypervisor",
+    "vmm",
+    metavar="PATH",
+    help="Listen there for the snapshot that a Cloud Hypervisor sends (send-migration, local=on).",
+)
 @click.option(
     "--running",
     is_flag=True,
@@ -117,6 +124,7 @@ def pack(
     pid: int | None,
     running: bool,
     tree: bool,
+    vmm: str | None,
     base: str | None,
     as_json: bool,
     **options: Any,
@@ -129,7 +137,7 @@ def pack(
     are packed.  STORE is a folder or s3://BUCKET/PREFIX (gs://, az://).  Pages that are zero, one
     repeated word, or in the store already take no room.
     """
-    image, place = _image_and_place(ctx, places, pid)
+    image, place = _image_and_place(ctx, places, alone=pid is not None or vmm is not None)
     existing = options["into_existing"]
     under = None if base is None else _base(ctx, base, place)
     for name in ("running", "missing_are_holes"):
@@ -156,6 +164,11 @@ def pack(
             packed = msgspec.structs.replace(packed, stopped_s=process.stopped_s)
             _show(packed, place, process.warnings, as_json)
         return
+    if vmm is not None:
+        with Sent(vmm) as sent:
+            packed = _packed(place, sent.pages, settings, into_existing=existing)
+        _show(packed, place, (), as_json)
+        return
     assert image is not None
     if tree:
         with contextlib.closing(CriuTreeInput(image)) as pages:
@@ -181,11 +194,15 @@ def pack(
 
 
 def _image_and_place(
-    ctx: click.Context, places: tuple[str, ...], pid: int | None
+    ctx: click.Context, places: tuple[str, ...], *, alone: bool
 ) -> tuple[str | None, Place]:
-    wanted = 1 if pid is not None else 2
+    wanted = 1 if alone else 2
     if len(places) != wanted:
-        what = "STORE/NAME alone, beside --pid" if wanted == 1 else "IMAGE and STORE/NAME, or --pid"
+        what = (
+            "STORE/NAME alone, beside --pid or --cloud-hypervisor"
+            if wanted == 1
+            else "IMAGE and STORE/NAME, or --pid"
+        )
         raise click.UsageError(f"pack takes {what}", ctx)
     return (places[0] if wanted == 2 else None), snapshot(ctx, None, places[-1])
 
