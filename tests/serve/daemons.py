@@ -14,6 +14,7 @@ from typing import Any
 
 from helpers.skips import absent
 from userfault.check.live.agent.build import NoAgent, compiler
+from userfault.kernel.errors import UserfaultError
 from userfault.serve.talking import Line
 
 HERE = Path(__file__).parent
@@ -82,6 +83,14 @@ class Running:
             assert time.monotonic() < deadline, f"process {pid} is served still"
             time.sleep(0.01)
 
+    def abandon(self) -> None:
+        """End all of its processes: a test has failed, and they would wait for clients for ever."""
+        with contextlib.suppress(UserfaultError, OSError):
+            workers = self.ask("status")["workers"]
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none goes on for another
+                for pid in [pid for each in workers for pid in each["processes"].values() if pid]:
+                    os.kill(pid, number)
+
     def end(self) -> int:
         """Ask it to end, and wait for that: its exit code."""
         self.process.terminate()
@@ -122,6 +131,7 @@ def serving(
             assert running.end() == 0, running.log
     finally:
         if process.poll() is None:
+            running.abandon()
             process.kill()
             process.wait()
         if process.stdout is not None:
