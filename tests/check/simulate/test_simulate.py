@@ -19,7 +19,7 @@ PARTS = 4
 _OF_THE_CORE = {
     "a page marked as filled is filled again": 200,
     "EEXIST wakes nobody": 100,
-    "waiters of a sharing child sleep on": 400,
+    "waiters of a sharing child sleep on": 600,
     "unmap wakes nobody": 200,
     "unmap drops what others map": 500,
     "one retry too few": 200,
