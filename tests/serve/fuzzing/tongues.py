@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from serve.fuzzing import vmm
 from serve.fuzzing.values import bits, changed, number, pieces
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux.libc import Pinned, madvise, read_memory
@@ -379,11 +380,17 @@ def _frames(draw: random.Random, uffd: int, times: int) -> list[Frame]:
     return frames
 
 
+def cloud_hypervisor(draw: random.Random, world: World) -> None:
+    """A VMM that is restored."""
+    vmm.play(draw, str(world.folder), world.image.read_bytes())
+
+
 TONGUES: dict[str, Callable[[random.Random, World], None]] = {
     "firecracker": firecracker,
     "control": control,
     "native": native,
     "criu": criu,
+    "cloud-hypervisor": cloud_hypervisor,
 }
 
 
@@ -418,9 +425,11 @@ def unchanged(folder: str, image: str) -> dict[str, str]:
         assert isinstance(reply, messages.Done), reply
         _touch(draw, memory, world)
     criu(_Never(), world)
-    return {
+    came = vmm.play(_Never(), str(world.folder), world.image.read_bytes(), wild=0.0)
+    return {  # pages: else it would have waited, or been ended
         "criu": "page",
         "firecracker": "page",
+        "cloud-hypervisor": "page" if came else "none",
         "control": str(answered),
         "native": type(reply).__name__,
     }
