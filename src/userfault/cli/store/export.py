@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import click
@@ -56,6 +57,8 @@ def export(
         done = _images(place, image, output, source, lazy=lazy)
         _show(done, as_json=as_json)
         return
+    if os.path.isdir(output):
+        raise click.BadParameter(f"{output} is a directory", param_hint="FILE")
     write = export_elf if elf else export_raw
     with (
         reading.opened(place, **source) as reader,
