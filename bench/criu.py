@@ -23,6 +23,7 @@ from userfault.api.daemon import Daemon, Listen, Settings
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 _LOOK_S = 0.002
+_REST_S = 0.5
 _MOST_S = 120.0
 
 # A side listens in a folder, for restores from one; what it gives waits until all pages are in.
@@ -46,6 +47,7 @@ def run(run: Run) -> None:
         work.mkdir()
         wait_until(lambda: not listens(port))  # the one before is ending
         with sides[name](work, images) as await_all:
+            time.sleep(_REST_S)  # a daemon has come up long before
             query = _Query(port, keys)
             began = query.begin()
             with restored(criu, images, work):
