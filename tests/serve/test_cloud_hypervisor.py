@@ -126,8 +126,9 @@ def test_a_snapshot_in_a_store_is_served_as_its_folder_is(
         assert list(one.words()) == ["running", "right 512"]
 
 
-@pytest.mark.parametrize("inline", [0, 1])
-@pytest.mark.parametrize("where", ["asked", "state", "seen"])
+@pytest.mark.parametrize(
+    ("where", "inline"), [("asked", 0), ("asked", 1), ("state", 1), ("seen", 0)]
+)
 def test_a_worker_that_is_killed_loses_no_request(
     daemon: Running, vmm: Path, image: Path, tmp_path: Path, where: str, inline: int
 ) -> None:

@@ -56,8 +56,10 @@ def test_each_form_is_served_every_byte_and_told_nothing_unasked(
         assert told(form, answer["told"]) == (SIZE, 4096)
 
 
-@pytest.mark.parametrize("form", ["handoff", "frames", "magic", "nydus"])
-@pytest.mark.parametrize("half", [1, 4, 30, -1])
+@pytest.mark.parametrize(
+    ("form", "half"),
+    [("handoff", 30), ("handoff", -1), ("frames", 1), ("frames", -1), ("magic", 4), ("nydus", 30)],
+)
 def test_a_worker_that_is_killed_takes_no_message_along(
     daemon: Running, image: Path, tmp_path: Path, form: str, half: int
 ) -> None:
