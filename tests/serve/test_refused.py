@@ -75,7 +75,8 @@ def test_by_option_it_is_only_let_go_of(tmp_path: Path, image: Path) -> None:
     arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
     with serving(tmp_path / "daemon", *arguments, "--on-refusal", "close") as daemon:
         one = child.start("serve.refused_scenes:less_than_the_image", arguments[1])
-        assert ended(one) in ("closed", "it has read memory that nobody filled")
+        first, *_ = ended(one).split('"')  # two threads may both have said something
+        assert first in ("closed", "it has read memory that nobody filled")
         daemon.logged("is not ended (--on-refusal close)")
 
 

@@ -309,10 +309,11 @@ def _stand_before(daemon: Daemon | None, server: PageServer | None) -> int:
     terminal.say("ready")  # from here on a signal is heard
     systemd.notify("READY=1")
     lost = False
-    while daemon is None or not daemon.ended():
+    # (Looked at once: one that ends after that wakes the poll.)
+    while (channels := daemon.channels if daemon is not None else []) or daemon is None:
         poll = select.poll()
         poll.register(woken, select.POLLIN)
-        for channel in daemon.channels if daemon is not None else ():
+        for channel in channels:
             poll.register(channel, 0)
         poll.poll()
         lost = _lost(daemon) or lost
