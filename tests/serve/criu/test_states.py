@@ -108,6 +108,20 @@ def test_the_daemon_is_replaced(daemon: Running, program: Path, stop: str) -> No
         assert task.reads() == "right"
 
 
+def test_the_daemon_is_replaced_while_children_outlive_what_their_parents_lacked(
+    daemon: Running, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHOLE", "1")  # every page comes from the daemon
+    with contextlib.ExitStack() as stack:
+        tasks = [stack.enter_context(restoring(program, daemon.folder, "alone")) for _ in range(12)]
+        for task in tasks:
+            assert task.reads() == "alone"
+        replace(daemon)
+        for task in tasks:
+            task.go_on()
+            assert task.reads() == "right"
+
+
 def test_the_daemon_is_to_end(tmp_path: Path, images: Path, program: Path) -> None:
     with (
         serving(tmp_path, "--criu", f"{tmp_path}={images}", ends=False) as daemon,
