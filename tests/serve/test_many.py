@@ -147,3 +147,15 @@ def test_who_finds_no_room_waits_for_it(tmp_path: Path, vm: Path, image: Path, l
             one.go_on()
         assert [one.reads() for one in found] == ["right 512"] * len(found)
         assert "refused" not in daemon.log
+
+
+def test_with_a_share_of_a_cpu_each_sees_every_byte(tmp_path: Path, vm: Path, image: Path) -> None:
+    """A small one, and the next worker counts it anew."""
+    arguments = ["--firecracker", str(tmp_path / "vm"), "--image", str(image)]
+    with serving(tmp_path / "daemon", *arguments, "--client-cpu", "1") as daemon:
+        for _ in range(2):
+            with started(vm, tmp_path / "vm", image, stop="sent") as one:
+                assert one.reads() == "sent"
+                daemon.kill("worker")
+                one.go_on()
+                assert one.reads() == "right 512"

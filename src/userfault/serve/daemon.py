@@ -16,6 +16,7 @@ from userfault.linux.uffd import offer
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.record import records as family_records
 from userfault.pager.drivers.record.journal import Journal
+from userfault.pager.drivers.serving.rations import Rations
 from userfault.pager.drivers.worker import Worker
 from userfault.serve import cloud_hypervisor, criu, records, secret, sockets
 from userfault.serve.board import Board
@@ -99,6 +100,8 @@ class Daemon:
             criu.PROTOCOL: functools.partial(criu.CriuTalk, host=self),
             criu.TASK: criu.TaskTalk,
         }
+        if self.limits.cpu_percent:
+            worker.service.rations = Rations(worker.loop, self.limits.cpu_percent / 100)
         self.refusals = Refusals(worker.loop.timers)
         self.away = TurningAway(self.refusals, self.told.on_refusal)
         kept = worker.book.kept

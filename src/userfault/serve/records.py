@@ -21,6 +21,7 @@ class Limits(msgspec.Struct, frozen=True):
     `clients`: served at once.  `waiting`: that have connected and not said what they want;
     `waiting_each`: of one process.  `regions`: of one client.  `message_bytes`: of what a client
     says at once.  `memory_bytes`: of one client.  `handshake_s`: how long it may take to say it.
+    `cpu_percent`: of a CPU, at most, for the messages of one client (0: as much as there is).
     """
 
     clients: int = 4096
@@ -30,6 +31,7 @@ class Limits(msgspec.Struct, frozen=True):
     message_bytes: int = 64 << 10
     memory_bytes: int = 1 << 40
     handshake_s: float = 10.0
+    cpu_percent: float = 0.0
 
 
 class Who(msgspec.Struct, frozen=True):

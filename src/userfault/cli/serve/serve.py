@@ -132,6 +132,12 @@ _EXAMPLE = "Example: userfault serve --firecracker /run/vm.sock --image /srv/vm/
     help="The most that one client may have served.",
 )
 @click.option(
+    "--client-cpu",
+    metavar="PERCENT",
+    type=click.FloatRange(1, 100),
+    help="Of a worker's CPU, the most that the faults of one client may take.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 64),
     default=sensible_workers,
@@ -181,6 +187,7 @@ def serve(
     max_clients: int,
     max_waiting: int,
     client_memory: int,
+    client_cpu: float | None,
     workers: int,
     group: str | None,
     allowed: tuple[str, ...],
@@ -242,6 +249,7 @@ def serve(
             waiting=max_waiting,
             handshake_s=handshake_timeout,
             memory_bytes=client_memory,
+            cpu_percent=client_cpu or 0.0,
         ),
         who=Who(users(allowed), groups(members)),
         group=groups((group,))[0] if group else None,

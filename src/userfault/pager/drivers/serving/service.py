@@ -36,6 +36,7 @@ from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.intake import Intake
 from userfault.pager.drivers.serving.latency import Latency
 from userfault.pager.drivers.serving.loop import Loop
+from userfault.pager.drivers.serving.rations import Rations
 from userfault.pager.drivers.serving.reads import Reads
 from userfault.pager.drivers.serving.recordings import Recordings
 from userfault.pager.drivers.serving.timed import Children, Timed
@@ -71,6 +72,7 @@ class Service:
         self.recordings = Recordings(loop, self)
         self.commit = book.commit
         self.latency: Latency | None = None  # how long faults wait, if it is wanted
+        self.rations: Rations | None = None  # a share of a CPU for each client, if there is one
         self.dropped: Callable[[Served], None] = _nothing  # to be told of a mapping that goes
         self.let_go: Callable[[Context], None] = _nothing  # and of memory that needs nobody
         self._unpackers: Unpackers | None = None
@@ -171,7 +173,10 @@ class Service:
     def _watch(self, context: Context) -> None:
         if self.latency is not None:
             context.core.watch.ends = []
-        self.loop.watch(context.fd, functools.partial(self.intake.readable, context))
+        if self.rations is not None:
+            self.rations.watch(context, self.intake.readable)
+        else:
+            self.loop.watch(context.fd, functools.partial(self.intake.readable, context))
         if context is not context.served.main:
             self.children.add(context)
         if context.core.eager:
@@ -250,6 +255,8 @@ class Service:
             self.loop.forget(context.fd)
             context.core.leave()
         context.closed = True
+        if self.rations is not None:
+            self.rations.discard(context)
         self.children.discard(context)
         self._rest(context)
 
