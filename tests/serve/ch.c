@@ -9,6 +9,7 @@
  * release=R  main: MISSING|MINOR and UFFDIO_CONTINUE; 53: MISSING, and only wakes
  * inline=1   no memfds are to come: private memory, and pages with the answers
  * walk=1     ask for every page, too, as the background walk does: also for those that are there
+ * connections=N  for page faults, a thread each; the last one walks
  * threads=N  each touches every page, from another place on
  * drop=N     after a page was seen, punch a hole there with a chance of N in 100
  * write=N    after a page was seen, write to it with a chance of N in 100
@@ -48,7 +49,7 @@ static const char *stop = "", *bad = "";
 static const uint8_t *image;
 static uint8_t *state;	/* of each page: 0 as the image, 1 dropped, 2 written */
 static pthread_mutex_t held[1024];
-static int uffd, faults, over[2];
+static int uffd, faults[16], connections = 1, over[2];
 
 static void fail(const char *what)
 {
@@ -153,7 +154,7 @@ static void wake(uint8_t *at)
 		fail("UFFDIO_WAKE");
 }
 
-static void ask(uint64_t gpa, uint8_t *at)
+static void ask(int faults, uint64_t gpa, uint8_t *at)
 {
 	struct { struct header header; uint64_t gpa, length; } request = { { FAULT, { 0 }, 16 }, gpa, page };
 	struct header answer;
@@ -186,27 +187,27 @@ again:
 	wake(at);
 }
 
-static void *serve(void *nothing)
+static void *serve(void *which)
 {
-	int at = 0;
+	int number = (int)(uintptr_t)which, at = 0;
 	uint64_t done = 0;
 	for (;;) {
 		struct uffd_msg message;
 		struct pollfd wait[] = { { uffd, POLLIN, 0 }, { over[0], POLLIN, 0 } };
-		int walking = walks && at < slots;
+		int walking = walks && number == connections - 1 && at < slots;
 		if (poll(wait, 2, walking ? 0 : -1) < 0)
 			fail("poll");
 		if (wait[0].revents && read(uffd, &message, sizeof message) == sizeof message) {
 			uint8_t *address = (uint8_t *)(uintptr_t)(message.arg.pagefault.address & ~(page - 1));
 			for (int i = 0; i < slots; i++)
 				if (address >= slot[i].at && address < slot[i].at + slot[i].size)
-					ask(slot[i].gpa + (address - slot[i].at), address);
+					ask(faults[number], slot[i].gpa + (address - slot[i].at), address);
 		} else if (walking) {
-			ask(slot[at].gpa + done, slot[at].at + done);
+			ask(faults[number], slot[at].gpa + done, slot[at].at + done);
 			if ((done += page) == slot[at].size)
 				at++, done = 0;
 		} else if (wait[1].revents) {
-			return nothing;
+			return 0;
 		}
 	}
 }
@@ -273,7 +274,7 @@ static void ask_wrongly(void)
 		request.length = 2ull << 30;
 	if (!strcmp(bad, "command"))
 		request.header.word = 77;
-	give(faults, &request, sizeof request);
+	give(faults[0], &request, sizeof request);
 	pause();
 }
 
@@ -295,6 +296,7 @@ static void settings(int count, char **words)
 		else if (!strcmp(words[i], "release")) old = !strcmp(value, "53");
 		else if (!strcmp(words[i], "inline")) inlined = atoi(value);
 		else if (!strcmp(words[i], "walk")) walks = atoi(value);
+		else if (!strcmp(words[i], "connections")) connections = atoi(value);
 		else if (!strcmp(words[i], "threads")) threads = atoi(value);
 		else if (!strcmp(words[i], "drop")) drops = atoi(value);
 		else if (!strcmp(words[i], "write")) writes = atoi(value);
@@ -321,7 +323,7 @@ int main(int count, char **words)
 	if (file < 0 || image == MAP_FAILED || bind(listener, (void *)&name, sizeof name) || listen(listener, 16) || pipe(over))
 		fail(words[1]);
 	int control = accept(listener, 0, 0), paused = 0;
-	pthread_t thread[64], server;
+	pthread_t thread[64], server[16];
 	for (int begun = 0, ends = 0; !ends;) {
 		struct header request;
 		take(control, &request, sizeof request);
@@ -335,16 +337,19 @@ int main(int count, char **words)
 		if (request.word == STATE) {
 			uint16_t role;
 			say("state %llu", (unsigned long long)request.length);
-			faults = accept(listener, 0, 0);
-			take(faults, &role, sizeof role);
-			if (role != 2)
-				fail("a connection of another role");
+			for (int i = 0; i < connections; i++) {
+				faults[i] = accept(listener, 0, 0);
+				take(faults[i], &role, sizeof role);
+				if (role != 2)
+					fail("a connection of another role");
+			}
 			stopped("state");
 			if (*bad)
 				ask_wrongly();
 			map_and_register();
-			if (pthread_create(&server, 0, serve, 0))
-				fail("pthread_create");
+			for (long i = 0; i < connections; i++)
+				if (pthread_create(&server[i], 0, serve, (void *)i))
+					fail("pthread_create");
 			begun = 1;
 			uint64_t luck = 1;
 			touch(0, 0, &luck); /* devices are restored: memory is touched before the answer */
@@ -361,8 +366,10 @@ int main(int count, char **words)
 	for (int i = 0; i < threads; i++)
 		pthread_join(thread[i], 0);
 	give(over[1], "", 1);
-	pthread_join(server, 0);
-	close(faults);
+	for (int i = 0; i < connections; i++) {
+		pthread_join(server[i], 0);
+		close(faults[i]);
+	}
 	say("right %zu", length / page);
 	return 0;
 }

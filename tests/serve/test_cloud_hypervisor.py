@@ -115,6 +115,24 @@ def test_private_memory_gets_its_pages_with_the_answers(
         assert list(one.words()) == ["paused", "right 512"]
 
 
+@pytest.mark.parametrize("inline", [0, 1])
+def test_several_connections_are_served_for_one_vm(
+    daemon: Running, vmm: Path, image: Path, tmp_path: Path, inline: int
+) -> None:
+    """Pages are asked for by two at a time, and a third walks; each of them outlives the worker."""
+    made = snapshot(tmp_path / "snapshot", image, shared=not inline)
+    options = {"inline": inline, "connections": 3, "threads": 3, "walk": 1, "write": 30}
+    with restoring(vmm, tmp_path / "vm", image, stop="seen", **options) as one:
+        one.begin(daemon, made, "--connections", "3")
+        words = one.words()
+        assert [next(words), next(words)] == ["running", "seen"]
+        daemon.kill("worker")
+        one.vmm.go_on()
+        assert list(words) == ["right 512"]
+        one.restored()
+        daemon.gone(one.vmm.pid)
+
+
 @pytest.mark.parametrize("make", [snapshot, offloaded])
 def test_a_snapshot_in_a_store_is_served_as_its_folder_is(
     daemon: Running, vmm: Path, image: Path, tmp_path: Path, make: Any

@@ -22,6 +22,13 @@ _EXAMPLE = "Example: userfault attach --firecracker /run/vm7.sock /srv/vm7/memor
     metavar="PATH",
     help="Restore it into the Cloud Hypervisor that listens there (receive-migration).",
 )
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="For page faults, as many as that Cloud Hypervisor takes.",
+)
 @click.option("--paused", is_flag=True, help="Leave a VM that is restored so paused.")
 @click.option("--group", metavar="GROUP", help="Who may connect, beside the owner of the socket.")
 @click.argument("what", metavar="[NAME=]FILE|STORE/NAME")
@@ -30,6 +37,7 @@ def attach(
     firecracker: str | None,
     pid: int | None,
     cloud_hypervisor: str | None,
+    connections: int,
     paused: bool,
     group: str | None,
     what: str,
@@ -41,7 +49,9 @@ def attach(
     name, place = named(what)
     line = Line.to(control)
     if cloud_hypervisor is not None:
-        vmm = restoring.restore(line, cloud_hypervisor, place, resume=not paused)
+        vmm = restoring.restore(
+            line, cloud_hypervisor, place, resume=not paused, connections=connections
+        )
         line.close()
         terminal.say(f"{name} is restored in process {vmm}, and served")
         return
