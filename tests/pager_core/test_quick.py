@@ -93,6 +93,14 @@ def test_a_source_that_is_not_mapped_is_a_matter_for_the_core(changes: dict[str,
     assert core_of(**changes).quick.asks(START, 0) is None
 
 
+def test_where_writes_are_tracked_a_page_is_filling_before_its_bytes_are_seen() -> None:
+    """A write that comes at once would not be told: a page that is MISSING can have none."""
+    core = core_of(tracked=True)
+    assert core.quick.asks(START, 0) is None
+    core.fault(START, 0)
+    assert core.pages.states[0] == FILLING
+
+
 def test_a_mapping_that_shares_its_pages_wakes_the_others(
     two: tuple[MappingCore, MappingCore],
 ) -> None:

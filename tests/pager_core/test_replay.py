@@ -54,6 +54,15 @@ def test_groups_come_in_their_order_each_by_one_action() -> None:
     assert core.pages.unsettled == COUNT - 19
 
 
+def test_where_writes_are_tracked_a_page_is_filling_before_its_bytes_are_seen() -> None:
+    core = replayed([(8, 2), (3, 1)], tracked=True)
+    assert core.idle_work() > 0
+    (action,) = core.out
+    assert isinstance(action, Fill)
+    states = core.pages.states[action.page : action.page + action.count]
+    assert bytes(states) == bytes([FILLING]) * action.count
+
+
 def test_what_is_not_the_sources_any_more_is_left_alone() -> None:
     core = replayed([(0, 8)])
     core.remove(START + 2 * PAGE, START + 4 * PAGE)

@@ -419,6 +419,7 @@ def _attach_request(
         exists_is_ambiguous=memory.traits.exists_is_ambiguous,
         has_poison=Feature.POISON in uffd.offered,
         prepared=options.prepared,
+        tracked=options.track,
         has_source=resolved.fd >= 0,
         has_memory=parts.recipe.fd >= 0,
         source=resolved.spec,

@@ -28,6 +28,8 @@ class Plan(msgspec.Struct, frozen=True):
     page cache has also what was dropped here.
     `restored`: of a process that another program makes anew, so that pages may be there that the
     pager has not filled; `early`: ranges are perhaps not registered yet.
+    `tracked`: who tells which pages were written takes one that is MISSING for one that nobody can
+    have written; so it is FILLING before its bytes are seen.
     `experiences`: what all learn that show the same image, by the size of their windows.
     """
 
@@ -48,12 +50,18 @@ class Plan(msgspec.Struct, frozen=True):
     over_copy: bool = False
     restored: bool = False
     early: bool = False
+    tracked: bool = False
     experiences: dict[int, Experience] | None = None
 
     @property
     def shift(self) -> int:
         """log2 of the page size."""
         return self.page_size.bit_length() - 1
+
+    @property
+    def watched(self) -> bool:
+        """Whether a page has to be FILLING before its bytes can be seen."""
+        return self.evicts or self.tracked
 
     @property
     def window_pages(self) -> int:

@@ -46,7 +46,7 @@ class Quick:
         self._filling = filling
         self.alone = plan.window_pages == 1 and plan.course is None
         special = plan.source_fetches or plan.source_zero or plan.layout or plan.touches
-        self._never = bool(special or plan.evicts or plan.over_copy or planner.follows)
+        self._never = bool(special or plan.watched or plan.over_copy or planner.follows)
 
     def asks(self, address: int, flags: int) -> Run | None:
         """A thread waits at `address`: the run to be copied, around it.  None: it is another kind

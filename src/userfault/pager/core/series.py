@@ -50,7 +50,7 @@ class Series:
     def _kind(self, runs: list[tuple[int, int]]) -> int:
         """The fill that is right for all of them, if there is one."""
         ledger, plan = self._ledger, self._ledger.plan
-        if plan.source_fetches or ledger.given_up or not ledger.straight or plan.evicts:
+        if plan.source_fetches or ledger.given_up or not ledger.straight or plan.watched:
             return _ALONE
         if ledger.pages.states[runs[0][0]] == CACHED:
             return CONTINUE

@@ -322,6 +322,7 @@ def _plan_of(served: Served) -> Plan:
         over_copy=attach.copy > 0,
         restored=attach.restored,
         early=attach.early,
+        tracked=attach.tracked,
         experiences=served.origin.experiences,
     )
 

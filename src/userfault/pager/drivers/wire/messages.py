@@ -46,6 +46,7 @@ class Attach(msgspec.Struct, tag="attach"):
     `restored`: another program makes this process anew, and nobody but us holds the userfaultfd:
     memory that none of the regions has is registered too, and reads zero; pages may be there
     already.  `early`: it is not through with that, so that ranges are perhaps not registered yet.
+    `tracked`: its writes are marked while it is filled, see `Plan`.
     `copy`: the memory is a private mapping of a shared copy of the source (`drivers/shared`), which
     the keeper has at this address (0: it is none).  Then three more descriptors come last: the
     copy's filler, its marks, and the claim on it.
@@ -77,6 +78,7 @@ class Attach(msgspec.Struct, tag="attach"):
     copy: int = 0
     restored: bool = False
     early: bool = False
+    tracked: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach"):
