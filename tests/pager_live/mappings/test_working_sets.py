@@ -76,6 +76,22 @@ def test_what_the_first_restore_touched_the_next_one_has_ahead_of_its_faults(
         assert numbers(mapped[: PAGES * PAGE]) == list(range(1, PAGES + 1))
 
 
+def test_pages_that_are_read_one_by_one_come_each_with_its_own_bytes(
+    image: Path, tmp_path: Path
+) -> None:
+    """Of each block of the file some pages are not in the page cache, but those of the set are."""
+    path = made(image, tmp_path / "a.set", TOUCHED)
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in TOUCHED:
+            os.pread(file.fileno(), PAGE, page * PAGE)
+    with lazy(image, policy=DEMAND, working_set=path) as mapped:
+        wait_until(lambda: mapped.page_states[:].count(PRESENT) >= len(TOUCHED) * 15 // 16)
+        touch(mapped, TOUCHED)
+
+
 @pytest.mark.parametrize("memory", ["hugetlb", "hugetlb-private"])
 def test_huge_pages_are_recorded_and_come_as_such(image: Path, tmp_path: Path, memory: str) -> None:
     path = tmp_path / "a.set"

@@ -32,7 +32,8 @@ def _nowhere(_offset: int, _length: int) -> int:
 class Origin:
     """Where a mapping's pages come from: the source, and how to read it from here.
 
-    `address`: where bytes of the source (offset, length) can be copied from at once, or 0.
+    `address`: where bytes of the source (offset, length) can be copied from at once, or 0; until it
+    is asked again.  `mapped`: the same, for as long as the source is there.
     `file`, `residency`: for a file.  `store`, `layout`: for a snapshot in a store.  `pages`: for
     those on another host.  `fetcher`: what reads away from the fault path.  `fd`: the source's
     descriptor.  `experiences`: what all that are filled from it learn of how it is touched.
@@ -49,6 +50,7 @@ class Origin:
         self.fetcher: Readers | Workers | None = None
         self.fd = fd
         self.address: Callable[[int, int], int] = _nowhere
+        self.mapped: Callable[[int, int], int] = _nowhere
         self.experiences: dict[int, Experience] | None = None
         if isinstance(spec, FileSpec):
             self.file = FileSource(spec, fd)
@@ -57,7 +59,7 @@ class Origin:
                 self._prompt = readers.prompt
                 self._shared = borrow(self.file, attach.page_size, self._prompt)
                 self.residency = self._shared.residency
-                self.address = self.residency.address
+                self.address, self.mapped = self.residency.address, self.residency.mapped
                 self.experiences = self._shared.experiences
         elif isinstance(spec, FunctionSpec):
             slot = round_up(attach.policy.most_read, attach.page_size)
@@ -96,7 +98,7 @@ class Origin:
         if self._shared:
             self._shared.leave(self._prompt)
             self._shared = self.residency = None
-            self.address = _nowhere
+            self.address = self.mapped = _nowhere
         if self.file:
             self.file.close()
         if self.store:

@@ -105,6 +105,19 @@ class Residency:
                 return self._part(offset, length)
         return self._base + offset
 
+    def mapped(self, offset: int, length: int) -> int:
+        """Where it can be copied from as long as the source is mapped, or 0.
+
+        (What `address` tells may be a buffer that the next call reads other pages into.)
+        """
+        end = offset + length
+        if end > self.length:
+            return 0
+        for block in range(offset >> _BLOCK_SHIFT, ((end - 1) >> _BLOCK_SHIFT) + 1):
+            if not self._known[block] and not self._look(block):
+                return self._part(offset, length)
+        return self._base + offset
+
     def forget(self, now: float) -> None:
         """Called now and then with any clock's seconds: old knowledge is dropped."""
         if now - self._since > _VALID_S:

@@ -115,7 +115,7 @@ class Series:
     def _mapped(self, context: Context, runs: Sequence[Run]) -> Sequence[int]:
         """In a file that is mapped."""
         served = context.served
-        size, address = served.page_size, served.origin.address
+        size, address = served.page_size, served.origin.mapped
         pages, counts = zip(*runs, strict=True)
         low, high = min(pages) * size, max(map(add, pages, counts)) * size
         start = address(low, high - low) if high - low <= _HULL_BYTES else 0
