@@ -63,6 +63,8 @@ def start(
         try:
             family = _start(undo, hello, python, more, meanwhile)
         except OSError as error:
+            if not error.errno:  # of no system call: it is `meanwhile`'s
+                raise
             raise PagerError(
                 "cannot start a pager", cause=cause_of(error), cure=cure_of(error)
             ) from None

@@ -19,6 +19,7 @@ from userfault.api.pager import Pager
 from userfault.exec import program
 from userfault.exec.library import library
 from userfault.exec.settings import Settings
+from userfault.kernel.errors import UsageError
 from userfault.linux import pidfd
 from userfault.linux.descriptors import allow_all
 
@@ -32,6 +33,7 @@ _PASSED = (
 )
 _BY_KERNEL = 0x80  # SI_KERNEL (siginfo.h): a key of the terminal, whose other processes got it too
 _SAID_S = 1.0
+_PATH_MAX = 108  # of a socket's address, its end included (unix(7))
 
 Tell = Callable[[str], None]
 
@@ -80,8 +82,7 @@ class Runner:
         for each in maps:
             self.files.append(opened(each, settings.stored))
             undo.callback(self.files[-1].close)
-        folder = tempfile.mkdtemp(prefix="userfault-exec-")
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = _folder(undo)
         listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         listener.bind(os.path.join(folder, "socket"))
         listener.listen(128)
@@ -162,6 +163,21 @@ class Runner:
 
 def _nothing() -> None:
     """Whoever waits looks himself."""
+
+
+def _folder(undo: contextlib.ExitStack) -> str:
+    """For the socket, whose path has to fit into an address: where TMPDIR is too long, in /tmp."""
+    for place in (None, "/tmp"):
+        try:
+            folder = tempfile.mkdtemp(prefix="userfault-exec-", dir=place)
+        except OSError as error:
+            cause = os.strerror(error.errno or 0)
+        else:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            if len(os.fsencode(folder)) + len("/socket") < _PATH_MAX:
+                return folder
+            cause = "the path of TMPDIR is too long for a socket (108 bytes, unix(7))"
+    raise UsageError("no folder for a socket", cause=cause, cure="set TMPDIR to a shorter one")
 
 
 def _readable(fd: int) -> bool:

@@ -30,6 +30,7 @@ _ENDS_BY_ITSELF = (
     "rcu_barrier",
     "hugetlb_fault",
     "flush_work",
+    "lru_add_drain_all",
 )
 # A sleep with another name may be a lock that is about to be free: it counts after this long.
 _UNKNOWN_WAIT_S = 0.05
