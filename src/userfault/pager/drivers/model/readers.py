@@ -134,7 +134,7 @@ class ModelOrigin(Origin):
         self._attach = attach
         self._source = source
         self._weather = readers._calls.kernel.weather
-        self.address = self._address
+        self.address = self.mapped = self._address
 
     def _address(self, offset: int, length: int) -> int:
         size = self._source.page_size
