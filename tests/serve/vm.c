@@ -16,7 +16,7 @@
  * threads=N    each touches every page, from another place on
  * drop=N       after a page was seen, drop it (MADV_DONTNEED) with a chance of N in 100
  * write=N      after a page was seen, write to it with a chance of N in 100
- * stop=S       say that and wait for a line: connected, half, sent, seen
+ * stop=S       say that and wait for a line: connected, half (of the message is sent), sent, seen
  *
  * It says a word a line: the stops, and `right PAGES` or `wrong ADDRESS` at the end.
  */
@@ -167,6 +167,8 @@ static size_t message(char *text, size_t room)
 static void send_all(int channel, const char *text, size_t size, int fd)
 {
 	size_t at = 0;
+	if (!piece && !strcmp(stop, "half"))
+		piece = size / 2;
 	while (at < size) {
 		size_t now = piece && piece < size - at ? piece : size - at;
 		struct iovec part = { (void *)(text + at), now };
