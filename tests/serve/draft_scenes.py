@@ -43,10 +43,11 @@ def handoff(memory: Memory, **changed: Any) -> bytes:
         ],
         **changed,
     }
-    return _text(body)
+    return text(body)
 
 
-def _text(body: object) -> bytes:
+def text(body: object) -> bytes:
+    """JSON behind its length."""
     data = json.dumps(body).encode()
     return struct.pack("<I", len(data)) + data
 
@@ -173,7 +174,7 @@ def more_memory(path: str) -> dict[str, Any]:
         "size": 64 * PAGE,
         "backing_file_offset": 0,
     }
-    channel.sendall(_text({"type": "add_region", "region": region}))
+    channel.sendall(text({"type": "add_region", "region": region}))
     answers += _exactly(channel, 1).hex()
     zeros = added[:] == bytes(64 * PAGE) and not any(early)
     return {"answers": answers, "zeros": zeros, "first": memory.held[0:8].hex()}

@@ -22,7 +22,8 @@ from userfault.kernel.memtypes import MIB
 
 SEED = int(os.environ.get("USERFAULT_FUZZ_SEED", "20"))
 SESSIONS = int(os.environ.get("USERFAULT_FUZZ_SESSIONS", "500"))
-_SLOW = {"cloud-hypervisor": 5}  # one session in so many is played: each is a whole restore
+# One session in so many is played: each is a whole restore; many wait for a handshake's time.
+_SLOW = {"cloud-hypervisor": 5, "drafts": 2}
 _WARM_UP = 50  # sessions after which the worker has loaded and made what it keeps
 _GROWS = 24 * MIB  # at most, whatever is said
 
@@ -31,6 +32,7 @@ _GROWS = 24 * MIB  # at most, whatever is said
 def daemon(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("daemon")
     arguments = ["--firecracker", str(folder / "vm"), "--native", str(folder / "native")]
+    arguments += ["--drafts", str(folder / "drafts")]
     arguments += ["--image", str(image), "--handshake-timeout", "1"]
     (folder / "criu").mkdir()
     images = tmp_path_factory.mktemp("images")
@@ -71,7 +73,7 @@ def fairly(player: subprocess.Popen[str]) -> None:
 def test_what_is_not_changed_is_right(daemon: Running, image: Path) -> None:
     """Else the sessions would never come beyond the first check."""
     found = child.run("serve.fuzzing.tongues:unchanged", str(daemon.folder), str(image))
-    pages = dict.fromkeys(("criu", "firecracker", "cloud-hypervisor"), "page")
+    pages = dict.fromkeys(("criu", "drafts", "firecracker", "cloud-hypervisor"), "page")
     assert found == {**pages, "control": "True", "native": "Done"}
 
 

@@ -9,7 +9,8 @@ import signal
 import sys
 import traceback
 
-from serve.fuzzing.tongues import TONGUES, World
+from serve.fuzzing.sessions import World
+from serve.fuzzing.tongues import TONGUES
 
 # What the daemon may end a client by: it is refused, or a page was given up.
 _FAIR = (signal.SIGKILL, signal.SIGBUS)

@@ -5,88 +5,25 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import mmap
 import os
 import random
-import signal
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from serve.fuzzing import vmm
+from serve.fuzzing import drafts, vmm
+from serve.fuzzing.sessions import PAGE, Memory, World, descriptors, heard, say, touch, touch_at
 from serve.fuzzing.values import bits, changed, number, pieces
 from userfault.kernel.modes import Feature, Mode
-from userfault.linux.libc import Pinned, madvise, read_memory
 from userfault.linux.libc import mmap as mmap_at
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.wire import messages, packets
 from userfault.source.spec import FileSpec, FunctionSpec, StoreSpec, ZeroSpec
 from userfault.uapi import mman
-
-PAGE = 4096
-_COMES_S = 30  # a page that a client may expect, or its end
-
-
-class World:
-    """Where the daemon is, and which image it shows."""
-
-    def __init__(self, folder: str, image: str) -> None:
-        self.folder = Path(folder)
-        self.image = Path(image)
-        self.pages = self.image.stat().st_size // PAGE
-
-
-def _descriptors(draw: random.Random, right: list[int]) -> list[int]:
-    """Mostly those; else some are missing, doubled, in another order, or of another kind."""
-    if draw.random() < 0.6:
-        return right
-    found = list(right)
-    for _ in range(draw.randint(1, 3)):
-        at = draw.randrange(len(found) + 1)
-        way = draw.randrange(5)
-        if way == 0:
-            del found[at : at + 1]
-        elif way == 1:
-            found.insert(at, found[at - 1] if found else 0)
-        elif way == 2:
-            draw.shuffle(found)
-        else:
-            found[at : at + (way == 3)] = [_odd(draw)]
-    return found * draw.choice((1, 1, 1, 1, 20)) if len(found) < 10 else found
-
-
-def _odd(draw: random.Random) -> int:
-    """A descriptor of something else."""
-    kinds: list[Callable[[], int]] = [
-        lambda: os.open(os.devnull, os.O_RDWR),
-        lambda: os.memfd_create("odd"),
-        lambda: os.eventfd(0),
-        lambda: os.pipe()[0],
-        lambda: os.pidfd_open(os.getpid()),
-        lambda: socket.socket(socket.AF_UNIX).detach(),
-        lambda: LiveUserfaultfd.open().fileno(),
-        lambda: os.open("/", os.O_PATH),
-        lambda: os.open(os.devnull, os.O_RDONLY),
-    ]
-    return draw.choice(kinds)()
-
-
-class Memory:
-    """Registered memory of the image's size."""
-
-    def __init__(self, pages: int) -> None:
-        self.held = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with Pinned(self.held) as pinned:
-            self.address = pinned.address
-        self.length = pages * PAGE
-        self.uffd = LiveUserfaultfd.open()
-        self.uffd.register(self.address, self.length, Mode.MISSING)
-
 
 # --- Firecracker ---------------------------------------------------------------------------------
 
@@ -100,16 +37,16 @@ def firecracker(draw: random.Random, world: World) -> None:
     if draw.random() < 0.2:
         data, is_right = bits(draw, data), False
     data += draw.choice((b"", b"", b"", b"\n", b" ", b"[]"))
-    fds = _descriptors(draw, [memory.uffd.fileno()])
+    fds = descriptors(draw, [memory.uffd.fileno()])
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(str(world.folder / "vm"))
-        if not _say(channel, pieces(draw, data), fds) or draw.random() < 0.3:
+        if not say(channel, pieces(draw, data), fds) or draw.random() < 0.3:
             return
         if memory.uffd.fileno() in fds[:1] and draw.random() < 0.5:
-            _touch(draw, memory, world if is_right and len(fds) == 1 else None)
+            touch(draw, memory, world if is_right and len(fds) == 1 else None)
         if draw.random() < 0.3:
             channel.settimeout(0.05)
-            _heard(channel)
+            heard(channel)
 
 
 def _regions(draw: random.Random, memory: Memory) -> tuple[Any, bool]:
@@ -126,44 +63,6 @@ def _regions(draw: random.Random, memory: Memory) -> tuple[Any, bool]:
     times = draw.choice((0, 1, 1, 2, 4))
     value: Any = changed(draw, regions, times)
     return ({"mappings": value} if draw.random() < 0.1 else value), not times
-
-
-def _say(channel: socket.socket, parts: list[bytes], fds: list[int]) -> bool:
-    """Send them, the descriptors with the first; False where nobody listens any more."""
-    try:
-        for at, part in enumerate(parts):
-            if part:
-                socket.send_fds(channel, [part], fds if not at else [])
-    except OSError:
-        return False
-    return bool(parts and parts[0])
-
-
-def _heard(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(1 << 16)
-    except OSError:
-        return b""
-
-
-def _touch(draw: random.Random, memory: Memory, world: World | None) -> None:
-    _touch_at(draw, memory.address, memory.length, world)
-
-
-def _touch_at(draw: random.Random, address: int, length: int, world: World | None) -> None:
-    """Pages, with the image's bytes where the message was right; SIGALRM ends a wait."""
-    signal.alarm(_COMES_S)
-    for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(0, length, PAGE)
-        if draw.random() < 0.2:
-            madvise(address + at, PAGE, mman.MADV_DONTNEED)
-            world = None  # zeros there, from now on
-        found = read_memory(address + at, 64)
-        if world is not None:
-            with world.image.open("rb") as image:
-                image.seek(at)
-                assert image.read(64) == found, f"wrong bytes at offset {at:#x}"
-    signal.alarm(0)
 
 
 # --- the control socket --------------------------------------------------------------------------
@@ -207,11 +106,11 @@ def control(draw: random.Random, world: World) -> None:
             if draw.random() < 0.2:
                 data = bits(draw, data)
                 data = data.replace(b"drain", b"drown")
-            fds = _descriptors(draw, [_image(world)]) if draw.random() < 0.4 else []
-            if not _say(channel, pieces(draw, data), fds[:200]):
+            fds = descriptors(draw, [_image(world)]) if draw.random() < 0.4 else []
+            if not say(channel, pieces(draw, data), fds[:200]):
                 return
             if draw.random() < 0.6:
-                _heard(channel)
+                heard(channel)
 
 
 def _image(world: World) -> int:
@@ -228,14 +127,14 @@ def native(draw: random.Random, world: World) -> None:
         channel.settimeout(0.05)
         channel.connect(str(world.folder / "native"))
         if draw.random() < 0.8:
-            _heard(channel)  # its greeting
+            heard(channel)  # its greeting
         for serial in range(1, draw.randint(2, 6)):
             try:
                 _request(draw, world, memory, channel, serial)
             except OSError:
                 return
             if draw.random() < 0.6:
-                _heard(channel)
+                heard(channel)
 
 
 def _request(
@@ -255,7 +154,7 @@ def _request(
         channel.send(draw.randbytes(draw.choice((0, 3, 16, 17, 40))))
         return
     serial = serial if draw.random() < 0.9 else abs(number(draw, serial)) & ((1 << 64) - 1)
-    packets.send(channel, serial, data, _descriptors(draw, fds)[:250])
+    packets.send(channel, serial, data, descriptors(draw, fds)[:250])
 
 
 def _packable(value: Any) -> Any:
@@ -345,13 +244,13 @@ def criu(draw: random.Random, world: World) -> None:
         channel.settimeout(0.05)
         channel.connect(str(world.folder / "criu" / "lazy-pages.socket"))
         for data, fds in frames:
-            if not _say(channel, pieces(draw, data), fds[:200]):
+            if not say(channel, pieces(draw, data), fds[:200]):
                 return
         uffd.close()  # as a task has it
         if not times:
-            _touch_at(draw, AT, length, world)
+            touch_at(draw, AT, length, world)
         elif draw.random() < 0.5:
-            _heard(channel)
+            heard(channel)
 
 
 def _frames(draw: random.Random, uffd: int, times: int) -> list[Frame]:
@@ -371,7 +270,7 @@ def _frames(draw: random.Random, uffd: int, times: int) -> list[Frame]:
         elif way == 2:
             draw.shuffle(frames)
         elif way == 3:
-            frames[at] = frames[at][0], _descriptors(draw, [uffd])
+            frames[at] = frames[at][0], descriptors(draw, [uffd])
         elif way == 4:
             number_ = draw.choice((0, 1, ENDED, -TASK, -1, -(1 << 31), (1 << 31) - 1))
             frames[at] = struct.pack("=i", number_), frames[at][1]
@@ -390,6 +289,7 @@ TONGUES: dict[str, Callable[[random.Random, World], None]] = {
     "control": control,
     "native": native,
     "criu": criu,
+    "drafts": drafts.talk,
     "cloud-hypervisor": cloud_hypervisor,
 }
 
@@ -408,26 +308,29 @@ def unchanged(folder: str, image: str) -> dict[str, str]:
     regions = [{"base_host_virt_addr": memory.address, "size": memory.length, "offset": 0}]
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(str(world.folder / "vm"))
-        _say(channel, [json.dumps(regions).encode()], [memory.uffd.fileno()])
-        _touch(draw, memory, world)
+        say(channel, [json.dumps(regions).encode()], [memory.uffd.fileno()])
+        touch(draw, memory, world)
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(str(world.folder / "control"))
-        _say(channel, [json.dumps(_ORDERS[0]).encode() + b"\n"], [])
-        answered = json.loads(_heard(channel))["ok"]
+        say(channel, [json.dumps(_ORDERS[0]).encode() + b"\n"], [])
+        answered = json.loads(heard(channel))["ok"]
     memory = Memory(world.pages)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(world.folder / "native"))
-        _heard(channel)
+        heard(channel)
         while not isinstance((made := _attach(draw, world, memory))[0].source, FileSpec):
             pass
         packets.send(channel, 1, msgspec.msgpack.encode(made[0]), made[1])
         reply = messages.receive_reply(channel, 1)
         assert isinstance(reply, messages.Done), reply
-        _touch(draw, memory, world)
+        touch(draw, memory, world)
     criu(_Never(), world)
+    for form in drafts.FORMS:
+        drafts.right(form, world)
     came = vmm.play(_Never(), str(world.folder), world.image.read_bytes(), wild=0.0)
     return {  # pages: else it would have waited, or been ended
         "criu": "page",
+        "drafts": "page",
         "firecracker": "page",
         "cloud-hypervisor": "page" if came else "none",
         "control": str(answered),
