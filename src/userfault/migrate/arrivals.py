@@ -110,8 +110,11 @@ class Arrivals:
     def _ask(self, pages: BitMap) -> None:
         if self.link is not None:
             with contextlib.suppress(*LOST):  # they are asked for again on the next connection
-                for runs in pack_runs(runs_of(pages)):
+                have = self._staged.have
+                for runs in pack_runs(runs_of(pages - have)):
                     self.link.send(Kind.ASK, runs)
+                for runs in pack_runs(runs_of(pages & have)):
+                    self.link.send(Kind.AGAIN, runs)
 
     def _lacking(self, first: int, count: int) -> list[tuple[int, int]]:
         """What of them is taken: before it runs here the latest counts, then only what is lacking.

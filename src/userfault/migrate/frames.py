@@ -47,10 +47,11 @@ class Kind(enum.IntEnum):
     READY = 9  # receiver: it could run from here
     GO = 10  # sender: it is yours
     RUNNING = 11  # receiver: it runs
-    ASK = 12  # receiver: pages that somebody waits for
+    ASK = 12  # receiver: pages that have not come, and somebody waits for
     ALL = 13  # receiver: every page is in
     BYE = 14  # sender: it lets go of its pages
     ALIVE = 15  # either, when it has said nothing for a while
+    AGAIN = 17  # receiver: pages that had come and were taken, and somebody waits for anew
     SYNC = 16  # sender: say so, when this is read; receiver: it was
 
 
@@ -64,6 +65,7 @@ _MOST = {
     Kind.STALE: MOST_RUNS * _RUN.size,
     Kind.SWITCH: MOST_STATE,
     Kind.ASK: MOST_RUNS * _RUN.size,
+    Kind.AGAIN: MOST_RUNS * _RUN.size,
 }
 
 

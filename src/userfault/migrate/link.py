@@ -29,6 +29,10 @@ _FRAME_S = 20.0  # for one frame, over a slow network; a silence ends it before
 # What waits in the kernel stands before the page that somebody asks for.
 _WAITING = 256 << 10
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+_SIGNED = (
+    "both sides need certificates that the other side's --tls-cacert has signed, the receiver's"
+    " with its address in it"
+)
 
 LOST = (ConnectionLostError, OSError)
 
@@ -55,6 +59,29 @@ class Link:
                 self._said = time.monotonic()
             finally:
                 self._sending.release()
+
+    def greet(self) -> None:
+        """The receiver's first word; its certificate is good, and so is the sender's to it."""
+        with self._sending:
+            self._stream.send(head(Kind.ALIVE, 0))
+
+    def greeted(self) -> None:
+        """Wait for that.
+
+        The sender says nothing before: with TLS 1.3 its certificate is looked at when for the
+        sender all is settled, and what it had sent by then would have the kernel drop the reason.
+        Raises RefusedError where it is not good, ConnectionLostError, BadMessageError.
+        """
+        try:
+            if not self._stream.wait(HANDSHAKE_S):
+                raise ConnectionLostError("the connection is lost", cause="nobody says anything")
+            read_head(self._stream.exactly(HEAD.size))
+        except ConnectionLostError as error:
+            if "ALERT" not in error.cause:
+                raise
+            raise RefusedError(
+                "the receiver does not take our certificate", cause=error.cause, cure=_SIGNED
+            ) from None
 
     def receive(self, patience_s: float | None = None) -> tuple[Kind, bytearray]:
         """The next frame that says something; while there is none this side says that it is alive.
@@ -134,8 +161,7 @@ def over(channel: socket.socket, context: ssl.SSLContext | None, name: str | Non
         raise RefusedError(
             "the other side has no certificate that is good here, or speaks no TLS",
             cause=error.cause,
-            cure="both sides need certificates that the other side's --tls-cacert has signed, with"
-            " the receiver's address in the receiver's",
+            cure=_SIGNED,
         ) from None
     except BaseException:
         channel.close()
@@ -145,6 +171,8 @@ def over(channel: socket.socket, context: ssl.SSLContext | None, name: str | Non
 
 def told(error: Exception) -> str:
     """Why a connection is no more, in one line."""
+    if isinstance(error, RefusedError):
+        return f"{error.what}: {error.cause}"
     if isinstance(error, UserfaultError):
         return error.cause or error.what
     return str(error)

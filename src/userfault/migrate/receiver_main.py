@@ -191,6 +191,7 @@ class Receiving:
             return
         mine = False
         try:
+            link.greet()
             hello = unpack(link.expect(Kind.HELLO), Hello)
             mine = self._take_on(link, hello, peer)
             while mine:
@@ -239,14 +240,14 @@ class Receiving:
             while self._verdict is None and time.monotonic() < deadline:
                 self._changed.wait(_STEP_S)
                 link.say_alive()
-            refused = self._arrivals.failed
-            if self._verdict is not True:
-                refused = self._verdict or Refused("the receiver does not get ready")
-            if refused is None:
+            why = self._arrivals.failed
+            if not isinstance(self._verdict, bool):
+                why = self._verdict or Refused("the receiver does not get ready")
+            if why is None:
                 self._arrivals.begin(hello.offer.pages)
                 self._replace(link)
                 return True
-        link.send(Kind.REFUSED, pack(refused))
+        link.send(Kind.REFUSED, pack(why))
         while True:  # until it has read that, and hangs up
             link.receive()
 

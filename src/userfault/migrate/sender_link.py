@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from pyroaring import BitMap
+
 from userfault.kernel.errors import UserfaultError
 from userfault.migrate.errors import HalfMoved, NotMoved
 from userfault.migrate.frames import (
@@ -25,7 +27,6 @@ from userfault.migrate.frames import (
     Offer,
     Phase,
     Refused,
-    Runs,
     Welcome,
     pack,
     unpack,
@@ -45,7 +46,8 @@ class Connection:
     """One move, over one connection after the other; a thread hears each.
 
     `stopped`: the guest stands still, since `stopped_at`.  `given`: it was decided that it is the
-    receiver's: set before that is said, and from then on it never runs here again.
+    receiver's: set before that is said, and from then on it never runs here again.  `asked`: pages
+    that somebody waits for, and whether they had come before.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Connection:
         self.stopped_at = self.stopped_s = 0.0
         self.breaks = 0
         self.phase = Phase.COPYING
-        self.asked: deque[Runs] = deque()
+        self.asked: deque[tuple[BitMap, bool]] = deque()
         self._where, self._context, self._offer = where, context, offer
         self._pages = pages
         self._patience_s, self._still_s = patience_s, still_s
@@ -152,6 +154,7 @@ class Connection:
         """A connection on which both know what the receiver has."""
         link = dial(*self._where, self._context)
         try:
+            link.greeted()
             hello = Hello(MAGIC, VERSION, self._token, not first, self._offer)
             link.send(Kind.HELLO, pack(hello))
             kind, data = link.receive(_PREPARE_S if first else None)
@@ -227,8 +230,9 @@ class Connection:
             link.interrupt()
 
     def _heard(self, kind: Kind, data: bytearray) -> None:
-        if kind is Kind.ASK:
-            self.asked.append(unpack_runs(data, self._offer.pages))
+        if kind in (Kind.ASK, Kind.AGAIN):
+            wanted = set_of(unpack_runs(data, self._offer.pages))
+            self.asked.append((wanted, kind is Kind.AGAIN))
         elif kind is Kind.READY and self.stopped:
             self.phase = max(self.phase, Phase.READY)
         elif kind is Kind.RUNNING and self.given:

@@ -236,10 +236,12 @@ class _Sending:
     def _answer(self) -> bool:
         """Pages that were asked for."""
         try:
-            runs = self._link.asked.popleft()
+            wanted, again = self._link.asked.popleft()
         except IndexError:
             return False
-        for first, count in runs:
+        if not again:  # what was sent on this connection arrives by itself
+            wanted &= self._pages.todo
+        for first, count in runs_of(wanted):
             for at in range(first, first + count, PIECE):
                 self._give(at, min(PIECE, first + count - at), "asked")
         return True
