@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.pages import PAGE
-from helpers.skips import absent
+from helpers.skips import absent, need_features
 from helpers.waiting import wait_until
 from helpers.world import World
 from userfault.kernel.events import PageFault
 from userfault.kernel.modes import Feature, Mode
 from userfault.linux.process import LiveMapping
 from userfault.linux.uffd import LiveUserfaultfd
+from userfault.vmm.errors import GuestError
 from userfault.vmm.machine import Machine
 from userfault.vmm.program import Walk
 from vmm.guests import image, words
@@ -48,6 +49,10 @@ class Scene:
 
         wait_until(came, RUN_S)
         return found
+
+    def give_up(self) -> None:
+        """Every page: UFFDIO_POISON."""
+        self.uffd.poison(self.mapping.address, self.mapping.length)
 
     def fill(self) -> None:
         """Every page that is missing."""
@@ -84,6 +89,19 @@ def test_a_machine_whose_cpus_wait_for_one_page_is_paused_and_goes_on(world: Wor
         machine.set_state(taken)  # as it was when both of them waited
         machine.resume()
         assert machine.wait(RUN_S) == [walk.checksum(words)] * 2
+
+
+def test_a_page_that_was_given_up_ends_the_guest_and_not_the_program(world: World) -> None:
+    need_features(Feature.POISON)
+    scene = Scene(world, cpus=2)
+    with scene.machine as machine:
+        machine.start([Walk(PAGES), Walk(PAGES)])
+        machine.resume()
+        scene.faults(2)
+        scene.give_up()
+        with pytest.raises(GuestError) as told:
+            machine.wait(RUN_S)
+        assert "gave the page up" in told.value.cause
 
 
 def test_one_fill_lets_both_cpus_go_on(world: World) -> None:

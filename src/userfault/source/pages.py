@@ -52,7 +52,7 @@ class PagesSource:
                 offset, f"the process that asks it cannot be reached: {error}"
             ) from None
         try:
-            line.sendall(REQUEST.pack(offset, wanted))
+            line.sendall(REQUEST.pack(self._spec.offset + offset, wanted))
             there, size = ANSWER.unpack(_exactly(line, ANSWER.size))
             if there and size == wanted:
                 _fill(line, data[:wanted])

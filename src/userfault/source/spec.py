@@ -7,7 +7,7 @@
 | `zero(length)` | `ZeroSpec` |
 | `function("module:name", length)`, or a function of a module | `FunctionSpec` |
 | a snapshot in a store | `StoreSpec`; `snapshot.serving.handover` reads its manifest |
-| pages that are still on another host | `PagesSpec`; a daemon makes it (`serve.page_server`) |
+| pages that are still on another host | `PagesSpec`; made by `serve.page_server` and `migrate` |
 """
 
 from __future__ import annotations
@@ -126,11 +126,13 @@ class PagesSpec(msgspec.Struct, frozen=True, tag="pages"):
 
     The socket to that process comes along as a descriptor (`source.pages`).  `name`: of the other
     host, for messages only.  `task`: whose memory it is, by the number that it has there.
+    `offset`: where it begins among what that process has.
     """
 
     length: int
     name: str
     task: int = 0
+    offset: int = 0
 
 
 Spec: TypeAlias = ZeroSpec | FileSpec | FunctionSpec | StoreSpec | PagesSpec
@@ -203,9 +205,8 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
     source, or one shorter than `length`; SourceError when a file cannot be opened;
     SourceTypeError for an object that is none of the above.
     """
-    if isinstance(source, ZeroSpec | FunctionSpec):
-        taken = _length(source.length, length, "the source")
-        return _with_large_arguments(msgspec.structs.replace(source, length=taken))
+    if isinstance(source, ZeroSpec | FunctionSpec | Resolved):
+        return _resolved(source, length)
     target = names_function(source)
     if target:
         return _function_of(target, length)
@@ -217,6 +218,14 @@ def resolve(source: Any, *, length: int | None = None, offset: int = 0) -> Resol
     if fd is not None:
         return _duplicate(fd, getattr(source, "name", source), length, offset)
     return _buffer(source, length, offset)
+
+
+def _resolved(source: ZeroSpec | FunctionSpec | Resolved, length: int | None) -> Resolved:
+    """What is a source already; of one that has a descriptor, which its owner keeps, all."""
+    if isinstance(source, Resolved):
+        return Resolved(source.spec, os.dup(source.fd))
+    taken = _length(source.length, length, "the source")
+    return _with_large_arguments(msgspec.structs.replace(source, length=taken))
 
 
 def names_function(source: Any) -> str:

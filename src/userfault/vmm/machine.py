@@ -88,6 +88,11 @@ class Machine:
         self._closed = False
 
     @property
+    def code(self) -> bytes:
+        """The guest's programs."""
+        return self._code
+
+    @property
     def length(self) -> int:
         """Bytes of all memories."""
         return sum(self.lengths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -22,7 +23,7 @@ MEMORIES = ("anon", "shmem", "shmem-private", "hugetlb", "guest_memfd")
 _PROBE, _FASTER = 10_000, 4  # steps that tell how fast a guest is here, and how many more next
 _PROBE_S = 0.1
 _PIECE = 4096  # pages
-_GUEST_S = 600.0
+GUEST_S = 600.0
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -53,17 +54,17 @@ class Resumed(msgspec.Struct, frozen=True):
     lacking: bool = False
 
 
-def save_one(
-    place: str,
-    *,
+@contextlib.contextmanager
+def running(
     pages: int,
+    *,
     cpus: int = 1,
     user: bool = True,
     seconds: float = 1.0,
     pattern: str = "random",
-) -> Saved:
-    """Run a guest whose CPUs each walk over their part of the memory, reading and writing, for some
-    `seconds`; save it in the middle, and let it run to its end."""
+) -> Iterator[Machine]:
+    """A guest whose CPUs each walk over their part of the memory, reading and writing, for some
+    `seconds` from now on."""
     with contextlib.closing(mmap.mmap(-1, pages * PAGE)) as memory:
         for first in range(0, pages, _PIECE):
             count = min(_PIECE, pages - first)
@@ -83,8 +84,23 @@ def save_one(
                 ]
             )
             machine.resume()
-            made = save(machine, place)
-            sums = _told(machine.wait(_GUEST_S))
+            yield machine
+
+
+def save_one(
+    place: str,
+    *,
+    pages: int,
+    cpus: int = 1,
+    user: bool = True,
+    seconds: float = 1.0,
+    pattern: str = "random",
+) -> Saved:
+    """Run a guest for some `seconds` (see `running`); save it in the middle, and let it run to its
+    end."""
+    with running(pages, cpus=cpus, user=user, seconds=seconds, pattern=pattern) as machine:
+        made = save(machine, place)
+        sums = told(machine.wait(GUEST_S))
     with restore(place) as restored:
         left = [cpu.kvm.registers()["rcx"] for cpu in restored.machine.cpus]
     return Saved(place, pages, cpus, user, left, sums, made.stopped_s * 1e3)
@@ -99,7 +115,7 @@ def resume_one(place: str, memory: str, *, policy: Policy | None = None) -> Resu
         ) as restored:
             ready = time.perf_counter()
             restored.machine.resume()
-            sums = _told(restored.machine.wait(_GUEST_S))
+            sums = told(restored.machine.wait(GUEST_S))
             took = time.perf_counter() - ready
             faults, filled = _filled(restored)
             return Resumed(
@@ -119,11 +135,11 @@ def resume_one(place: str, memory: str, *, policy: Policy | None = None) -> Resu
 
 def _steps(machine: Machine, pages: int, seconds: float) -> int:
     """How many take so long here: the host may emulate what others run natively."""
-    machine.run([Walk(pages, steps=pages)], _GUEST_S)  # pages are mapped from here on
+    machine.run([Walk(pages, steps=pages)], GUEST_S)  # pages are mapped from here on
     steps = _PROBE
     while True:  # until it is longer than to start a CPU and to pause it
         begun = time.perf_counter()
-        machine.run([Walk(pages, steps=steps)], _GUEST_S)
+        machine.run([Walk(pages, steps=steps)], GUEST_S)
         took = time.perf_counter() - begun
         if took >= _PROBE_S:
             return max(pages, int(seconds * steps / took))
@@ -144,5 +160,5 @@ def _filled(restored: Restored) -> tuple[int, int]:
     return faults, filled
 
 
-def _told(sums: list[int]) -> list[str]:
+def told(sums: list[int]) -> list[str]:
     return [f"{each:016x}" for each in sums]

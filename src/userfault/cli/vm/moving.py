@@ -1,0 +1,57 @@
+"""What `userfault send` and `userfault receive` share: who is at the other end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from userfault.kernel.errors import UsageError
+from userfault.serve.page_server.tls import Tls
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--patience",
+        type=click.FloatRange(0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the other side may be away before it is given up.",
+    ),
+    click.option("--tls-cert", metavar="FILE", help="Our certificate (PEM)."),
+    click.option("--tls-key", metavar="FILE", help="Its private key."),
+    click.option("--tls-cacert", metavar="FILE", help="The authority whose certificates are good."),
+    click.option("--tls-cacrl", metavar="FILE", help="What it has revoked."),
+    click.option(
+        "--no-tls", is_flag=True, help="Without certificates: whoever reaches the port may."
+    ),
+)
+
+
+def peer_options(command: F) -> F:
+    """All of them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def tls_of(
+    cert: str | None, key: str | None, cacert: str | None, cacrl: str | None, *, off: bool
+) -> Tls | None:
+    """What the options say.  Raises UsageError where they say neither how nor that not."""
+    given = [path for path in (cert, key, cacert, cacrl) if path is not None]
+    if off and not given:
+        return None
+    if off or cert is None or key is None or cacert is None:
+        raise UsageError(
+            "a machine that moves with --no-tls and certificates"
+            if off
+            else "a machine that moves without a word on certificates",
+            cause="its memory and its registers go over the network",
+            cure="give --tls-cert, --tls-key and --tls-cacert, or --no-tls alone where only the"
+            " two hosts reach the port",
+        )
+    return Tls(cert, key, cacert, cacrl)

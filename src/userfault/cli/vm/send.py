@@ -1,0 +1,132 @@
+"""`userfault send`: a guest that moves to another host while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from userfault.cli.shared import errors, json_output, terminal
+from userfault.cli.shared.progress import bar
+from userfault.cli.shared.sizes import size as size_of
+from userfault.cli.vm.moving import peer_options, tls_of
+from userfault.cli.vm.telling import guest_options
+from userfault.kernel.memtypes import BASE_PAGE, MIB
+from userfault.migrate.errors import HalfMoved, NotMoved
+from userfault.migrate.sending import ROUNDS, Sent
+from userfault.vmm.machine import Machine
+from userfault.vmm.moving import send_machine
+from userfault.vmm.restoring import restore
+from userfault.vmm.trial import GUEST_S, running, told
+
+SCHEMA = "userfault.send/1"
+HALF = 9  # it is the receiver's, and not seen to be whole there
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """`moved`, or why not, and then what its CPUs have summed up here."""
+
+    moved: Sent | None = None
+    failed: str = ""
+    sums: list[str] = []
+
+
+@click.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option(
+    "--from",
+    "place",
+    metavar="STORE/NAME",
+    help="Go on with the guest that `userfault vm save` stored there, in place of a new one.",
+)
+@guest_options
+@click.option(
+    "--rounds",
+    type=click.IntRange(0, 100),
+    default=ROUNDS,
+    show_default=True,
+    help="How often pages are sent before the switch at most; 0: none.",
+)
+@peer_options
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def send(
+    address: str,
+    place: str | None,
+    size: int,
+    cpus: int,
+    kernel_mode: bool,
+    pattern: str,
+    seconds: float,
+    rounds: int,
+    patience: float,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_cacert: str | None,
+    tls_cacrl: str | None,
+    no_tls: bool,
+    as_json: bool,
+) -> int:
+    """Run a guest, and move it to `userfault receive` at HOST:PORT while it runs.
+
+    It goes on there; what its CPUs add up is told there in the end.  Where it cannot be moved it
+    runs to its end here (exit code 1).
+    """
+    tls = tls_of(tls_cert, tls_key, tls_cacert, tls_cacrl, off=no_tls)
+    with contextlib.ExitStack() as stack:
+        if place is not None:
+            machine = stack.enter_context(_restored(place, track=bool(rounds)))
+        else:
+            machine = stack.enter_context(
+                running(
+                    size * MIB // BASE_PAGE,
+                    cpus=cpus,
+                    user=not kernel_mode,
+                    seconds=seconds,
+                    pattern=pattern,
+                )
+            )
+        try:
+            with bar("moving") as step:
+                sent = send_machine(
+                    machine,
+                    address,
+                    tls=tls,
+                    rounds=rounds,
+                    patience_s=patience,
+                    progress=lambda at: step(at.pages - at.left, at.pages),
+                )
+            outcome = Outcome(moved=sent)
+        except HalfMoved as error:
+            errors.show(error)
+            return HALF
+        except NotMoved as error:
+            errors.show(error)
+            outcome = Outcome(failed=str(error), sums=told(machine.wait(GUEST_S)))
+    if as_json:
+        json_output.show(SCHEMA, outcome)
+    else:
+        _say(outcome)
+    return 0 if outcome.moved else errors.FAILED
+
+
+@contextlib.contextmanager
+def _restored(place: str, *, track: bool) -> Iterator[Machine]:
+    with restore(place, track=track) as restored:
+        restored.machine.resume()
+        yield restored.machine
+
+
+def _say(outcome: Outcome) -> None:
+    sent = outcome.moved
+    if sent is None:
+        terminal.say(f"it ran to its end here; sums {' '.join(outcome.sums)}")
+        return
+    broke = f", after {sent.breaks} breaks of the connection" if sent.breaks else ""
+    terminal.say(
+        f"moved {size_of(sent.pages * BASE_PAGE)} in {sent.seconds:.2f} s{broke}:"
+        f" {size_of(sent.before)} in {sent.rounds} rounds before the switch,"
+        f" {size_of(sent.asked)} asked for and {size_of(sent.pushed)} pushed after it;"
+        f" it stood still for {sent.stopped_s * 1e3:.1f} ms"
+    )

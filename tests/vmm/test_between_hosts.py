@@ -1,0 +1,177 @@
+"""`userfault send` and `receive` between two network namespaces: TLS, delay, loss, a cut, ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.commands import environment
+from helpers.hosts import Host, cut, mend, slow_hosts, two_hosts
+from serve.page_server.authority import Authority
+from userfault.kernel.memtypes import BASE_PAGE, MIB
+from userfault.serve.page_server.tls import Tls
+from userfault.vmm.trial import Saved, save_one
+
+pytestmark = [pytest.mark.usefixtures("kvm"), pytest.mark.timeout(120)]
+
+PORT = "7071"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A guest of 16 MiB that was stopped in the middle; its sums are known."""
+    place = tmp_path_factory.mktemp("store") / "vm"
+    return save_one(str(place), pages=16 * MIB // BASE_PAGE, cpus=2, seconds=0.2)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki") / "authority")
+
+
+def options(tls: Tls) -> list[str]:
+    return ["--tls-cert", tls.cert, "--tls-key", tls.key, "--tls-cacert", tls.cacert]
+
+
+class Running:
+    """A command on a host; `say` waits for a line of its standard error that begins so."""
+
+    def __init__(self, host: Host, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*host.inside, sys.executable, "-m", "userfault", *arguments, "--json"],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.told = ""
+
+    def say(self, begins: str) -> None:
+        assert self.process.stderr is not None
+        while True:
+            line = self.process.stderr.readline()
+            self.told += line
+            assert line, self.told
+            if line.startswith(begins):
+                return
+
+    def end(self) -> tuple[int, dict[str, object], str]:
+        """Exit code, what it printed, what it said."""
+        out, err = self.process.communicate(timeout=100)
+        return self.process.returncode, json.loads(out) if out else {}, self.told + err
+
+
+@contextlib.contextmanager
+def moving(
+    here: Host, there: Host, saved: Saved, *more: str, tls: tuple[Tls, Tls], patience: str = "60"
+) -> Iterator[tuple[Running, Running]]:
+    """Sender and receiver, of which the first has begun when the other listens."""
+    receiver = Running(
+        there, "receive", f"{there.address}:{PORT}", *options(tls[1]), "--patience", patience
+    )
+    started = [receiver]
+    try:
+        receiver.say("listening")
+        place = ("--from", saved.place)
+        address = f"{there.address}:{PORT}"
+        sender = Running(
+            here, "send", address, *place, *options(tls[0]), "--patience", patience, *more
+        )
+        started.append(sender)
+        yield sender, receiver
+    finally:
+        for each in started:
+            each.process.kill()
+            each.process.wait()
+            for stream in (each.process.stdout, each.process.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+def pair(authority: Authority, here: Host, there: Host) -> tuple[Tls, Tls]:
+    return (
+        authority.certificate("sender", here.address),
+        authority.certificate("receiver", there.address),
+    )
+
+
+SLOW = 4 << 20  # bytes a second: it takes four seconds to move all
+
+
+@pytest.mark.parametrize("rounds", ["0", "3"])
+def test_over_a_slow_network_that_loses_packets(
+    authority: Authority, saved: Saved, rounds: str
+) -> None:
+    with slow_hosts(delay_s=0.005, loss=0.005) as (here, there, _):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, "--rounds", rounds, tls=tls) as (sender, receiver):
+            code, told, said = sender.end()
+            assert (code, said) == (0, "")
+            assert told["moved"]
+            code, told, said = receiver.end()
+            assert (code, told["sums"]) == (0, saved.sums), said
+
+
+@pytest.mark.parametrize("where", ["sender", "receiver", "between"])
+def test_a_cut_in_the_middle_is_waited_for(authority: Authority, saved: Saved, where: str) -> None:
+    """A host knows that its own link is down; of one farther away it hears nothing at all."""
+    with slow_hosts(rate=SLOW) as (here, there, wire):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, "--rounds", "0", tls=tls) as (sender, receiver):
+            receiver.say("a guest from")  # it runs there, with almost no page
+            end = here if where == "sender" else there
+            if where == "between":
+                wire.whole = False
+            else:
+                cut(end)
+            receiver.say("userfault: the connection to")  # the silence was noticed
+            assert sender.process.poll() is None
+            wire.whole = True
+            mend(end)
+            code, told, said = sender.end()
+            assert code == 0, said
+            assert told["moved"]["breaks"] >= 1  # type: ignore[index]
+            code, told, said = receiver.end()
+            assert (code, told["sums"]) == (0, saved.sums), said
+
+
+@pytest.mark.parametrize(
+    ("killed", "code", "cause"),
+    [("sender", 1, "the sender is lost"), ("receiver", 9, "lost after the switch")],
+    ids=["sender", "receiver"],
+)
+def test_a_side_that_is_killed_after_the_switch_ends_it_with_a_cause(
+    authority: Authority, saved: Saved, killed: str, code: int, cause: str
+) -> None:
+    with slow_hosts(rate=SLOW) as (here, there, _):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, "--rounds", "0", tls=tls, patience="1") as sides:
+            sender, receiver = sides
+            receiver.say("a guest from")
+            victim, other = (sender, receiver) if killed == "sender" else (receiver, sender)
+            victim.process.kill()
+            found, told, said = other.end()
+            assert (found, told) == (code, {})
+            assert cause in said
+
+
+@pytest.mark.parametrize("stranger", [0, 1], ids=["sender", "receiver"])
+def test_a_certificate_of_another_authority_moves_nothing(
+    authority: Authority, saved: Saved, tmp_path: Path, stranger: int
+) -> None:
+    """Each side looks at the other's: whoever is wrong, the guest goes on here to its end."""
+    with two_hosts() as (here, there):
+        tls = list(pair(authority, here, there))
+        wrong = Authority(tmp_path / "other").certificate("stranger", there.address)
+        tls[stranger] = Tls(wrong.cert, wrong.key, tls[stranger].cacert)
+        with moving(here, there, saved, tls=(tls[0], tls[1])) as (sender, receiver):
+            code, told, said = sender.end()
+            assert (code, told["sums"]) == (1, saved.sums)
+            assert "certificate" in said.lower()
+            assert receiver.process.poll() is None  # it waits for the right one
