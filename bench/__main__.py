@@ -22,6 +22,7 @@ from bench import (
     model,
     opening,
     patterns,
+    postcopy,
     restore,
     serve,
     start,
@@ -54,10 +55,12 @@ BENCHMARKS: dict[str, ModuleType] = {
     "serve": serve,
     "budget": budget,
     "vm": vm,
+    "postcopy": postcopy,
     "exec": exec,
     "criu": criu,
 }
-BY_NAME = {"exec", "criu"}  # they boot a guest, and want programs that are fetched first
+# They want programs that are fetched first, or root and the network of the tests.
+BY_NAME = {"exec", "criu", "postcopy"}
 
 
 def main() -> int:

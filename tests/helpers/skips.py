@@ -12,7 +12,9 @@ from typing import NoReturn
 
 import pytest
 
+from userfault.kernel.errors import MemoryUnavailable
 from userfault.kernel.modes import Feature, names
+from userfault.linux.kvm import Vm
 from userfault.linux.uffd import offer
 
 FORBID = "USERFAULT_FORBID_SKIPS"
@@ -29,6 +31,14 @@ def need_root() -> None:
     """Root with its capabilities: to change users, to grow pools."""
     if os.geteuid() != 0:
         absent("needs root")
+
+
+def need_kvm() -> None:
+    """KVM: to run a guest."""
+    try:
+        Vm().close()
+    except MemoryUnavailable as error:
+        absent(str(error))
 
 
 def need_features(features: Feature) -> None:

@@ -21,11 +21,12 @@ _WAITING_S = 0.1  # what would wait for longer is lost, as in a router
 
 class SlowWire:
     """`names`: of its two ends, which may go to other network namespaces.  `whole`: whether
-    anything arrives: without it nobody is told that nothing does."""
+    anything arrives: without it nobody is told that nothing does.  `carried`: bytes so far."""
 
     def __init__(self, delay_s: float, loss: float, rate: float) -> None:
         self.names = [f"uf{os.getpid()}{letter}" for letter in "ab"]
         self.whole = True
+        self.carried = 0
         self._delay_s, self._loss, self._rate = delay_s, loss, rate
         self._draw = random.Random(1)
         self._ends: list[int] = []
@@ -75,6 +76,7 @@ class SlowWire:
                         continue
                     free[fd] = now + waits + len(packet) / self._rate
                     number += 1
+                    self.carried += len(packet)
                     heapq.heappush(under_way, (free[fd] + self._delay_s, number, target, packet))
             while under_way and under_way[0][0] <= time.monotonic():
                 *_, target, packet = heapq.heappop(under_way)

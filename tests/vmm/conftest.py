@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.leaks import nothing_left
-from helpers.skips import absent
-from userfault.kernel.errors import MemoryUnavailable
-from userfault.linux.kvm import Vm
+from helpers.skips import need_kvm
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +20,4 @@ def leaves_nothing() -> Iterator[None]:
 @pytest.fixture
 def kvm() -> None:
     """A test that runs a guest."""
-    try:
-        Vm().close()
-    except MemoryUnavailable as error:
-        absent(str(error))
+    need_kvm()

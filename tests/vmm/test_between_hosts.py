@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from cli.commands import environment
+from helpers.cgroup import limited, possible
 from helpers.hosts import Host, cut, mend, slow_hosts, two_hosts
+from helpers.skips import absent
+from helpers.waiting import wait_until
 from serve.page_server.authority import Authority
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.serve.page_server.tls import Tls
@@ -69,16 +72,27 @@ class Running:
 
 @contextlib.contextmanager
 def moving(
-    here: Host, there: Host, saved: Saved, *more: str, tls: tuple[Tls, Tls], patience: str = "60"
+    here: Host,
+    there: Host,
+    saved: Saved | None,
+    *more: str,
+    tls: tuple[Tls, Tls],
+    patience: str = "60",
+    group: Path | None = None,
 ) -> Iterator[tuple[Running, Running]]:
-    """Sender and receiver, of which the first has begun when the other listens."""
+    """Sender and receiver, of which the first has begun when the other listens.
+
+    `saved`: the guest; None: a new one.  `group`: where the receiver's memory is limited.
+    """
     receiver = Running(
         there, "receive", f"{there.address}:{PORT}", *options(tls[1]), "--patience", patience
     )
     started = [receiver]
     try:
         receiver.say("listening")
-        place = ("--from", saved.place)
+        if group is not None:
+            group.write_text(str(receiver.process.pid))
+        place = ("--from", saved.place) if saved is not None else ()
         address = f"{there.address}:{PORT}"
         sender = Running(
             here, "send", address, *place, *options(tls[0]), "--patience", patience, *more
@@ -102,6 +116,7 @@ def pair(authority: Authority, here: Host, there: Host) -> tuple[Tls, Tls]:
 
 
 SLOW = 4 << 20  # bytes a second: it takes four seconds to move all
+CUT_S = {"sender": 0.1, "receiver": 0.1, "between": 3.0}  # behind the two of silence
 
 
 @pytest.mark.parametrize("rounds", ["0", "3"])
@@ -131,7 +146,8 @@ def test_a_cut_in_the_middle_is_waited_for(authority: Authority, saved: Saved, w
             else:
                 cut(end)
             receiver.say("userfault: the connection to")  # the silence was noticed
-            assert sender.process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):  # it does not give up so soon
+                sender.process.wait(CUT_S[where])
             wire.whole = True
             mend(end)
             code, told, said = sender.end()
@@ -159,6 +175,43 @@ def test_a_side_that_is_killed_after_the_switch_ends_it_with_a_cause(
             found, told, said = other.end()
             assert (found, told) == (code, {})
             assert cause in said
+
+
+@pytest.mark.parametrize("killed", ["sender", "receiver"])
+def test_a_side_that_is_killed_before_the_switch_leaves_the_guest_here(
+    authority: Authority, saved: Saved, killed: str
+) -> None:
+    """What was sent by then is nobody's: nothing ever runs at the receiver."""
+    with slow_hosts(rate=SLOW) as (here, there, wire):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, tls=tls, patience="1") as (sender, receiver):
+            wait_until(lambda: wire.carried > MIB)  # the first round
+            victim, other = (sender, receiver) if killed == "sender" else (receiver, sender)
+            victim.process.kill()
+            code, told, said = other.end()
+            assert code == 1
+            assert "a guest from" not in said
+            if killed == "sender":
+                assert "the sender is lost" in said
+            else:
+                assert "it runs on here" in said
+                assert told["sums"] == saved.sums
+
+
+def test_too_little_memory_there_is_told_here_and_the_guest_goes_on(authority: Authority) -> None:
+    if not possible("memory"):
+        absent("no memory cgroup can be made")
+    with two_hosts() as (here, there), limited("memory", 200 << 20) as group:
+        tls = pair(authority, here, there)
+        # More than the group leaves; the sender has it without a page of it.
+        big = ("--size", "256", "--seconds", "0.2")
+        with moving(here, there, None, *big, tls=tls, group=group) as (sender, receiver):
+            code, told, said = sender.end()
+            assert (code, bool(told["sums"])) == (1, True)
+            assert "leaves" in said
+            code, told, said = receiver.end()
+            assert (code, told) == (3, {})
+            assert "memory for what is to be received" in said
 
 
 @pytest.mark.parametrize("stranger", [0, 1], ids=["sender", "receiver"])

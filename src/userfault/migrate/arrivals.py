@@ -38,6 +38,7 @@ class Arrivals:
         """How many there are; once."""
         if self._staging is None:
             self._staging = Staging(pages)
+            self.changed.notify_all()
 
     def serve(self, line: socket.socket) -> None:
         """A line of a worker, until it hangs up."""
@@ -90,13 +91,13 @@ class Arrivals:
         """These bytes, when they are here; or why they will never be."""
         first, count = offset // PAGE, -(-length // PAGE)
         with self.changed:
-            staging = self._staging
-            pages = 0 if staging is None else staging.pages
-            if staging is None or offset % PAGE or not 0 < length <= _MOST_BYTES:
-                return b"", "there are no such pages"
-            if first + count > pages:
-                return b"", "there are no such pages"
+            # A pager fills as soon as there is memory, and that is before its sender is welcome.
+            while self._staging is None and self.failed is None:
+                self.changed.wait()
             while self.failed is None:
+                staging = self._staged
+                if offset % PAGE or not 0 < length <= _MOST_BYTES or first + count > staging.pages:
+                    return b"", "there are no such pages"
                 if self.phase >= Phase.RUNNING:
                     lacking = staging.lacks(first, count)
                     if not lacking:
