@@ -15,7 +15,8 @@ import pytest
 
 from cli.commands import ROOT, command, environment
 from helpers.stores import memory
-from userfault.cli.shared.terminal import Screen, printable
+from userfault.cli.shared.screen import Screen
+from userfault.cli.shared.terminal import printable
 from userfault.kernel.errors import UserfaultError
 from userfault.snapshot.serving.image import open_image
 from userfault.snapshot.stores.opening import open_objects

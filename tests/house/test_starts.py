@@ -1,4 +1,5 @@
-"""What a new pager imports before it serves: a third of its start was modules that nobody used."""
+"""What a new pager imports before it serves, and `userfault exec` before its program runs: a third
+of their start was modules that nobody used."""
 
 from __future__ import annotations
 
@@ -41,3 +42,12 @@ def test_a_pager_of_a_packed_image_loads_little_more() -> None:
     assert loaded >= _STORES
     assert not loaded & _WITH_STORES
     assert "userfault.snapshot.format.manifest" not in loaded  # the client has read that
+
+
+def test_exec_loads_nothing_of_what_serves_or_draws() -> None:
+    program = "import userfault.cli.main, userfault.cli.serve.exec, userfault.exec.desk, sys"
+    command = [sys.executable, "-c", f"{program}\nprint(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in loaded if name.split(".")[0] == "rich"]
+    assert "userfault.pager.core.core" not in loaded
+    assert not [name for name in loaded if name.startswith("userfault.pager.drivers.serving")]

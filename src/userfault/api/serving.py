@@ -25,7 +25,7 @@ from userfault.linux.unpatched import packet_sockets
 from userfault.pager.core.policy import Policy
 from userfault.pager.core.states import UNSETTLED
 from userfault.pager.drivers.wire import messages
-from userfault.serve import attaching
+from userfault.serve import asked
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import LAZY
 from userfault.snapshot.serving import handover
@@ -155,7 +155,7 @@ class Session:
 
     def _begin(self, undo: contextlib.ExitStack, uffd: int, more: list[int]) -> None:
         """Hand the descriptors over; from the reply on, faults are served."""
-        states, finished = attaching.shared(undo, self._attach)
+        states, finished = asked.shared(undo, self._attach)
         own = self.pid == os.getpid()
         line = LifeLine.for_this_process() if own else LifeLine.armed(signal.SIGKILL, whom=self.pid)
         undo.callback(line.close)
@@ -231,7 +231,7 @@ def _attach(request: Request, uffd: int, resolved: Resolved) -> messages.Attach:
             [Region(*each) for each in request.regions], request.page_size, _MOST_REGIONS
         )
         _fits(geometry, resolved)
-        return attaching.asked_for(
+        return asked.asked_for(
             request.process,
             geometry,
             uffd,

@@ -22,7 +22,7 @@ from userfault.kernel.modes import Feature, Mode
 from userfault.linux.pidfd import close_all
 from userfault.pager.core.segment import Segment
 from userfault.pager.drivers.wire import messages
-from userfault.serve import attaching
+from userfault.serve import asked
 from userfault.uapi import mman
 from userfault.wire.regions import Geometry, Region
 
@@ -169,7 +169,7 @@ class Giver:
     ) -> messages.Attach:
         settings, file, ask = self._settings, given.file, given.ask
         geometry = Geometry(BASE_PAGE, (Region(told.address, ask.length, ask.offset),), file.whole)
-        attach = attaching.asked_for(
+        attach = asked.asked_for(
             pid,
             geometry,
             uffd,

@@ -6,18 +6,14 @@ import contextlib
 import functools
 import os
 import select
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from userfault.api.pager import Pager
-from userfault.exec import program
-from userfault.exec.library import library
 from userfault.exec.settings import Settings
 from userfault.kernel.errors import UsageError
 from userfault.linux import pidfd
@@ -75,6 +71,7 @@ class Runner:
         settings: Settings,
     ) -> None:
         """All that needs no pager: the program is started, then what is slow to load is loaded."""
+        from userfault.exec import program  # noqa: PLC0415
         from userfault.exec.files import opened  # noqa: PLC0415
 
         path = program.find(command[0])
@@ -122,6 +119,8 @@ class Runner:
         return code if code >= 0 else 128 - code
 
     def _environment(self, address: str) -> dict[str, str]:
+        from userfault.exec.library import library  # noqa: PLC0415
+
         places = " ".join(f"{d} {i} {f.itself:d}" for f in self.files for d, i in [f.place])
         preloaded = filter(None, [str(library()), os.getenv("LD_PRELOAD")])
         return {**os.environ, "LD_PRELOAD": ":".join(preloaded), VARIABLE: f"{places} {address}"}
@@ -167,6 +166,9 @@ def _nothing() -> None:
 
 def _folder(undo: contextlib.ExitStack) -> str:
     """For the socket, whose path has to fit into an address: where TMPDIR is too long, in /tmp."""
+    import shutil  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
     for place in (None, "/tmp"):
         try:
             folder = tempfile.mkdtemp(prefix="userfault-exec-", dir=place)

@@ -26,7 +26,7 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.wire.messages import Attach
-from userfault.serve import attaching
+from userfault.serve import asked, attaching
 from userfault.serve.criu_memory import Memory, memory_of
 from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
@@ -170,7 +170,7 @@ class CriuTalk:
                 cause="no descriptor is left here" if seen.lost else f"{len(seen.fds)} came",
                 cure="raise LimitNOFILE=" if seen.lost else "look which program connects here",
             )
-        attaching.check_uffd(seen.fds[0])  # from here on its sender counts on us
+        asked.check_uffd(seen.fds[0])  # from here on its sender counts on us
         try:
             if seen.sender is None or seen.sender.pid <= 0:
                 raise ProcessLookupError(0, "the kernel does not say which process it is here")

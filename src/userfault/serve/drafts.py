@@ -18,7 +18,7 @@ from userfault.linux import registered
 from userfault.linux.refused import cause_of
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
-from userfault.serve import attaching
+from userfault.serve import asked, attaching
 from userfault.serve.exchange import EndedError, Exchange
 from userfault.serve.files import Files
 from userfault.serve.images import Images
@@ -254,7 +254,7 @@ class DraftTalk:
             cause = cause_of(error) if isinstance(error, OSError) else traceback.format_exc()
             error = PagerError("a client that cannot be served", cause=cause)
         fds = self._exchange.fds if self._exchange is not None else []
-        handed_over = bool(self.client.mappings) or any(map(attaching.is_userfaultfd, fds))
+        handed_over = bool(self.client.mappings) or any(map(asked.is_userfaultfd, fds))
         self._host.turn_away(self.client, error, handed_over=handed_over)
         self._decided()
         if self.client.conversation is self:

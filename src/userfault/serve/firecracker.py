@@ -16,7 +16,7 @@ from userfault.linux.pidfd import close_all
 from userfault.linux.refused import cause_of
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
-from userfault.serve import attaching, handshake
+from userfault.serve import asked, attaching, handshake
 from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Door, Limits
@@ -106,7 +106,7 @@ class FirecrackerTalk:
     def _look(self, peeked: handshake.Peeked) -> bool:
         """Whether it is served now.  Raises RefusedError, BadMessageError, OSError, PagerError."""
         self._fds += peeked.fds
-        self._handed_over = self._handed_over or any(map(attaching.is_userfaultfd, peeked.fds))
+        self._handed_over = self._handed_over or any(map(asked.is_userfaultfd, peeked.fds))
         if peeked.lost and len(self._fds) <= 1:
             raise RefusedError(
                 "a client whose descriptor could not be taken",

@@ -9,33 +9,12 @@ all of them; who waits for it is woken, in whichever process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from userfault.linux.registered import Area
 from userfault.pager.core.segment import Segment
 from userfault.pager.core.segments import Segments
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.wire.messages import Attach
-from userfault.wire.regions import Geometry
-
-
-def backing(areas: Iterable[Area], geometry: Geometry) -> str:
-    """Which shared memory the regions show, and at which place of it the source begins.
-
-    "" where they are not one file's, or lie in it otherwise than in the source.
-    """
-    found = set()
-    for area in areas:
-        mapping = area.mapping
-        for region in geometry.regions:
-            low = max(mapping.start, region.address)
-            if low < min(mapping.end, region.address + region.size):
-                in_file = mapping.offset + low - mapping.start
-                begin = in_file - (region.offset + low - region.address)
-                found.add(f"{mapping.device} {mapping.inode} {begin}")
-    return found.pop() if len(found) == 1 else ""
 
 
 def first_of(clients: Clients, request: Attach) -> Served | None:

@@ -26,7 +26,7 @@ from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.drivers.clients.book import Book
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
-from userfault.serve import attaching, records
+from userfault.serve import asked, attaching, records
 from userfault.serve.delivering import Bytes
 from userfault.serve.exchange import EndedError, Exchange
 from userfault.serve.files import Files
@@ -182,7 +182,7 @@ class Asked:
             cause = cause_of(error) if isinstance(error, OSError) else traceback.format_exc()
             error = PagerError("a VM that cannot be served", cause=cause)
         fds = self._exchange.fds if self._exchange is not None else []
-        handed_over = self._restored is not None or any(map(attaching.is_userfaultfd, fds))
+        handed_over = self._restored is not None or any(map(asked.is_userfaultfd, fds))
         self._host.turn_away(self.client, error, handed_over=handed_over)
         if self.client.conversation is self and self.client.open:
             self._clients.hang_up(self.client, quit_now=True)
@@ -268,7 +268,7 @@ class SecretTalk(Asked):
     def _record(self, exchange: Exchange, guest: Guest) -> None:
         """Write it down: from here on it survives us."""
         fds = exchange.fds
-        if len(fds) != 3 or not attaching.is_userfaultfd(fds[0]):
+        if len(fds) != 3 or not asked.is_userfaultfd(fds[0]):
             raise RefusedError(
                 f"a VM with {len(fds)} descriptors",
                 cause="three belong to its message: userfaultfd, guest_memfd, bitmap",

@@ -17,7 +17,7 @@ import socket
 
 from userfault.linux.pidfd import close_all
 from userfault.serve import handshake
-from userfault.serve.attaching import is_userfaultfd
+from userfault.serve.asked import is_userfaultfd
 from userfault.serve.refusals import Refusals
 
 KILL, CLOSE = "kill", "close"

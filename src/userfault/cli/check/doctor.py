@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from userfault.cli.shared import errors, interrupts, json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.doctor.clients import CLIENTS, OURS, Health, examine
 from userfault.doctor.finding import Finding, State
 

@@ -18,7 +18,7 @@ from userfault.check.live.kernel import LiveKernel
 from userfault.cli.check import crew
 from userfault.cli.shared import errors, interrupts
 from userfault.cli.shared.checking.totals import TITLES, Totals, print_lines, print_totals
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.calls import HUGE
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.linux.hugepool import PoolShare, growing

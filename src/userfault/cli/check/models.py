@@ -18,7 +18,7 @@ from userfault.cli.check import crew
 from userfault.cli.shared import errors, json_output
 from userfault.cli.shared.checking.table import verdict_text
 from userfault.cli.shared.checking.totals import Totals, print_totals
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 SCHEMA = "userfault.check.against/1"
 

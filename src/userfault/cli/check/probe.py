@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from userfault.cli.shared import interrupts, json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.memtypes import MemoryType, size_name
 from userfault.linux import probe as probing
 from userfault.linux.probe import Cell, Report

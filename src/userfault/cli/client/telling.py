@@ -10,7 +10,7 @@ from rich.table import Table
 from userfault.cli.client.crew import Outcome, Verdict
 from userfault.cli.client.hostile import Played
 from userfault.cli.shared import json_output, terminal
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 SCHEMA = "userfault.client/1"
 

@@ -23,7 +23,7 @@ from userfault.cli.demo.picture import draw
 from userfault.cli.demo.report import FILLS, Demo, Order, Run, Target, notes, table, to_json
 from userfault.cli.shared import errors, interrupts, json_output
 from userfault.cli.shared.children import python_child
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.errors import Unavailable, UsageError, UserfaultError
 from userfault.kernel.memtypes import BASE_PAGE, GIB, KIB, MIB, Memory, MemoryType, memory, round_up
 from userfault.linux import libc

@@ -17,7 +17,7 @@ from userfault.check.explore.contract.trying import SCHEDULES, Tried, again, tri
 from userfault.check.explore.strategies import replay as replaying
 from userfault.cli.explore.table import print_timeline
 from userfault.cli.shared import errors, json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.errors import UsageError
 from userfault.model.designs.catalogue import design_named
 from userfault.model.memtypes.ops import MemoryOps

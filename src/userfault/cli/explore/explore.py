@@ -31,7 +31,7 @@ from userfault.cli.explore.table import (
     print_unseen,
 )
 from userfault.cli.shared import errors, json_output, progress
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.errors import UsageError
 from userfault.model.profiles import Profile, profile_named
 

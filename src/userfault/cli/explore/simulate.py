@@ -13,7 +13,7 @@ from userfault.check.simulate.batch import Batch, Progress, batches
 from userfault.check.simulate.run import Result, run
 from userfault.cli.explore import seeds as crew
 from userfault.cli.shared import errors, json_output, progress
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.errors import UsageError
 from userfault.model.profiles import NEXT, profile_named
 

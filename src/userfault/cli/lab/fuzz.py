@@ -17,7 +17,7 @@ from userfault.cli.lab.jobs import BatchJob, BatchPart, ReplayDone, ReplayJob, S
 from userfault.cli.shared import errors
 from userfault.cli.shared.checking.options import PROGRAMS
 from userfault.cli.shared.checking.totals import Totals, print_lines, print_totals
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 _SLICE = 100  # programs: short, so that no worker is left with a long one at the end
 _SILENCE_S = 900.0  # of a worker: a divergence that is shrunk runs its program many times

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from userfault.cli.lab.names import CACHE
 from userfault.cli.shared import json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.lab.store import Store
 from userfault.lab.suites import SUITES
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement
 from userfault.cli.shared.checking.files import Header
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 _WORST = (Verdict.LOST, Verdict.FAILED, Verdict.PASSED, Verdict.CANNOT_RUN)
 _SHOWN = {

@@ -13,7 +13,7 @@ from userfault.check.prompt.state import Row
 from userfault.check.prompt.telling import answer_text, call_text, message_texts
 from userfault.cli.model.conversation import Pairs
 from userfault.cli.shared import json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.kernel.calls import ReadFd
 
 SCHEMA = "userfault.model/1"

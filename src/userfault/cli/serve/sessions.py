@@ -9,7 +9,7 @@ from rich.table import Table
 
 from userfault.cli.serve.options import control
 from userfault.cli.shared import json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.serve.talking import Line
 
 SCHEMA = "userfault.sessions/1"

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 
 from userfault.cli.shared import json_output
+from userfault.cli.shared.screen import Screen
 from userfault.cli.shared.sizes import size
-from userfault.cli.shared.terminal import Screen
 from userfault.kernel.memtypes import MIB
 from userfault.kernel.names import shown
 from userfault.pager.drivers.record.viewing import Family, Mapping, Served, families

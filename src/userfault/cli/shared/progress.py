@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from userfault.cli.shared import terminal
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 
 @contextlib.contextmanager

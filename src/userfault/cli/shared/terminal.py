@@ -1,8 +1,8 @@
 """What the commands write: the one way to standard output and standard error.
 
 Names of files and processes, words of manifests, answers of servers are whatever somebody chose,
-also the escape sequences of a terminal.  So every text goes through here, and what is not printable
-is written as an escape; the colours are Rich's own.  A stream that cannot write a character (ASCII,
+also the escape sequences of a terminal.  So every text goes through here (tables: `screen.py`), and
+what is not printable is written as an escape.  A stream that cannot write a character (ASCII,
 Latin-1) gets an escape for that too.
 """
 
@@ -11,13 +11,8 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterable
-from typing import Any
 
 import click
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.text import Text
 
 from userfault.kernel.names import shown
 
@@ -30,27 +25,6 @@ def printable(text: str) -> str:
 def say(text: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Write a text, and the end of the line."""
     click.echo(printable(str(text)), err=err, nl=nl)
-
-
-class Screen(Console):
-    """Rich's console, for texts that may hold anything: they are neither markup nor emoji."""
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Before the layout, so that columns have the width of what is written."""
-        return super().render_str(printable(text), **options)
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
-        """Of whatever else there is, the text of each piece; not Rich's own control sequences."""
-        for segment in super().render(renderable, options):
-            if segment.control is None and not segment.text.isprintable():
-                yield Segment(printable(segment.text), segment.style)
-            else:
-                yield segment
 
 
 class _Line(logging.Formatter):

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from userfault.cli.shared import errors, json_output, progress, terminal
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.cli.store import reading
 from userfault.cli.store.places import Place, human, sibling, snapshot
 from userfault.snapshot.inputs.protocol import PAGE

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from userfault.cli.shared import errors, json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.cli.store.places import human, store
 from userfault.kernel.errors import UserfaultError
 from userfault.kernel.names import shown

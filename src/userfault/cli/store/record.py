@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from userfault.cli.shared import json_output, terminal
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.cli.store.places import human, snapshot
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import NoSuchObject

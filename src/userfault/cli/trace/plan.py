@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from userfault.cli.shared import json_output
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 from userfault.cli.trace.reading import read
 from userfault.kernel.memtypes import KIB, MIB
 from userfault.kernel.names import shown

@@ -30,6 +30,10 @@ from userfault.pager.drivers.wire import messages
 from userfault.version import __version__
 
 _HELLO = 4096  # bytes of the first packet
+# Within which a thread that has read what a fault waits for gets the GIL from one that is busy in
+# Python, such as a worker that fills what nobody has asked for yet; with Python's own 5 ms a first
+# touch took 17 ms instead of 6 (measured on 6.18 with Python 3.11).
+_SWITCH_S = 0.0003
 
 More = Callable[[socket.socket, records.FamilyRecord], None]
 
@@ -115,6 +119,7 @@ def _settle_in() -> None:
     add a pause.  Frozen, what is loaded so far stays shared by the whole family.
     """
     allow_all()  # before there is a family: each process has its own limit, and all one table
+    sys.setswitchinterval(_SWITCH_S)
     codecs.lookup("ascii")  # what the files of /proc are read with would be imported on first use
     gc.freeze()
     gc.disable()

@@ -9,7 +9,7 @@ from rich.text import Text
 from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement
 from userfault.cli.shared.checking.table import verdict_text
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 
 class Explanation:

@@ -12,7 +12,7 @@ from userfault.check.words.outcome import CaseResult, Verdict
 from userfault.check.words.statement import Statement, to_json
 from userfault.cli.shared import json_output
 from userfault.cli.shared.checking.files import Header
-from userfault.cli.shared.terminal import Screen
+from userfault.cli.shared.screen import Screen
 
 _STYLES = {
     Verdict.PASSED: "green",

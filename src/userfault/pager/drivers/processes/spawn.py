@@ -49,17 +49,18 @@ def spawn_python(
     Raises PagerError when no interpreter can be started, UsageError for one that is not to be had.
     """
     chosen = chosen_python(python)
-    # Another Python has what it needs itself; of ours it takes what it lacks.
-    order = f"{path!r} + rest" if chosen.ours else f"rest + {path!r}"
     # Numbers up to 2 are what a client without standard input has left for other uses.
     passed = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 3)
+    # What Python brings comes first, as it does with `site`: else each of its modules is looked for
+    # in vain in our folders.  (Another Python has what it needs itself, and takes of ours what it
+    # lacks.)  No collection while all is loaded, of which hardly anything goes again: 6 of 65 ms.
     program = (  # without "", which stands for wherever the client is
-        f"import sys; rest = [p for p in sys.path if p and p not in {path!r}]\n"
-        f"sys.path[:] = {order}\n"
+        f"import gc, sys; gc.disable()\n"
+        f"sys.path[:] = [p for p in sys.path if p and p not in {path!r}] + {path!r}\n"
         f"import socket; channel = socket.socket(fileno={passed}); channel.set_inheritable(False)\n"
         + (f"channel.send({_FIRST!r})\n" if sign else "")
         + _LEAN
-        + f"from {module} import {entry}; {entry}(channel)"
+        + f"from {module} import {entry}; gc.enable(); {entry}(channel)"
     )
     if options is None:
         options = [*interpreter.options(), "-I", *(["-S"] if chosen.ours else [])]
