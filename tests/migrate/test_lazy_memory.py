@@ -94,7 +94,7 @@ def test_a_page_is_touched_there_while_nobody_is_connected(image: Path) -> None:
         received = arrival.join()
         assert received.memories[0][500 * PAGE] == 500 % 256
         assert received.wait(60)
-        assert sent.breaks == 2
+        assert sent.breaks in (1, 2)  # both may fall on one connection
         assert bytes(received.memories[0]) == expected(image, {})
 
 
