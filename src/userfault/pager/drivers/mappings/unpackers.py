@@ -5,8 +5,10 @@ takes it again some six times, and each time costs a wake-up; two threads beside
 twice the CPU time (measured on 6.18 with Python 3.11).  A process puts what it has unpacked into
 memory that it shares with the worker, who copies it from there.
 
-They start when the first image is filled in the background, and serve all images of the worker.
-Until they have come up, and if they cannot be started, the threads of `readers.py` do their work.
+They start when the first image has been read in order for a while, and serve all images of the
+worker: what they unpack in advance is what lies behind.  A working set takes a chunk here and
+there, or the few that are laid out for it, and would only lose the CPUs that they start on.  Until
+they have come up, and if they cannot be started, the threads of `readers.py` do their work.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ _SLOTS = 10
 _AHEAD = 8 << 20  # raw bytes before whoever reads
 _QUEUED = 2  # requests for one process at once
 _FIRST_S = 0.05  # the first touch of an image goes before their start, which takes the loop as long
+_BEFORE = 8 << 20  # raw bytes reached in order before their start, which takes longer than these
 _DEATHS = 4  # of processes, until no more are started
 _MOST = 1 << 16  # bytes of a message
 
@@ -123,11 +126,12 @@ class _Image:
         self.next = 0  # the chunk that is asked for next
         self.stop = 0  # how far that goes
         self.at = -1  # where the reader is
+        self.passed = 0  # raw bytes that it has come through in order, less those out of it
         self.elsewhere = -2  # where it was once, out of order
         self.lent: deque[int] = deque()  # chunks in slots
 
     def reached(self, chunk: int) -> bool:
-        """The reader has come to `chunk`; whether that makes a difference."""
+        """The reader has come to `chunk`; whether what lies behind it is wanted next."""
         if chunk == self.at:
             return False
         table = self.source.table
@@ -139,14 +143,17 @@ class _Image:
                 return False
             self.next = chunk
             self._let_go(len(self.lent))
+        follows = chunk == self.at + 1
         self.at = chunk
+        length = table.raw_length(chunk)
+        self.passed = max(self.passed + (length if follows else -length), 0)
         self.next = max(self.next, chunk)
         self.stop = min(chunk + 1 + depth, table.chunks)
         passed = 0
         while passed < len(self.lent) and self.lent[passed] < chunk:
             passed += 1
         self._let_go(passed)
-        return True
+        return follows
 
     def _let_go(self, count: int) -> None:
         """The reader has passed by the first chunks in slots."""
@@ -222,15 +229,14 @@ class Unpackers:
         """Hand out work, as far as there is any and somebody to do it."""
         for image in list(self._images.values()):
             while image.next < image.stop and self._free:
-                process = self._idlest()
+                process = self._idlest(image)
                 if process is None or not (chunks := image.take()):
                     break
                 self._unpack(process, image, chunks)
 
-    def _idlest(self) -> _Process | None:
-        if len(self._processes) < _PROCESSES and self._deaths < _DEATHS:
-            if time.monotonic() < self._not_before:
-                return None
+    def _idlest(self, image: _Image) -> _Process | None:
+        lacking = len(self._processes) < _PROCESSES and self._deaths < _DEATHS
+        if lacking and image.passed >= _BEFORE and time.monotonic() >= self._not_before:
             self._start()
         found = min(self._processes, key=lambda each: len(each.asked), default=None)
         return found if found is not None and len(found.asked) < _QUEUED else None
