@@ -305,5 +305,8 @@ def test_a_spill_folder_that_is_none_is_told(image: Path, tmp_path: Path) -> Non
 def test_a_page_that_cannot_be_had_again_raises_sigbus(image: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copy(image, tmp_path))
     started = child.start(SCENES + "read_after_the_source_has_gone", str(mine), BUDGET)
-    said, error = started.communicate(timeout=60)
+    try:
+        said, error = started.communicate(timeout=60)
+    finally:
+        started.kill()
     assert started.returncode == -signal.SIGBUS, said + error
