@@ -14,9 +14,9 @@ START = 1 << 20
 LAZY = Config(background=False, window=1)
 
 
-def core_of(count: int = 8, *, window: int = 1, **changes: object) -> MappingCore:
-    """A core without a kernel, whose actions the test performs.  `window`: in pages."""
-    policy = Policy(background=False, retries=1, window_bytes=window * PAGE, fault_deadline_s=None)
+def core_of(count: int = 8, **changes: object) -> MappingCore:
+    """A core without a kernel, whose actions the test performs."""
+    policy = Policy(background=False, retries=1, window_bytes=PAGE, fault_deadline_s=None)
     plan = Plan(START, PAGE, policy, **changes)  # type: ignore[arg-type]
     return MappingCore(plan, Pages(bytearray(count), count))
 

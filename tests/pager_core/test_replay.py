@@ -21,10 +21,8 @@ def course(*groups: list[Run], sample: tuple[int, ...] = ()) -> Course:
     return Course(written(groups, sample))
 
 
-def replayed(
-    *groups: list[Run], sample: tuple[int, ...] = (), window: int = 1, **changes: object
-) -> MappingCore:
-    return core_of(COUNT, window=window, course=course(*groups, sample=sample), **changes)
+def replayed(*groups: list[Run], sample: tuple[int, ...] = (), **changes: object) -> MappingCore:
+    return core_of(COUNT, course=course(*groups, sample=sample), **changes)
 
 
 def together(core: MappingCore) -> Together:
@@ -171,46 +169,6 @@ def test_the_sample_tells_how_many_pages_are_touched() -> None:
         core.done(fill_of(core))
     assert core.counters.set_touched == 1
     assert core.counters.set_outside == 1
-
-
-def test_with_a_page_whose_turn_has_not_come_comes_what_of_the_set_lies_beside_it() -> None:
-    core = replayed([(0, 1)], [(40, 3), (43, 4), (60, 40)], window=16)
-    fault(core, 42)  # pages 39 and 47 are not of the set
-    fill = fill_of(core)
-    assert fill.page == 40
-    assert fill.count == 7
-    core.done(fill)
-    fault(core, 80)  # not all of a long run: somebody waits
-    fill = fill_of(core)
-    assert fill.count == 16
-    assert fill.page <= 80 < fill.page + fill.count
-    core.done(fill)
-    core.batch()
-    fault(core, 64)  # what is filled bounds it
-    fill = fill_of(core)
-    assert fill.page == 60
-    assert fill.count == 5
-    core.done(fill)
-    fault(core, 200)  # none of the set
-    assert fill_of(core).count == 1
-
-
-def test_beside_a_page_whose_turn_has_not_come_only_what_is_missing_is_filled() -> None:
-    core = replayed([(0, 1)], [(40, 8)], window=16)
-    core.remove(START + 43 * PAGE, START + 44 * PAGE)
-    core.out.clear()
-    fault(core, 46)
-    fill = fill_of(core)
-    assert fill.page == 44
-    assert fill.count == 4
-    core.done(fill)
-    assert core.pages.states[43] == REMOVED
-
-
-def test_the_set_that_comes_with_a_fault_is_no_more_than_a_window() -> None:
-    core = replayed([(0, 1)], [(40, 8)], window=1)
-    fault(core, 46)
-    assert fill_of(core).count == 1
 
 
 def test_when_everything_is_given_up_nothing_more_comes() -> None:

@@ -10,6 +10,7 @@ from userfault.pager.core import recovery
 from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
+    POISON,
     UNPROTECT,
     UNSPILL,
     ZERO,
@@ -385,3 +386,19 @@ def test_a_page_that_is_dropped_while_its_fill_waits_is_the_clients_own() -> Non
     core.retry()
     perform(core)
     assert core.pages.states[1] == PRESENT
+
+
+def test_the_mark_that_a_page_leaves_behind_is_no_page_to_a_poison() -> None:
+    core = core_of(8, 4)
+    core.give_up("asked to", "")
+    poison = next(each for each in core.out if isinstance(each, Fill) and each.kind == POISON)
+    core.out.clear()
+    core.failed(poison, errno.EEXIST, 0, 0.0)
+    lift, again = core.out.popleft(), core.out.popleft()
+    assert isinstance(lift, Fill)
+    assert isinstance(again, Fill)
+    assert (lift.kind, lift.page, lift.count) == (UNPROTECT, poison.page, poison.count)
+    assert (again.kind, again.page, again.count) == (POISON, poison.page, poison.count)
+    assert core.pages.states[again.page] == FILLING
+    core.failed(again, errno.EEXIST, 0, 0.0)  # then it is a page
+    assert core.pages.states[again.page] == PRESENT

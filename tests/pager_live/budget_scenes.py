@@ -29,6 +29,14 @@ def all_of_it(path: str, procs: str) -> dict[str, Any]:
     }
 
 
+def read_after_the_source_has_gone(path: str, budget: int) -> int:
+    """Read all of it, so that most is taken out again, and once more: ends by SIGBUS."""
+    with lazy(path, policy=Policy(resident_bytes=budget, background=False)) as memory:
+        sum(memory[at] for at in range(0, len(memory), PAGE))
+        os.truncate(path, 0)
+        return sum(memory[at] for at in range(0, len(memory), PAGE))
+
+
 def write_all(path: str, folder: str, budget: int) -> dict[str, Any]:
     """Write every page, with a spill file in a folder that takes little; read all of it back."""
     policy = Policy(resident_bytes=budget, spill=folder, background=False)

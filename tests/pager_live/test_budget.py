@@ -7,6 +7,8 @@ import functools
 import mmap
 import os
 import random
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,3 +300,13 @@ def test_a_spill_folder_that_is_none_is_told(image: Path, tmp_path: Path) -> Non
     policy = Policy(resident_bytes=BUDGET, spill=str(tmp_path / "none"))
     with pytest.raises(UsageError, match="spill"):
         lazy(image, policy=policy)
+
+
+def test_a_page_that_cannot_be_had_again_raises_sigbus(image: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copy(image, tmp_path))
+    started = child.start(SCENES + "read_after_the_source_has_gone", str(mine), BUDGET)
+    try:
+        said, error = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    assert started.returncode == -signal.SIGBUS, said + error

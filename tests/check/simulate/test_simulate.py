@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
 from check.simulate.mistakes import MISTAKES, Mistake
 from pager_core.planted import BUGS
 from pager_core.planted_takeovers import TAKEOVERS
+from userfault.check.simulate.case import drawn
 from userfault.check.simulate.run import run
+from userfault.pager.core.actions import Evict, Together
+from userfault.pager.core.residency import Books, Residency
+from userfault.pager.core.series import Series
 
 SEEDS = int(os.environ.get("USERFAULT_SEEDS", "1000"))
 PARTS = 4
@@ -48,6 +53,7 @@ def test_nothing_is_violated(part: int) -> None:
         (4879, "who kept a thread from running that had raised an event kept everybody"),
         (10652, "a request was carried out for a client that had ended"),
         (30858, "children were looked at when it was time, and by rounding it was not"),
+        (222, "a page that was taken out and could not be had again read zeros"),
         (46296, "a hole in a page that the pager had never seen overlapped with a write to it"),
     ],
 )
@@ -72,6 +78,34 @@ def test_each_kind_of_thing_that_goes_wrong_is_met(memory: str) -> None:
     assert met >= {"EAGAIN", "ENOMEM", "stopped in the middle", "source not at hand"}
     assert met >= {"failed read", "short read", "late read", "slow read"}
     assert deaths
+
+
+def test_pages_go_and_working_sets_come_and_workers_are_killed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: Counter[str] = Counter()
+    out, came = Residency.evicted, Series.done
+
+    def evicted(self: Residency, books: Books, action: Evict) -> None:
+        seen["pages go"] += 1
+        out(self, books, action)
+
+    def done(self: Series, action: Together, count: int) -> None:
+        seen["sets come"] += count
+        came(self, action, count)
+
+    monkeypatch.setattr(Residency, "evicted", evicted)
+    monkeypatch.setattr(Series, "done", done)
+    for seed in [*range(5, 200, 8), *range(6, 200, 8)]:
+        case = drawn(seed)
+        before = Counter(seen)
+        deaths = run(seed).deaths
+        seen["deaths of a budget"] += deaths if case.terms.evicts else 0
+        seen["deaths of a set"] += deaths if case.terms.course else 0
+        seen["written pages of a budget may be spilled"] += case.terms.spills
+        assert not (seen["pages go"] > before["pages go"]) or case.terms.evicts
+    assert min(seen.values()) > 3
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize(

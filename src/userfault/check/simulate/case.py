@@ -35,6 +35,8 @@ _THEMES: dict[str, dict[str, int]] = {
     "giving up": {"give_up": 12, "fork": 6},
 }
 _OF_FILES = ("remove", "punch", "pwrite")
+_WITH_SET, _WITH_BUDGET = 5, 6  # which seeds of eight
+_UNTOLD = ("punch", "pwrite")  # what raises no event: a budget does not hold beside it
 
 
 class Deed(msgspec.Struct, frozen=True):
@@ -62,7 +64,55 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def drawn(seed: int, memory: str = "") -> Case:
-    """The case of a seed."""
+    """The case of a seed: some have a working set, or a residency budget."""
+    case = _drawn(seed, memory)
+    dice = random.Random(~seed)
+    if seed % 8 == _WITH_SET:
+        return _with_set(dice, case)
+    if seed % 8 == _WITH_BUDGET and memory != "anon":
+        return _with_budget(dice, case)
+    return case
+
+
+def _with_set(dice: random.Random, case: Case) -> Case:
+    """A course of groups, whose runs may lie over each other: it is somebody else's."""
+
+    def run() -> tuple[int, int]:
+        first = dice.randrange(case.pages)
+        return first, dice.randint(1, case.pages - first)
+
+    groups = [[run() for _ in range(dice.randint(1, 4))] for _ in range(dice.randint(1, 3))]
+    course = tuple(tuple(group) for group in groups)
+    terms = msgspec.structs.replace(case.terms, course=course)
+    return msgspec.structs.replace(case, terms=terms)
+
+
+def _with_budget(dice: random.Random, case: Case) -> Case:
+    """Two to four pages may be in, and more are touched.  Two threads at most touch them: with as
+    many that wait as pages that may be in, each could be taken out for another one for ever."""
+    pages, may = dice.randint(4, 8), dice.randint(2, 4)
+    policy = msgspec.structs.replace(case.terms.policy, resident_bytes=may * PAGE)
+    terms = msgspec.structs.replace(
+        case.terms,
+        policy=policy,
+        origin=dice.choice(("file", "file", "function")),
+        prepared=False,
+        evicts=True,
+        spills=dice.random() < 0.5,
+    )
+    case = msgspec.structs.replace(
+        case,
+        memory="shmem",
+        pages=pages,
+        terms=terms,
+        touching=[_touches(dice) + _touches(dice) for _ in range(dice.randint(1, 2))],
+        changing=[deed for deed in case.changing if deed.name not in _UNTOLD],
+        child=[deed for deed in case.child if deed.name not in _UNTOLD],
+    )
+    return _with_set(dice, case) if dice.random() < 0.3 else case
+
+
+def _drawn(seed: int, memory: str) -> Case:
     dice = random.Random(seed)
     kind = dice.choice(MEMORY)
     kind = memory or kind

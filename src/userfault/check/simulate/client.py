@@ -108,7 +108,8 @@ class Play:
     # --- drops -----------------------------------------------------------------------------------
 
     def _drop(self, me: Caller, space: Space, a: int, b: int) -> None:
-        """MADV_DONTNEED: what the page cache has it keeps."""
+        """MADV_DONTNEED: what the page cache has it keeps.  (With a budget nobody knows what that
+        is: a page that is out at that moment is zeros from now on.)"""
         pages = self._run(space, a, b)
         self._madvise(me, pages, mman.MADV_DONTNEED, keeps=self.shared)
 
@@ -120,7 +121,8 @@ class Play:
     ) -> None:
         if not pages:
             return
-        kept = [page.known and keeps for _, page in pages]
+        sure = keeps and not self.case.terms.evicts
+        kept = [page.known and sure for _, page in pages]
         changed = [page for (_, page), keep in zip(pages, kept, strict=True) if not keep]
         effects = [page.begin(ZEROS) for page in changed]
         found = me.madvise(pages[0][0], len(pages) * PAGE, advice)

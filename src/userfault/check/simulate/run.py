@@ -24,7 +24,7 @@ from userfault.check.simulate.weather import Storm
 from userfault.model import invariants
 from userfault.model.profiles import NEXT, profile_named
 
-POINTS = 4_000
+POINTS = 10_000
 _UNFAIR = 1_000  # steps of a run in which a task may be kept from running
 _GIVEN_UP = re.compile("page at offset (0x[0-9a-f]+) given up")
 
@@ -141,7 +141,8 @@ def _complaint(play: Play) -> str | None:
     states = serving.states() if alive else []
     if "filling" in states:
         return f"nothing is under way, and the pages are {states}"
-    if alive and play.completed and not play.gave_up and {"missing", "cached"} & set(states):
+    everything = play.completed and not play.gave_up and not play.case.terms.evicts
+    if alive and everything and {"missing", "cached"} & set(states):
         return f"everything was asked for, and the pages are {states}"
     for line in estate.said:
         given_up = _GIVEN_UP.match(line)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from userfault.pager.core.actions import (
     COPY,
     POISON,
+    UNPROTECT,
     ZERO,
     EndClient,
     Fill,
@@ -130,6 +131,9 @@ class Refusals:
         ledger = self._ledger
         ledger.counters.exists += 1
         page, plan = fill.page, ledger.plan
+        if fill.kind == POISON and plan.evicts and fill.found is None:
+            self._marked(fill)
+            return
         filling = page >= 0 and ledger.pages.states[page] == FILLING
         ours = not plan.shared and not plan.restored  # then nobody else fills it
         if filling and fill.kind in (COPY, ZERO) and (plan.exists_is_ambiguous or ours):
@@ -144,6 +148,15 @@ class Refusals:
         if rest.count:
             ledger.out.append(rest)
         ledger.finish_if_settled()
+
+    def _marked(self, fill: Fill) -> None:
+        """A page that was protected, and was taken out, leaves that mark behind in the page table,
+        where POISON takes it for a page (mfill_atomic_pte_poison, measured on 6.18).  So it is
+        lifted first; what is there then is one."""
+        out = self._ledger.out
+        fill.found = Found.NOTHING
+        out.appendleft(fill)
+        out.appendleft(Fill(UNPROTECT, fill.page, fill.count, fill.address))
 
     def _there(self, fill: Fill) -> None:
         """It has to be looked at; or it was, and no event says that anything has moved since."""

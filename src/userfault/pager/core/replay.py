@@ -21,9 +21,6 @@ from userfault.pager.core.planner import Books, Load, Planner, Run, Work
 from userfault.pager.core.states import CACHED, MISSING
 from userfault.pager.core.trace import SET
 
-# Who waits for a page of the set touches what lies beside it next more often than not, and copying
-# so much takes no longer than waking him (15 µs, measured on 6.18).
-_ALONG = 16
 # A group that was offered so much more often than it has runs is left to faults: no hint is worth a
 # loop without an end.
 _VAIN = 64
@@ -74,22 +71,8 @@ class Replay(Outer):
         else:
             counters.set_outside += 1
             self._books.patient = False
-        # Of its neighbours only the set's will be touched; all others of it come ahead of that.
-        return self._along(page) if self.under_way else self.inner.fault(page)
-
-    def _along(self, page: int) -> Run:
-        """A page whose turn has not come, and what of the set lies beside it."""
-        plan, inside = self._books.plan, self._inside
-        if plan.source_fetches or plan.layout is not None or not inside[page]:
-            return page, 1  # what is read or unpacked by itself keeps him waiting
-        most = min(_ALONG, plan.window_pages, max(self._books.room, 1))
-        low = max(page + 1 - most, 0)
-        first = max(low, inside.rfind(0, low, page) + 1)
-        end = inside.find(0, page, first + most)
-        last = end if end >= 0 else min(first + most, len(inside))
-        pages = self._books.pages
-        first = page + 1 - pages.run_down(page, page + 1 - first, MISSING)
-        return first, pages.run(page, last - page, MISSING) + page - first
+        # Of its neighbours those that will be touched come ahead by themselves.
+        return (page, 1) if self.under_way else self.inner.fault(page)
 
     # --- in advance ------------------------------------------------------------------------------
 
