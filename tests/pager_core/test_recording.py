@@ -11,9 +11,9 @@ from userfault.pager.core.touches import UNTOUCHED, Touches
 COUNT = 64
 
 
-def recorded(count: int = COUNT, **changes: object) -> tuple[MappingCore, Touches]:
+def recorded(count: int = COUNT) -> tuple[MappingCore, Touches]:
     touches = Touches(bytearray(count))
-    core = core_of(count, touches=touches, **changes)
+    core = core_of(count, touches=touches)
     core.planner.background = True
     return core, touches
 
