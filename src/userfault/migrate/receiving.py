@@ -102,7 +102,8 @@ class Receiver:
 
     `tls`: certificates; None: none, whoever reaches the port may send.  `memory`: the type of all
     memories, as for `lazy()`, or one for each.  `take`: makes the guest, paused, from the offer and
-    the memories.  `policy`: how memory is filled.  `patience_s`: how long a sender may be away.
+    the memories.  `policy`, `grow_pool`: as for `lazy()`.  `patience_s`: how long a sender may be
+    away.
 
     Raises UsageError for the address and the files of TLS, PagerError where no process starts.
     """
@@ -116,6 +117,7 @@ class Receiver:
         take: Callable[[Offer, list[LazyMemory]], Guest] | None = None,
         policy: Policy | None = None,
         patience_s: float = PATIENCE_S,
+        grow_pool: bool = False,
     ) -> None:
         self.offer, self.state, self.peer = Offer(()), b"", ""
         self.memories: list[LazyMemory] = []
@@ -123,6 +125,7 @@ class Receiver:
         self.failure: UserfaultError | None = None
         self._memory, self._take = memory, take
         self._policy = _filling(policy)
+        self._grow_pool = grow_pool
         self._closing = False
         if tls is not None:
             tls.context(server=True)  # what is wrong with its files is told here
@@ -224,7 +227,14 @@ class Receiver:
             spec = PagesSpec(length, f"the sender {self.peer}", number, at)
             source = Resolved(spec, self._lines.fileno())
             self.memories.append(
-                lazy(source, memory=kind, writable=True, policy=self._policy, pager=pager)
+                lazy(
+                    source,
+                    memory=kind,
+                    writable=True,
+                    policy=self._policy,
+                    pager=pager,
+                    grow_pool=self._grow_pool,
+                )
             )
             at += length
         if self._take is not None:

@@ -63,11 +63,18 @@ def machine_receiver(
     memory: str | Sequence[str] = "anon",
     policy: Policy | None = None,
     patience_s: float = PATIENCE_S,
+    grow_pool: bool = False,
 ) -> Receiver:
     """A receiver of one machine: `guest` of what its `receive()` returns is that `Machine`, and it
     runs."""
     return Receiver(
-        address, tls=tls, memory=memory, take=_take, policy=policy, patience_s=patience_s
+        address,
+        tls=tls,
+        memory=memory,
+        take=_take,
+        policy=policy,
+        patience_s=patience_s,
+        grow_pool=grow_pool,
     )
 
 
