@@ -19,12 +19,10 @@ from userfault.linux.refused import cause_of
 from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
 from userfault.serve import asked, attaching
+from userfault.serve.doorkeeper import Doorkeeper
 from userfault.serve.exchange import EndedError, Exchange
 from userfault.serve.files import Files
-from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
-from userfault.serve.records import Door, Limits
-from userfault.serve.waiting import Waiting
 from userfault.wire import drafts as wire
 from userfault.wire.drafts import Form, Message, Word
 from userfault.wire.regions import Region, checked
@@ -33,26 +31,11 @@ _FORMS = [None, *Form]  # by what is noted of a conversation
 _GREETED = 0x80
 
 
-class Host(Protocol):
+class Host(Doorkeeper, Protocol):
     """The daemon."""
 
-    images: Images
-    limits: Limits
     has_poison: bool
-    waiting: Waiting
     files: Files
-
-    def door(self, client: Client) -> Door:
-        """By which it came."""
-
-    def image_for(self, client: Client) -> str:
-        """The name of the image that it is shown."""
-
-    def turn_away(self, client: Client, error: UserfaultError, *, handed_over: bool) -> None:
-        """Tell the log, and end one that has handed over its memory; the caller hangs up."""
-
-    def admitted(self, client: Client) -> None:
-        """It is served."""
 
 
 class DraftTalk:

@@ -28,15 +28,13 @@ from userfault.pager.drivers.clients.client import Client
 from userfault.pager.drivers.clients.clients import Clients
 from userfault.serve import asked, attaching, records
 from userfault.serve.delivering import Bytes
+from userfault.serve.doorkeeper import Doorkeeper
 from userfault.serve.exchange import EndedError, Exchange
 from userfault.serve.files import Files
 from userfault.serve.guest_memory import IntoGuest
-from userfault.serve.images import Images
 from userfault.serve.keeping import keep
 from userfault.serve.peers import RefusedError
-from userfault.serve.records import Door, Limits
 from userfault.serve.restores import Restored, Restores
-from userfault.serve.waiting import Waiting
 from userfault.source.spec import Spec
 from userfault.wire import secret as wire
 from userfault.wire.regions import Geometry, Region
@@ -47,26 +45,11 @@ _SECOND, _FAULTS = 1, 2  # what is to come next; noted of the conversation
 _AGAIN_S = 0.001
 
 
-class Host(Protocol):
+class Host(Doorkeeper, Protocol):
     """The daemon."""
 
-    images: Images
-    limits: Limits
-    waiting: Waiting
     files: Files
     restores: Restores
-
-    def door(self, client: Client) -> Door:
-        """By which it came."""
-
-    def image_for(self, client: Client) -> str:
-        """The name of the image that it is shown."""
-
-    def turn_away(self, client: Client, error: UserfaultError, *, handed_over: bool) -> None:
-        """Tell the log, and end one that has handed over its memory; the caller hangs up."""
-
-    def admitted(self, client: Client) -> None:
-        """It is served."""
 
 
 class Asked:
