@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +11,12 @@ import pytest
 from bench.__main__ import BENCHMARKS as ALL
 from bench.__main__ import BY_NAME
 
-import userfault
+from helpers.benches import report_of
 from helpers.skips import absent, need_features
 from userfault.kernel.modes import Feature
 
 pytestmark = pytest.mark.timeout(300)
 
-ROOT = Path(__file__).parents[2]
 AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "restore", "vm"}
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
 OURS_ALONE = {
@@ -44,20 +40,7 @@ def run_of(name: str, folder: Path) -> dict[str, Any]:
     if shutil.which("zstd") is None:
         absent("needs zstd")
     need_features(Feature.MINOR_SHMEM)
-    written = folder / "report.json"
-    source = Path(userfault.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--tiny", name, "--json", str(written)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(source)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(written.read_bytes())
-    return found
+    return report_of(name, folder, timeout_s=280)
 
 
 def test_all_stands_for_each_benchmark_that_needs_nothing_fetched() -> None:

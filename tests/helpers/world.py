@@ -13,6 +13,7 @@ import fcntl
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any, Self
 
 from helpers.skips import absent
@@ -69,6 +70,19 @@ class PoolLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextlib.contextmanager
+def pool_for(kind: str) -> Iterator[bool]:
+    """The hugetlb pools for this test alone where its memory is of them; it has to grow one then:
+    whether it has."""
+    if not kind.startswith("hugetlb"):
+        yield False
+        return
+    if os.geteuid():
+        absent("growing the hugetlb pool needs root")
+    with PoolLock():
+        yield True
 
 
 class World:

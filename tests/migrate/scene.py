@@ -87,14 +87,11 @@ class Counting:
         self.closed += 1
 
 
-class Arrival:
-    """A receiver in a thread: `received` or `error`, when `join()` returns."""
+class Awaited:
+    """A receiver in a thread: `received`, or `error`, when `join()` returns or raises."""
 
-    def __init__(self, guest: Counting | None = None, **options: object) -> None:
-        self.guest = guest or Counting()
-        options = {"tls": None, "patience_s": 30.0, **options}
-        self.receiver = Receiver("127.0.0.1:0", take=self._take, **options)  # type: ignore[arg-type]
-        self.address = self.receiver.address
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
         self.received: Received | None = None
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._receive)
@@ -102,8 +99,26 @@ class Arrival:
 
     def join(self) -> Received:
         self._thread.join()
-        assert self.received is not None, self.error
+        if self.error is not None:
+            raise self.error
+        assert self.received is not None
         return self.received
+
+    def _receive(self) -> None:
+        try:
+            self.received = self.receiver.receive(60)
+        except Exception as error:
+            self.error = error
+
+
+class Arrival(Awaited):
+    """One whose guest is `Counting`."""
+
+    def __init__(self, guest: Counting | None = None, **options: object) -> None:
+        self.guest = guest or Counting()
+        options = {"tls": None, "patience_s": 30.0, **options}
+        super().__init__(Receiver("127.0.0.1:0", take=self._take, **options))  # type: ignore[arg-type]
+        self.address = self.receiver.address
 
     def failed(self) -> Exception:
         self._thread.join()
@@ -125,12 +140,6 @@ class Arrival:
     def _take(self, offer: Offer, memories: list[LazyMemory]) -> Counting:
         assert offer.lengths == tuple(map(len, memories))
         return self.guest
-
-    def _receive(self) -> None:
-        try:
-            self.received = self.receiver.receive(60)
-        except Exception as error:
-            self.error = error
 
 
 def moved(writer: Writer, arrival: Arrival, address: str, **options: object) -> Sent:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-from collections.abc import Iterator
 
 import pytest
 
 from helpers.pages import PAGE
 from helpers.skips import absent
-from helpers.world import PoolLock
+from helpers.world import pool_for
+from migrate.scene import Awaited
 from userfault.kernel.errors import MemoryUnavailable
 from userfault.migrate.errors import NotReceived
-from userfault.migrate.receiving import Received, Receiver
+from userfault.migrate.receiving import Received
 from userfault.migrate.sending import Memories, send
 from userfault.snapshot.errors import FormatError
 from userfault.vmm.guest_memfd import GuestMemfd
@@ -33,45 +31,9 @@ RUN_S = 60
 STEPS = 400_000
 
 
-class Arrival:
-    """A receiver in a thread; `received`, or why not, when `join` returns."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
-        self.received: Received | None = None
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._receive)
-        self._thread.start()
-
-    def join(self) -> Received:
-        self._thread.join()
-        if self.error is not None:
-            raise self.error
-        assert self.received is not None
-        return self.received
-
-    def _receive(self) -> None:
-        try:
-            self.received = self.receiver.receive(RUN_S)
-        except Exception as error:
-            self.error = error
-
-
 def machine_in(received: Received) -> Machine:
     assert isinstance(received.guest, Machine)
     return received.guest
-
-
-@contextlib.contextmanager
-def receiver_of(memory: str) -> Iterator[Arrival]:
-    """One that grows the hugetlb pool, which is this test's alone meanwhile."""
-    with contextlib.ExitStack() as undo:
-        grows = memory.startswith("hugetlb")
-        if grows:
-            if os.geteuid():
-                absent("growing the hugetlb pool needs root")
-            undo.enter_context(PoolLock())
-        yield Arrival(machine_receiver("127.0.0.1:0", tls=None, memory=memory, grow_pool=grows))
 
 
 @pytest.mark.parametrize("rounds", [0, 3])
@@ -84,7 +46,9 @@ def test_a_guest_sums_up_what_it_would_have_without_moving(memory: str, rounds: 
     # Its second half is of another kind, and one that userfaultfd cannot protect.
     first = filled(PAGES // 2)
     second = filled(PAGES // 2)
-    with receiver_of(memory) as arrival:
+    with pool_for(memory) as grows:
+        receiver = machine_receiver("127.0.0.1:0", tls=None, memory=memory, grow_pool=grows)
+        arrival = Awaited(receiver)
         with Machine([first, second], cpus=2) as machine:
             machine.start(walks)
             machine.resume()
@@ -110,7 +74,7 @@ def test_a_guest_sums_up_what_it_would_have_without_moving(memory: str, rounds: 
 
 def test_memory_of_a_guest_memfd_moves_compared() -> None:
     walk = Walk(64, steps=STEPS, pattern="random", write=True)
-    arrival = Arrival(machine_receiver("127.0.0.1:0", tls=None))
+    arrival = Awaited(machine_receiver("127.0.0.1:0", tls=None))
     with Machine([GuestMemfd(64 * PAGE)]) as machine:
         machine.start([walk])
         machine.resume()
@@ -126,7 +90,7 @@ def test_a_guest_that_is_still_restored_moves_on(tmp_path_factory: pytest.TempPa
     with running(PAGES, seconds=0.2) as machine:
         save(machine, place)
         expected = machine.wait(RUN_S)
-    arrival = Arrival(machine_receiver("127.0.0.1:0", tls=None))
+    arrival = Awaited(machine_receiver("127.0.0.1:0", tls=None))
     with restore(place, track=True) as restored:
         restored.machine.resume()
         send_machine(restored.machine, arrival.receiver.address, tls=None)
@@ -137,7 +101,7 @@ def test_a_guest_that_is_still_restored_moves_on(tmp_path_factory: pytest.TempPa
 
 def test_memory_without_a_machine_is_refused_where_one_is_awaited() -> None:
     memory = filled(4)
-    arrival = Arrival(machine_receiver("127.0.0.1:0", tls=None))
+    arrival = Awaited(machine_receiver("127.0.0.1:0", tls=None))
     with pytest.raises(Exception, match="no machine"):
         send(
             Memories([memory], lambda: b"", lambda: None),

@@ -16,9 +16,9 @@ import pytest
 import userfault
 from helpers.family import member
 from helpers.pages import PAGE
-from helpers.skips import absent, need_features
+from helpers.skips import need_features
 from helpers.waiting import wait_until
-from helpers.world import PoolLock
+from helpers.world import pool_for
 from userfault import Policy, UsageError
 from userfault.kernel.memtypes import memory as userfault_memory
 from userfault.kernel.modes import Feature
@@ -49,13 +49,11 @@ def place() -> Iterator[Path]:
 @contextlib.contextmanager
 def brought_up(place: Path, memory: str = "anon", **options: object) -> Iterator[Restored]:
     """`restore` with the hugetlb pool locked where it matters."""
-    with contextlib.ExitStack() as undo:
-        if memory.startswith("hugetlb"):
-            if os.geteuid():
-                absent("growing the hugetlb pool needs root")
-            undo.enter_context(PoolLock())
-            options["grow_pool"] = True
-        yield undo.enter_context(restore(place, memories=memory, **options))  # type: ignore[arg-type]
+    with (
+        pool_for(memory) as grows,
+        restore(place, memories=memory, grow_pool=grows, **options) as restored,  # type: ignore[arg-type]
+    ):
+        yield restored
 
 
 @pytest.mark.parametrize("mode", ["async", "messages", "compare"])
@@ -144,10 +142,7 @@ def test_clones_over_one_copy_are_filled_by_continue(place: Path) -> None:
 def test_the_pages_of_a_memfd_are_continued(memory: str) -> None:
     walk = Walk(PAGES, pattern="random")
     with contextlib.ExitStack() as undo:
-        if memory == "hugetlb":
-            if os.geteuid():
-                absent("growing the hugetlb pool needs root")
-            undo.enter_context(PoolLock())
+        undo.enter_context(pool_for(memory))
         recipe = prepare(userfault_memory(memory), PAGES * PAGE, grow_pool=True)
         undo.callback(recipe.close)
         with mmap.mmap(recipe.fd, PAGES * PAGE) as alias:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from helpers.skips import absent
-from helpers.world import PoolLock
+from helpers.world import pool_for
 from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE, memory
 from userfault.model.profiles import LINUX_6_18, NEXT, PROFILES, Profile
@@ -38,17 +35,6 @@ def plan(kind: str, way: str, *, user: bool, cpus: int = 1) -> Plan:
     return Plan(of, pages, walks[:cpus], way, user)
 
 
-@contextlib.contextmanager
-def _pool(kind: str) -> Iterator[None]:
-    if not kind.startswith("hugetlb"):
-        yield
-        return
-    if os.geteuid():
-        absent("growing the hugetlb pool needs root")
-    with PoolLock():
-        yield
-
-
 def running() -> Profile:
     """That of the kernel that runs, or of the newest before it."""
     number = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
@@ -73,7 +59,7 @@ def test_a_guest_is_served_alike_on_both_kernels(
     kind: str, way: str, cpus: int, user: bool
 ) -> None:
     what = plan(kind, way, user=user, cpus=cpus)
-    with _pool(kind):
+    with pool_for(kind):
         live = run(LiveHost(), what)
 
     assert live == run(ModelHost(running()), what)

@@ -220,6 +220,11 @@ def _within(first: int, count: int, pages: int) -> None:
         raise _bad(f"{count} pages from page {first}, where there are {pages}")
 
 
+def unexpected(kind: Kind) -> BadMessageError:
+    """A frame that this side does not expect now."""
+    return _bad(f"{kind.name} is not to be said now")
+
+
 def _bad(cause: str) -> BadMessageError:
     return BadMessageError(
         "a peer that does not speak as a move does",

@@ -15,12 +15,12 @@ import time
 
 from userfault.kernel.errors import UserfaultError
 from userfault.linux.refused import cause_of
-from userfault.migrate.frames import HEAD, Kind, head, read_head
+from userfault.migrate.frames import HEAD, Kind, head, read_head, unexpected
 from userfault.serve.page_server.stream import ConnectionLostError, Stream
 from userfault.serve.page_server.tls import secured
 from userfault.serve.peers import RefusedError
-from userfault.wire.errors import BadMessageError
 
+PATIENCE_S = 60.0  # how long the other side may be away before it is given up
 SAY_S = 0.5  # a side that has nothing to say says so
 QUIET_S = 2.0  # and is taken for gone
 HANDSHAKE_S = 5.0  # TLS takes several times the delay of the network
@@ -122,15 +122,6 @@ class Link:
         """Let go of the socket."""
         self._stream.interrupt()
         self._stream.close()
-
-
-def unexpected(kind: Kind) -> BadMessageError:
-    """A frame that this side does not expect now."""
-    return BadMessageError(
-        "a peer that does not speak as a move does",
-        cause=f"{kind.name} is not to be said now",
-        cure="have both sides of one release of userfault",
-    )
 
 
 def dial(host: str, port: int, context: ssl.SSLContext | None, timeout_s: float = DIAL_S) -> Link:

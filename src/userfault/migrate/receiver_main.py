@@ -29,9 +29,10 @@ from userfault.migrate.frames import (
     Refused,
     Welcome,
     pack,
+    unexpected,
     unpack,
 )
-from userfault.migrate.link import LOST, Link, over, told, unexpected
+from userfault.migrate.link import LOST, Link, over, told
 from userfault.pager.drivers.processes.say import say
 from userfault.source.pages import LINE
 from userfault.wire.errors import BadMessageError

@@ -27,13 +27,13 @@ from userfault.linux.room import room_of
 from userfault.migrate import control
 from userfault.migrate.errors import NotReceived
 from userfault.migrate.frames import Offer, Refused
+from userfault.migrate.link import PATIENCE_S
 from userfault.pager.core.policy import Policy
 from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
 from userfault.serve.page_server.places import host_and_port
 from userfault.serve.page_server.tls import Tls
 from userfault.source.spec import PagesSpec, Resolved
 
-PATIENCE_S = 60.0
 _HOST = "127.0.0.1"
 _LONG_S = 1e8  # a read of a page ends when it has come, or the sender is given up
 _STEP_S = 0.1

@@ -29,10 +29,11 @@ from userfault.migrate.frames import (
     Refused,
     Welcome,
     pack,
+    unexpected,
     unpack,
     unpack_runs,
 )
-from userfault.migrate.link import LOST, QUIET_S, SAY_S, Link, dial, told, unexpected
+from userfault.migrate.link import LOST, QUIET_S, SAY_S, Link, dial, told
 from userfault.migrate.pages import Outgoing, set_of
 from userfault.serve.page_server.stream import ConnectionLostError
 from userfault.serve.peers import RefusedError

@@ -16,13 +16,12 @@ from userfault.api.track import Tracker, track
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.kernel.numbers import real, whole
 from userfault.migrate.frames import PIECE, Kind, Offer, Phase, pack_runs, pages_head
-from userfault.migrate.link import SAY_S
+from userfault.migrate.link import PATIENCE_S, SAY_S
 from userfault.migrate.pages import Outgoing, Row, runs_of
 from userfault.migrate.sender_link import Connection
 from userfault.serve.page_server.places import host_and_port
 from userfault.serve.page_server.tls import Tls
 
-PATIENCE_S = 60.0
 STILL_S = 10.0  # how long the guest may stand still here before it is called off
 ROUNDS = 3
 _LITTLE = 256  # pages: a round more would save nothing

@@ -10,7 +10,8 @@ import msgspec
 from userfault.api.memory import LazyMemory
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.migrate.frames import Offer
-from userfault.migrate.receiving import PATIENCE_S, Receiver
+from userfault.migrate.link import PATIENCE_S
+from userfault.migrate.receiving import Receiver
 from userfault.migrate.sending import ROUNDS, STILL_S, Progress, Sent, send
 from userfault.pager.core.policy import Policy
 from userfault.serve.page_server.tls import Tls

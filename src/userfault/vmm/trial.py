@@ -161,4 +161,5 @@ def _filled(restored: Restored) -> tuple[int, int]:
 
 
 def told(sums: list[int]) -> list[str]:
+    """As they are written."""
     return [f"{each:016x}" for each in sums]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from userfault.kernel.errors import UsageError
+from userfault.migrate.link import PATIENCE_S
 from userfault.serve.page_server.tls import Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,7 +18,7 @@ _OPTIONS = (
     click.option(
         "--patience",
         type=click.FloatRange(0, min_open=True),
-        default=60.0,
+        default=PATIENCE_S,
         show_default=True,
         metavar="SECONDS",
         help="How long the other side may be away before it is given up.",
@@ -32,13 +34,27 @@ _OPTIONS = (
 
 
 def peer_options(command: F) -> F:
-    """All of them."""
+    """All of them: the command takes `patience`, and `tls`.  Raises what `_tls` does."""
+
+    @functools.wraps(command)
+    def called(
+        *args: Any,
+        tls_cert: str | None,
+        tls_key: str | None,
+        tls_cacert: str | None,
+        tls_cacrl: str | None,
+        no_tls: bool,
+        **options: Any,
+    ) -> Any:
+        tls = _tls(tls_cert, tls_key, tls_cacert, tls_cacrl, off=no_tls)
+        return command(*args, tls=tls, **options)
+
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        called = option(called)
+    return cast("F", called)
 
 
-def tls_of(
+def _tls(
     cert: str | None, key: str | None, cacert: str | None, cacrl: str | None, *, off: bool
 ) -> Tls | None:
     """What the options say.  Raises UsageError where they say neither how nor that not."""

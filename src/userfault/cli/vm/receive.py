@@ -8,8 +8,9 @@ import click
 import msgspec
 
 from userfault.cli.shared import json_output, terminal
-from userfault.cli.vm.moving import peer_options, tls_of
+from userfault.cli.vm.moving import peer_options
 from userfault.migrate.receiving import Received
+from userfault.serve.page_server.tls import Tls
 from userfault.vmm.errors import GuestError
 from userfault.vmm.machine import Machine
 from userfault.vmm.moving import machine_receiver
@@ -49,11 +50,7 @@ def receive(
     address: str,
     memory: str,
     patience: float,
-    tls_cert: str | None,
-    tls_key: str | None,
-    tls_cacert: str | None,
-    tls_cacrl: str | None,
-    no_tls: bool,
+    tls: Tls | None,
     as_json: bool,
 ) -> None:
     """Wait for one guest that `userfault send` sends to this address, and let it run to its end.
@@ -61,7 +58,6 @@ def receive(
     Its pages come when it touches them, and behind.  Without HOST only this machine is listened to;
     port 0 takes one that is free.  Where it listens is told on standard error.
     """
-    tls = tls_of(tls_cert, tls_key, tls_cacert, tls_cacrl, off=no_tls)
     receiver = machine_receiver(address, tls=tls, memory=memory, patience_s=patience)
     terminal.say(f"listening at {receiver.address}", err=True)
     with receiver.receive() as received:

@@ -11,11 +11,12 @@ import msgspec
 from userfault.cli.shared import errors, json_output, terminal
 from userfault.cli.shared.progress import bar
 from userfault.cli.shared.sizes import size as size_of
-from userfault.cli.vm.moving import peer_options, tls_of
+from userfault.cli.vm.moving import peer_options
 from userfault.cli.vm.telling import guest_options
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.migrate.errors import HalfMoved, NotMoved
 from userfault.migrate.sending import ROUNDS, Sent
+from userfault.serve.page_server.tls import Tls
 from userfault.vmm.machine import Machine
 from userfault.vmm.moving import send_machine
 from userfault.vmm.restoring import restore
@@ -61,11 +62,7 @@ def send(
     seconds: float,
     rounds: int,
     patience: float,
-    tls_cert: str | None,
-    tls_key: str | None,
-    tls_cacert: str | None,
-    tls_cacrl: str | None,
-    no_tls: bool,
+    tls: Tls | None,
     as_json: bool,
 ) -> int:
     """Run a guest, and move it to `userfault receive` at HOST:PORT while it runs.
@@ -73,7 +70,6 @@ def send(
     It goes on there; what its CPUs add up is told there in the end.  Where it cannot be moved it
     runs to its end here (exit code 1).
     """
-    tls = tls_of(tls_cert, tls_key, tls_cacert, tls_cacrl, off=no_tls)
     with contextlib.ExitStack() as stack:
         if place is not None:
             machine = stack.enter_context(_restored(place, track=bool(rounds)))

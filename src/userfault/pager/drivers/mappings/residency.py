@@ -96,14 +96,11 @@ class Residency:
         first, last = offset >> _BLOCK_SHIFT, (end - 1) >> _BLOCK_SHIFT
         if end > self.length:
             return 0
-        if first == last and self._known[first]:
+        if (first == last and self._known[first]) or self._all_there(first, last):
             return self._base + offset
-        for block in range(first, last + 1):
-            if not self._known[block] and not self._look(block):
-                if length <= AT_ONCE and self._at_once:
-                    return self._read(offset, length) if self._prompt() else 0
-                return self._part(offset, length)
-        return self._base + offset
+        if length <= AT_ONCE and self._at_once:
+            return self._read(offset, length) if self._prompt() else 0
+        return self._part(offset, length)
 
     def mapped(self, offset: int, length: int) -> int:
         """Where it can be copied from as long as the source is mapped, or 0.
@@ -113,10 +110,9 @@ class Residency:
         end = offset + length
         if end > self.length:
             return 0
-        for block in range(offset >> _BLOCK_SHIFT, ((end - 1) >> _BLOCK_SHIFT) + 1):
-            if not self._known[block] and not self._look(block):
-                return self._part(offset, length)
-        return self._base + offset
+        if self._all_there(offset >> _BLOCK_SHIFT, (end - 1) >> _BLOCK_SHIFT):
+            return self._base + offset
+        return self._part(offset, length)
 
     def forget(self, now: float) -> None:
         """Called now and then with any clock's seconds: old knowledge is dropped."""
@@ -131,6 +127,10 @@ class Residency:
             munmap(self._base, self._whole)
             self._base = self.length = 0
         self._pinned.release()
+
+    def _all_there(self, first: int, last: int) -> bool:
+        """Whether these blocks are in the page cache, as a whole."""
+        return all(self._known[block] or self._look(block) for block in range(first, last + 1))
 
     def _look(self, block: int) -> bool:
         if self._missed[block] > 1:
