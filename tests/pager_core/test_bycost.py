@@ -22,8 +22,14 @@ from userfault.pager.core.streams import Streams
 
 PAGE = 4096
 COUNT = 1 << 16  # 256 MiB
-CHANCE = random.Random(5)
+CHANCE = random.Random()
 START = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def dice() -> None:
+    """The same for a test whichever ran before it in this process."""
+    CHANCE.seed(5)
 
 
 def seen(pages: Iterable[int], around: str = "cost", window: int = 64) -> Outcome:
