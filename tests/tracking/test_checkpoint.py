@@ -101,6 +101,21 @@ def test_a_new_program_goes_on_where_the_last_one_was(store: Path) -> None:
     assert again[100, 100] == again[101, 100] == -1
 
 
+def test_the_last_array_may_become_smaller_and_larger_again(store: Path) -> None:
+    """It keeps the room that it had, of which the image ends before the end."""
+    sizes = (5_000, 700, 4_000, 1, 5_000, 40_000, 0, 700)
+    draw = numpy.random.default_rng(1)
+    with Checkpoint(store, "m") as checkpoint:
+        saved = [{"first": draw.random(5_000), "last": draw.random(size)} for size in sizes]
+        for arrays in saved:
+            checkpoint.save(**arrays)
+        for number, arrays in enumerate(saved, 1):
+            assert same(checkpoint.load(at=number), arrays)
+    with Checkpoint(store, "m") as checkpoint:
+        checkpoint.save(first=saved[0]["first"], last=saved[2]["last"])
+        assert same(checkpoint.load(), {"first": saved[0]["first"], "last": saved[2]["last"]})
+
+
 @settings(deadline=None, max_examples=4)
 @given(st.data())
 def test_arrays_that_come_and_go_and_change_their_size_are_what_was_saved(data: Any) -> None:

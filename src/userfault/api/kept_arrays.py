@@ -25,6 +25,7 @@ class Kept(msgspec.Struct, frozen=True):
     """An array: `dtype` as NumPy's own files have it, `shape`, and the order of its axes.
 
     It has the pages `first` to `first + pages` of the image, which begin with its `length` bytes.
+    Behind these it may have room, from when it was larger; the image may end before that does.
     """
 
     dtype: str
@@ -80,8 +81,8 @@ def read(about: Mapping[str, str], pages: int, what: str) -> dict[str, Kept]:
             kept = msgspec.json.decode(text, type=Kept)
         except msgspec.DecodeError as error:
             raise _damaged(what, word, str(error)) from None
-        inside = 0 <= kept.first <= kept.first + kept.pages <= pages
-        if min(kept.length, kept.pages, *kept.shape, 0) < 0 or not inside:
+        inside = kept.first * PAGE + kept.length <= pages * PAGE
+        if min(kept.first, kept.length, kept.pages, *kept.shape, 0) < 0 or not inside:
             raise _damaged(what, word, "it lies outside of the image")
         if kept.length > kept.pages * PAGE:
             raise _damaged(what, word, "it has more bytes than its pages")
