@@ -53,7 +53,7 @@ class Tracer:
 
         Raises ChildProcessError when it ends by itself.
         """
-        _ptrace(_SYSCALL, self.pid)
+        self._go_on()
         while True:
             pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
             if not pid:
@@ -68,7 +68,12 @@ class Tracer:
                 if self.stops == stop:
                     self._kill()
                     return True
-            passed_on = number if number not in (_SYSCALL_STOP, signal.SIGTRAP) else 0
+            self._go_on(number if number not in (_SYSCALL_STOP, signal.SIGTRAP) else 0)
+
+    def _go_on(self, passed_on: int = 0) -> None:
+        """To its next stop.  Whoever was killed since its last one is none to ptrace(2): the next
+        wait tells."""
+        with contextlib.suppress(ProcessLookupError):
             _ptrace(_SYSCALL, self.pid, passed_on)
 
     def _kill(self) -> None:
@@ -86,7 +91,7 @@ class Tracer:
         """
         begun = False
         deadline = time.monotonic() + _HANG_S
-        _ptrace(_SYSCALL, self.pid)
+        self._go_on()
         while True:
             pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
             if not pid:
@@ -110,7 +115,7 @@ class Tracer:
                         return True
                 begun = begun or made == marker
             passed_on = number if number not in (_SYSCALL_STOP, signal.SIGTRAP) else 0
-            _ptrace(_SYSCALL, self.pid, passed_on)
+            self._go_on(passed_on)
 
     def _refuse(self, code: int) -> None:
         """At the entry: no call has the number -1; at its exit, the answer is another one."""
