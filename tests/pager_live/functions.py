@@ -84,6 +84,15 @@ def gated(offset: int, length: int, gate: str, closed: int) -> bytes:
     return numbered(offset, length)
 
 
+def failing_and_gated(offset: int, length: int, gate: str) -> bytes:
+    """Page 1 fails, and adds a byte to the file `gate`.failed; page 2 waits for the file `gate`."""
+    if offset <= PAGE < offset + length:
+        with Path(f"{gate}.failed").open("ab") as failed:
+            failed.write(b"!")
+        raise OSError("not yet")
+    return gated(offset, length, gate, 2)
+
+
 def announced(offset: int, length: int, gate: str) -> bytes:
     """Makes the file `gate`.asked, and waits for the file `gate`."""
     Path(f"{gate}.asked").touch()

@@ -9,6 +9,7 @@ import mmap
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import userfault
 from helpers.pages import PAGE, numbers
+from pager_live import functions
 from userfault import LazyMemory, Policy, lazy
 from userfault.linux.hugepool import growing, read_pool
 from userfault.linux.libc import Pinned
@@ -211,6 +213,27 @@ def parent_ends_when_the_family_dies_after_a_child_left(image: str) -> None:
         for pid in members:
             os.kill(pid, number)
     ctypes.CDLL(None).memchr(ctypes.c_void_p(memory.address + 5 * PAGE), 0, 1)
+
+
+def child_that_ends_while_a_page_pauses(gate: str) -> dict[str, Any]:
+    """A read for it fails again and again, and another one is answered when it has ended."""
+    source = userfault.function(functions.failing_and_gated, 64 * PAGE, gate=gate)
+    memory = lazy(source, policy=Policy(background=False, retries=6), fork=True)
+    pid = os.fork()
+    if pid == 0:
+        touch = ctypes.CDLL(None).memchr  # lets other threads run while it waits
+        gated = ctypes.c_void_p(memory.address + 2 * PAGE)
+        threading.Thread(target=touch, args=(gated, 0, 1)).start()
+        touch(ctypes.c_void_p(memory.address + PAGE), 0, 1)
+    failed = Path(f"{gate}.failed")
+    while not failed.exists() or failed.stat().st_size < 4:  # now it pauses for 1.28 s
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    Path(gate).touch()  # before it is seen in another way that the child has ended
+    time.sleep(1.5)
+    memory.check()  # it is not given up
+    return {"page": memory[3 * PAGE]}
 
 
 def child_forked_in_the_middle() -> dict[str, bool]:

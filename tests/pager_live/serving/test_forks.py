@@ -70,6 +70,13 @@ def test_a_child_that_left_does_not_take_the_life_line_off(image: Path) -> None:
     assert client.returncode == -signal.SIGBUS
 
 
+def test_a_child_that_ends_while_its_page_pauses_costs_its_parent_nothing(tmp_path: Path) -> None:
+    need_root()
+    gate = str(tmp_path / "gate")
+    found = child.run(SCENES + "child_that_ends_while_a_page_pauses", gate)
+    assert found == {"page": 4}
+
+
 def test_a_child_forked_in_the_middle_keeps_no_lock_and_no_life_line() -> None:
     with PoolLock():
         found = child.run(SCENES + "child_forked_in_the_middle")

@@ -76,6 +76,24 @@ class Acts:
         """Nothing is asked for."""
 
 
+def test_who_is_found_to_have_ended_meanwhile_hears_of_no_time() -> None:
+    acted: list[Waits] = []
+    first, second = Waits(acted), Waits(acted)
+    first.when, second.when = 1.0, 2.0
+
+    class Ends(Acts):
+        def perform(self, _: object) -> None:
+            second.closed = True
+
+    timed = Timed({}, cast(Any, Ends()))
+    timed.add(cast(Any, first))
+    timed.add(cast(Any, second))
+    timed.tick(3.0)
+
+    assert acted == [first]
+    assert timed.next_time() is None
+
+
 _CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("says"), st.integers(0, 4), st.none() | st.integers(1, 20)),

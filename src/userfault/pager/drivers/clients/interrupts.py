@@ -56,6 +56,8 @@ class Interrupts:
             count = self._counts.setdefault(owner, _Count(owner))
             with self._service.costs(contexts[0].served):
                 for each in count.look(contexts, now):
+                    if each.closed:  # with one before it
+                        continue
                     each.core.interrupted(now)
                     self._service.perform(each)
 

@@ -82,6 +82,6 @@ def _replay(service: Service, contexts: dict[int, Context], family: records.Fami
         left = recovery.unapplied(snapshot, journal.head, events)
         journal.applied = len(events) - len(left)
         with service.costs(context.served):
-            for before, event in left:
-                service.intake.event(context, event, before)
+            if left:
+                service.intake.events(context, [event for _, event in left], left[0][0])
     journal.batch_done(sum(map(len, messages)))

@@ -49,6 +49,8 @@ class Served:
     which it is told from those of every client.  (`number` is what its client calls it.)
     """
 
+    read_from = False  # events that were read are being applied: another child may be among them
+
     def __init__(
         self, attach: Attach, fds: Descriptors, threads: Threads, owner: Owner, key: int
     ) -> None:
@@ -231,7 +233,8 @@ class Served:
     def deserted(self) -> bool:
         """Its client has ended, or needs nobody, and so has every child that a fork added."""
         alone = self.attach.restored or not self.owner.alive
-        return alone and all(context.closed for context in self.contexts)
+        ended = all(context.closed for context in self.contexts)
+        return alone and ended and not self.read_from
 
     def changed(self) -> None:
         """What the record says of this mapping is not true any more."""
@@ -251,8 +254,7 @@ class Served:
     def forget_states(self, states: int) -> None:
         """A context has gone: let go of its states, unless they are the mapping's."""
         if states != self._fds.states:
-            if states in self._states:  # not of a mapping that is lost
-                self._states.pop(states).close()
+            self._states.pop(states, None)  # a fork of it that was read may be copied from them
             os.close(states)
 
     def close(self) -> None:

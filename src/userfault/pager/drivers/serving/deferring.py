@@ -66,6 +66,7 @@ class Deferring:
         """Try again those whose pause is over."""
         for context in [each for each, pause in self._pauses.items() if pause.until <= now]:
             if context.closed:
+                self.discard(context)
                 continue
             with self._acting.costs(context.served):
                 context.core.retry()

@@ -29,6 +29,8 @@ from userfault.pager.drivers.serving.latency import Latency
 from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import UFFD_EVENT_PAGEFAULT, uffd_msg_pagefault
 
+Event = Fork[LiveUserfaultfd] | Remap | Remove | Unmap
+
 _unpack_fault = uffd_msg_pagefault.struct.unpack_from
 
 
@@ -48,6 +50,9 @@ class Service(Protocol):
 
     def forked(self, context: Context, event: Fork[LiveUserfaultfd]) -> None:
         """Serve a child."""
+
+    def context_ended(self, context: Context) -> None:
+        """Its process has ended."""
 
     def commit(self, changed: Served) -> bool:
         """Record what is served, `changed` anew."""
@@ -109,14 +114,15 @@ class Intake:
 
     def batch(self, context: Context, start: int, size: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""
-        faults, applied = [], 0
+        faults, events = [], []
         for at in range(start, start + size, MESSAGE):
             event = decode(self._journal.ring, at)
             if isinstance(event, PageFault):
                 faults.append(event)
             else:
-                self.event(context, event, applied)
-                applied += 1
+                events.append(event)
+        if events:
+            self.events(context, events, 0)
         for fault in faults:
             if context.served.owner.has_our_ids:
                 self._placement.thread = fault.thread_id
@@ -124,12 +130,21 @@ class Intake:
                 return
             self._service.fault(context, fault.address, fault.flags)
 
-    def event(
-        self,
-        context: Context,
-        event: Fork[LiveUserfaultfd] | Remap | Remove | Unmap,
-        before: int,
-    ) -> None:
+    def events(self, context: Context, events: list[Event], applied: int) -> None:
+        """Apply the events of a batch that are left after the first `applied`."""
+        served = context.served
+        served.read_from = True
+        try:
+            for before, event in enumerate(events, applied):
+                # A process that ends in the middle may have forked before: its child lives.
+                if not context.closed or isinstance(event, Fork):
+                    self._event(context, event, before)
+        finally:
+            served.read_from = False
+        if context.closed:  # and perhaps no child of it is there
+            self._service.context_ended(context)
+
+    def _event(self, context: Context, event: Event, before: int) -> None:
         """Apply an event, the `before`th of its batch; record it unless it may be applied twice."""
         core = context.core
         service = self._service

@@ -112,18 +112,19 @@ class Service:
         core = context.core
         if core.watch.ends and self.latency is not None:
             self.latency.ended(context, self._clock())
-        if core.deferred:
-            self.deferring.add(context, self._clock())
-        if core.timed:
-            self.timed.add(context)
-        if core.eager and not context.closed:
-            self.background.add(context)
+        if not context.closed:  # by one of those actions: it waits for nothing then
+            if core.deferred:
+                self.deferring.add(context, self._clock())
+            if core.timed:
+                self.timed.add(context)
+            if core.eager:
+                self.background.add(context)
         if len(context.served.contexts) > 1:
             self._perform_siblings(context)
 
     def _perform_siblings(self, context: Context) -> None:
-        for sibling in context.served.contexts:
-            if sibling is not context and sibling.core.out:
+        for sibling in list(context.served.contexts):  # one may be found to have ended
+            if sibling is not context and sibling.core.out and not sibling.closed:
                 self.perform(sibling)
 
     @contextlib.contextmanager
@@ -229,6 +230,9 @@ class Service:
                 context.close()
         if served.deserted:
             self.drop(served)
+            return
+        with self.costs(served):
+            self._perform_siblings(context)  # they ask anew for what it had under way for them
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""

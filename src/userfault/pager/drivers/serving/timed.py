@@ -70,6 +70,8 @@ class Timed:
             due.append(heapq.heappop(self._heap)[2])
             del self.contexts[due[-1]]
         for context in due:  # each once, whatever it says then
+            if context.closed:  # what was done for one before it has shown that it has ended
+                continue
             with self._acting.costs(context.served):
                 said = context.core.next_time()
                 if said is not None and said <= now:
