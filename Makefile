@@ -28,6 +28,8 @@ $(VENV)/.made: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'gevent>=24' 'uvloop>=0.19' \
+	  || echo "gevent and uvloop are not to be had: the tests of programs that use them are skipped"
 	@touch $@
 
 demo: $(VENV)/.made

@@ -102,10 +102,13 @@ def under_gevent(image: str) -> dict[str, Any]:
         same = os.sched_getaffinity(0) == before
     own = gevent.spawn(_served, image, None).get()
     memory = lazy(image, policy=DEMAND)
+    hold, release = os.pipe()  # gevent hears of no child that ended before fork() has returned
     pid = os.fork()
     if pid == 0:
         memory.close()
+        os.read(hold, 1)
         os._exit(0)
+    os.write(release, b"x")
     status = os.waitpid(pid, 0)[1]
     last = numbers(memory[9 * PAGE : 10 * PAGE])
     del memory

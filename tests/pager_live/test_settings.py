@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import pytest
-
 from helpers import child
+from helpers.skips import absent
 
 SCENES = "pager_live.setting_scenes:"
 
@@ -33,7 +32,7 @@ def test_a_cpu_for_the_pager_leaves_the_program_on_its_own() -> None:
 
 def need_module(name: str) -> None:
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed (it is no dependency): pip install {name}")
+        absent(f"{name} is not installed: pip install {name}")
 
 
 def test_a_program_that_gevent_patched_is_served(image: Path) -> None:
