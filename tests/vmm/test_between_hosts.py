@@ -198,6 +198,17 @@ def test_a_side_that_is_killed_before_the_switch_leaves_the_guest_here(
                 assert told["sums"] == saved.sums
 
 
+def test_a_guest_that_would_stand_still_for_too_long_runs_on_here(
+    authority: Authority, saved: Saved
+) -> None:
+    with slow_hosts(delay_s=0.02) as (here, there, _):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, "--still", "0.001", tls=tls) as (sender, _receiver):
+            code, told, said = sender.end()
+            assert (code, told["sums"]) == (1, saved.sums)
+            assert "the receiver was not ready within 0.001 s" in said
+
+
 def test_too_little_memory_there_is_told_here_and_the_guest_goes_on(authority: Authority) -> None:
     if not possible("memory"):
         absent("no memory cgroup can be made")

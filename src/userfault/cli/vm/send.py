@@ -15,7 +15,7 @@ from userfault.cli.vm.moving import peer_options
 from userfault.cli.vm.telling import guest_options
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.migrate.errors import HalfMoved, NotMoved
-from userfault.migrate.sending import ROUNDS, Sent
+from userfault.migrate.sending import ROUNDS, STILL_S, Sent
 from userfault.serve.page_server.tls import Tls
 from userfault.vmm.machine import Machine
 from userfault.vmm.moving import send_machine
@@ -50,6 +50,14 @@ class Outcome(msgspec.Struct, frozen=True):
     show_default=True,
     help="How often pages are sent before the switch at most; 0: none.",
 )
+@click.option(
+    "--still",
+    type=click.FloatRange(0, min_open=True),
+    default=STILL_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the guest may stand still before the switch; then it runs on here.",
+)
 @peer_options
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def send(
@@ -61,6 +69,7 @@ def send(
     pattern: str,
     seconds: float,
     rounds: int,
+    still: float,
     patience: float,
     tls: Tls | None,
     as_json: bool,
@@ -91,6 +100,7 @@ def send(
                     tls=tls,
                     rounds=rounds,
                     patience_s=patience,
+                    still_s=still,
                     progress=lambda at: step(at.pages - at.left, at.pages),
                 )
             outcome = Outcome(moved=sent)
