@@ -67,7 +67,7 @@ def run(run: Run) -> None:
             _Move(here, there, saved, authority, rounds=3).stopped_ms(sums)
             for _ in range(run.rounds)
         ]
-    rate = run.size(16 * MIB, 2 * MIB)
+    rate = run.size(16 * MIB, MIB)  # slow enough that pages are left when the cut begins
     goes_on = []
     with slow_hosts(rate=rate) as (here, there, wire):
         for _ in range(min(run.rounds, _ROUNDS_CUT)):
@@ -126,7 +126,9 @@ class _Move:
         moved, found = self._end(sender, sums)
         assert moved["breaks"], "the cut was not noticed"
         arrivals: list[float] = found["arrivals"]
-        return (min(each for each in arrivals if each > at) - at) * 1e3
+        later = [each for each in arrivals if each > at]
+        assert later, "all pages were in before the cut"
+        return (min(later) - at) * 1e3
 
     def _begin(self) -> subprocess.Popen[str]:
         tls = ["--tls-cert", self._tls.cert, "--tls-key", self._tls.key]
