@@ -14,7 +14,9 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from operator import add
 from typing import TypeAlias
 
 Run: TypeAlias = tuple[int, int]  # first page, count
@@ -38,6 +40,7 @@ class Course:
             at += 4 * count
         self._firsts, self._counts, self._ends, left_out = columns
         self.sample: Collection[int] = list(left_out)
+        self._sorted: tuple[list[int], list[int]] | None = None  # firsts and counts, by page
 
     def group(self, number: int) -> Sequence[Run]:
         """The runs (first page, count) of a group."""
@@ -45,14 +48,25 @@ class Course:
         high = self._ends[number]
         return list(zip(self._firsts[low:high], self._counts[low:high], strict=True))
 
+    def has(self, page: int) -> bool:
+        """Whether a page is in one of the runs (which do not lie over each other, but where
+        somebody else made them so)."""
+        if self._sorted is None:  # not before it is asked for: a restore may raise no fault at all
+            runs = sorted(zip(self._firsts, self._counts, strict=True))
+            self._sorted = [first for first, _ in runs], [count for _, count in runs]
+        firsts, counts = self._sorted
+        at = bisect_right(firsts, page) - 1
+        return at >= 0 and page < firsts[at] + counts[at]
+
     def fits(self, pages: int) -> bool:
         """Whether it is for memory of so many pages, and may be followed there."""
         ends = list(self._ends)
         if ends != sorted(ends) or (ends[-1] if ends else 0) != len(self._firsts):
             return False
-        if any(count == 0 for count in self._counts):
+        firsts, counts = self._firsts.tolist(), self._counts.tolist()
+        if 0 in counts:
             return False
-        behind = max(map(int.__add__, self._firsts, self._counts), default=0)
+        behind = max(map(add, firsts, counts), default=0)
         return behind <= pages and max(self.sample, default=0) < pages
 
 
