@@ -9,7 +9,15 @@ import pytest
 
 from pager_core.hands import START, core_of, fault, fill_of
 from pager_core.simstate import PAGE
-from userfault.pager.core.actions import CONTINUE, COPY, LOOK_FILLS, ZERO, Fill, Together
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    LOOK_FILLS,
+    ZERO,
+    Fill,
+    Together,
+    between_looks,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED, Pages
 from userfault.snapshot.working_sets.course import Course, Run, written
@@ -109,6 +117,12 @@ def test_while_faults_come_an_action_is_what_is_filled_between_two_looks() -> No
     core.series.done(action, len(action.runs))
     assert action.runs == [(page, 1) for page in range(138, 200, 2) if page != 150]
     assert not core.idle_work()
+
+
+def test_of_huge_pages_each_is_followed_by_a_look() -> None:
+    assert between_looks(16, 50, 50 * (2 << 20)) == 1
+    assert between_looks(1, 50, 50 * PAGE) == LOOK_FILLS
+    assert between_looks(4, 50, 50 * 16 * PAGE) == 4
 
 
 def test_a_driver_is_patient_with_who_waits_for_the_set_and_with_nobody_else() -> None:

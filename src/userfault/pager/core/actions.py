@@ -73,8 +73,13 @@ class Fill(msgspec.Struct, gc=False):
 
 # Between two looks at whether somebody waits, a driver fills so much by so many ioctls at most (one
 # costs as much as copying a page), times its patience.
-LOOK_BYTES = 64 << 10
+_LOOK_BYTES = 64 << 10
 LOOK_FILLS = 16
+
+
+def between_looks(patience: int, runs: int, length: int) -> int:
+    """How many of some runs, of `length` bytes in all, a driver fills between two looks."""
+    return max(min(patience * _LOOK_BYTES * runs // length, patience * LOOK_FILLS), 1)
 
 
 class Together(msgspec.Struct, gc=False):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import add, gt
 
-from userfault.pager.core.actions import LOOK_BYTES, LOOK_FILLS
+from userfault.pager.core.actions import between_looks
 from userfault.pager.core.course import Course
 from userfault.pager.core.outer import Outer
 from userfault.pager.core.planner import Books, Load, Planner, Run, Work
@@ -149,10 +149,8 @@ class Replay(Outer):
 
     def _few(self) -> int:
         """How many runs a driver makes between two looks."""
-        pages = LOOK_BYTES >> self._books.plan.shift
-        return self._books.patience * max(
-            min(pages * len(self._left) // self._pages, LOOK_FILLS), 1
-        )
+        length = self._pages << self._books.plan.shift
+        return between_looks(self._books.patience, len(self._left), length)
 
     def _alike(self, runs: list[Run]) -> list[Run]:
         """What of these is still to be filled: all of it MISSING, or all of it CACHED."""

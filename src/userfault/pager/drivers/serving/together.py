@@ -17,10 +17,9 @@ import msgspec
 from userfault.pager.core.actions import (
     CONTINUE,
     COPY,
-    LOOK_BYTES,
-    LOOK_FILLS,
     ZERO,
     Together,
+    between_looks,
 )
 from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.record.journal import Journal
@@ -85,7 +84,7 @@ class Series:
             arguments = many.others
             many.begin(context.number, action.kind, pages, counts, sources, starts, lengths)
         ioctl, fd = self._ioctl, context.fd
-        step = action.patience * max(min(LOOK_BYTES * total // sum(lengths), LOOK_FILLS), 1)
+        step = between_looks(action.patience, total, sum(lengths))
         done = 0
         try:
             while done < total:
