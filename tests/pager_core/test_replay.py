@@ -250,11 +250,11 @@ def test_of_a_child_only_touches_bring_pages_in() -> None:
     assert not child.eager
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_course_brings_right_pages_and_ends(seed: int) -> None:
     dice = random.Random(seed)
     groups = [
-        [(dice.randrange(COUNT - 8), dice.randint(1, 8)) for _ in range(dice.randint(1, 6))]
+        [(dice.randrange(COUNT - 8), dice.randint(1, 8)) for _ in range(dice.randint(1, 30))]
         for _ in range(dice.randint(1, 8))
     ]
     core = replayed(*groups)
@@ -269,6 +269,10 @@ def test_any_course_brings_right_pages_and_ends(seed: int) -> None:
             page = dice.randrange(COUNT)
             core.remove(START + page * PAGE, START + (page + 1) * PAGE)
             core.out.clear()
+        if dice.random() < 0.3:
+            page = dice.randrange(COUNT)
+            if core.pages.states[page] in (MISSING, PRESENT):
+                late(core, page)
     wanted = {page for group in groups for at, n in group for page in range(at, at + n)}
     for page in wanted:
         assert core.pages.states[page] in (PRESENT, REMOVED)
