@@ -9,7 +9,15 @@ import pytest
 
 from pager_core.hands import START, core_of, fault, fill_of
 from pager_core.simstate import PAGE
-from userfault.pager.core.actions import CONTINUE, COPY, ZERO, Fill, Together
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    LOOK_FILLS,
+    ZERO,
+    Fill,
+    Together,
+    between_looks,
+)
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.states import CACHED, FILLING, MISSING, PRESENT, REMOVED, Pages
 from userfault.snapshot.working_sets.course import Course, Run, written
@@ -31,6 +39,14 @@ def together(core: MappingCore) -> Together:
     assert isinstance(action, Together)
     assert not core.out
     return action
+
+
+def late(core: MappingCore, page: int) -> None:
+    """A thread waits for a page, and is helped."""
+    core.batch()
+    fault(core, page)
+    if core.out:
+        core.done(fill_of(core))
 
 
 def all_of(core: MappingCore) -> list[list[Run]]:
@@ -84,6 +100,55 @@ def test_it_goes_on_where_the_driver_stopped_for_a_fault() -> None:
     core.done(fill_of(core))
     assert core.counters.set_late == 1
     assert all_of(core) == [[(6, 1)]]
+
+
+def test_while_faults_come_an_action_is_what_is_filled_between_two_looks() -> None:
+    core = replayed([(page, 1) for page in range(0, 200, 2)])
+    action = together(core)
+    assert len(action.runs) == 100  # nobody waits
+    core.series.done(action, 5)
+    late(core, 150)
+    action = together(core)
+    assert action.runs == [(page, 1) for page in range(10, 138, 2)]
+    assert len(action.runs) == action.patience * LOOK_FILLS
+    core.series.done(action, len(action.runs))
+    late(core, 30)  # has come by now: it is asked for by a second thread
+    action = together(core)
+    core.series.done(action, len(action.runs))
+    assert action.runs == [(page, 1) for page in range(138, 200, 2) if page != 150]
+    assert not core.idle_work()
+
+
+def test_of_huge_pages_each_is_followed_by_a_look() -> None:
+    assert between_looks(16, 50, 50 * (2 << 20)) == 1
+    assert between_looks(1, 50, 50 * PAGE) == LOOK_FILLS
+    assert between_looks(4, 50, 50 * 16 * PAGE) == 4
+
+
+def test_a_driver_is_patient_with_who_waits_for_the_set_and_with_nobody_else() -> None:
+    core = replayed([(page, 1) for page in range(0, 100, 2)], [(101, 1)], [(103, 1)], [(105, 1)])
+    first = together(core)
+    core.series.done(first, 1)
+    for page in (90, 92, 94, 96):
+        late(core, page)
+    more = together(core)
+    assert more.patience > first.patience > 1
+    core.series.done(more, 1)
+    late(core, 200)
+    assert core.counters.set_outside == 1
+    rest = together(core)
+    assert rest.patience == 1
+    while rest.runs[-1] < (98, 1):
+        core.series.done(rest, len(rest.runs))
+        rest = together(core)
+        assert rest.patience == 1
+    core.series.done(rest, len(rest.runs))
+    patience = []
+    for _ in range(3):
+        action = together(core)
+        patience.append(action.patience)
+        core.series.done(action, 1)
+    assert patience == [1, first.patience, first.patience]  # a group has passed without another
 
 
 def test_a_run_that_is_refused_is_a_fill_of_its_own() -> None:
@@ -185,11 +250,11 @@ def test_of_a_child_only_touches_bring_pages_in() -> None:
     assert not child.eager
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_course_brings_right_pages_and_ends(seed: int) -> None:
     dice = random.Random(seed)
     groups = [
-        [(dice.randrange(COUNT - 8), dice.randint(1, 8)) for _ in range(dice.randint(1, 6))]
+        [(dice.randrange(COUNT - 8), dice.randint(1, 8)) for _ in range(dice.randint(1, 30))]
         for _ in range(dice.randint(1, 8))
     ]
     core = replayed(*groups)
@@ -204,6 +269,10 @@ def test_any_course_brings_right_pages_and_ends(seed: int) -> None:
             page = dice.randrange(COUNT)
             core.remove(START + page * PAGE, START + (page + 1) * PAGE)
             core.out.clear()
+        if dice.random() < 0.3:
+            page = dice.randrange(COUNT)
+            if core.pages.states[page] in (MISSING, PRESENT):
+                late(core, page)
     wanted = {page for group in groups for at, n in group for page in range(at, at + n)}
     for page in wanted:
         assert core.pages.states[page] in (PRESENT, REMOVED)

@@ -60,6 +60,7 @@ def test_every_page_comes_once_and_the_sample_does_not(touched: dict[int, int]) 
     assert len(pages) == len(set(pages))
     assert set(touched) - sample <= set(pages)
     assert sample <= set(touched)
+    assert [page for page in range(PAGES) if course.has(page)] == sorted(pages)
     assert not sample & set(pages)
     # What comes beside the set lies in gaps of one page, where an ioctl would cost as much.
     for page in set(pages) - set(touched):

@@ -71,6 +71,17 @@ class Fill(msgspec.Struct, gc=False):
         return one
 
 
+# Between two looks at whether somebody waits, a driver fills so much by so many ioctls at most (one
+# costs as much as copying a page), times its patience.
+_LOOK_BYTES = 64 << 10
+LOOK_FILLS = 16
+
+
+def between_looks(patience: int, runs: int, length: int) -> int:
+    """How many of some runs, of `length` bytes in all, a driver fills between two looks."""
+    return max(min(patience * _LOOK_BYTES * runs // length, patience * LOOK_FILLS), 1)
+
+
 class Together(msgspec.Struct, gc=False):
     """Fill runs (first page, count) of MISSING or CACHED pages, one ioctl each, nobody waits for
     them.
@@ -78,14 +89,14 @@ class Together(msgspec.Struct, gc=False):
     `base`: the address of page 0.  A fault that comes meanwhile goes first: the driver looks for
     one between the ioctls, and may stop after any of them.  It answers by
     `MappingCore.series.done`; a run that is refused, or whose source is not at hand, becomes a
-    `Fill` by `series.stopped`.  `patient`: it may look four times more seldom, as whoever waits, as
-    far as is known, waits for what comes here.
+    `Fill` by `series.stopped`.  `patience`: it may look so many times more seldom, as whoever
+    waits, as far as is known, waits for what comes here.
     """
 
     kind: int
     runs: list[tuple[int, int]]
     base: int
-    patient: bool = False
+    patience: int = 1
 
 
 class Fetch(msgspec.Struct):

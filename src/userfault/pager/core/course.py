@@ -17,3 +17,7 @@ class Course(Protocol):
     def group(self, number: int) -> Sequence[tuple[int, int]]:
         """The runs of a group: first page and count.  One look at the source brings them all."""
         ...
+
+    def has(self, page: int) -> bool:
+        """Whether a page is in one of the runs."""
+        ...

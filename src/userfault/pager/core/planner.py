@@ -34,12 +34,14 @@ class Load(NamedTuple):
 
 class Books(Protocol):
     """What a planner may look at.  `room`: as in `Load`; the page that a thread waits for comes in
-    without any.  `costs`: of faults and pages here.  `patient`: whoever waits, as far as a planner
-    knows, waits for what it has filled in advance.
+    without any.  `costs`: of faults and pages here.  `patience`: above 1 where whoever waits, as
+    far as a planner knows, waits for what is filled in advance (see `Together`).  `made`: how many
+    of the runs that were chosen last have been filled.
     """
 
     room: int
-    patient: bool
+    patience: int
+    made: int
 
     @property
     def costs(self) -> Costs: ...

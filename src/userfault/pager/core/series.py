@@ -44,8 +44,8 @@ class Series:
             count = ledger.reachable(first, count)
             self._filling.in_advance(first, count)
             return count
-        ledger.out.append(Together(kind, runs, ledger.base, ledger.patient))
-        return sum(count for _, count in runs)
+        ledger.out.append(Together(kind, runs, ledger.base, ledger.patience))
+        return sum([count for _, count in runs])
 
     def _kind(self, runs: list[tuple[int, int]]) -> int:
         """The fill that is right for all of them, if there is one."""
@@ -72,7 +72,8 @@ class Series:
         what it had done when it was killed its records tell, as of any other fill.
         """
         ledger, runs = self._ledger, action.runs[:count]
-        pages = sum(length for _, length in runs)
+        pages = sum([length for _, length in runs])
+        ledger.made = count
         ledger.counters.filled(action.kind, pages)
         ledger.counters.background += pages
         ledger.counters.set_filled += pages

@@ -6,7 +6,7 @@ object with slicing, `find` and item access of bytes does: `bytearray`, `mmap.mm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol, overload
 
 MISSING = 0  # never filled: the source has its bytes
@@ -51,6 +51,7 @@ MOVES: dict[int, frozenset[int]] = {
 _ONE = [bytes([state]) for state in range(len(NAMES))]
 # Something is still to be done for these.
 UNSETTLED = (MISSING, FILLING, CACHED, EVICTING, SPILLED)
+_FAR = 1 << 14  # pages: to count them takes as long as to look at some runs each by itself
 HELD = (FILLING, PRESENT, CLEAN, EVICTING, SPILLING)  # these take memory
 
 
@@ -133,19 +134,29 @@ class Pages:
         self.unsettled -= count
         self.held += count
 
-    def settle(self, runs: Iterable[tuple[int, int]]) -> None:
-        """Runs of MISSING or CACHED pages are PRESENT: as `move`, and quicker.
+    def settle(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Runs of MISSING or CACHED pages, in the order of their pages, are PRESENT: as `move`, and
+        quicker.
 
         A page may be in two of them: whoever says which are filled is not to be trusted.
         """
-        states, done, present = self.states, 0, _ONE[PRESENT]
+        if not runs:
+            return
+        low, high = runs[0][0], sum(runs[-1])
+        if high - low > _FAR and len(runs) > 1:
+            half = len(runs) // 2
+            self.settle(runs[:half])
+            self.settle(runs[half:])
+            return
+        states, present = self.states, _ONE[PRESENT]
+        # (To count what is nearly everywhere takes ten times as long.)
+        before = len(states[low:high].translate(None, present))
         for page, count in runs:
             if count == 1:
-                done += states[page] != PRESENT
                 states[page] = PRESENT
             else:
-                done += count - states[page : page + count].count(present)
                 states[page : page + count] = present * count
+        done = before - len(states[low:high].translate(None, present))
         self.unsettled -= done
         self.held += done
 

@@ -14,11 +14,16 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from itertools import accumulate
+from operator import add
 from typing import TypeAlias
 
 Run: TypeAlias = tuple[int, int]  # first page, count
+Columns: TypeAlias = "tuple[array[int], array[int]]"  # first pages, counts
 
+_LONGEST = 1 << 32  # pages of a run are counted in 32 bits
 _HEADER = struct.Struct("=QQQ")  # runs, groups, pages of the sample
 
 
@@ -38,36 +43,52 @@ class Course:
             at += 4 * count
         self._firsts, self._counts, self._ends, left_out = columns
         self.sample: Collection[int] = list(left_out)
+        self._sorted: list[Run] = []
 
     def group(self, number: int) -> Sequence[Run]:
         """The runs (first page, count) of a group."""
         low = self._ends[number - 1] if number else 0
         high = self._ends[number]
-        return list(zip(self._firsts[low:high], self._counts[low:high], strict=True))
+        return self._runs(low, high)
+
+    def has(self, page: int) -> bool:
+        """Whether a page is in one of the runs (which do not lie over each other, but where
+        somebody else made them so)."""
+        if not self._sorted:  # not before it is asked for: a restore may raise no fault at all
+            self._sorted = sorted(self._runs(0, len(self._firsts)))
+        at = bisect_right(self._sorted, (page, _LONGEST)) - 1
+        return at >= 0 and page < sum(self._sorted[at])
+
+    def _runs(self, low: int, high: int) -> list[Run]:
+        firsts, counts = self._firsts[low:high], self._counts[low:high]
+        return list(zip(firsts.tolist(), counts.tolist(), strict=True))
 
     def fits(self, pages: int) -> bool:
         """Whether it is for memory of so many pages, and may be followed there."""
         ends = list(self._ends)
         if ends != sorted(ends) or (ends[-1] if ends else 0) != len(self._firsts):
             return False
-        if any(count == 0 for count in self._counts):
+        firsts, counts = self._firsts.tolist(), self._counts.tolist()
+        if 0 in counts:
             return False
-        behind = max(map(int.__add__, self._firsts, self._counts), default=0)
+        behind = max(map(add, firsts, counts), default=0)
         return behind <= pages and max(self.sample, default=0) < pages
 
 
 def written(groups: Sequence[Sequence[Run]], sample: Sequence[int]) -> bytes:
     """The buffer of these groups; `sample`: pages that are left out."""
-    runs = [run for group in groups for run in group]
-    ends, end = array("I"), 0
-    for group in groups:
-        end += len(group)
-        ends.append(end)
-    columns = [
-        array("I", [first for first, _ in runs]),
-        array("I", [count for _, count in runs]),
-        ends,
-        array("I", sample),
-    ]
-    head = _HEADER.pack(len(runs), len(groups), len(sample))
-    return head + b"".join(column.tobytes() for column in columns)
+    ends = array("I", accumulate(map(len, groups)))
+    return put(columns([run for group in groups for run in group]), ends, array("I", sample))
+
+
+def columns(runs: Sequence[Run]) -> Columns:
+    """Runs as columns."""
+    return array("I", [first for first, _ in runs]), array("I", [count for _, count in runs])
+
+
+def put(runs: Columns, ends: array[int], sample: array[int]) -> bytes:
+    """The buffer of the runs of all groups, one group after the other.  `ends`: of each, as a
+    number of runs."""
+    firsts, counts = runs
+    head = _HEADER.pack(len(firsts), len(ends), len(sample))
+    return head + b"".join(column.tobytes() for column in (firsts, counts, ends, sample))

@@ -14,7 +14,13 @@ from operator import add
 
 import msgspec
 
-from userfault.pager.core.actions import CONTINUE, COPY, ZERO, Together
+from userfault.pager.core.actions import (
+    CONTINUE,
+    COPY,
+    ZERO,
+    Together,
+    between_looks,
+)
 from userfault.pager.drivers.mappings.served import Context
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.record.many import MOST
@@ -23,11 +29,8 @@ from userfault.pager.drivers.serving.fills import Performer
 from userfault.pager.drivers.serving.sharing import all_in_copy
 from userfault.uapi.userfaultfd import UFFDIO_CONTINUE, UFFDIO_COPY, UFFDIO_ZEROPAGE
 
-_LOOK_BYTES = 64 << 10  # filled between two looks at whether somebody waits
-_LOOK_FILLS = 16  # and as many ioctls: one costs as much as copying a page
-_HULL_BYTES = 4 << 20  # of a file that is looked at as one, where runs lie close together
-
-Run = tuple[int, int]  # first page, count
+# Of a file that is looked at as one, where runs lie close together: at least, and a run.
+_HULL_BYTES, _HULL_EACH = 4 << 20, 128 << 10
 
 
 class Series:
@@ -44,25 +47,34 @@ class Series:
 
     def perform(self, context: Context, action: Together) -> None:
         """As many as there is time for; the core hears what became of them."""
+        runs = action.runs[:MOST]
+        pages, counts = zip(*runs, strict=True)
         with contextlib.ExitStack() as pins:
-            sources = self._sources(context, action, pins)
+            sources = self._sources(context, action, pages, counts, pins)
             copy = context.served.copy
             if copy is not None and action.kind == COPY:
-                sources = all_in_copy(context, action.runs, copy, sources)
-            done = self._make(context, action, sources) if sources else 0
-        if 0 <= done == len(sources) < min(len(action.runs), MOST):
+                sources = all_in_copy(context, runs, copy, sources)
+            done = self._make(context, action, pages, counts, sources) if sources else 0
+        if 0 <= done == len(sources) < len(runs):
             self._performer.fill(context, context.core.series.stopped(action, done))
 
-    def _make(self, context: Context, action: Together, sources: Sequence[int]) -> int:
+    def _make(
+        self,
+        context: Context,
+        action: Together,
+        pages: Sequence[int],
+        counts: Sequence[int],
+        sources: Sequence[int],
+    ) -> int:
         """Fill the runs for which there are sources (0 where there is nothing to copy); how many
         were filled, or below zero: one was refused."""
         size, many, core = context.served.page_size, self._many, context.core
-        told = action
+        told, base, total = action, action.base, len(sources)
         if action.kind == COPY and not sources[0]:  # all of them are in the shared copy
             told = msgspec.structs.replace(action, kind=CONTINUE)
-        runs = action.runs[: len(sources)]
-        pages, counts = zip(*runs, strict=True)
-        starts = [action.base + page * size for page in pages]
+        if total < len(pages):
+            pages, counts = pages[:total], counts[:total]
+        starts = [base + page * size for page in pages]
         lengths = [count * size for count in counts]
         if sources[0]:
             request, arguments = UFFDIO_COPY, many.copies
@@ -71,9 +83,8 @@ class Series:
             request = UFFDIO_ZEROPAGE if action.kind == ZERO else UFFDIO_CONTINUE
             arguments = many.others
             many.begin(context.number, action.kind, pages, counts, sources, starts, lengths)
-        ioctl, fd, total = self._ioctl, context.fd, len(runs)
-        often = 4 if action.patient else 1
-        step = often * max(min(_LOOK_BYTES * total // sum(lengths), _LOOK_FILLS), 1)
+        ioctl, fd = self._ioctl, context.fd
+        step = between_looks(action.patience, total, sum(lengths))
         done = 0
         try:
             while done < total:
@@ -93,37 +104,43 @@ class Series:
         return done
 
     def _sources(
-        self, context: Context, action: Together, pins: contextlib.ExitStack
+        self,
+        context: Context,
+        action: Together,
+        pages: Sequence[int],
+        counts: Sequence[int],
+        pins: contextlib.ExitStack,
     ) -> Sequence[int]:
         """Where the bytes of each run lie, up to the first that is not at hand; 0 where a fill
         needs none."""
         served = context.served
-        runs = action.runs[:MOST]
         if action.kind == ZERO and not served.zeropage:
             with contextlib.suppress(OSError):
-                zeros = self._calls.zeros(max(count for _, count in runs) * served.page_size)
-                return [zeros] * len(runs)
+                zeros = self._calls.zeros(max(counts) * served.page_size)
+                return [zeros] * len(pages)
             return []
         if action.kind != COPY:
-            return [0] * len(runs)
+            return [0] * len(pages)
         if served.origin.store is not None:
-            return self._stored(context, runs, pins)
+            return self._stored(context, pages, counts, pins)
         if self._calls.clock() > served.sound_until:
             return []  # a fill by itself looks whether the source is what it was
-        return self._mapped(context, runs)
+        return self._mapped(context, pages, counts)
 
-    def _mapped(self, context: Context, runs: Sequence[Run]) -> Sequence[int]:
+    def _mapped(
+        self, context: Context, pages: Sequence[int], counts: Sequence[int]
+    ) -> Sequence[int]:
         """In a file that is mapped."""
         served = context.served
         size, address = served.page_size, served.origin.mapped
-        pages, counts = zip(*runs, strict=True)
         low, high = min(pages) * size, max(map(add, pages, counts)) * size
-        start = address(low, high - low) if high - low <= _HULL_BYTES else 0
+        whole = high - low <= max(_HULL_BYTES, len(pages) * _HULL_EACH)
+        start = address(low, high - low) if whole else 0
         if start:
             base = start - low
             return [base + page * size for page in pages]
         found = []
-        for page, count in runs:
+        for page, count in zip(pages, counts, strict=True):
             source = address(page * size, count * size)
             if not source:
                 break
@@ -131,14 +148,18 @@ class Series:
         return found
 
     def _stored(
-        self, context: Context, runs: Sequence[Run], pins: contextlib.ExitStack
+        self,
+        context: Context,
+        pages: Sequence[int],
+        counts: Sequence[int],
+        pins: contextlib.ExitStack,
     ) -> Sequence[int]:
         """In chunks that are unpacked; 0 for what is in the shared copy."""
         served = context.served
         store, size = served.origin.store, served.page_size
         assert store is not None
         found = []
-        for page, count in runs:
+        for page, count in zip(pages, counts, strict=True):
             if served.copy is not None and served.copy.run(page, count) == count:
                 found.append(0)
                 continue
