@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from userfault.pager.drivers.processes.spawn import _LEAN, lean_path
+from userfault.pager.drivers.processes.lean import _LEAN, lean_path
 
 # Each takes some ms (with what it imports itself) that every first fault of a new pager would wait.
 _HEAVY = {
@@ -17,6 +17,7 @@ _HEAVY = {
 _STORES = {"blake3", "zstandard"}
 # What reads chunks waits for others by threading's events.
 _WITH_STORES = _HEAVY - {"threading"}
+_AHEAD = "import sys; sys.path += {!r}; import userfault.api.ahead; print(*sys.modules)"
 
 
 def imported_by(*modules: str) -> set[str]:
@@ -51,3 +52,9 @@ def test_exec_loads_nothing_of_what_serves_or_draws() -> None:
     assert not [name for name in loaded if name.split(".")[0] == "rich"]
     assert "userfault.pager.core.core" not in loaded
     assert not [name for name in loaded if name.startswith("userfault.pager.drivers.serving")]
+
+
+def test_a_pager_is_started_ahead_of_all_that_takes_time() -> None:
+    command = [sys.executable, "-S", "-c", _AHEAD.format(lean_path())]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"click", "enum", "msgspec", "re", "socket", "subprocess", "typing"}
