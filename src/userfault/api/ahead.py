@@ -16,12 +16,10 @@ import contextlib
 import os
 import sys
 
-from userfault.pager.drivers.processes.lean import command, lean_path
+from userfault.pager.drivers.processes.lean import READING, command, lean_path
 from userfault.pager.drivers.processes.naming import VARIABLE, looks_like_python
 
 _PROGRAM = "userfault.api.pager_main"
-# What an image of a store is read with, which else is loaded when there is one.
-_MORE = ("userfault.snapshot.serving.taking_up", "userfault.pager.drivers.mappings.unpackers")
 _SIGPIPE, _SIGXFSZ, _SIGKILL = 13, 25, 9  # signal(7); the module `signal` is loaded later
 
 
@@ -83,7 +81,7 @@ def _spawned(channel: int, said: int) -> int:
     os.set_inheritable(channel, True)
     return os.posix_spawn(
         sys.executable,
-        command(sys.executable, _PROGRAM, "main", channel, lean_path(), more=_MORE, sign=True),
+        command(sys.executable, _PROGRAM, "main", channel, lean_path(), more=READING, sign=True),
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -54,16 +54,17 @@ def start(
     python: str | None,
     more: Callable[[socket.socket], None] | None = None,
     meanwhile: Callable[[], object] | None = None,
+    loads: Sequence[str] = (),
 ) -> Family:
     """Start the first process, which makes the others; back when they serve.
 
     `more`: sends what the program of `hello` takes beside the first packet.  `meanwhile`: called
-    while they come up; if it raises, they are ended.
+    while they come up; if it raises, they are ended.  `loads`: modules that it will need soon.
     Raises PagerError, UsageError for `python`, and what `meanwhile` does.
     """
     with contextlib.ExitStack() as undo:
         try:
-            family = _start(undo, hello, python, more, meanwhile)
+            family = _start(undo, hello, python, more, meanwhile, loads)
         except OSError as error:
             if not error.errno:  # of no system call: it is `meanwhile`'s
                 raise
@@ -80,10 +81,14 @@ def _start(
     python: str | None,
     more: Callable[[socket.socket], None] | None,
     meanwhile: Callable[[], object] | None,
+    loads: Sequence[str],
 ) -> Family:
     mine = os.geteuid(), os.getegid()
     begun = ahead.take() if python is None and hello.program == messages.PROGRAM else None
-    ours, pid, said = _begun(undo, hello.program, python) if begun is None else _taken(undo, begun)
+    if begun is None:
+        ours, pid, said = _begun(undo, hello.program, python, loads)
+    else:
+        ours, pid, said = _taken(undo, begun)
     with contextlib.ExitStack() as passing:
         passing.callback(os.close, said)
         with calling("pidfd_open"):
@@ -108,7 +113,7 @@ def _start(
 
 
 def _begun(
-    undo: contextlib.ExitStack, program: str, python: str | None
+    undo: contextlib.ExitStack, program: str, python: str | None, loads: Sequence[str]
 ) -> tuple[socket.socket, int, int]:
     """Start it: the socket to it, its process id, and the memory for what it says, which the
     caller closes."""
@@ -121,8 +126,9 @@ def _begun(
         said = _memory()
         failed.callback(os.close, said)
         pid = spawn_python(
-            program, "main", theirs.fileno(), lean_path(), stderr=said, python=python, sign=True
-        )
+            program, "main", theirs.fileno(), lean_path(),
+            more=loads, stderr=said, python=python, sign=True,
+        )  # fmt: skip
         undo.callback(_end, pid)
         failed.pop_all()
     return ours, pid, said

@@ -7,7 +7,6 @@ load what it needs itself meanwhile (`api.ahead`).
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -17,10 +16,34 @@ SIGN = b"python"
 _FIRST = bytes(16) + SIGN  # as a packet (`packets.py`)
 # msgspec takes three names from typing_extensions where it can, which typing has on every Python
 # that we run on; so it is not loaded, with inspect, ast and dis: 9 ms of 70 of a pager's start.
-_LEAN = (
-    "sys.modules['typing_extensions'] = None\n"
-    "import msgspec; del sys.modules['typing_extensions']\n"
-)
+# And it loads two modules whose regular expressions take 2 ms to compile: `textwrap`, for JSON
+# schemas, and with uuid `platform`, for the name of the kernel (up to Python 3.12).  Those that
+# keep what stands for them here get the modules themselves once they ask for anything of them.
+_LEAN = """
+import os, sys
+class Late(type(sys)):
+    def __getattr__(self, name):
+        import importlib
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+late = {name: Late(name) for name in ("platform", "textwrap") if name not in sys.modules}
+if "platform" in late:
+    late["platform"].system = lambda: os.uname().sysname
+sys.modules.update(late)
+known = "typing_extensions" in sys.modules
+if not known:
+    sys.modules["typing_extensions"] = None
+import msgspec
+if not known:
+    del sys.modules["typing_extensions"]
+for name, module in late.items():
+    if sys.modules.get(name) is module:
+        del sys.modules[name]
+"""
+# What an image of a store is read with: whoever knows of one has it loaded before there is a
+# family, all of which has it then.
+READING = ("userfault.snapshot.serving.taking_up", "userfault.pager.drivers.mappings.unpackers")
 _NEEDED = ("msgspec", "zstandard", "blake3", "pyroaring", "obstore")
 
 
@@ -62,7 +85,7 @@ def command(
 
 def load_msgspec() -> None:
     """The same in this process, which has just begun."""
-    exec(_LEAN, {"sys": sys})
+    exec(_LEAN, {})
 
 
 def lean_path() -> list[str]:

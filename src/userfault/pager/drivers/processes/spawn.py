@@ -26,6 +26,7 @@ def spawn_python(
     channel: int,
     path: list[str],
     *,
+    more: Sequence[str] = (),
     options: Sequence[str] | None = None,
     stderr: int = 2,
     python: str | None = None,
@@ -33,8 +34,9 @@ def spawn_python(
 ) -> int:
     """Run `module.entry(socket)` in a new interpreter; its process id.
 
-    `path`: entries for sys.path.  `options`: of the interpreter; None: those of this one, isolated
-    and without `site`, for a fast start.  `stderr`: the descriptor that becomes its standard error.
+    `path`: entries for sys.path.  `more`: modules that it loads, too.  `options`: of the
+    interpreter; None: those of this one, isolated and without `site`, for a fast start.  `stderr`:
+    the descriptor that becomes its standard error.
     `python`: which, see `chosen_python`.  `sign`: it sends `SIGN` before it loads anything of ours.
     Raises PagerError when no interpreter can be started, UsageError for one that is not to be had.
     """
@@ -42,7 +44,15 @@ def spawn_python(
     # Numbers up to 2 are what a client without standard input has left for other uses.
     passed = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 3)
     words = command(
-        chosen.path, module, entry, passed, path, options=options, site=not chosen.ours, sign=sign
+        chosen.path,
+        module,
+        entry,
+        passed,
+        path,
+        more=more,
+        options=options,
+        site=not chosen.ours,
+        sign=sign,
     )
     environment = None if python is None else {**os.environ, VARIABLE: chosen.path}
     try:
