@@ -11,12 +11,12 @@ must start fast.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from userfault.version import __version__ as __version__
 
+TYPE_CHECKING = False  # as type checkers know it; `typing` itself is loaded by whoever needs it
 if TYPE_CHECKING:
+    from typing import Any
+
     from userfault.api.arrays import lazy_array
     from userfault.api.checkpoint import Checkpoint
     from userfault.api.connecting import connect
@@ -122,6 +122,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module  # noqa: PLC0415
+
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'userfault' has no attribute {name!r}")

@@ -4,7 +4,7 @@ A client has it from the beginning: it may change its root directory, drop the r
 Python lies, or be short of descriptors by the time that it is needed.
 """
 
-import hashlib  # snapshot/working_sets/place.py
+import hashlib  # snapshot/working_sets/naming.py
 import pathlib  # linux/room.py
 import pickle  # source/spec.py, source/buffers.py
 import shutil  # pager/drivers/processes/which_python.py

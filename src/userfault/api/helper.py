@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from userfault.kernel.errors import PagerError
 from userfault.linux.refused import calling, cause_of, cure_of
 from userfault.linux.unpatched import original, packet_sockets
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.lean import lean_path
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.wire import packets
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import functools
 import mmap
 import os
 import signal
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from userfault.api import beforehand, sharing, tracing, working_sets  # noqa: F4
 from userfault.api.budget import Budget, decide, spill_file
 from userfault.api.interrupts import listen, signal_log
 from userfault.api.loading import load
+from userfault.api.mapping import map_it
 from userfault.api.memory import Attribute, LazyMemory
 from userfault.api.options import Options, Stored, part_of
 from userfault.api.pager import Pager
@@ -29,14 +29,15 @@ from userfault.kernel.errors import (
     UsageError,
     UserfaultError,
 )
-from userfault.kernel.memtypes import Memory, MemoryType, round_up
+from userfault.kernel.memtypes import Memory, MemoryType
 from userfault.kernel.modes import Feature
 from userfault.linux import libc
 from userfault.linux.lifeline import LifeLine
-from userfault.linux.memory import FileBacking, Recipe, mapped, refusal
+from userfault.linux.memory import Recipe, refusal
 from userfault.linux.refused import calling
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.pager.core.policy import Policy
+from userfault.pager.drivers.processes.lean import READING
 from userfault.pager.drivers.shared.asking import Grant
 from userfault.pager.drivers.wire import messages
 from userfault.snapshot.stores.place import place_of
@@ -126,33 +127,19 @@ def lazy(
 
     def make() -> LazyMemory:
         with contextlib.ExitStack() as undo:
-            resolve_it = functools.partial(_resolve, source, *part, stored)
+
+            def prepare() -> _Prepared:
+                resolved = _resolve(source, *part, stored)
+                undo.callback(resolved.close)
+                return _prepared_of(resolved, options, policy, undo, fixed=fixed, tell=told.append)
+
             if pager is None and _place_of(source) is not None:
-                resolved, own = _beside_a_start(resolve_it)
+                prepared, own = _beside_a_start(prepare)
                 undo.callback(own.close)
             else:
-                resolved, own = resolve_it(), None
-            undo.callback(resolved.close)
-            try:
-                free = not fixed and not (policy.resident_bytes or policy.resident_percent)
-                copy = sharing.shared_copy(resolved, options, policy, free=free)
-                if copy is not None:
-                    undo.callback(copy.close)
-                return _build(
-                    resolved,
-                    options,
-                    policy,
-                    pager,
-                    copy,
-                    undo,
-                    fixed=fixed,
-                    tell=told.append,
-                    own=own,
-                )
-            except UserfaultError:
-                raise
-            except OSError as error:  # a descriptor, a memfd or a mapping that was not to be had
-                raise refusal(chosen, resolved.spec.length, error) from error
+                prepared, own = prepare(), None
+            with _refused(chosen, prepared.resolved):
+                return _build(prepared, policy, pager or own, undo, owned=pager is None)
 
     listen()
     made = undisturbed(make)
@@ -160,16 +147,35 @@ def lazy(
     return made
 
 
-def _beside_a_start(resolve_it: Callable[[], Resolved]) -> tuple[Resolved, Pager]:
-    """A snapshot resolved while a pager for it comes up: neither waits for the other."""
-    found: list[Resolved] = []
-    try:
-        own = Pager(_meanwhile=lambda: found.append(resolve_it()))
-    except BaseException:
-        for resolved in found:
-            resolved.close()
-        raise
+class _Prepared(msgspec.Struct, frozen=True):
+    """All that needs no pager: memory of `budget`, mapped and registered, and what comes ahead."""
+
+    resolved: Resolved
+    options: Options
+    copy: Grant | None
+    budget: Budget
+    uffd: LiveUserfaultfd
+    recipe: Recipe
+    made: LazyMemory
+    planned: working_sets.Planned
+
+
+def _beside_a_start(prepare: Callable[[], _Prepared]) -> tuple[_Prepared, Pager]:
+    """A snapshot prepared while a pager for it comes up: neither waits for the other."""
+    found: list[_Prepared] = []
+    own = Pager(_meanwhile=lambda: found.append(prepare()), _more=READING)
     return found[0], own
+
+
+@contextlib.contextmanager
+def _refused(chosen: Memory, resolved: Resolved) -> Iterator[None]:
+    """What a descriptor, a memfd or a mapping that was not to be had is told as."""
+    try:
+        yield
+    except UserfaultError:
+        raise
+    except OSError as error:
+        raise refusal(chosen, resolved.spec.length, error) from error
 
 
 def _place_of(source: Any) -> tuple[str, str] | None:
@@ -195,71 +201,96 @@ def _resolve(source: Any, length: int | None, offset: int, stored: Stored) -> Re
     return resolve(source, length=length, offset=offset)
 
 
-def _build(
+def _prepared_of(
     resolved: Resolved,
     options: Options,
     policy: Policy,
-    pager: Pager | None,
-    copy: Grant | None,
     undo: contextlib.ExitStack,
     *,
     fixed: bool,
     tell: Callable[[str], None],
-    own: Pager | None = None,
-) -> LazyMemory:
-    """Open, map, register, hand over; `undo` takes it all back if any of it fails.
-
-    `fixed`: the type of memory was asked for.  `own`: a pager for it alone, started already.
-    """
-    _say_where_it_ends()
-    spec = resolved.spec
-    uffd = _open(options)
-    undo.callback(uffd.close)
-    if copy is None:
-        protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
-        budget = decide(policy, spec, options, fixed=fixed, protects=protects, tell=tell)
-    else:
-        budget = Budget(sharing.MEMORY)
-    options = msgspec.structs.replace(options, memory=budget.memory)
-    recipe, made = _map(options, resolved, copy)
-    undo.callback(recipe.close)
-    undo.callback(mmap.mmap.close, made)
-    # Once more, to be undone before the mapping: munmap of registered memory waits until its
-    # event is read, and nobody reads it yet.
-    undo.callback(uffd.close)
-    made.user_mode_only = uffd.user_mode_only
-    # Nobody reads the event of another thread's fork(2) until the pager has the userfaultfd, and
-    # that fork would sleep with locks of the C library that we need to come there.  So children
-    # get the memory from the hand-over on.  (Linux 7.2 refuses MADV_DOFORK of hugetlb.)
-    later = options.fork and recipe.memory.type is not MemoryType.HUGETLB
-    if later or not options.fork:
-        libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
-    filled = options.prepared or copy is not None  # others may have brought pages already
-    guarded = budget.evicts or options.track
-    register(uffd, made.address, recipe, prepared=filled, guarded=guarded)
-    owned = pager is None
-    serving = pager or own or Pager()
-    with contextlib.ExitStack() as undo_pager:
-        if owned:
-            undo_pager.callback(serving.close)
-        parts = Parts(serving, owned, policy, recipe, budget, inherited=options.fork)
-        undo_pager.callback(parts.abandon)
-        parts.over_copy = copy is not None
-        load(serving, parts.number, resolved, policy, recipe.memory)
-        parts.pages = recipe.length // recipe.memory.page_size
+) -> _Prepared:
+    """Open, map, register; `undo` takes it all back.  `fixed`: the type of memory was asked for."""
+    with _refused(options.memory, resolved):
+        free = not fixed and not (policy.resident_bytes or policy.resident_percent)
+        copy = sharing.shared_copy(resolved, options, policy, free=free)
+        if copy is not None:
+            undo.callback(copy.close)
+        _say_where_it_ends()
+        uffd = _open(options)
+        undo.callback(uffd.close)
+        if copy is None:
+            protects = Feature.WP_HUGETLBFS_SHMEM in uffd.offered
+            budget = decide(
+                policy, resolved.spec, options, fixed=fixed, protects=protects, tell=tell
+            )
+        else:
+            budget = Budget(sharing.MEMORY)
+        options = msgspec.structs.replace(options, memory=budget.memory)
+        recipe, made = map_it(options, resolved, copy)
+        undo.callback(recipe.close)
+        undo.callback(mmap.mmap.close, made)
+        # Once more, to be undone before the mapping: munmap of registered memory waits until its
+        # event is read, and nobody reads it yet.
+        undo.callback(uffd.close)
+        made.user_mode_only = uffd.user_mode_only
+        # Nobody reads the event of another thread's fork(2) until the pager has the userfaultfd,
+        # and that fork would sleep with locks of the C library that we need to come there.  So
+        # children get the memory from the hand-over on (`_inherited`).
+        if _inherited(options, recipe) or not options.fork:
+            libc.madvise(made.address, recipe.length, mman.MADV_DONTFORK)
+        filled = options.prepared or copy is not None  # others may have brought pages already
+        guarded = budget.evicts or options.track
+        register(uffd, made.address, recipe, prepared=filled, guarded=guarded)
         planned = working_sets.plan(
             resolved,
             policy,
             path=options.working_set,
             whole=options.whole,
             offset=options.offset,
-            pages=parts.pages,
+            pages=recipe.length // recipe.memory.page_size,
             page_size=recipe.memory.page_size,
             tell=tell,
         )
-        with contextlib.closing(planned):
-            _attach(parts, made, uffd, resolved, options, planned, copy)
-        if later:
+        undo.callback(planned.close)
+    return _Prepared(resolved, options, copy, budget, uffd, recipe, made, planned)
+
+
+def _inherited(options: Options, recipe: Recipe) -> bool:
+    """Whether children of fork(2) get it later (Linux 7.2 refuses MADV_DOFORK of hugetlb)."""
+    return options.fork and recipe.memory.type is not MemoryType.HUGETLB
+
+
+def _build(
+    prepared: _Prepared,
+    policy: Policy,
+    pager: Pager | None,
+    undo: contextlib.ExitStack,
+    *,
+    owned: bool,
+) -> LazyMemory:
+    """Hand over what is prepared; `undo` takes it back if that fails.
+
+    `owned`: the pager (None: one that is started here) is for this memory alone.
+    """
+    resolved, options, recipe, made = (
+        prepared.resolved,
+        prepared.options,
+        prepared.recipe,
+        prepared.made,
+    )
+    spec, copy = resolved.spec, prepared.copy
+    serving = pager or Pager()
+    with contextlib.ExitStack() as undo_pager:
+        if owned:
+            undo_pager.callback(serving.close)
+        parts = Parts(serving, owned, policy, recipe, prepared.budget, inherited=options.fork)
+        undo_pager.callback(parts.abandon)
+        parts.over_copy = copy is not None
+        load(serving, parts.number, resolved, policy, recipe.memory)
+        parts.pages = recipe.length // recipe.memory.page_size
+        _attach(parts, made, prepared.uffd, resolved, options, prepared.planned, copy)
+        if _inherited(options, recipe):
             libc.madvise(made.address, recipe.length, mman.MADV_DOFORK)
         undo_pager.pop_all()
     parts.address, parts.length = made.address, spec.length
@@ -272,6 +303,7 @@ def _build(
     parts.memory = weakref.ref(made)
     undo.pop_all()
     resolved.close()
+    prepared.planned.close()
     if copy is not None:  # the filler is for the pager alone
         copy.close()
     return made
@@ -293,59 +325,6 @@ def _open(options: Options) -> LiveUserfaultfd:
     return LiveUserfaultfd.open(
         needed, user_mode_only=options.user_mode_only, optional=Feature.THREAD_ID
     )
-
-
-def _map(options: Options, resolved: Resolved, copy: Grant | None) -> tuple[Recipe, LazyMemory]:
-    """Map it as a `mmap.mmap` of exactly the source's length (the kernel maps whole pages)."""
-    length = resolved.spec.length
-    protection = mman.PROT_READ | (mman.PROT_WRITE if options.writable else 0)
-
-    def map_it(recipe: Recipe) -> LazyMemory:
-        with calling("mmap"):
-            made = LazyMemory(recipe.fd, length, flags=recipe.flags, prot=protection)
-        with libc.Pinned(made) as pinned:
-            made.address = pinned.address
-        made.memory = recipe.memory
-        made.page_size = recipe.memory.page_size
-        return made
-
-    if copy is not None:
-        backing = FileBacking(os.dup(copy.copy), length)
-        whole = round_up(length, sharing.MEMORY.page_size)
-        recipe = Recipe(sharing.MEMORY, whole, mman.MAP_PRIVATE, backing)
-        return recipe, map_it(recipe)
-    if options.prepared:
-        recipe = _prepared(options.memory, resolved)
-        return recipe, map_it(recipe)
-    return mapped(
-        options.memory, length, map_it, grow_pool=options.grow_pool, name="userfault-memory"
-    )
-
-
-def _prepared(memory: Memory, resolved: Resolved) -> Recipe:
-    """Memory that is the source's own file."""
-    spec = resolved.spec
-    huge = memory.type is MemoryType.HUGETLB
-    if (
-        not isinstance(spec, FileSpec)
-        or spec.offset
-        or not (huge or memory.type is MemoryType.SHMEM)
-        or (huge and not (memory.shared and _is_of_huge_pages(resolved.fd, memory.page_size)))
-    ):
-        raise UsageError(
-            "prepared memory",
-            cause="only a memfd, from its first byte on, can be its own memory",
-            cure='pass the memfd as source with memory="shmem" (or shmem-private); one of huge'
-            ' pages with memory="hugetlb" and their page_size',
-        )
-    flags = mman.MAP_SHARED if memory.shared else mman.MAP_PRIVATE
-    whole = round_up(spec.length, memory.page_size)
-    return Recipe(memory, whole, flags, FileBacking(os.dup(resolved.fd), whole))
-
-
-def _is_of_huge_pages(fd: int, size: int) -> bool:
-    """Whether it is a file of huge pages of this size: st_blksize is that of its pages."""
-    return os.fstat(fd).st_blksize == size
 
 
 def _attach(

@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ class Pager:
         in_flight: int = 32,
         python: str | None = None,
         _meanwhile: Callable[[], object] | None = None,
+        _more: Sequence[str] = (),
     ) -> None:
         places = whole("in_flight", in_flight)
         hello = messages.Hello(Placing(cpu, poll_budget), places, __version__)
@@ -80,7 +81,7 @@ class Pager:
                 cure="leave it out for the default",
             )
         self._set_up()
-        undisturbed(functools.partial(self._start, hello, python, _meanwhile))
+        undisturbed(functools.partial(self._start, hello, python, _meanwhile, _more))
 
     def _set_up(self) -> None:
         self._lock = original("_thread", "allocate_lock")()
@@ -93,8 +94,9 @@ class Pager:
         hello: messages.Hello,
         python: str | None,
         meanwhile: Callable[[], object] | None,
+        loads: Sequence[str],
     ) -> None:
-        self._family = start(hello, python, meanwhile=meanwhile)
+        self._family = start(hello, python, meanwhile=meanwhile, loads=loads)
         self._held = Held(self._family)
         self._tie = Tie(self, self._held)
 

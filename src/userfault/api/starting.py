@@ -14,16 +14,18 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from userfault.api import ahead
 from userfault.api.undisturbed import unwanted
 from userfault.kernel.errors import PagerError
 from userfault.linux.refused import calling, cause_of, cure_of
 from userfault.linux.unpatched import original, packet_sockets
-from userfault.pager.drivers.processes.spawn import SIGN, lean_path, spawn_python
-from userfault.pager.drivers.processes.which_python import VARIABLE
+from userfault.pager.drivers.processes.lean import SIGN, lean_path
+from userfault.pager.drivers.processes.naming import VARIABLE
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.record.status import Status
 from userfault.pager.drivers.wire import messages, packets
 
@@ -52,16 +54,17 @@ def start(
     python: str | None,
     more: Callable[[socket.socket], None] | None = None,
     meanwhile: Callable[[], object] | None = None,
+    loads: Sequence[str] = (),
 ) -> Family:
     """Start the first process, which makes the others; back when they serve.
 
     `more`: sends what the program of `hello` takes beside the first packet.  `meanwhile`: called
-    while they come up; if it raises, they are ended.
+    while they come up; if it raises, they are ended.  `loads`: modules that it will need soon.
     Raises PagerError, UsageError for `python`, and what `meanwhile` does.
     """
     with contextlib.ExitStack() as undo:
         try:
-            family = _start(undo, hello, python, more, meanwhile)
+            family = _start(undo, hello, python, more, meanwhile, loads)
         except OSError as error:
             if not error.errno:  # of no system call: it is `meanwhile`'s
                 raise
@@ -78,42 +81,66 @@ def _start(
     python: str | None,
     more: Callable[[socket.socket], None] | None,
     meanwhile: Callable[[], object] | None,
+    loads: Sequence[str],
 ) -> Family:
-    with calling("socketpair"):
-        ours, theirs = packet_sockets()
-    undo.callback(ours.close)
     mine = os.geteuid(), os.getegid()
+    begun = ahead.take() if python is None and hello.program == messages.PROGRAM else None
+    if begun is None:
+        ours, pid, said = _begun(undo, hello.program, python, loads)
+    else:
+        ours, pid, said = _taken(undo, begun)
     with contextlib.ExitStack() as passing:
-        passing.callback(theirs.close)
-        with calling("setsockopt"):  # from here on the kernel tells who sends each request
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        status, shown = Status.create()
-        undo.callback(status.close)
-        passing.callback(os.close, shown)
-        said = _memory()
         passing.callback(os.close, said)
-        with calling("pidfd_open"):
-            client = os.pidfd_open(os.getpid())
-        passing.callback(os.close, client)
-        # Sent before there is anybody to read it, so that nothing can fail once it runs.
-        with calling("sendmsg"):
-            fds = [client, shown, *_standard_error()]
-            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], fds)
-            if more is not None:
-                more(ours)
-        pid = spawn_python(
-            hello.program, "main", theirs.fileno(), lean_path(),
-            stderr=said, python=python, sign=True,
-        )  # fmt: skip
-        theirs.close()  # so that its end is to be seen
-        undo.callback(_end, pid)
         with calling("pidfd_open"):
             process = os.pidfd_open(pid)
         undo.callback(os.close, process)
+        status, shown = Status.create()
+        undo.callback(status.close)
+        passing.callback(os.close, shown)
+        with calling("pidfd_open"):
+            client = os.pidfd_open(os.getpid())
+        passing.callback(os.close, client)
+        fds = [client, shown, *_standard_error()]
+        # One that has ended by now is told of below, with what it said.
+        with calling("sendmsg"), contextlib.suppress(ConnectionError):
+            socket.send_fds(ours, [msgspec.msgpack.encode(hello)], fds, socket.MSG_NOSIGNAL)
+            if more is not None:
+                more(ours)
         if meanwhile is not None:
             meanwhile()
         _until_up(ours, said)
     return Family(ours, status, (pid, process), os.getpid(), mine)
+
+
+def _begun(
+    undo: contextlib.ExitStack, program: str, python: str | None, loads: Sequence[str]
+) -> tuple[socket.socket, int, int]:
+    """Start it: the socket to it, its process id, and the memory for what it says, which the
+    caller closes."""
+    with calling("socketpair"):
+        ours, theirs = packet_sockets()
+    undo.callback(ours.close)
+    with contextlib.closing(theirs), contextlib.ExitStack() as failed:
+        with calling("setsockopt"):  # from here on the kernel tells who sends each request
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        said = _memory()
+        failed.callback(os.close, said)
+        pid = spawn_python(
+            program, "main", theirs.fileno(), lean_path(),
+            more=loads, stderr=said, python=python, sign=True,
+        )  # fmt: skip
+        undo.callback(_end, pid)
+        failed.pop_all()
+    return ours, pid, said
+
+
+def _taken(undo: contextlib.ExitStack, begun: ahead.Ahead) -> tuple[socket.socket, int, int]:
+    """The same of a process that was started before."""
+    undo.callback(_end, begun.pid)
+    known = socket.AF_UNIX, socket.SOCK_SEQPACKET, 0
+    ours = socket.socket(*known, fileno=begun.channel.detach())
+    undo.callback(ours.close)
+    return ours, begun.pid, begun.said
 
 
 def _memory() -> int:

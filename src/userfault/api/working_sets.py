@@ -44,6 +44,11 @@ class Planned(msgspec.Struct, frozen=True):
             os.close(fd)
 
 
+def prepare() -> None:
+    """Load what `plan` needs where there is a set, so that nobody waits for that later."""
+    from userfault.snapshot.working_sets import keeping, routing  # noqa: F401, PLC0415
+
+
 def plan(
     resolved: Resolved,
     policy: Policy,

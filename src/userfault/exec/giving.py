@@ -61,6 +61,8 @@ class Giver:
         self._files = files
         self._settings = settings
         self._tell = tell
+        if settings.working_set != "":
+            working_sets.prepare()
         if settings.policy.resident_bytes:
             for file in files:  # whether such a budget can be
                 self._budget(file)

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from userfault.api.pager import Pager
+from userfault.api import ahead
+from userfault.api.undisturbed import undisturbed
 from userfault.exec.settings import Settings
 from userfault.kernel.errors import UsageError
 from userfault.linux import pidfd
@@ -53,9 +54,14 @@ class Runner:
         self._child = 0
         with contextlib.ExitStack() as undo:
             undo.callback(self._end_child)
-            # Neither the pager nor the program waits for the other to come up.
-            begin = functools.partial(self._begin, undo, maps, command, settings)
-            self.pager = undo.enter_context(Pager(_meanwhile=begin))
+            # None of these waits for another: the pager, the program, the code that is needed here.
+            ahead.begin()
+            undo.callback(ahead.drop)
+            listener = undisturbed(functools.partial(self._begin, undo, maps, command, settings))
+            from userfault.api.pager import Pager  # noqa: PLC0415
+
+            prepare = functools.partial(self._prepare, listener, settings)
+            self.pager = undo.enter_context(Pager(_meanwhile=prepare))
             # Of this thread, and those to come: the pager's processes have it as it was.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
@@ -69,8 +75,8 @@ class Runner:
         maps: Sequence[str],
         command: Sequence[str],
         settings: Settings,
-    ) -> None:
-        """All that needs no pager: the program is started, then what is slow to load is loaded."""
+    ) -> socket.socket:
+        """The program is started: where its library will ask."""
         from userfault.exec import program  # noqa: PLC0415
         from userfault.exec.files import opened  # noqa: PLC0415
 
@@ -87,6 +93,10 @@ class Runner:
         self._alive, theirs = os.pipe()  # ends when nobody is left who has inherited the other end
         undo.callback(os.close, self._alive)
         self._child = _spawned(path, command, environment, theirs)
+        return listener
+
+    def _prepare(self, listener: socket.socket, settings: Settings) -> None:
+        """All else that needs no pager."""
         from userfault.exec.desk import Desk  # noqa: PLC0415
         from userfault.exec.giving import Giver  # noqa: PLC0415
 

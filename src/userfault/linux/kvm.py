@@ -11,7 +11,6 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -123,9 +122,9 @@ class Vm:
 
     def cpu(self, number: int) -> VirtualCpu:
         """A further virtual CPU; raises Unavailable."""
-        if platform.machine() != "x86_64":
+        if os.uname().machine != "x86_64":
             raise Unavailable(
-                f"no virtual CPU on {platform.machine()}",
+                f"no virtual CPU on {os.uname().machine}",
                 cause="the guest programs and registers are those of x86-64",
                 cure="run it on an x86-64 machine",
             )

@@ -29,7 +29,8 @@ from userfault.migrate.errors import NotReceived
 from userfault.migrate.frames import Offer, Refused
 from userfault.migrate.link import PATIENCE_S
 from userfault.pager.core.policy import Policy
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.lean import lean_path
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.serve.page_server.places import host_and_port
 from userfault.serve.page_server.tls import Tls
 from userfault.source.spec import PagesSpec, Resolved

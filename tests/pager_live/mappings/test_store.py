@@ -11,6 +11,7 @@ import pytest
 
 import userfault
 from helpers import child
+from helpers.family import member
 from helpers.pages import PAGE
 from helpers.stores import chunk_files, memory, pages_of_chunk, store
 from pager_live.test_restore import MEMORIES, restored
@@ -45,6 +46,14 @@ def test_every_memory_type_shows_the_image_that_was_packed(
         mapped.complete()
         assert mapped[:] == image
         assert mapped.statistics().finished
+
+
+def test_the_whole_family_has_loaded_what_reads_a_store(packed: Path) -> None:
+    """So that neither the first fault nor one after a takeover waits for it."""
+    with lazy(packed, policy=Policy(background=False)) as mapped:
+        pager = mapped._parts.pager
+        for role in ("worker", "supervisor", "spare"):
+            assert "zstandard" in Path(f"/proc/{member(pager, role)}/maps").read_text()
 
 
 def test_zeros_are_not_read(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import click
 
 from userfault.cli.shared import terminal
@@ -111,6 +113,8 @@ def exec(
         policy, offered, user_mode_only, working_set, Stored(store2, cache, cache_size)
     )
     with Runner(maps, command, settings, _tell) as runner:
+        gc.freeze()  # what is loaded stays (`cli.start`): no collection looks at it
+        gc.enable()
         code = runner.run()
         for file in runner.files:
             if not file.maps:

@@ -21,8 +21,9 @@ import msgspec
 from userfault.kernel.errors import PagerError, UsageError, UserfaultError
 from userfault.linux.pidfd import close_all, receive
 from userfault.pager.core.segment import Segment
+from userfault.pager.drivers.processes.lean import lean_path
 from userfault.pager.drivers.processes.say import say
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.serve.criu_memory import Tree
 from userfault.serve.page_server.asking import Asking, Peer
 from userfault.snapshot.inputs.criu_images import LAZY, memory, page_map, tasks

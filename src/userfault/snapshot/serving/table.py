@@ -17,12 +17,12 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from userfault.kernel.errors import UsageError
-from userfault.snapshot.format.runs import CHUNK, WORD
+from userfault.snapshot.format.runs import WORD
 from userfault.snapshot.inputs.protocol import PAGE
 from userfault.snapshot.stores.keys import DIGEST_BYTES
 
@@ -177,14 +177,7 @@ def build(image: Image, page: int, count: int) -> bytes:
             cure="take a part of it: offset= and length=",
         )
     stretches = _Stretches(image.chunks)
-    at = 0
-    for length, kind, value in image.runs:
-        low, high = max(at, page), min(at + length, page + count)
-        if low < high and kind == CHUNK:
-            stretches.add(low - page, high - low, value + low - at)
-        elif low < high and kind == WORD and value:
-            stretches.add_word(low - page, high - low, value)
-        at += length
+    stretches.take(image.runs, page, page + count)
     return stretches.table(count)
 
 
@@ -203,34 +196,49 @@ class _Stretches:
         self._digests = [held[at : at + DIGEST_BYTES] for at in range(0, len(held), DIGEST_BYTES)]
         self._first = _first_ones(self._digests)
 
-    def add(self, page: int, count: int, value: int) -> None:
-        """A run of pages from slot `value` on, cut at the ends of chunks.
+    def take(self, runs: Iterable[tuple[int, int, int]], page: int, last: int) -> None:
+        """The runs of an image between two pages; those of chunks are cut at the ends of these.
 
-        One turn of the loop a chunk: all of an image pass here before its first page is served.
+        One turn of a loop a run and a chunk, with no calls but those that append: all of an image
+        passes here before its first page is served.
         """
-        bounds, first = self._bounds, self._first
+        bounds, first, words = self._bounds, self._first, self._words
         starts, counts = self._starts.append, self._counts.append
         chunks, slots = self._chunks.append, self._slots.append
-        shift, end = page - value, value + count
-        chunk = bisect_right(bounds, value) - 1
-        low = bounds[chunk]
-        while value < end:
-            high = bounds[chunk + 1]
-            stop = high if high < end else end  # min() takes longer
-            starts(value + shift)
-            counts(stop - value)
+        chunk = low = high = end = 0
+        for count, kind, value in runs:
+            begin, end = end, end + count
+            # (What is neither a word nor chunks comes before both, and is zeros.)
+            if kind < WORD or begin >= last or end <= page or (kind == WORD and not value):
+                continue
+            cut = page - begin if begin < page else 0
+            length = (end if end < last else last) - begin - cut
+            at = begin + cut - page
+            if kind == WORD:
+                starts(at)
+                counts(length)
+                chunks(_WORDS)
+                slots(len(words))
+                words.append(value)
+                continue
+            slot = value + cut
+            stop = slot + length
+            if not low <= slot < high:
+                chunk = bisect_right(bounds, slot) - 1
+                low, high = bounds[chunk], bounds[chunk + 1]
+            while stop > high:
+                starts(at)
+                counts(high - slot)
+                chunks(first[chunk])
+                slots(slot - low)
+                at += high - slot
+                chunk += 1
+                slot = low = high
+                high = bounds[chunk + 1]
+            starts(at)
+            counts(stop - slot)
             chunks(first[chunk])
-            slots(value - low)
-            value = low = stop
-            chunk += 1
-
-    def add_word(self, page: int, count: int, word: int) -> None:
-        """A run of pages that are one word over and over."""
-        self._starts.append(page)
-        self._counts.append(count)
-        self._chunks.append(_WORDS)
-        self._slots.append(len(self._words))
-        self._words.append(word)
+            slots(slot - low)
 
     def table(self, pages: int) -> bytes:
         """What `Table` takes."""

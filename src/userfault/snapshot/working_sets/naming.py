@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from userfault.kernel.names import shown
@@ -43,5 +42,6 @@ def tie_of(spec: Spec) -> bytes:
         text = f"function {spec.length} {spec.target}"
     else:
         text = f"zeros {spec.length}"
+    import hashlib  # noqa: PLC0415  # with OpenSSL: 3 ms of a start that mostly needs none
 
     return hashlib.blake2b(text.encode(), digest_size=TIE_BYTES).digest()

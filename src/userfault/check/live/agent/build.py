@@ -6,14 +6,11 @@ compiles anew and an old binary is never run.  The result is static and needs no
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
+
+import blake3
 
 from userfault.kernel.errors import Unavailable
 from userfault.linux import homes
@@ -46,7 +43,7 @@ def agent_path() -> Path:
 
 def build(source: Path, options: tuple[str, ...]) -> Path:
     """The program of a C file; compiles it if there is none yet.  Raises NoAgent."""
-    name = hashlib.sha256(source.read_bytes() + " ".join(options).encode()).hexdigest()[:16]
+    name = blake3.blake3(source.read_bytes() + " ".join(options).encode()).hexdigest()[:16]
     target = cache_directory() / f"{source.stem}-{name}"
     if not target.exists():
         _compile(source, options, target)
@@ -84,6 +81,9 @@ def cache_directory() -> Path:
 
 def compiler() -> list[str]:
     """The command of a C compiler: $CC, or the first there is.  Raises NoAgent."""
+    import shlex  # noqa: PLC0415  # see _compile
+    import shutil  # noqa: PLC0415
+
     chosen = os.environ.get("CC")
     if chosen:
         return shlex.split(chosen)
@@ -94,6 +94,11 @@ def compiler() -> list[str]:
 
 
 def _compile(source: Path, options: tuple[str, ...], target: Path) -> None:
+    # Here, as it is mostly compiled already, and a program waits for what is loaded.
+    import shlex  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
     chosen = compiler()
     # Renamed into place: two first runs at once must not execute half a file.
     file, unfinished = tempfile.mkstemp(dir=target.parent, prefix="unfinished-")

@@ -25,8 +25,9 @@ from userfault.kernel.errors import PagerError
 from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.pager.drivers.family import supervisor
+from userfault.pager.drivers.processes.lean import lean_path
 from userfault.pager.drivers.processes.say import say
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.record import records
 from userfault.pager.drivers.record.journal import Journal, Word
 

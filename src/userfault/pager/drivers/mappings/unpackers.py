@@ -33,8 +33,9 @@ from userfault.kernel.memtypes import BASE_PAGE
 from userfault.linux import pidfd
 from userfault.linux.parent import end_with_parent
 from userfault.pager.drivers.mappings.served import Served
+from userfault.pager.drivers.processes.lean import lean_path
 from userfault.pager.drivers.processes.say import Errors
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.processes.watching import Watching
 from userfault.pager.drivers.shared.copy import SharedCopy
 from userfault.snapshot.serving.source import SnapshotSource

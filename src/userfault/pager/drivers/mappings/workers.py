@@ -24,8 +24,9 @@ from userfault.linux.parent import end_with_parent
 from userfault.linux.pidfd import close_all
 from userfault.pager.core.actions import Fetch
 from userfault.pager.drivers.mappings.readers import Answered
+from userfault.pager.drivers.processes.lean import lean_path
 from userfault.pager.drivers.processes.say import say_raw
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.processes.texts import MOST, clipped
 from userfault.pager.drivers.wire import packets
 from userfault.source.functions import FunctionSource

@@ -11,23 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from userfault.kernel.errors import PagerError
 from userfault.linux.refused import CallRefusedError, cause_of, cure_of
 from userfault.linux.unpatched import as_written
-from userfault.pager.drivers.processes.which_python import VARIABLE, chosen_python
-from userfault.source import interpreter
-
-SIGN = b"python"
-_FIRST = bytes(16) + SIGN  # as a packet (`packets.py`)
-# msgspec takes three names from typing_extensions where it can, which typing has on every Python
-# that we run on; so it is not loaded, with inspect, ast and dis: 9 ms of 70 of a pager's start.
-_LEAN = (
-    "sys.modules['typing_extensions'] = None\n"
-    "import msgspec; del sys.modules['typing_extensions']\n"
-)
-_NEEDED = ("msgspec", "zstandard", "blake3", "pyroaring", "obstore")
+from userfault.pager.drivers.processes.lean import command
+from userfault.pager.drivers.processes.naming import VARIABLE
+from userfault.pager.drivers.processes.which_python import chosen_python
 
 
 def spawn_python(
@@ -36,6 +26,7 @@ def spawn_python(
     channel: int,
     path: list[str],
     *,
+    more: Sequence[str] = (),
     options: Sequence[str] | None = None,
     stderr: int = 2,
     python: str | None = None,
@@ -43,30 +34,29 @@ def spawn_python(
 ) -> int:
     """Run `module.entry(socket)` in a new interpreter; its process id.
 
-    `path`: entries for sys.path.  `options`: of the interpreter; None: those of this one, isolated
-    and without `site`, for a fast start.  `stderr`: the descriptor that becomes its standard error.
+    `path`: entries for sys.path.  `more`: modules that it loads, too.  `options`: of the
+    interpreter; None: those of this one, isolated and without `site`, for a fast start.  `stderr`:
+    the descriptor that becomes its standard error.
     `python`: which, see `chosen_python`.  `sign`: it sends `SIGN` before it loads anything of ours.
     Raises PagerError when no interpreter can be started, UsageError for one that is not to be had.
     """
     chosen = chosen_python(python)
     # Numbers up to 2 are what a client without standard input has left for other uses.
     passed = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 3)
-    # What Python brings comes first, as it does with `site`: else each of its modules is looked for
-    # in vain in our folders.  (Another Python has what it needs itself, and takes of ours what it
-    # lacks.)  No collection while all is loaded, of which hardly anything goes again: 6 of 65 ms.
-    program = (  # without "", which stands for wherever the client is
-        f"import gc, sys; gc.disable()\n"
-        f"sys.path[:] = [p for p in sys.path if p and p not in {path!r}] + {path!r}\n"
-        f"import socket; channel = socket.socket(fileno={passed}); channel.set_inheritable(False)\n"
-        + (f"channel.send({_FIRST!r})\n" if sign else "")
-        + _LEAN
-        + f"from {module} import {entry}; gc.enable(); {entry}(channel)"
+    words = command(
+        chosen.path,
+        module,
+        entry,
+        passed,
+        path,
+        more=more,
+        options=options,
+        site=not chosen.ours,
+        sign=sign,
     )
-    if options is None:
-        options = [*interpreter.options(), "-I", *(["-S"] if chosen.ours else [])]
     environment = None if python is None else {**os.environ, VARIABLE: chosen.path}
     try:
-        return _start([chosen.path, *options, "-c", program], passed, stderr, environment)
+        return _start(words, passed, stderr, environment)
     except ImportError as error:
         raise PagerError(
             f"cannot start {chosen.path}", cause=str(error), cure="mend this Python"
@@ -107,16 +97,3 @@ def _inheritable(fd: int) -> bool:
         return fd > 2 or os.get_inheritable(fd)
     except OSError:
         return False
-
-
-def lean_path() -> list[str]:
-    """Where our package and what it needs lie, for an interpreter that does not look for itself."""
-    ours = os.path.abspath(__file__)
-    for _ in range(5):  # userfault/pager/drivers/processes/spawn.py
-        ours = os.path.dirname(ours)
-    found = [ours]
-    for name in _NEEDED:
-        spec = find_spec(name)
-        if spec is not None and spec.origin is not None:
-            found.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
-    return list(dict.fromkeys(found))

@@ -9,16 +9,14 @@ and sys.frozen as CPython 3.11 to 3.14 and the usual freezers set them.)
 from __future__ import annotations
 
 import os
-import re
 import sys
 
 import msgspec
 
 from userfault.kernel.errors import PagerError, UsageError
+from userfault.pager.drivers.processes.naming import VARIABLE, looks_like_python
 
-VARIABLE = "USERFAULT_PYTHON"
 _CURE = f"set {VARIABLE}, or pass Pager(python=...): a Python that has userfault installed"
-_NAMES = re.compile(r"python|pypy", re.IGNORECASE)
 
 
 class Interpreter(msgspec.Struct, frozen=True):
@@ -63,7 +61,7 @@ def _is_python(path: str) -> bool:
     """By what is known of it: running it would tell, but it may be anything."""
     if getattr(sys, "frozen", False):
         return False
-    if _NAMES.search(os.path.basename(os.path.realpath(path))):
+    if looks_like_python(path):
         return True
     import sysconfig  # noqa: PLC0415  # for the few that are named otherwise
 

@@ -19,7 +19,8 @@ import msgspec
 
 from userfault.kernel.errors import PagerError
 from userfault.pager.drivers.mappings.served import Served
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.lean import lean_path
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.processes.watching import Loop
 from userfault.pager.drivers.serving.acting import Acting
 from userfault.snapshot.format.first_touch import class_at, ends

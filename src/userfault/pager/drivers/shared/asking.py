@@ -15,7 +15,8 @@ from userfault.kernel.errors import Unavailable
 from userfault.linux import pidfd
 from userfault.linux.pidfd import close_all
 from userfault.linux.unpatched import original, packet_sockets
-from userfault.pager.drivers.processes.spawn import lean_path, spawn_python
+from userfault.pager.drivers.processes.lean import lean_path
+from userfault.pager.drivers.processes.spawn import spawn_python
 from userfault.pager.drivers.shared import place, words
 
 _ANSWER_S = 2.0  # for a keeper that runs: it answers within a millisecond
