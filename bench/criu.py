@@ -163,8 +163,9 @@ def _ours(work: Path, images: Path) -> Iterator[Callable[[], None]]:
 
         def await_all() -> None:
             # Who asks the daemon itself has it answer instead of fill.
-            while _lazy(worker):
-                time.sleep(_LOOK_S / 4)
+            for lazy in filter(_is_lazy, Path(f"/proc/{worker}/fd").iterdir()):
+                while _is_lazy(lazy):
+                    time.sleep(_LOOK_S / 4)
             assert not daemon.ask("sessions")["sessions"]
 
         yield await_all
@@ -172,10 +173,8 @@ def _ours(work: Path, images: Path) -> Iterator[Callable[[], None]]:
         assert daemon.ended(_MOST_S)
 
 
-def _lazy(pid: int) -> bool:
-    """Whether a process has a userfaultfd."""
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if fd.readlink().name == "anon_inode:[userfaultfd]":
-                return True
+def _is_lazy(fd: Path) -> bool:
+    """Whether a descriptor is a userfaultfd."""
+    with contextlib.suppress(FileNotFoundError):
+        return fd.readlink().name == "anon_inode:[userfaultfd]"
     return False
