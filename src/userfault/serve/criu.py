@@ -27,7 +27,8 @@ from userfault.pager.drivers.clients.clients import Clients
 from userfault.pager.drivers.mappings.served import Served
 from userfault.pager.drivers.wire.messages import Attach
 from userfault.serve import asked, attaching
-from userfault.serve.criu_memory import Memory, memory_of
+from userfault.serve.criu_ahead import Ahead
+from userfault.serve.criu_memory import Memory
 from userfault.serve.images import Images
 from userfault.serve.peers import RefusedError
 from userfault.serve.records import Door, Limits
@@ -66,6 +67,7 @@ class CriuTalk:
         self._clients = clients
         self._host = host
         self._sender = -1  # the task whose message is looked at
+        self._ahead = Ahead(clients.service.loop.pressing)
         client.channel.setblocking(False)
         client.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
@@ -74,6 +76,8 @@ class CriuTalk:
         try:
             while self.client.open and self._step():
                 pass
+            if self.client.open:
+                self._ahead.look(self._host.door(self.client), self._host.images)
         except Exception as error:  # an error of ours too costs this restore and no other
             self._refuse(error)
         finally:
@@ -81,6 +85,7 @@ class CriuTalk:
 
     def resumed(self) -> None:
         """Another worker took over: what the one before had not done with is still there."""
+        self._ahead.late()
         self.request()
 
     @property
@@ -90,6 +95,7 @@ class CriuTalk:
 
     def close(self) -> None:
         """Nothing more will be heard of it."""
+        self._ahead.close()
         self._forget_sender()
 
     def _step(self) -> bool:
@@ -140,7 +146,7 @@ class CriuTalk:
         if found is not None and found.mappings:
             return
         self._look_at_sender(pid, seen)
-        memory = memory_of(pid, self._host.door(self.client), self._host.images)
+        memory = self._ahead.taken(pid, self._host.door(self.client), self._host.images)
         if memory is None:
             return  # with our descriptor its memory is let go of: it reads zero
         try:

@@ -109,6 +109,21 @@ def test_it_calls_whoever_watches_what_is_ready_until_nobody_is_left(
     assert sorted(heard) == sorted(eventfds)
 
 
+def test_to_look_whether_somebody_waits_takes_nothing_from_who_is_told_once(
+    loop: Loop, eventfds: list[int]
+) -> None:
+    """A message that comes while something else is done is heard, though it is told of by its edge:
+    a restore by CRIU would wait for ever."""
+    whom = [1]
+    alarm = Alarm(time.monotonic() + 20, whom.clear)
+    loop.timers[alarm] = None
+    loop.watch(eventfds[0], whom.clear, edge=True)
+    assert loop.pressing()
+    assert loop.pressing()
+    loop.run(whom, Nothing())
+    assert alarm.when is not None, "nobody was told"
+
+
 def test_its_descriptors_may_have_numbers_that_select_does_not_know() -> None:
     """A pager of many clients has thousands; a timer that is due within a millisecond rings."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -20,10 +20,17 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, int | bytes]]:
     """
     at, end = 0, len(message)
     while at < end:
-        key, at = _varint(message, at)
+        key = message[at]
+        if key < 0x80:  # of one byte, as nearly all are: without a call
+            at += 1
+        else:
+            key, at = _varint(message, at)
         kind = key & 7
         if kind == _VARINT:
-            value, at = _varint(message, at)
+            if at < end and (value := message[at]) < 0x80:
+                at += 1
+            else:
+                value, at = _varint(message, at)
             yield key >> 3, value
             continue
         if kind == _BYTES:

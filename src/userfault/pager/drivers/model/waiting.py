@@ -154,6 +154,10 @@ class ModelLoop(Loop):
     def look_soon(self) -> None:
         """There is nothing."""
 
+    def pressing(self) -> bool:
+        """Whether something is ready."""
+        return bool(self.watched.poll(0, 1))
+
     def _give_way(self) -> None:
         """Whoever else can run may do so at the next point."""
 

@@ -83,11 +83,12 @@ class Loop:
         with calling("epoll_create1"):
             epoll = select.epoll()
         self._begin(epoll, Placement(epoll, placing), time.monotonic)
+        self._look_only = select.poll()
+        self._look_only.register(epoll.fileno(), select.POLLIN)
 
     def _begin(self, epoll: Epoll, placement: Waits, clock: Callable[[], float]) -> None:
         """`epoll` and `clock` of the kernel that it runs on, `placement` to wait there."""
         self._epoll = epoll
-        self._poll = epoll.poll
         self._clock = clock
         self.placement = placement
         self.soon: Soon | None = None
@@ -114,8 +115,11 @@ class Loop:
                 self._epoll.unregister(fd)
 
     def pressing(self) -> bool:
-        """Whether somebody waits for the loop: what is done meanwhile may be broken off for it."""
-        return bool(self._poll(0, 1))
+        """Whether somebody waits for the loop: what is done meanwhile may be broken off for it.
+
+        epoll_wait(2) would take what it tells of: nobody told of an edge is told of it twice.
+        """
+        return bool(self._look_only.poll(0))
 
     def look_at(self, what: Look) -> None:
         """Look at it from now on."""
