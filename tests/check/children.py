@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
+# What the agent is compiled with; it is loaded then, and nobody may not be able to read it.
+import shlex  # noqa: F401
+import shutil  # noqa: F401
+import subprocess  # noqa: F401
+import tempfile  # noqa: F401
+
 from helpers.child import become_nobody
 from userfault.check.differential.found import kernels
 from userfault.check.live.kernel import live_kernel

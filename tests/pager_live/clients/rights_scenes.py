@@ -123,10 +123,8 @@ def attach(resolved: Resolved, pager: userfault.Pager) -> None:
     options = api.Options(memory("anon"), False, False, False, False, None)
     with contextlib.ExitStack() as undo:
         told: list[str] = []
-        made = api._build(
-            resolved, options, DEMAND, pager, None, undo, fixed=True, tell=told.append
-        )
-        made.close()
+        prepared = api._prepared_of(resolved, options, DEMAND, undo, fixed=True, tell=told.append)
+        api._build(prepared, DEMAND, pager, undo, owned=False).close()
 
 
 def a_pager_of_its_own() -> list[int]:

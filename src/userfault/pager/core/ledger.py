@@ -81,8 +81,7 @@ class Ledger:
         self.shift = plan.shift
         self.room = UNLIMITED  # pages that may still come in without a thread that waits for them
         self.given_up = ""  # the cause, once every page was to be given up
-        self.asked, self.patience = -1, 1  # the page of the last fault; see `Books`
-        self.made = 0  # see `Books`
+        self.asked, self.patience, self.made = -1, 1, 0  # see above, and `Books`
         self.base = plan.start
         # 0 once the mapping is not one segment any more
         self.straight = pages.count if self.segments.are_one(plan.start, pages.count) else 0
