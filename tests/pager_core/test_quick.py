@@ -8,12 +8,15 @@ import pytest
 
 from pager_core.hands import START, fill_of
 from pager_core.simstate import PAGE
-from userfault.pager.core.actions import COPY, Fill
+from userfault.pager.core.actions import COPY, Evict, Fill
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.policy import Policy
-from userfault.pager.core.states import FILLING, MISSING, PRESENT, Pages
+from userfault.pager.core.recorded import FillRecord
+from userfault.pager.core.recovery import settle
+from userfault.pager.core.states import CLEAN, FILLING, MISSING, PRESENT, Pages
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as MINOR
+from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_WRITE as WRITE
 
 COUNT = 512
 
@@ -99,6 +102,32 @@ def test_where_writes_are_tracked_a_page_is_filling_before_its_bytes_are_seen() 
     assert core.quick.asks(START, 0) is None
     core.fault(START, 0)
     assert core.pages.states[0] == FILLING
+
+
+def test_under_a_budget_a_page_is_protected_and_others_go_for_it() -> None:
+    core = core_of(resident=128, evicts=True, shared=True)
+    assert core.quick.protect
+    assert core.quick.refused(0, 1).protect  # and so it is when it is filled once more
+    core = core_of(resident=128, evicts=True, shared=True)
+    for page in range(0, 260, 2):
+        core.batch()
+        assert answer(core, page)
+        assert core.pages.states[page] == CLEAN
+    assert any(isinstance(action, Evict) for action in core.out)
+
+
+def test_under_a_budget_who_writes_is_let_write_at_once() -> None:
+    core = core_of(resident=128, evicts=True, shared=True)
+    assert core.quick.asks(START, WRITE) is None
+    core.fault(START, WRITE)
+    assert not fill_of(core).protect
+
+
+def test_a_worker_killed_before_a_page_is_clean_leaves_one_that_counts_as_written() -> None:
+    core = core_of(resident=128, evicts=True, shared=True)
+    assert core.quick.asks(START, 0) == (0, 1)
+    settle(core, FillRecord(1, COPY, 0, 1, PAGE, protect=True))
+    assert core.pages.states[0] == PRESENT
 
 
 def test_a_mapping_that_shares_its_pages_wakes_the_others(

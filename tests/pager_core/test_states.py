@@ -74,7 +74,7 @@ def test_nothing_leads_back_to_the_source_but_an_unfinished_fill_and_what_nobody
     """Once a page was written or dropped, the source must never be seen in it again."""
     assert leads_to(MISSING) == {FILLING, EVICTING}
     assert leads_to(EVICTING) == {CLEAN}
-    assert leads_to(CLEAN) == {FILLING, EVICTING}
+    assert leads_to(CLEAN) == {MISSING, FILLING, EVICTING}
     assert leads_to(FILLING) == {MISSING}
     assert not leads_to(CACHED)
 

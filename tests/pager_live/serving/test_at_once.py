@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,12 +14,13 @@ from helpers.pages import PAGE
 from userfault import Policy
 from userfault.pager.core.core import MappingCore
 from userfault.pager.core.plan import Plan
-from userfault.pager.core.states import FILLING, MISSING, PRESENT, Pages
+from userfault.pager.core.states import CLEAN, FILLING, MISSING, PRESENT, Pages
 from userfault.pager.drivers.record.journal import Journal
 from userfault.pager.drivers.serving.at_once import AtOnce
 from userfault.uapi.userfaultfd import (
     UFFDIO_COPY,
     UFFDIO_COPY_MODE_DONTWAKE,
+    UFFDIO_COPY_MODE_WP,
     UFFDIO_WAKE,
     uffdio_copy,
     uffdio_range,
@@ -53,8 +55,8 @@ class Kernel:
 class Stage:
     """A context whose kernel is `Kernel`."""
 
-    def __init__(self, journal: Journal) -> None:
-        plan = Plan(START, PAGE, Policy(background=False, window_bytes=PAGE))
+    def __init__(self, journal: Journal, **changes: Any) -> None:
+        plan = Plan(START, PAGE, Policy(background=False, window_bytes=PAGE), **changes)
         self.core = MappingCore(plan, Pages(bytearray(COUNT), COUNT))
         self.kernel = Kernel()
         loop: Any = SimpleNamespace(crowded=False, called=None)
@@ -94,6 +96,21 @@ def test_whoever_is_alone_is_woken_by_the_fill(stage: Stage) -> None:
     assert stage.kernel.woken == []
     assert stage.core.pages.states[3] == PRESENT
     assert stage.performed == 0
+
+
+def test_under_a_budget_pages_appear_with_their_protection() -> None:
+    with contextlib.closing(Journal.create()) as journal:
+        stage = Stage(journal, resident=COUNT, evicts=True, shared=True)
+        stage.fault(3)
+        fill = journal.last_fill()
+        assert stage.kernel.copies == [(3, 3, UFFDIO_COPY_MODE_WP)]
+        assert fill.protect  # whoever takes over knows it
+        assert stage.core.pages.states[3] == CLEAN
+        stage.loop.crowded = True
+        stage.fault(5)
+        assert stage.kernel.copies[1:] == [(5, 5, UFFDIO_COPY_MODE_DONTWAKE | UFFDIO_COPY_MODE_WP)]
+        stage.loop.called()
+        assert stage.kernel.woken == [5]
 
 
 def test_of_a_crowd_all_are_woken_by_the_end_of_the_round(stage: Stage) -> None:

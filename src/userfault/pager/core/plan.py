@@ -60,7 +60,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def watched(self) -> bool:
-        """Whether a page has to be FILLING before its bytes can be seen."""
+        """Whether no page may come by a fill that neither protects it nor finds it FILLING."""
         return self.evicts or self.tracked
 
     @property

@@ -5,6 +5,11 @@ are kept by the same rules: its fill goes straight from the message to the ioctl
 in the driver's record before it is made, and no event is applied in between.  So nobody can find
 these pages FILLING, and they are not: a successor finds them MISSING, with what the record says of
 the fill, as it does after a `Together`.
+
+Under a residency budget they are copied with the protect flag.  Nobody can write to them before
+they are CLEAN, since a write asks, and who answers is who makes them CLEAN; nor are they taken out
+before.  A worker that is killed in between has a successor that takes them for written, which costs
+memory and no byte.
 """
 
 from __future__ import annotations
@@ -14,8 +19,10 @@ from typing import Protocol
 from userfault.pager.core.actions import COPY, Fill
 from userfault.pager.core.ledger import Ledger
 from userfault.pager.core.planner import Planner, Run
-from userfault.pager.core.states import FILLING, MISSING
+from userfault.pager.core.states import CLEAN, FILLING, MISSING, PRESENT
 from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_MINOR as _MINOR
+from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_WP as _WP
+from userfault.uapi.userfaultfd import UFFD_PAGEFAULT_FLAG_WRITE as _WRITE
 
 
 class Starter(Protocol):
@@ -35,7 +42,8 @@ class Quick:
     one fill, for which a thread waits, and answers by `copied` or `refused`; or by `put_off` where
     the source is not at hand.
 
-    `alone`: with a fault comes its page and nothing else, neither now nor soon."""
+    `alone`: with a fault comes its page and nothing else, neither now nor soon.  `protect`: writes
+    to what is copied have to ask first."""
 
     def __init__(self, ledger: Ledger, planner: Planner, filling: Starter) -> None:
         plan = ledger.plan
@@ -44,9 +52,12 @@ class Quick:
         self._states = ledger.pages.states
         self._planner = planner
         self._filling = filling
-        self.alone = plan.window_pages == 1 and plan.course is None
+        self.alone = plan.window_pages == 1 and plan.course is None and not plan.evicts
+        self.protect = plan.evicts
+        self._becomes = CLEAN if plan.evicts else PRESENT
+        self._other = _MINOR | _WRITE | _WP if plan.evicts else _MINOR  # who writes is let write
         special = plan.source_fetches or plan.source_zero or plan.layout or plan.touches
-        self._never = bool(special or plan.watched or plan.over_copy or planner.follows)
+        self._never = bool(special or plan.tracked or plan.over_copy or planner.follows)
 
     def asks(self, address: int, flags: int) -> Run | None:
         """A thread waits at `address`: the run to be copied, around it.  None: it is another kind
@@ -56,7 +67,7 @@ class Quick:
         if (
             not 0 <= page < ledger.straight
             or self._states[page] != MISSING
-            or flags & _MINOR
+            or flags & self._other
             or self._never
             or ledger.watch.any
             or ledger.failures
@@ -81,7 +92,9 @@ class Quick:
         ledger, pages = self._ledger, self._pages
         ledger.counters.copied += count
         ledger.filled.append((page, page + count))
-        pages.came(page, count)
+        pages.came(page, count, self._becomes)
+        if ledger.budget is not None:
+            ledger.budget.filled(ledger, page, count, clean=True)
         if not self.alone and self._planner.along:
             self._filling.follow()
         if not pages.unsettled:
@@ -98,4 +111,5 @@ class Quick:
         ledger = self._ledger
         self._pages.move(page, count, FILLING)
         self._filling.follow()
-        return Fill(COPY, page, count, ledger.base + (page << ledger.shift))
+        address = ledger.base + (page << ledger.shift)
+        return Fill(COPY, page, count, address, protect=self.protect)

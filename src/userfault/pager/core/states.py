@@ -36,7 +36,7 @@ NAMES = (
 
 # Which state may follow which.  Everything else is a bug of the core, named by `Pages.move`.
 MOVES: dict[int, frozenset[int]] = {
-    MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED}),
+    MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED, CLEAN}),
     FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED, CLEAN}),
     CACHED: frozenset({PRESENT, REMOVED}),
     PRESENT: frozenset({PRESENT, REMOVED, SPILLING}),
@@ -125,12 +125,12 @@ class Pages:
                 self.held += met * _TAKEN[old][new]
         states[page : page + count] = _ONE[new] * count
 
-    def came(self, page: int, count: int) -> None:
-        """MISSING pages, all of them, are PRESENT: as `move`, and quicker."""
+    def came(self, page: int, count: int, state: int = PRESENT) -> None:
+        """MISSING pages, all of them, are PRESENT or CLEAN: as two moves, and quicker."""
         if count == 1:
-            self.states[page] = PRESENT
+            self.states[page] = state
         else:
-            self.states[page : page + count] = _ONE[PRESENT] * count
+            self.states[page : page + count] = _ONE[state] * count
         self.unsettled -= count
         self.held += count
 

@@ -25,6 +25,7 @@ from userfault.pager.drivers.serving.loop import Loop
 from userfault.uapi.userfaultfd import (
     UFFDIO_COPY,
     UFFDIO_COPY_MODE_DONTWAKE,
+    UFFDIO_COPY_MODE_WP,
     UFFDIO_WAKE,
     uffdio_range,
 )
@@ -92,7 +93,10 @@ class AtOnce:
             return False
         journal = self._journal
         to = core.ledger.base + offset
-        mode = UFFDIO_COPY_MODE_DONTWAKE if self._loop.crowded else 0
+        wakes = not self._loop.crowded
+        mode = 0 if wakes else UFFDIO_COPY_MODE_DONTWAKE
+        if core.quick.protect:
+            mode |= UFFDIO_COPY_MODE_WP
         journal.copying(context.number, COPY, page, count, to, source, length, mode)
         self._made = made = self._made + 1
         try:
@@ -104,7 +108,7 @@ class AtOnce:
         if not made & _TIMED:
             core.ledger.costs.took(now, self._clock(), count, made)
         core.quick.copied(page, count)
-        if mode:
+        if not wakes:
             self._asleep.append((context.fd, to, length))
             if len(self._asleep) >= _TOGETHER:
                 self._wake()
