@@ -217,6 +217,23 @@ def test_pages_that_are_cached_are_mapped() -> None:
     assert core.pages.states[4] == PRESENT
 
 
+def test_cached_pages_whose_mapping_is_refused_are_mapped_later() -> None:
+    """While an event waits to be read every fill is refused."""
+    core = replayed([(0, 2), (4, 2)])
+    for page in range(COUNT):
+        core.pages.states[page] = CACHED
+    action = together(core)
+    core.series.done(action, 1)
+    core.failed(core.series.stopped(action, 1), errno.EAGAIN, 0, 0.0)
+    assert core.deferred
+    assert bytes(core.pages.states[4:6]) == bytes([CACHED]) * 2
+    core.retry()
+    again = fill_of(core)
+    assert (again.kind, again.page, again.count) == (CONTINUE, 4, 2)
+    core.done(again)
+    assert bytes(core.pages.states[4:6]) == bytes([PRESENT]) * 2
+
+
 def test_a_source_that_has_to_be_asked_is_read_run_by_run() -> None:
     core = replayed([(0, 2), (4, 2)], source_fetches=True)
     assert core.idle_work() == 2

@@ -94,6 +94,7 @@ class Series:
         """Run `at` was refused, or its source is not at hand: it is a fill of its own from now on,
         which has not been made yet."""
         page, count = action.runs[at]
-        self._ledger.pages.move(page, count, FILLING)
+        if action.kind != CONTINUE:  # what is in the page cache stays CACHED until it is mapped
+            self._ledger.pages.move(page, count, FILLING)
         address = action.base + (page << self._ledger.shift)
         return Fill(action.kind, page, count, address, demand=False)
