@@ -310,6 +310,20 @@ def test_nothing_goes_while_a_place_that_mremap_left_may_show_it() -> None:
     assert core.counters.evicted > 0
 
 
+@pytest.mark.parametrize("before", [CLEAN, PRESENT, EVICTING])
+def test_who_asked_to_write_before_the_page_was_moved_away_faults_again(before: int) -> None:
+    core = core_of(256, 64)
+    touch(core, 2)
+    # Of what is read at once an event is applied first.
+    core.remap(START, START + (1 << 30), 4 * PAGE)
+    perform(core)
+    core.pages.states[2] = before
+    core.batch()
+    core.fault(START + 2 * PAGE, PROTECTED)
+    assert perform(core) == [Wake(START + 2 * PAGE, PAGE)]
+    assert core.pages.states[2] == (before if before == EVICTING else PRESENT)
+
+
 def test_a_kernel_that_takes_no_page_out_is_told_and_not_asked_again() -> None:
     core = core_of(256, 64)
     for page in range(200):

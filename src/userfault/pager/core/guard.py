@@ -107,13 +107,17 @@ class Guard:
         if page < 0:
             return False
         state = self._pages.states[page]
+        start = address >> ledger.shift << ledger.shift
         if state == CLEAN:  # what is mapped here is not protected
-            self._pages.move(page, 1, PRESENT)
+            state = PRESENT
+            self._pages.move(page, 1, state)
             self._residency.written(page, 1)
+        if flags & _WP:  # it waits since before the page was moved: nothing is here any more
+            ledger.out.append(Wake(start, 1 << ledger.shift))
+            return True
         if not self.fault(page, state, flags) and state == MISSING and not flags & _MINOR:
             self._filling.around(page)
             state = FILLING
-        start = address >> ledger.shift << ledger.shift
         if state in (MISSING, FILLING, SPILLED, EVICTING, SPILLING):
             ledger.out.append(Wake(start, 1 << ledger.shift))
             return True
