@@ -37,17 +37,22 @@ def daemon(running: Running) -> Running:
 
 @contextlib.contextmanager
 def clients(daemon: Running, vm: Path, image: Path, count: int, **more: Any) -> Iterator[list[Vm]]:
-    """So many that are served and have touched nothing."""
+    """So many that are served and have touched nothing.
+
+    They come one after the other: of some that come at once each worker may take one before it has
+    heard of those of the others.
+    """
     with contextlib.ExitStack() as end:
-        found = [
-            end.enter_context(
-                started(vm, daemon.folder / "vm", image, stop="sent", seed=number + 1, **more)
+        found: list[Vm] = []
+        while len(found) < count:
+            seed = len(found) + 1
+            found.append(
+                end.enter_context(
+                    started(vm, daemon.folder / "vm", image, stop="sent", seed=seed, **more)
+                )
             )
-            for number in range(count)
-        ]
-        for one in found:
-            assert one.reads() == "sent"
-        wait_until(lambda: len(daemon.ask("sessions")["sessions"]) >= count)
+            assert found[-1].reads() == "sent"
+            wait_until(lambda: len(daemon.ask("sessions")["sessions"]) >= len(found))
         yield found
 
 
