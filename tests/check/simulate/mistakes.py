@@ -44,7 +44,7 @@ def _faults_first(patch: pytest.MonkeyPatch) -> None:
                 context.core.fault(event.address, event.flags)
                 self._service.perform(context)
             else:
-                self.events(context, [event], applied)
+                self.events(context, [(applied, event)])
                 applied += 1
 
     patch.setattr(Intake, "batch", batch)

@@ -14,15 +14,21 @@ from userfault.serve.page_server.tls import Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = (
-    click.option(
-        "--patience",
+
+def seconds(name: str, default: float, text: str) -> Callable[[F], F]:
+    """An option that takes so many seconds."""
+    return click.option(
+        name,
         type=click.FloatRange(0, min_open=True),
-        default=PATIENCE_S,
+        default=default,
         show_default=True,
         metavar="SECONDS",
-        help="How long the other side may be away before it is given up.",
-    ),
+        help=text,
+    )
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    seconds("--patience", PATIENCE_S, "How long the other side may be away before it is given up."),
     click.option("--tls-cert", metavar="FILE", help="Our certificate (PEM)."),
     click.option("--tls-key", metavar="FILE", help="Its private key."),
     click.option("--tls-cacert", metavar="FILE", help="The authority whose certificates are good."),

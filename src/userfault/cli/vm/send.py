@@ -11,7 +11,7 @@ import msgspec
 from userfault.cli.shared import errors, json_output, terminal
 from userfault.cli.shared.progress import bar
 from userfault.cli.shared.sizes import size as size_of
-from userfault.cli.vm.moving import peer_options
+from userfault.cli.vm.moving import peer_options, seconds
 from userfault.cli.vm.telling import guest_options
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.migrate.errors import HalfMoved, NotMoved
@@ -50,13 +50,10 @@ class Outcome(msgspec.Struct, frozen=True):
     show_default=True,
     help="How often pages are sent before the switch at most; 0: none.",
 )
-@click.option(
+@seconds(
     "--still",
-    type=click.FloatRange(0, min_open=True),
-    default=STILL_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the guest may stand still before the switch; then it runs on here.",
+    STILL_S,
+    "How long the guest may stand still before the switch; then it runs on here.",
 )
 @peer_options
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")

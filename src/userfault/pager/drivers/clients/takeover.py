@@ -82,6 +82,5 @@ def _replay(service: Service, contexts: dict[int, Context], family: records.Fami
         left = recovery.unapplied(snapshot, journal.head, events)
         journal.applied = len(events) - len(left)
         with service.costs(context.served):
-            if left:
-                service.intake.events(context, [event for _, event in left], left[0][0])
+            service.intake.events(context, left)
     journal.batch_done(sum(map(len, messages)))

@@ -114,15 +114,15 @@ class Intake:
 
     def batch(self, context: Context, start: int, size: int) -> None:
         """Several messages: events first, since a page that was dropped must not be filled."""
-        faults, events = [], []
+        faults: list[PageFault] = []
+        events: list[tuple[int, Event]] = []
         for at in range(start, start + size, MESSAGE):
             event = decode(self._journal.ring, at)
             if isinstance(event, PageFault):
                 faults.append(event)
             else:
-                events.append(event)
-        if events:
-            self.events(context, events, 0)
+                events.append((len(events), event))
+        self.events(context, events)
         for fault in faults:
             if context.served.owner.has_our_ids:
                 self._placement.thread = fault.thread_id
@@ -130,12 +130,12 @@ class Intake:
                 return
             self._service.fault(context, fault.address, fault.flags)
 
-    def events(self, context: Context, events: list[Event], applied: int) -> None:
-        """Apply the events of a batch that are left after the first `applied`."""
+    def events(self, context: Context, events: list[tuple[int, Event]]) -> None:
+        """Apply events of a batch; each with how many came before it."""
         served = context.served
         served.read_from = True
         try:
-            for before, event in enumerate(events, applied):
+            for before, event in events:
                 # A process that ends in the middle may have forked before: its child lives.
                 if not context.closed or isinstance(event, Fork):
                     self._event(context, event, before)

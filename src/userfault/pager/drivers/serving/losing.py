@@ -56,7 +56,7 @@ def lose(service: Losing, journal: Journal, served: Served, error: Exception) ->
             service.forked(served.main, event)
     service.commit(served)
     journal.batch_done(sum(map(len, unfinished)))
-    for context in list(served.contexts):  # one may be found to have ended
+    for context in served.contexts:
         context.core.out.append(WakeAll())
         service.perform(context)
     served.tell()

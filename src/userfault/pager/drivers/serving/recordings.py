@@ -88,7 +88,7 @@ class Recordings:
         quiet = served.main.core.planner.background and now - each.touched_at >= _QUIET_S
         if quiet or elapsed >= served.plan.policy.record_s:
             self.end(served, now)
-            for context in list(served.contexts):  # one may be found to have ended
+            for context in served.contexts:
                 if not context.closed:
                     self._acting.perform(context)  # the rest may be filled now
         else:

@@ -123,7 +123,7 @@ class Service:
             self._perform_siblings(context)
 
     def _perform_siblings(self, context: Context) -> None:
-        for sibling in list(context.served.contexts):  # one may be found to have ended
+        for sibling in context.served.contexts:
             if sibling is not context and sibling.core.out and not sibling.closed:
                 self.perform(sibling)
 
@@ -225,7 +225,8 @@ class Service:
         if not context.closed:
             self._let_go(context)
             if context is not served.main:
-                served.contexts.remove(context)
+                # Anew: whoever goes over them has found that by what it did for one.
+                served.contexts = [each for each in served.contexts if each is not context]
             if self.commit(served):
                 context.close()
         if served.deserted:
