@@ -92,7 +92,9 @@ def test_a_second_ctrl_c_in_a_terminal_ends_who_waits_and_tells_the_line(tmp_pat
             terminal.wait_for(lambda: terminal.client.poll() is not None, 3)
         assert presses > 1
         assert terminal.client.returncode == -signal.SIGBUS
-        said = terminal.read()
+        # The last that it said may still be on its way through the terminal.
+        terminal.wait_for(lambda: b"in sums_a_slow_array" in terminal.read(), 10)
+        said = terminal.said
         assert b"once more ends the wait" in said
         assert b"interrupted twice" in said
         assert b"in sums_a_slow_array" in said
