@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +15,14 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.disks import disk_of_a_mebibyte
+from helpers.folders import in_memory
 from helpers.leaks import descriptors, opened_since
 from snapshot.chunks import Fill, filling
 from snapshot.servers import nginx, seaweed, swift
 from snapshot.servers.nginx import Web
 from snapshot.servers.ports import started
 from snapshot.servers.s3 import S3
-from snapshot.watched import SHM, Watched
+from snapshot.watched import Watched
 from userfault.snapshot.errors import StoreError
 from userfault.snapshot.stores.opening import open_objects
 
@@ -153,6 +153,5 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @pytest.fixture
 def store() -> Iterator[Watched]:
-    """In memory where there is such a file system: these tests make thousands of durable writes."""
-    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
-        yield Watched(pathlib.Path(folder) / "store")
+    with in_memory() as folder:
+        yield Watched(folder / "store")

@@ -9,8 +9,6 @@ from userfault.snapshot.packing.sweep import referred
 from userfault.snapshot.stores.keys import CHUNKS, LEASES, chunk_digest
 from userfault.snapshot.stores.local import LocalObjects
 
-SHM = "/dev/shm"
-
 
 def keys(store: LocalObjects, prefix: str = "") -> set[str]:
     return {listed.key for listed in store.list(prefix)}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from helpers.disks import disk_of_a_mebibyte
+from helpers.folders import in_memory
 from helpers.leaks import nothing_left
-
-SHM = "/dev/shm"
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +28,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store() -> Iterator[Path]:
-    """A place for a store, in memory where there is such a file system: a save waits for the disk
-    several times."""
-    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
-        yield Path(folder) / "s"
+    """A place for a store: a save waits for the disk several times."""
+    with in_memory() as folder:
+        yield folder / "s"

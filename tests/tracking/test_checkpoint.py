@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import signal
-import tempfile
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.child import start
+from helpers.folders import in_memory
 from helpers.waiting import wait_until
 from userfault.api.checkpoint import Checkpoint
 from userfault.kernel.errors import UsageError
@@ -27,7 +27,6 @@ from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.upkeep.verify import verify
 
 numpy = pytest.importorskip("numpy")
-SHM = "/dev/shm"
 
 
 def same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -124,8 +123,8 @@ def test_arrays_that_come_and_go_and_change_their_size_are_what_was_saved(data: 
     wanted: list[dict[str, Any]] = []
     keep = data.draw(st.sampled_from([None, None, 2]))
     with (
-        tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder,
-        Checkpoint(Path(folder) / "s", "m", keep=keep) as checkpoint,
+        in_memory() as folder,
+        Checkpoint(folder / "s", "m", keep=keep) as checkpoint,
     ):
         for _ in range(data.draw(st.integers(2, 5))):
             for name in "abcd":

@@ -7,7 +7,6 @@ import contextlib
 import mmap
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 import userfault
 from helpers.family import member
+from helpers.folders import in_memory
 from helpers.pages import PAGE
 from helpers.skips import need_features
 from helpers.waiting import wait_until
@@ -42,8 +42,8 @@ ONE_BY_ONE = Policy(background=False, fill_around="page", record="never", replay
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder) / "s" / "vm"
+    with in_memory() as folder:
+        yield folder / "s" / "vm"
 
 
 @contextlib.contextmanager

@@ -8,16 +8,16 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from helpers.folders import in_memory
 from helpers.skips import need_root
 from snapshot.images import SMALL, Pages, image, read_image, whole
-from snapshot.watched import SHM, no_garbage
+from snapshot.watched import no_garbage
 from userfault.snapshot.errors import SnapshotInUse, StoreFull
 from userfault.snapshot.packing.pack import pack
 from userfault.snapshot.serving.image import open_image
@@ -36,8 +36,8 @@ PAGES = 40
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as made:
-        yield Path(made)
+    with in_memory() as made:
+        yield made
 
 
 def _seed(name: str) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.folders import in_memory
 from snapshot.images import BASE, HOLE, ZERO, Page, Pages, content, read_image
 from userfault.kernel.errors import UsageError
 from userfault.snapshot.errors import FormatError, NoSuchSnapshot, SnapshotInUse, StoreError
@@ -28,7 +27,6 @@ from userfault.snapshot.upkeep.remove import remove
 from userfault.snapshot.upkeep.squash import squash
 from userfault.snapshot.upkeep.verify import verify
 
-SHM = "/dev/shm"
 SMALL = 4 * PAGE  # chunks of four pages: many in a small image
 
 
@@ -127,8 +125,7 @@ def test_layers_squash_and_gc_keep_every_byte(
     keep_index: bool,
     data: st.DataObject,
 ) -> None:
-    # In memory where there is such a file system: an example makes dozens of durable writes.
-    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
+    with in_memory() as folder:
         _layers_squash_and_gc(LocalObjects(folder), layers, size, cut, memory, keep_index, data)
 
 
@@ -380,8 +377,8 @@ def test_of_pages_that_are_told_again_the_last_bytes_count(
         some = data.draw(st.lists(kinds, min_size=1, max_size=most))
         again.append((first, some))
         wanted[first : first + len(some)] = some
-    with tempfile.TemporaryDirectory(dir=SHM if os.path.isdir(SHM) else None) as folder:
-        store = LocalObjects(Path(folder) / "store")
+    with in_memory() as folder:
+        store = LocalObjects(folder / "store")
         pack(store, "base", Pages([unique(n) for n in range(len(pages))]), chunk_size=SMALL)
         pack(store, "one", Moving(pages, again), base="base", chunk_size=SMALL)
         assert read_image(store, "one") == b"".join(wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,19 @@ def test_a_snapshot_that_is_removed_takes_its_set_along(place: Place) -> None:
     saving.save(job(place), notes(1))
     remove(open_objects(os.fsdecode(place.store)), "one")
     assert not open_objects(os.fsdecode(place.store)).exists(set_key("one"))
+
+
+def test_the_set_of_a_snapshot_that_was_removed_meanwhile_is_not_kept(place: Place) -> None:
+    objects = open_objects(os.fsdecode(place.store))
+    remove(objects, "one")
+    saving.save(job(place), notes(1))
+    assert not objects.exists(set_key("one"))
+
+
+def test_a_store_that_was_removed_meanwhile_is_not_made_anew(place: Place) -> None:
+    shutil.rmtree(os.fsdecode(place.store))
+    saving.save(job(place), notes(1))
+    assert not os.path.exists(os.fsdecode(place.store))
 
 
 def test_a_set_survives_a_merge_with_a_set_of_other_pages(place: Place) -> None:

@@ -19,6 +19,7 @@ from userfault.kernel.names import shown
 from userfault.snapshot.errors import NoSuchObject, StoreError
 from userfault.snapshot.format.working_set import MOST_STORED, WorkingSet, decode, encode
 from userfault.snapshot.stores.cache import cache_objects, user_cache
+from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.local import LocalObjects
 from userfault.snapshot.stores.newfile import write_new
 from userfault.snapshot.stores.objects import check_size
@@ -66,6 +67,8 @@ def spare_folder(cache: str | None) -> str | None:
 def keep(place: Place, held: WorkingSet) -> str:
     """Put it where it belongs; where that is, where it is not the first choice, and why.
 
+    That of a snapshot which was removed meanwhile is not kept: nobody restores it.
+
     Raises StoreError where it can be put nowhere.
     """
     data = encode(held)
@@ -75,7 +78,9 @@ def keep(place: Place, held: WorkingSet) -> str:
     why = "the store is a remote one"
     if place.store:
         try:
-            _store(place).put(set_key(place.name), data)
+            objects = _store(place)
+            if objects.exists(snapshot_key(place.name)):  # a put would make a removed store anew
+                objects.put(set_key(place.name), data)
             return ""
         except UserfaultError as error:
             why = error.cause or error.what
