@@ -232,8 +232,11 @@ class Service:
         if served.deserted:
             self.drop(served)
             return
-        with self.costs(served):
-            self._perform_siblings(context)  # they ask anew for what it had under way for them
+        with self.costs(served):  # what it had under way for the others is theirs to begin anew
+            for sibling in served.contexts:
+                if not sibling.closed and sibling.core.eager:  # it may have had nothing to do
+                    self.background.add(sibling)
+            self._perform_siblings(context)
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
