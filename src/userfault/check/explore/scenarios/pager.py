@@ -178,6 +178,32 @@ def pager_child_ends_with_the_last_view(world: World) -> None:
 
 
 @scenario(group=_GROUP)
+def pager_background_against_mremap_of_a_child(world: World) -> None:
+    """Everything is asked for, and the child that alone shows a page of shared memory moves it just
+    when it is filled: it is filled at the new place, though the child asks for nothing."""
+    area = world.map("shmem")
+    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
+    flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
+
+    def child(me: Caller) -> None:
+        serving.clock.sleep(me.task, 0.1, lambda: "the read is done")
+        me.mremap(area[0], PAGE, PAGE, flags, _FARAWAY)
+
+    def parent(me: Caller) -> None:
+        me.fork(child)
+        me.munmap(area[0], PAGE)
+        serving.complete()
+
+    world.task("parent", parent)
+
+    def complaint() -> str | None:
+        states = serving.states()
+        return None if states == ["present"] else f"it is done, and the page is {states[0]}"
+
+    world.check(complaint)
+
+
+@scenario(group=_GROUP)
 def pager_background_against_drop(world: World) -> None:
     """A page that is filled unasked is dropped meanwhile, and the pager lets go of the memory."""
     area = world.map("anon")

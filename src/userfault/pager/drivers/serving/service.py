@@ -124,8 +124,12 @@ class Service:
 
     def _perform_siblings(self, context: Context) -> None:
         for sibling in context.served.contexts:
-            if sibling is not context and sibling.core.out and not sibling.closed:
+            if sibling is context or sibling.closed:
+                continue
+            if sibling.core.out:
                 self.perform(sibling)
+            elif sibling.core.eager:  # what was under way for it here may be its to begin again
+                self.background.add(sibling)
 
     @contextlib.contextmanager
     def costs(self, served: Served) -> Iterator[None]:
@@ -232,11 +236,8 @@ class Service:
         if served.deserted:
             self.drop(served)
             return
-        with self.costs(served):  # what it had under way for the others is theirs to begin anew
-            for sibling in served.contexts:
-                if not sibling.closed and sibling.core.eager:  # it may have had nothing to do
-                    self.background.add(sibling)
-            self._perform_siblings(context)
+        with self.costs(served):
+            self._perform_siblings(context)  # they ask anew for what it had under way for them
 
     def drop(self, served: Served) -> None:
         """Forget a mapping altogether."""
