@@ -15,6 +15,7 @@ from userfault.pager.core.states import (
     EVICTING,
     FILLING,
     HELD,
+    HIDDEN,
     MISSING,
     MOVES,
     NAMES,
@@ -72,7 +73,8 @@ def leads_to(state: int) -> set[int]:
 
 def test_nothing_leads_back_to_the_source_but_an_unfinished_fill_and_what_nobody_wrote() -> None:
     """Once a page was written or dropped, the source must never be seen in it again."""
-    assert leads_to(MISSING) == {FILLING, EVICTING}
+    assert leads_to(MISSING) == {FILLING, EVICTING, HIDDEN}
+    assert leads_to(HIDDEN) == {MISSING, FILLING}
     assert leads_to(EVICTING) == {CLEAN}
     assert leads_to(CLEAN) == {MISSING, FILLING, EVICTING}
     assert leads_to(FILLING) == {MISSING}

@@ -188,3 +188,11 @@ def test_processes_that_share_memory_are_served_from_one_state(
         one.go_on()
         assert one.reads() == "right 512"
     daemon.gone(one.pid)
+
+
+def test_what_one_has_unmapped_is_the_images_for_a_process_that_comes_later(
+    daemon: Running, image: Path
+) -> None:
+    path = str(daemon.folder / "vm")
+    seen = child.run("serve.shared_scenes:comes_later", path, str(image))
+    assert seen == {"began": True, "right": True}

@@ -54,6 +54,7 @@ def test_nothing_is_violated(part: int) -> None:
         (10652, "a request was carried out for a client that had ended"),
         (30858, "children were looked at when it was time, and by rounding it was not"),
         (222, "a page that was taken out and could not be had again read zeros"),
+        (9022696, "who ended had the others' background work under way, and took it along"),
         (46296, "a hole in a page that the pager had never seen overlapped with a write to it"),
     ],
 )

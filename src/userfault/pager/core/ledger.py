@@ -30,6 +30,7 @@ from userfault.pager.core.states import (
     CACHED,
     CLEAN,
     FILLING,
+    HIDDEN,
     MISSING,
     POISONED,
     PRESENT,
@@ -150,9 +151,12 @@ class Ledger:
                 ledger.out.append(
                     Fill(kind, page, reach, address, demand, data, data_page, None, protect)
                 )
-            else:  # mapped nowhere any more: nobody can wait for it
+            else:  # mapped nowhere (any more): nobody can wait for it
                 reach = 1
-                if self.pages.states[page] in (FILLING, CACHED):
+                state = self.pages.states[page]
+                if state == FILLING and self.plan.joinable:
+                    self._hide(page, 1)
+                elif state in (FILLING, CACHED):
                     self.settle(page, 1, REMOVED)
             page, count = page + reach, count - reach
 
@@ -249,15 +253,23 @@ class Ledger:
         self.finish_if_settled()
 
     def forsake(self, page: int, count: int) -> None:
-        """Pages that this mapping shows no more: dropped, unless another mapping shares them."""
-        if len(self.peers) == 1:
-            self.drop(page, count)
-            return
+        """Pages that this mapping shows no more: dropped, unless another one does, or may come."""
         left = [(page, count)]
-        for peer in self.peers:
-            left = peer.segments.hidden(left)
+        if len(self.peers) > 1:
+            for peer in self.peers:
+                left = peer.segments.hidden(left)
         for first, length in left:
-            self.drop(first, length)
+            if self.plan.joinable:
+                self._hide(first, length)
+            else:
+                self.drop(first, length)
+
+    def _hide(self, page: int, count: int) -> None:
+        """Nobody shows these pages: what the source has of them is for whoever comes to."""
+        for state in (MISSING, FILLING):
+            for first, length in self.pages.runs(page, count, state):
+                self.pages.move(first, length, HIDDEN)
+        self.finish_if_settled()
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -314,10 +326,21 @@ def child_of(ledger: Ledger, pages: Pages | None, shown: Segments | None = None)
         child.budget = ledger.budget
         child.left = ledger.left.copy() if shown is None else child.left
         child.join(ledger.peers)
+        if ledger.plan.joinable:
+            _appear(child)
     else:
         pages.revert(0, pages.count)  # our fetch will not reach the child
         child.failures = dict.fromkeys(ledger.failures, 0)
     return child
+
+
+def _appear(child: Ledger) -> None:
+    """What nobody has shown and `child` does is the source's again."""
+    pages = child.pages
+    for page, count in pages.runs(0, pages.count, HIDDEN):
+        pages.move(page, count, MISSING)
+        for first, length in child.segments.hidden([(page, count)]):
+            pages.move(first, length, HIDDEN)
 
 
 def _protects(kind: int, state: int) -> bool:

@@ -30,6 +30,8 @@ class Plan(msgspec.Struct, frozen=True):
     pager has not filled; `early`: ranges are perhaps not registered yet.
     `tracked`: who tells which pages were written takes one that is MISSING for one that nobody can
     have written; so it is FILLING before its bytes are seen.
+    `joinable`: processes may come later that map the same memory, and are served too; so pages that
+    nobody shows stay the source's.
     `experiences`: what all learn that show the same image, by the size of their windows.
     """
 
@@ -51,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     restored: bool = False
     early: bool = False
     tracked: bool = False
+    joinable: bool = False
     experiences: dict[int, Experience] | None = None
 
     @property

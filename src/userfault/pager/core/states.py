@@ -20,6 +20,7 @@ CLEAN = 6  # complete, as the source has it, and protected everywhere: a write a
 EVICTING = 7  # was clean, and is being taken out of memory: the source has it
 SPILLING = 8  # was written, and is being copied to the spill file: memory has it
 SPILLED = 9  # was written: the spill file has it
+HIDDEN = 10  # never filled, and shown by nobody; who comes to show it has it from the source
 
 NAMES = (
     "missing",
@@ -32,12 +33,13 @@ NAMES = (
     "evicting",
     "spilling",
     "spilled",
+    "hidden",
 )
 
 # Which state may follow which.  Everything else is a bug of the core, named by `Pages.move`.
 MOVES: dict[int, frozenset[int]] = {
-    MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED, CLEAN}),
-    FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED, CLEAN}),
+    MISSING: frozenset({FILLING, PRESENT, REMOVED, POISONED, CLEAN, HIDDEN}),
+    FILLING: frozenset({MISSING, PRESENT, REMOVED, POISONED, CLEAN, HIDDEN}),
     CACHED: frozenset({PRESENT, REMOVED}),
     PRESENT: frozenset({PRESENT, REMOVED, SPILLING}),
     REMOVED: frozenset({PRESENT, REMOVED}),
@@ -46,6 +48,7 @@ MOVES: dict[int, frozenset[int]] = {
     EVICTING: frozenset({MISSING, REMOVED, CLEAN}),
     SPILLING: frozenset({PRESENT, REMOVED, SPILLED}),
     SPILLED: frozenset({PRESENT, REMOVED, POISONED}),
+    HIDDEN: frozenset({MISSING}),
 }
 
 _ONE = [bytes([state]) for state in range(len(NAMES))]

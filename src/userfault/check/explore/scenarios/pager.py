@@ -14,6 +14,7 @@ from userfault.check.explore.building.serving import Serving, Terms, serve
 from userfault.check.explore.building.world import Area, World
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.pager.core.policy import Policy
+from userfault.pager.drivers.model.kernel import Calm, Reading
 from userfault.uapi import mman
 
 _GROUP = "pager"
@@ -135,6 +136,69 @@ def pager_fork_and_touch(world: World) -> None:
             if caller.name == "parent's child" and caller.value != _SOURCE:
                 return f"the child read {caller.value!r}"
         return None
+
+    world.check(complaint)
+
+
+class _Slow(Calm):
+    """Every page is read by a thread, and that takes a while."""
+
+    def at_hand(self, page: int, count: int) -> bool:
+        del page, count
+        return False
+
+    def reading(self, page: int, count: int) -> Reading:
+        del page, count
+        return Reading(0.1)
+
+
+@scenario(group=_GROUP)
+def pager_child_ends_with_the_last_view(world: World) -> None:
+    """Everything is asked for, and a child that alone shows a page of shared memory ends while the
+    page is read for it: nobody can come who shows the page, and the pager lets go of the memory."""
+    area = world.map("shmem")
+    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
+
+    def child(me: Caller) -> None:
+        serving.clock.sleep(me.task, 0.05, lambda: "the read has begun")
+        serving.exit(me)
+
+    def parent(me: Caller) -> None:
+        me.fork(child)
+        me.munmap(area[0], PAGE)
+        serving.complete()
+
+    world.task("parent", parent)
+
+    def complaint() -> str | None:
+        states = serving.states()
+        return None if states == ["removed"] else f"it is done, and the page is {states[0]}"
+
+    world.check(complaint)
+
+
+@scenario(group=_GROUP)
+def pager_background_against_mremap_of_a_child(world: World) -> None:
+    """Everything is asked for, and the child that alone shows a page of shared memory moves it just
+    when it is filled: it is filled at the new place, though the child asks for nothing."""
+    area = world.map("shmem")
+    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
+    flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
+
+    def child(me: Caller) -> None:
+        serving.clock.sleep(me.task, 0.1, lambda: "the read is done")
+        me.mremap(area[0], PAGE, PAGE, flags, _FARAWAY)
+
+    def parent(me: Caller) -> None:
+        me.fork(child)
+        me.munmap(area[0], PAGE)
+        serving.complete()
+
+    world.task("parent", parent)
+
+    def complaint() -> str | None:
+        states = serving.states()
+        return None if states == ["present"] else f"it is done, and the page is {states[0]}"
 
     world.check(complaint)
 

@@ -24,7 +24,7 @@ from userfault.pager.core.course import Course
 from userfault.pager.core.lost import LostCore
 from userfault.pager.core.plan import Plan
 from userfault.pager.core.segments import Segments
-from userfault.pager.core.states import CACHED, REMOVED, Pages
+from userfault.pager.core.states import CACHED, HIDDEN, REMOVED, Pages
 from userfault.pager.drivers.mappings.notes import Notes
 from userfault.pager.drivers.mappings.origin import Origin
 from userfault.pager.drivers.mappings.owner import Owner
@@ -94,8 +94,9 @@ class Served:
         segments = None
         if attach.regions:
             segments = Segments.of(attach.regions, served.plan.shift)
-            for page, count in segments.hidden([(0, attach.pages)]):  # nobody can ask for these
-                served._mapped(fds.states)[page : page + count] = bytes([REMOVED]) * count
+            state = HIDDEN if served.plan.joinable else REMOVED  # nobody can ask for these (yet)
+            for page, count in segments.hidden([(0, attach.pages)]):
+                served._mapped(fds.states)[page : page + count] = bytes([state]) * count
         core = MappingCore(served.plan, served._pages(fds.states), segments)
         uffd = served.adopted(fds.uffd)
         served.contexts.append(Context(served, number, core, uffd, fds.states))
@@ -325,6 +326,7 @@ def _plan_of(served: Served) -> Plan:
         restored=attach.restored,
         early=attach.early,
         tracked=attach.tracked,
+        joinable=attach.backing != "",
         experiences=served.origin.experiences,
     )
 

@@ -124,8 +124,12 @@ class Service:
 
     def _perform_siblings(self, context: Context) -> None:
         for sibling in context.served.contexts:
-            if sibling is not context and sibling.core.out and not sibling.closed:
+            if sibling is context or sibling.closed:
+                continue
+            if sibling.core.out:
                 self.perform(sibling)
+            elif sibling.core.eager:  # what was under way for it here may be its to begin again
+                self.background.add(sibling)
 
     @contextlib.contextmanager
     def costs(self, served: Served) -> Iterator[None]:
