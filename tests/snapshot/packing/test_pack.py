@@ -383,3 +383,15 @@ def test_of_pages_that_are_told_again_the_last_bytes_count(
         pack(store, "one", Moving(pages, again), base="base", chunk_size=SMALL)
         assert read_image(store, "one") == b"".join(wanted)
         assert verify(store).sound
+
+
+def test_chunks_that_nothing_is_left_of_count_as_nobodys(store: LocalObjects) -> None:
+    """All that was stored is written over while it is read: of three chunks none, of two one."""
+    pack(store, "base", Pages([unique(1)] * 4), chunk_size=SMALL)
+    pages: list[Page] = [unique(n) for n in range(10, 22)]
+    zeros = Moving(pages, [(0, [bytes(PAGE)] * 12)])
+    packed = pack(store, "zeros", zeros, chunk_size=SMALL)
+    assert (packed.stored, packed.shared, packed.zero) == (0, 0, 12)
+    fewer = Moving([*(unique(n) for n in range(30, 38)), unique(1)], [(0, [unique(1)] * 4)])
+    packed = pack(store, "fewer", fewer, chunk_size=SMALL)
+    assert (packed.stored, packed.shared, packed.duplicate) == (4, 5, 0)

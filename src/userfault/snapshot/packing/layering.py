@@ -107,16 +107,22 @@ def unchanged_to_parent(runs: Runs, base: Runs) -> Runs:
     return layered
 
 
-def only_used(runs: Runs, chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
-    """The table of those chunks that `runs` refer to, and the runs with its slots.
-
-    Pages that follow each other in slots still do: every chunk between them is used too.
-    """
+def used_chunks(runs: Runs, chunks: ChunkTable) -> bytearray:
+    """Of each chunk of the table a byte: 1 where `runs` refer to it."""
     used = bytearray(len(chunks))
     for count, kind, value in runs:
         if kind == CHUNK:
             first, last = chunks.find(value)[0], chunks.find(value + count - 1)[0]
             used[first : last + 1] = b"\1" * (last + 1 - first)
+    return used
+
+
+def only_used(runs: Runs, chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
+    """The table of those chunks that `runs` refer to, and the runs with its slots.
+
+    Pages that follow each other in slots still do: every chunk between them is used too.
+    """
+    used = used_chunks(runs, chunks)
     if all(used):
         return runs, chunks
     table = ChunkTable()

@@ -13,7 +13,7 @@ from userfault.snapshot.format.manifest import Base, ChunkTable, Manifest
 from userfault.snapshot.format.runs import Runs
 from userfault.snapshot.inputs.protocol import PageInput
 from userfault.snapshot.packing.ground import Ground
-from userfault.snapshot.packing.layering import only_used, unchanged_to_parent
+from userfault.snapshot.packing.layering import only_used, unchanged_to_parent, used_chunks
 from userfault.snapshot.serving.image import Image, check_layers
 from userfault.snapshot.stores.keys import chunk_key
 from userfault.snapshot.stores.objects import Objects
@@ -22,15 +22,19 @@ _CHECKS_AT_ONCE = 16
 
 
 def make(
-    pages: PageInput, about: Mapping[str, str], runs: Runs, ground: Ground, writer: str
-) -> Manifest:
-    """The manifest of what was read: with the chunks that it refers to, and no others."""
+    pages: PageInput, about: Mapping[str, str], runs: Runs, ground: Ground, first: int, writer: str
+) -> tuple[Manifest, int]:
+    """The manifest of what was read: with the chunks that it refers to, and no others.
+
+    And how many of them others have stored: those before chunk `first` of the table.
+    """
     base = None
     if ground.base is not None:
         runs = unchanged_to_parent(runs, ground.base.runs)
         base = Base(ground.base.name, ground.base.digest)
+    shared = used_chunks(runs, ground.chunks).count(1, 0, first)
     runs, chunks = only_used(runs, ground.chunks)
-    return Manifest(
+    made = Manifest(
         length=pages.length,
         kind=pages.kind,
         created=int(time.time()),
@@ -41,6 +45,7 @@ def make(
         about=about,
         writer=writer,
     )
+    return made, shared
 
 
 def encode(name: str, made: Manifest, base: Image | None) -> bytes:

@@ -181,13 +181,13 @@ class _Job:
     def commit(self, ground: Ground, storing: Storing, runs: Runs) -> Packed:
         """Everything is stored: write the manifest, and there is a snapshot."""
         about = self._pages.finish()
-        made = making.make(self._pages, about, runs, ground, self._lease.id)
-        shared = len(made.chunks) - storing.count
+        # What was written again while it was read may have left none of a chunk that we stored.
+        made, shared = making.make(self._pages, about, runs, ground, storing.first, self._lease.id)
         making.check_shared(self._objects, made.chunks, shared, self._lease.renew)
         data = making.encode(self._name, made, ground.base)
         self._objects.flush()
         self._claim.put(data)
-        return _packed(self._name, made, data, storing)
+        return _packed(self._name, made, shared, data, storing)
 
     def clean(self) -> None:
         """Remove what this pack, if it failed, and those that were killed have left behind."""
@@ -195,10 +195,10 @@ class _Job:
         remove_leftovers(self._objects, self._lease, self._dead, vain)
 
 
-def _packed(name: str, made: Manifest, data: bytes, storing: Storing) -> Packed:
+def _packed(name: str, made: Manifest, shared_chunks: int, data: bytes, storing: Storing) -> Packed:
     pages = [0] * (CHUNK + 1)
     shared = 0
-    first = made.chunks.starts[len(made.chunks) - storing.count]  # slot of the first new chunk
+    first = made.chunks.starts[shared_chunks]  # slot of the first new chunk
     for count, kind, value in made.runs:
         pages[kind] += count
         if kind == CHUNK:
