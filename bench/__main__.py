@@ -30,6 +30,7 @@ from bench import (
     vm,
     windows,
 )
+from bench.bytecode import compile_package
 from bench.images import NotCachedError, NotColdError
 from bench.machine import describe, unbind
 from bench.measure import DifferError
@@ -69,7 +70,7 @@ def main() -> int:
     asked = dict.fromkeys(options.names)
     everything = [name for name in BENCHMARKS if name not in BY_NAME or name in asked]
     names = everything if "all" in asked else list(asked)
-    machine = describe()
+    machine = {**describe(), "bytecode": compile_package()}
     for key, value in machine.items():
         print(f"{key}: {value}")
     with tempfile.TemporaryDirectory(prefix="userfault-bench-", dir=options.directory) as scratch:

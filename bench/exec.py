@@ -5,7 +5,10 @@ The rival has the memory file copied out of the store first (`userfault export`)
 Ours is `userfault exec --map`: `cost`, as it is by default; and with `--fill-around page`, by which
 a touched page brings what lies in the same chunk and nothing else is read ahead, on two CPUs that
 the guest has need of: `page`; with what an earlier restore touched coming ahead, `set`; and that
-in a store which is laid out by it (`userfault pack --order`).  All bytes are in the page cache.
+in a store which is laid out by it (`userfault pack --order`).  `in place` is what no way of coming
+to the memory can beat: the same QEMU, with a copy of the file that was made before the clock ran.
+The guest is emulated, and where the CPU can run it, it has rows on the CPU itself (KVM), too.  All
+bytes are in the page cache.
 Asked for by name alone: it boots a guest (a kernel of the lab: `userfault lab fetch trixie`).
 """
 
@@ -18,16 +21,16 @@ import time
 from pathlib import Path
 
 from bench.measure import Row, Target, alternate, compare
-from bench.qemu import Saved, Tick
+from bench.qemu import KVM, TCG, Saved, Tick, no_kvm
 from bench.run import Run
 from userfault.lab.machine import NoQemu
-from userfault.lab.store import Store
+from userfault.lab.store import Kernel, Store
 
 _SOONER, _SET = Target(">=", 2.0), Target(">=", 1.5)
 _USERFAULT = [sys.executable, "-m", "userfault"]
 _TICKS = 3
 _SAVED_S = 30.0
-_SIDES = ("copied", "cost", "page", "set", "laid out")
+_SIDES = ("copied", "in place", "cost", "page", "set", "laid out")
 
 
 class Sides:
@@ -47,11 +50,13 @@ class Sides:
         """Seconds until it answers."""
         del number
         self._memory.unlink(missing_ok=True)
+        if side == "in place":
+            shutil.copyfile(self._saved.memory, self._memory)
         began = time.perf_counter()
         before: list[str] = []
         if side == "copied":
             self._userfault("export", f"{self._folder}/store/guest", str(self._memory))
-        else:
+        elif side != "in place":
             before = self._exec("ordered" if side == "laid out" else "store")
             before += ["--fill-around", "cost" if side == "cost" else "page"]
             if side in ("cost", "page"):
@@ -90,26 +95,37 @@ def run(run: Run) -> None:
     if not kernels:
         run.left_out.append("exec: needs a kernel of the lab: userfault lab fetch trixie")
         return
-    folder = run.directory / "exec"
-    folder.mkdir()
+    absent = no_kvm()
+    if absent:
+        run.left_out.append(f"exec: no rows on KVM: {absent}")
     try:
-        sides = Sides(folder, Saved(kernels[-1], folder, blocks=run.size(64, 2)))
+        for accelerator in (TCG,) if absent else (TCG, KVM):
+            _measure(run, kernels[-1], accelerator)
     except NoQemu as error:
         run.left_out.append(f"exec: {error}")
-        return
+
+
+def _measure(run: Run, kernel: Kernel, accelerator: str) -> None:
+    folder = run.directory / f"exec-{accelerator}"
+    folder.mkdir()
+    blocks = run.size(64, 2)
+    sides = Sides(folder, Saved(kernel, folder, blocks=blocks, accelerator=accelerator))
     took = alternate(run.rounds, _SIDES, sides.turn)
     shutil.rmtree(folder)
-    run.checks.same("exec", sides.read)
+    run.checks.same(f"exec, {accelerator}", sides.read)
     for side, rival, target in (
+        ("in place", "copied", None),
         ("cost", "copied", None),
         ("page", "copied", _SOONER),
+        ("set", "copied", None),
+        ("laid out", "copied", None),
+        ("in place", "page", None),
         ("set", "page", _SET),
         ("laid out", "page", _SET),
-        ("laid out", "copied", None),
     ):
         row = Row(
             "exec",
-            f"{side}, against {rival}",
+            f"{accelerator}: {side}, against {rival}",
             "ms",
             0.0,
             ratio_of="how many times sooner",

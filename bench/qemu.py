@@ -1,7 +1,8 @@
 """A QEMU guest whose memory is a file: saved once, and restored as often as is wanted.
 
-Software emulation; the memory is a `memory-backend-file` with share=on, so that with the migration
-capability x-ignore-shared the saved state has the devices alone, and the memory stays in the file.
+Under software emulation (`tcg`), or on the CPU itself (`kvm`).  The memory is a
+`memory-backend-file` with share=on, so that with the migration capability x-ignore-shared the saved
+state has the devices alone, and the memory stays in the file.
 The guest is a kernel of the lab and one script, which counts on its console, with the checksum of
 one block of its files after the other.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import random
 import re
 import socket
@@ -29,6 +31,13 @@ from userfault.lab.store import Kernel
 
 MEMORY_MIB = 256
 BLOCK = MIB
+TCG, KVM = "tcg", "kvm"
+# Of the emulated one: five-level page tables would move the end of user space; `rep stosb` is
+# emulated byte by byte.  Of the other: where KVM's own CPU is an emulated one (a guest of the lab),
+# Linux panics at its start if it is told of XSAVE (QEMU 7.2, 6.17: fpstate_reset()).
+_CPUS = {TCG: "max,la57=off,-erms,-fsrm", KVM: "host,-xsave"}
+_DEVICE = "/dev/kvm"
+_HARDWARE = {"svm", "vmx"}  # what a CPU runs guests with: AMD's, Intel's
 _COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable"
     " random.trust_cpu=on clearcpuid=112 nohz=off highres=off rcupdate.rcu_expedited=1 nowatchdog"
@@ -53,6 +62,23 @@ class GuestError(Exception):
     """QEMU, or the guest, did not do what it should."""
 
 
+def no_kvm() -> str | None:
+    """Why such a guest cannot run on the CPU itself here; None where it can.
+
+    A KVM without hardware (measured: PVM, 6.18) runs only what is in user mode.  Of a kernel that
+    does not know it, it emulates each instruction: after a minute of CPU time Linux was at the
+    start of its memory allocator, and ended there by one that is not emulated (CMPXCHG16B).
+    """
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{_DEVICE}: {error.strerror}"
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    if flags is None or _HARDWARE.isdisjoint(flags[1].split()):
+        return f"the CPU has neither svm nor vmx: {_DEVICE} emulates the kernel of a guest"
+    return None
+
+
 class Tick(msgspec.Struct, frozen=True):
     """One line of the guest: its `number`, and the checksum of block `number - 1`."""
 
@@ -63,12 +89,16 @@ class Tick(msgspec.Struct, frozen=True):
 class Saved:
     """A guest that is saved in `folder`: `memory`, a file, and the state of its devices.
 
+    `accelerator`: TCG, or KVM (where `no_kvm()` has no objection), for the restored ones, too.
     `last`: the number that it had said last.  `digests`: of its blocks, half of each noise, the
     other half compressible.  Raises GuestError; NoQemu.
     """
 
-    def __init__(self, kernel: Kernel, folder: Path, *, blocks: int = 64) -> None:
+    def __init__(
+        self, kernel: Kernel, folder: Path, *, blocks: int = 64, accelerator: str = TCG
+    ) -> None:
         self._kernel = kernel
+        self._accelerator = accelerator
         self._folder = folder
         self._initrd = folder / "initrd"
         self._state = folder / "state"
@@ -91,8 +121,9 @@ class Saved:
 
     def _command(self, memory: Path, console: Path, monitor: Path) -> list[str]:
         return [
-            *(qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"),
-            *("-machine", "pc,memory-backend=ram", "-cpu", "max,la57=off,-erms,-fsrm"),
+            *(qemu(), "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-accel", self._accelerator, "-cpu", _CPUS[self._accelerator]),
+            *("-machine", "pc,memory-backend=ram"),
             *("-m", str(MEMORY_MIB)),
             "-object",
             f"memory-backend-file,id=ram,mem-path={memory},size={MEMORY_MIB}M,share=on",

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.qemu import Machine, Saved
+from bench.qemu import KVM, TCG, Machine, Saved, no_kvm
 
 from cli.commands import command
 from helpers.lab import newest_kernel
+from helpers.skips import absent
 from helpers.stores import store
 from helpers.waiting import wait_until
 
@@ -21,12 +22,16 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("lab")]
 BLOCKS = 4
 
 
-@pytest.fixture(scope="module")
-def saved(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
+@pytest.fixture(scope="module", params=[TCG, KVM])
+def saved(
+    possible: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Saved]:
     """A guest that is saved, with its memory packed as `store/guest` beside it."""
     del possible
+    if request.param == KVM and (reason := no_kvm()):
+        absent(reason)
     folder = tmp_path_factory.mktemp("guest")
-    guest = Saved(newest_kernel(), folder, blocks=BLOCKS)
+    guest = Saved(newest_kernel(), folder, blocks=BLOCKS, accelerator=request.param)
     store(folder / "store", "guest", guest.memory.read_bytes())
     yield guest
     guest.memory.unlink()
