@@ -218,12 +218,10 @@ class Receiving:
                     self._hear(link, kind, data)
         except (BadMessageError, MemoryUnavailable) as error:
             say(f"{peer}: {error}")
-            refusal = Refused.of(error.what, error.cause, error.cure)
-            with contextlib.suppress(BadMessageError, *LOST):
-                link.send(Kind.REFUSED, pack(refusal))
-                _until_read(link)
+            refused = Refused.of(error.what, error.cause, error.cure)
+            _tell_off(link, refused)
             if mine or isinstance(error, MemoryUnavailable):
-                self._fail(refusal)
+                self._fail(refused)
         except LOST as error:
             if not self._ended:
                 say(f"the connection to {peer} is lost: {told(error)}")
@@ -234,9 +232,8 @@ class Receiving:
                     self._changed.notify_all()
                 elif self._token and self._arrivals.link is None and self._away_since is None:
                     self._away_since = time.monotonic()  # it has gone before it was welcome
-                refused = self._verdict
-            if isinstance(refused, Refused):  # it was told, and the program may end us
-                self._fail(refused)
+            if isinstance(self._verdict, Refused):  # it was told, and the program may end us
+                self._fail(self._verdict)
             link.close()
             self._peers.release()
 
@@ -311,11 +308,11 @@ class Receiving:
             raise unexpected(kind)
 
 
-def _until_read(link: Link) -> None:
-    """Wait until the other side has read what was said last, and hangs up.  Raises what tells so.
-
-    Closed with something unread, the kernel would drop what has not left yet.
-    """
+def _tell_off(link: Link, refused: Refused) -> None:
+    """Say so, and wait until the other side has read it, and hangs up: of a socket that is closed
+    with something unread the kernel drops what has not left yet."""
     deadline = time.monotonic() + _TOLD_S
-    while time.monotonic() < deadline:
-        link.receive()
+    with contextlib.suppress(BadMessageError, *LOST):
+        link.send(Kind.REFUSED, pack(refused))
+        while time.monotonic() < deadline:
+            link.receive()
