@@ -127,13 +127,11 @@ class Receiving:
                 self._arrivals.link.send(Kind.REFUSED, pack(refused))
 
     def _outlive(self) -> None:
-        """The program has ended without a word.  What was sent last is read by the sender before it
-        hangs up; that this end is closed would have the kernel drop it."""
+        """The program has ended without a word: wait until the sender has heard, and hangs up."""
         with self._changed:
-            if self._arrivals.link is None or self._arrivals.phase is Phase.ALL:
-                return
-            self._refuse(Refused("the program that receives has ended", "it was killed"))
-            self._changed.wait_for(lambda: self._arrivals.link is None, _TOLD_S)
+            if self._arrivals.phase is not Phase.ALL:
+                self._refuse(Refused("the program that receives has ended", "it was killed"))
+                self._changed.wait_for(lambda: self._arrivals.link is None, _TOLD_S)
 
     def _tell(self, message: control.FromProcess) -> None:
         with contextlib.suppress(OSError):  # it has ended, and so shall we
