@@ -68,12 +68,14 @@ class Writer:
 
 
 class Counting:
-    """A guest that notes what it is told."""
+    """A guest that notes what it is told; it may refuse its state, or to run."""
 
-    def __init__(self, refuses: UserfaultError | None = None) -> None:
+    def __init__(
+        self, refuses: UserfaultError | None = None, runs: UserfaultError | None = None
+    ) -> None:
         self.states: list[bytes] = []
         self.resumed = self.closed = 0
-        self._refuses = refuses
+        self._refuses, self._runs = refuses, runs
 
     def set_state(self, data: bytes) -> None:
         if self._refuses is not None:
@@ -81,6 +83,8 @@ class Counting:
         self.states.append(data)
 
     def resume(self) -> None:
+        if self._runs is not None:
+            raise self._runs
         self.resumed += 1
 
     def close(self) -> None:

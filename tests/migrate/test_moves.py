@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import resource
 import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from helpers.leaks import nothing_left
+from helpers.pages import PAGE
+from helpers.waiting import wait_until
 from migrate.between import Between
 from migrate.scene import Arrival, Counting, Writer, moved
 from userfault.kernel.errors import MemoryUnavailable, Unavailable, UsageError
@@ -194,6 +198,94 @@ def test_a_state_that_is_refused_there_goes_on_here(writer: Writer) -> None:
             send(writer.moving(), arrival.address, tls=None)
         assert isinstance(arrival.failed(), Unavailable)
     assert (writer.runs, guest.resumed, guest.closed) == (True, 0, 1)
+
+
+def until_refused(between: Between) -> Callable[[Progress], None]:
+    """The sender pushes nothing after the switch before it was told that something is wrong."""
+
+    def progress(at: Progress) -> None:
+        if at.phase == "following":
+            wait_until(lambda: Kind.REFUSED in between.seen)
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (Unavailable("the guest has failed", cause="it asked\nfor port 7"), "asked for port 7"),
+        (KeyboardInterrupt(), "ended: KeyboardInterrupt"),
+        (None, "closed before all pages were in"),
+    ],
+    ids=["failed", "interrupted", "closed"],
+)
+def test_what_ends_a_receiver_after_the_switch_the_sender_is_told(
+    error: BaseException | None, cause: str
+) -> None:
+    """At once, in one line; and what it still has is as it was."""
+    writer = Writer(PAGES, writes=False)
+    before = writer.content()
+
+    def receive() -> None:
+        with contextlib.suppress(Unavailable, KeyboardInterrupt), arrival.join():
+            if error is not None:
+                raise error
+
+    with Arrival() as arrival, Between(arrival.address) as between:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        with pytest.raises(HalfMoved, match="failed after the switch") as told:
+            send(
+                writer.moving(),
+                between.address,
+                tls=None,
+                rounds=0,
+                patience_s=1e6,
+                progress=until_refused(between),
+            )
+        thread.join()
+    assert cause in told.value.cause
+    assert "\n" not in told.value.cause
+    assert not writer.runs
+    assert writer.content() == before
+    writer.close()
+
+
+def test_a_guest_that_cannot_be_let_run_there_is_told_to_its_sender(writer: Writer) -> None:
+    """It is the receiver's by then."""
+    guest = Counting(runs=Unavailable("this guest", cause="KVM refuses to run it"))
+    with Arrival(guest) as arrival:
+        with pytest.raises(HalfMoved, match="failed after") as told:
+            send(writer.moving(), arrival.address, tls=None, patience_s=1e6)
+        assert isinstance(arrival.failed(), Unavailable)
+    assert "KVM refuses to run it" in told.value.cause
+    assert (writer.runs, guest.closed) == (False, 1)
+
+
+@pytest.mark.parametrize("when", ["copying", "following"])
+def test_a_receiver_that_has_no_room_for_what_comes_is_no_connection_that_breaks(
+    when: str,
+) -> None:
+    """It would be taken up again for ever."""
+    writer = Writer(PAGES, writes=False)
+
+    def progress(at: Progress) -> None:
+        if at.phase == when:
+            resource.prlimit(arrival.receiver.pid, resource.RLIMIT_FSIZE, (PAGE, PAGE))
+
+    error = HalfMoved if when == "following" else NotMoved
+    with Arrival() as arrival, pytest.raises(error) as told:
+        send(
+            writer.moving(),
+            arrival.address,
+            tls=None,
+            rounds=0 if when == "following" else 1,
+            patience_s=1e6,
+            progress=progress,
+        )
+    assert "pages that came cannot be kept" in told.value.cause
+    assert writer.stops == (when == "following")
+    writer.close()
 
 
 def test_a_receiver_takes_one_move_and_its_token_alone(writer: Writer) -> None:

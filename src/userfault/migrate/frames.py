@@ -125,6 +125,11 @@ class Refused(msgspec.Struct, frozen=True):
         """With texts of a length that goes into a frame."""
         return cls(what[:_TEXT], cause[:_TEXT], cure[:_TEXT])
 
+    @property
+    def why(self) -> str:
+        """In one line."""
+        return " ".join(": ".join(filter(None, (self.what, self.cause))).split())
+
 
 T = TypeVar("T", Hello, Welcome, Refused)
 

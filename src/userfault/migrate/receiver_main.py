@@ -17,7 +17,7 @@ import time
 
 import msgspec
 
-from userfault.kernel.errors import UserfaultError
+from userfault.kernel.errors import MemoryUnavailable, UserfaultError
 from userfault.linux.pidfd import close_all, receive
 from userfault.migrate import control
 from userfault.migrate.arrivals import Arrivals
@@ -41,6 +41,7 @@ _MOST_LINES = 1024
 _MOST_PEERS = 16  # at once; one of them is the sender
 _STEP_S = 0.25
 _VERDICT_S = 60.0  # to prepare memory and a machine
+_TOLD_S = 5.0  # for the sender to hear that the program is no more
 
 
 def main(channel: socket.socket) -> None:
@@ -85,6 +86,7 @@ class Receiving:
         while not self._ended:
             for fd, _ in poll.poll(_STEP_S * 1000):
                 if fd == self._channel.fileno() and not self._hear_program():
+                    self._outlive()
                     return
                 if fd == self._listener.fileno():
                     self._admit()
@@ -105,10 +107,7 @@ class Receiving:
             if isinstance(message, control.Accept):
                 self._verdict = True
             elif isinstance(message, control.Refuse):
-                self._verdict = message.refused
-                if link is not None and self._token:
-                    with contextlib.suppress(*LOST):
-                        link.send(Kind.REFUSED, pack(message.refused))
+                self._refuse(message.refused)
             elif isinstance(message, control.Ready) and self._arrivals.phase is Phase.COPYING:
                 self._arrivals.phase = Phase.READY
             elif isinstance(message, control.Complete) and self._arrivals.phase is Phase.RUNNING:
@@ -119,6 +118,20 @@ class Receiving:
             with contextlib.suppress(*LOST):  # the next connection tells the phase
                 link.send(kind)
         return True
+
+    def _refuse(self, refused: Refused) -> None:
+        """The program does not go on: the sender hears why, on this connection or the next."""
+        self._verdict = refused
+        if self._arrivals.link is not None and self._token:
+            with contextlib.suppress(*LOST):
+                self._arrivals.link.send(Kind.REFUSED, pack(refused))
+
+    def _outlive(self) -> None:
+        """The program has ended without a word: wait until the sender has heard, and hangs up."""
+        with self._changed:
+            if self._arrivals.phase is not Phase.ALL:
+                self._refuse(Refused("the program that receives has ended", "it was killed"))
+                self._changed.wait_for(lambda: self._arrivals.link is None, _TOLD_S)
 
     def _tell(self, message: control.FromProcess) -> None:
         with contextlib.suppress(OSError):  # it has ended, and so shall we
@@ -201,12 +214,12 @@ class Receiving:
                     if self._arrivals.link is not link:  # the sender has come by another one
                         return
                     self._hear(link, kind, data)
-        except BadMessageError as error:
+        except (BadMessageError, MemoryUnavailable) as error:
             say(f"{peer}: {error}")
-            with contextlib.suppress(*LOST):
-                link.send(Kind.REFUSED, pack(Refused.of(error.what, error.cause, error.cure)))
-            if mine:
-                self._fail(Refused.of(error.what, error.cause, error.cure))
+            refused = Refused.of(error.what, error.cause, error.cure)
+            _tell_off(link, refused)
+            if mine or isinstance(error, MemoryUnavailable):
+                self._fail(refused)
         except LOST as error:
             if not self._ended:
                 say(f"the connection to {peer} is lost: {told(error)}")
@@ -214,11 +227,11 @@ class Receiving:
             with self._changed:
                 if self._arrivals.link is link:
                     self._arrivals.link, self._away_since = None, time.monotonic()
+                    self._changed.notify_all()
                 elif self._token and self._arrivals.link is None and self._away_since is None:
                     self._away_since = time.monotonic()  # it has gone before it was welcome
-                refused = self._verdict
-            if isinstance(refused, Refused):  # it was told, and the program may end us
-                self._fail(refused)
+            if isinstance(self._verdict, Refused):  # it was told, and the program may end us
+                self._fail(self._verdict)
             link.close()
             self._peers.release()
 
@@ -291,3 +304,13 @@ class Receiving:
             self._fail(unpack(data, Refused))
         else:
             raise unexpected(kind)
+
+
+def _tell_off(link: Link, refused: Refused) -> None:
+    """Say so, and wait until the other side has read it, and hangs up: of a socket that is closed
+    with something unread the kernel drops what has not left yet."""
+    deadline = time.monotonic() + _TOLD_S
+    with contextlib.suppress(BadMessageError, *LOST):
+        link.send(Kind.REFUSED, pack(refused))
+        while time.monotonic() < deadline:
+            link.receive()

@@ -87,15 +87,21 @@ class Received:
         return True
 
     def close(self) -> None:
-        """Close guest and memories.  Pages that are not in are lost then.  Idempotent."""
-        self._receiver.close()
-        self._thread.join()
+        """Close guest and memories.  Pages that are not in are lost then, and the sender is told.
+        Idempotent."""
+        self._end(None)
 
     def __enter__(self) -> Received:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._receiver.leave(error)
+        self._thread.join(_TOLD_S + _GO_S)
+        self._receiver.close()
+        self._thread.join()
 
 
 class Receiver:
@@ -128,6 +134,7 @@ class Receiver:
         self._policy = _filling(policy)
         self._grow_pool = grow_pool
         self._closing = False
+        self._leaves: Refused | None = None
         if tls is not None:
             tls.context(server=True)  # what is wrong with its files is told here
         self._undo = contextlib.ExitStack()
@@ -162,15 +169,17 @@ class Receiver:
             offered = self._next(timeout)
             assert isinstance(offered, control.Offered)
             self.offer, self.peer = offered.offer, offered.peer
-            self._or_refuse(self._prepare)
+            self._prepare()
             self._send(control.Accept())
             while not isinstance(message := self._next(None), control.Go):
                 if isinstance(message, control.Switched):
-                    self._or_refuse(lambda state=message.state: self._set(state))  # type: ignore[misc]
+                    self._set(message.state)
                     self._send(control.Ready())
             if self.guest is not None:
                 self.guest.resume()
-        except BaseException:
+        except BaseException as error:
+            if self.peer and not isinstance(error, NotReceived):
+                self._refuse(_told(error))
             self.close()
             raise
         return Received(self)
@@ -183,6 +192,9 @@ class Receiver:
                     if self._closing:
                         return
                     self._look()
+                    if self._leaves is not None:
+                        self._refuse(self._leaves)
+                        return
                 self._look()  # the cause, before what comes of it
                 _check(each)
             self._send(control.Complete())
@@ -191,6 +203,14 @@ class Receiver:
         except UserfaultError as error:
             if not self._closing:
                 self.failure = error
+                if not isinstance(error, NotReceived):
+                    self._refuse(_told(error))
+
+    def leave(self, error: BaseException | None) -> None:
+        """Wait no more for pages; the sender, who may have them still, is told why.  `error`: what
+        it is that ends it; None: it is closed.  Who calls it waits for `finish`."""
+        if self._leaves is None:
+            self._leaves = _told(error)
 
     def close(self) -> None:
         """Let go of everything.  Idempotent."""
@@ -246,16 +266,13 @@ class Receiver:
         if self.guest is not None:
             self.guest.set_state(state)
 
-    def _or_refuse(self, what: Callable[[], None]) -> None:
-        """Do it; what goes wrong the sender is told, who runs on then."""
-        try:
-            what()
-        except UserfaultError as error:
-            refused = Refused.of(error.what, error.cause, error.cure)
+    def _refuse(self, refused: Refused) -> None:
+        """Have the sender told why not, and wait until it has heard: it runs on if it still may."""
+        if self._closing:
+            return
+        with contextlib.suppress(NotReceived, PagerError, TimeoutError):
             self._send(control.Refuse(refused))
-            with contextlib.suppress(NotReceived, PagerError, TimeoutError):
-                self._next(_TOLD_S)
-            raise
+            self._next(_TOLD_S)
 
     def _look(self) -> None:
         """Raise NotReceived where the sender was given up."""
@@ -308,6 +325,16 @@ def _filling(policy: Policy | None) -> Policy:
         resident_bytes=0,
         resident_percent=None,
     )
+
+
+def _told(error: BaseException | None) -> Refused:
+    """Why it does not go on, for the sender."""
+    if isinstance(error, UserfaultError):
+        return Refused.of(error.what, error.cause, error.cure)
+    if error is None:
+        return Refused("it was closed before all pages were in")
+    words = str(error) or "somebody wanted it to end"
+    return Refused.of("it was ended", f"{type(error).__name__}: {words}", "")
 
 
 def _check(memory: LazyMemory) -> None:

@@ -249,13 +249,14 @@ class Connection:
             raise unexpected(kind)
 
     def _of(self, refused: Refused) -> UserfaultError:
-        return self._not_moved(f"{refused.what}: {refused.cause}", refused.cure)
+        return self._not_moved(refused.why, refused.cure, happened="failed")
 
-    def _not_moved(self, cause: str, cure: str = "") -> UserfaultError:
+    def _not_moved(self, cause: str, cure: str = "", happened: str = "was lost") -> UserfaultError:
+        """What it is that goes wrong now; `happened`: to a receiver to which it was given."""
         host, port = self._where
         if self.given:
             return HalfMoved(
-                f"the receiver at {host}:{port} was lost after the switch",
+                f"the receiver at {host}:{port} {happened} after the switch",
                 cause=cause,
                 cure="see whether the guest runs there; it stands still here, and may be let run"
                 " only where it certainly does not run there",

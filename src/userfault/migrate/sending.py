@@ -110,7 +110,8 @@ def send(
     how long the guest may stand still here until it is known that the receiver can take it.
 
     Raises NotMoved where it runs on here (UsageError, and what `track()` raises, too); HalfMoved
-    where it is the receiver's and was not seen to be complete.  After any other exception (Ctrl-C)
+    where it is the receiver's and was not seen to be complete: its memories are here still, as they
+    were when it was stopped.  After any other exception (Ctrl-C)
     it runs on here before the switch, and stands still here after it.
     """
     host, port = host_and_port(address)

@@ -90,8 +90,9 @@ class CriuTalk:
 
     @property
     def needed(self) -> bool:
-        """A restore is under way, which would fail without this connection."""
-        return any(self._tasks())
+        """A restore is under way, which fails where nobody hears that it has finished, even if all
+        its tasks have all of their pages: until it has said so, or ends."""
+        return self.client.open
 
     def close(self) -> None:
         """Nothing more will be heard of it."""

@@ -21,6 +21,7 @@ from snapshot.dumps import LAZY, PRESENT, Dump, area, page
 from userfault.snapshot.inputs.protocol import PAGE
 
 PID, AT, PAGES = 7, 0x600000000000, 300
+_IN_S = 3.0  # more than a client is watched for that needs nobody any more
 STOPS = ("connected", "half", "pid", "task", "registered", "nearly", "finished", "alone")
 
 
@@ -131,6 +132,34 @@ def test_the_daemon_is_to_end(tmp_path: Path, images: Path, program: Path) -> No
         daemon.ask("drain")
         task.go_on()
         assert task.reads() == "right"
+        assert daemon.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("stop", ["connected", "registered", "nearly"])
+def test_a_restore_that_takes_its_time_is_waited_for_by_a_daemon_that_is_to_end(
+    tmp_path: Path, images: Path, program: Path, stop: str
+) -> None:
+    """Until CRIU has said that it has finished, which fails the restore where nobody hears it."""
+    with (
+        serving(tmp_path, "--criu", f"{tmp_path}={images}", ends=False) as daemon,
+        restoring(program, tmp_path, stop) as task,
+    ):
+        assert task.reads() == stop
+        daemon.ask("drain")
+        with pytest.raises(subprocess.TimeoutExpired):  # all pages are in by then
+            daemon.process.wait(_IN_S)
+        task.go_on()
+        assert task.reads() == "right"
+        assert daemon.process.wait(60) == 0
+
+
+def test_a_restore_that_fails_does_not_hold_up_the_end_of_its_daemon(
+    tmp_path: Path, images: Path, program: Path
+) -> None:
+    with serving(tmp_path, "--criu", f"{tmp_path}={images}", ends=False) as daemon:
+        with restoring(program, tmp_path, "connected") as task:
+            assert task.reads() == "connected"
+            daemon.ask("drain")
         assert daemon.process.wait(60) == 0
 
 

@@ -117,7 +117,10 @@ class Ahead:
             if run is not None:
                 start, end = run
                 self.why = STREAM
-                return start, self._chunk(start, end)
+                length = self._chunk(start, end)
+                if start + length < end:
+                    self._advance.streams.append((start + length, end))
+                return start, length
         while self.soon:
             first, end = self.soon.popleft()
             start = self._pages.find(MISSING, first, end)

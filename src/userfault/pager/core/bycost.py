@@ -67,7 +67,7 @@ class CostPlanner(Ahead):
     def _chosen(self, page: int, state: int, ratio: float) -> tuple[int, int]:
         """Pages [first, last) in `state`, with `page`."""
         streams = self._streams
-        window = streams.at(page)
+        window = streams.at(page) or (self._outrun(page) if state == MISSING else 0)
         if window:
             self._alone += 1
             return self._stream(page, window, state)
@@ -85,6 +85,24 @@ class CostPlanner(Ahead):
             end = self._next(end, state)
         streams.ended(end - 1, 1)
         return page, page + 1
+
+    def _outrun(self, page: int) -> int:
+        """The window of a stream whose thread is faster than what is read ahead for it: it comes to
+        `page`, which it was to find filled.  Below zero where it goes down; 0 where none comes."""
+        pages, streams = self._pages, self._streams
+        for runs in (self.soon, self._advance.streams if self._advance is not None else ()):
+            for low, high in runs:
+                if not low <= page < high:
+                    continue
+                if pages.find(MISSING, low, page) < 0:
+                    window = streams.outrun(high - 1, high - page)
+                    if window:
+                        return window
+                if pages.find(MISSING, page + 1, high) < 0:
+                    window = streams.outrun(low, low - page - 1)
+                    if window:
+                        return window
+        return 0
 
     def _stream(self, page: int, window: int, state: int) -> tuple[int, int]:
         """The next window of a stream."""

@@ -74,13 +74,23 @@ class Streams:
             return -self._goes_on(page + 1, abs(last))
         return 0
 
-    def _goes_on(self, end: int, window: int) -> int:
+    def outrun(self, end: int, left: int) -> int:
+        """The window of the stream that was to have come to page `end` and has still `left` pages
+        to go (below zero: downwards); 0 where there is none."""
+        last = self._ends.get(end, 0)
+        if last * left <= 0:
+            return 0
+        del self._ends[end]
+        window = self._goes_on(end, abs(last), abs(left))
+        return window if left > 0 else -window
+
+    def _goes_on(self, end: int, window: int, left: int = 0) -> int:
         steps = self._known.pop(end, 0)
         steps = self._steps = 2 if window == 1 else steps + 1 if steps else 0
         if 0 < steps <= _KINDS:
             self._reached[steps - 1] += 1
             self._news = True
-        self._counters.proved += window - 1
+        self._counters.proved += max(window - 1 - left, 0)
         if window == self._enough and not steps:
             return min(window + 1, self.limit)  # once more the same, and then as ever
         return min(window * 2, self.limit)
