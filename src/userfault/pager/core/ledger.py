@@ -144,7 +144,7 @@ class Ledger:
             )
             return
         while count > 0:
-            ledger = self if self.segments.reach(page) else self._other_with(page)
+            ledger = self if self.segments.reach(page) else _other_with(self, page)
             if ledger:
                 reach = min(ledger.segments.reach(page), count) if ledger is self else 1
                 address = ledger.segments.address_of(page)
@@ -155,7 +155,7 @@ class Ledger:
                 reach = 1
                 state = self.pages.states[page]
                 if state == FILLING and self.plan.joinable:
-                    self._hide(page, 1)
+                    _hide(self, page, 1)
                 elif state in (FILLING, CACHED):
                     self.settle(page, 1, REMOVED)
             page, count = page + reach, count - reach
@@ -260,16 +260,9 @@ class Ledger:
                 left = peer.segments.hidden(left)
         for first, length in left:
             if self.plan.joinable:
-                self._hide(first, length)
+                _hide(self, first, length)
             else:
                 self.drop(first, length)
-
-    def _hide(self, page: int, count: int) -> None:
-        """Nobody shows these pages: what the source has of them is for whoever comes to."""
-        for state in (MISSING, FILLING):
-            for first, length in self.pages.runs(page, count, state):
-                self.pages.move(first, length, HIDDEN)
-        self.finish_if_settled()
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -307,13 +300,6 @@ class Ledger:
         self.peers = peers
         peers.append(self)
 
-    def _other_with(self, page: int) -> Ledger | None:
-        """Another mapping that shares the pages and shows `page`."""
-        for peer in self.peers:
-            if peer.segments.reach(page):
-                return peer
-        return None
-
 
 def child_of(ledger: Ledger, pages: Pages | None, shown: Segments | None = None) -> Ledger:
     """The ledger of a forked child, with its own `pages`, or sharing them (shared memory).
@@ -332,6 +318,22 @@ def child_of(ledger: Ledger, pages: Pages | None, shown: Segments | None = None)
         pages.revert(0, pages.count)  # our fetch will not reach the child
         child.failures = dict.fromkeys(ledger.failures, 0)
     return child
+
+
+def _other_with(ledger: Ledger, page: int) -> Ledger | None:
+    """Another mapping that shares the pages and shows `page`."""
+    for peer in ledger.peers:
+        if peer.segments.reach(page):
+            return peer
+    return None
+
+
+def _hide(ledger: Ledger, page: int, count: int) -> None:
+    """Nobody shows these pages: what the source has of them is for whoever comes to."""
+    for state in (MISSING, FILLING):
+        for first, length in ledger.pages.runs(page, count, state):
+            ledger.pages.move(first, length, HIDDEN)
+    ledger.finish_if_settled()
 
 
 def _appear(child: Ledger) -> None:
