@@ -51,7 +51,8 @@ def test_all_stands_for_each_benchmark_that_needs_nothing_fetched() -> None:
 def test_a_benchmark_has_rows_and_both_sides_read_the_same_bytes(name: str, tmp_path: Path) -> None:
     report = run_of(name, tmp_path)
     assert report["tiny"] is True
-    assert report["machine"].keys() == {"kernel", "cpu", "memory", "python", "load"}
+    machine = {"kernel", "cpu", "memory", "python", "load", "bytecode"}
+    assert report["machine"].keys() == machine
     if name in WITHOUT_KVM:
         assert [line.partition(":")[0] for line in report["left_out"]] == [name]
         absent("needs /dev/kvm")
