@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from helpers.leaks import nothing_left
 from helpers.skips import absent
@@ -24,6 +25,11 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             _number,
             signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL,
         )
+
+
+# An example takes as long as the machine is busy: what hangs is a matter of pytest's time limit.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture

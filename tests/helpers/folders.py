@@ -26,10 +26,11 @@ def in_memory() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        wait_until(lambda: _gone(folder))
+        wait_until(lambda: gone(folder))
 
 
-def _gone(folder: Path) -> bool:
+def gone(folder: Path) -> bool:
+    """Take it away; whether nothing has come into it meanwhile."""
     try:
         shutil.rmtree(folder)
     except OSError as error:

@@ -15,6 +15,7 @@ import userfault
 from helpers.family import member
 from helpers.pages import PAGE, numbers
 from userfault import Policy, lazy
+from userfault.pager.core.states import MISSING
 
 DEMAND = Policy(background=False)
 
@@ -74,6 +75,26 @@ def cpu_of_the_program(cpu: int) -> bool:
     before = os.sched_getaffinity(0)
     with userfault.Pager(cpu=cpu):
         return os.sched_getaffinity(0) == before
+
+
+def real_time(image: str) -> dict[str, Any]:
+    """A client in real time whose CPU its pager has to share with it."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError as error:
+        return {"lacking": f"no real-time priority is to be had: {error}"}
+    with lazy(image) as memory:
+        left = memory.page_states[:].count(MISSING)
+        policies = [
+            os.sched_getscheduler(pid) for pid in memory._parts.pager.processes().values() if pid
+        ]
+        memory.complete(timeout=60)
+        return {
+            "some left": left > 0,
+            "inherited": set(policies) == {os.SCHED_FIFO},
+            "page": numbers(memory[PAGE : 2 * PAGE]),
+        }
 
 
 def _children() -> list[str]:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from helpers import child
+from helpers.folders import in_memory
 from helpers.skips import absent
 
+MIB = 1 << 20
 SCENES = "pager_live.setting_scenes:"
+
+
+def test_a_client_in_real_time_runs_while_its_pager_fills_in_the_background(
+    image: Path,
+) -> None:
+    """On the same CPU, with the same policy and priority, which the pager has inherited."""
+    with in_memory() as folder:
+        large = folder / "large"
+        large.write_bytes(image.read_bytes() + os.urandom(MIB) * 256)  # holes cost no time
+        found = child.finish(child.start(SCENES + "real_time", str(large)), 120)
+    if lacking := found.get("lacking"):
+        absent(lacking)
+    assert found == {"some left": True, "inherited": True, "page": [2]}
 
 
 def test_a_default_timeout_of_sockets_is_not_ours(image: Path) -> None:

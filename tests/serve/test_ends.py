@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from cli.children import run
 from cli.commands import userfault
+from helpers.folders import gone
 from helpers.waiting import wait_until
 from serve.daemons import serving, started
 
@@ -124,7 +124,7 @@ def test_a_store_that_vanishes_costs_its_clients_and_no_others(
         for path in (tmp_path / "store").rglob("*"):  # files that are open stay where they are
             if path.is_file():
                 os.truncate(path, 0)
-        shutil.rmtree(tmp_path / "store")
+        wait_until(lambda: gone(tmp_path / "store"))
         one.go_on()
         other.go_on()
         ended = {"poison": -signal.SIGBUS, "kill": -signal.SIGKILL}

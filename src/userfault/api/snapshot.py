@@ -19,7 +19,7 @@ from userfault.snapshot.serving.layers import read_layer
 from userfault.snapshot.stores.keys import check_name
 from userfault.snapshot.stores.objects import Objects
 from userfault.snapshot.stores.opening import open_objects
-from userfault.snapshot.stores.urls import last_part
+from userfault.snapshot.stores.place import place_for
 
 
 class Snapshot:
@@ -50,14 +50,7 @@ class Snapshot:
         mode: str | None = None,
         level: int = LEVEL,
     ) -> None:
-        store, self._name = last_part(os.fsdecode(place))
-        check_name(self._name)
-        if not store:
-            raise UsageError(
-                f"Snapshot({os.fsdecode(place)!r})",
-                cause="it names no store",
-                cure="write STORE/NAME, as /srv/memory/web or ./store/web",
-            )
+        store, self._name = place_for(place, f"Snapshot({os.fsdecode(place)!r})")
         self._objects = open_objects(store)
         self._level = level
         self._lock = original("threading", "Lock")()

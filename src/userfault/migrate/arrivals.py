@@ -9,12 +9,14 @@ import threading
 from pyroaring import BitMap
 
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
+from userfault.linux.pidfd import close_all, receive
 from userfault.migrate.frames import Kind, Phase, Refused, pack_runs, unpack_pages, unpack_runs
 from userfault.migrate.link import LOST, Link
 from userfault.migrate.pages import runs_of
 from userfault.migrate.staging import Staging
-from userfault.source.pages import ANSWER, REQUEST
+from userfault.source.pages import ANSWER, LINE, REQUEST
 
+_MOST_LINES = 1024
 _MOST_BYTES = 1 << 30  # of one request of a worker: a huge page
 
 
@@ -131,3 +133,28 @@ class Arrivals:
         if self._wanted.range_cardinality(first, first + count):
             self._wanted.remove_range(first, first + count)
             self.changed.notify_all()
+
+
+class Lines:
+    """Workers of the pager, each on a line of its own, which come by a socket."""
+
+    def __init__(self, channel: socket.socket, arrivals: Arrivals) -> None:
+        self._channel, self._arrivals = channel, arrivals
+        self._room = threading.Semaphore(_MOST_LINES)
+
+    def fileno(self) -> int:
+        """Of the socket."""
+        return self._channel.fileno()
+
+    def new(self) -> bool:
+        """One has come; False where none will come any more."""
+        data, fds, *_ = receive(self._channel, 64, 1)
+        if data == LINE and fds and self._room.acquire(blocking=False):
+            line = socket.socket(fileno=fds.pop())
+            threading.Thread(target=self._serve, args=(line,), daemon=True).start()
+        close_all(fds)
+        return bool(data)
+
+    def _serve(self, line: socket.socket) -> None:
+        self._arrivals.serve(line)
+        self._room.release()

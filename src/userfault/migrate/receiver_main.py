@@ -20,7 +20,7 @@ import msgspec
 from userfault.kernel.errors import MemoryUnavailable, UserfaultError
 from userfault.linux.pidfd import close_all, receive
 from userfault.migrate import control
-from userfault.migrate.arrivals import Arrivals
+from userfault.migrate.arrivals import Arrivals, Lines
 from userfault.migrate.frames import (
     VERSION,
     Hello,
@@ -34,14 +34,13 @@ from userfault.migrate.frames import (
 )
 from userfault.migrate.link import LOST, Link, over, told
 from userfault.pager.drivers.processes.say import say
-from userfault.source.pages import LINE
 from userfault.wire.errors import BadMessageError
 
-_MOST_LINES = 1024
 _MOST_PEERS = 16  # at once; one of them is the sender
 _STEP_S = 0.25
 _VERDICT_S = 60.0  # to prepare memory and a machine
-_TOLD_S = 5.0  # for the sender to hear that the program is no more
+_TOLD_S = 5.0  # for a peer to read why it is turned away
+_HEARS_S = 15.0  # for the sender to come again, and hear that the program is no more
 
 
 def main(channel: socket.socket) -> None:
@@ -66,31 +65,33 @@ class Receiving:
         context: ssl.SSLContext | None,
         patience_s: float,
     ) -> None:
-        self._channel, self._listener, self._lines = channel, listener, lines
+        self._channel, self._listener = channel, listener
         self._context = context
         self._patience_s = patience_s
         self._arrivals = arrivals = Arrivals()
+        self._lines = Lines(lines, arrivals)
         self._changed = arrivals.changed
         self._token = b""
         self._verdict: Refused | bool | None = None
         self._away_since: float | None = None
+        self._ends_at: float | None = None  # the program has ended
         self._ended = False
-        self._room = threading.Semaphore(_MOST_LINES)
         self._peers = threading.Semaphore(_MOST_PEERS)
 
     def run(self) -> None:
-        """Hear the program, workers and senders, until it is over or the program has ended."""
+        """Hear the program, workers and senders, until it is over.  Where the program has ended
+        without a word the sender is told so, now or when it comes again."""
         poll = select.poll()
         for each in (self._channel, self._listener, self._lines):
             poll.register(each, select.POLLIN)
         while not self._ended:
             for fd, _ in poll.poll(_STEP_S * 1000):
                 if fd == self._channel.fileno() and not self._hear_program():
-                    self._outlive()
-                    return
+                    poll.unregister(self._channel)
+                    self._program_ended()
                 if fd == self._listener.fileno():
                     self._admit()
-                if fd == self._lines.fileno() and not self._new_line():
+                if fd == self._lines.fileno() and not self._lines.new():
                     poll.unregister(self._lines)
             self._look_at_the_clock()
 
@@ -126,18 +127,22 @@ class Receiving:
             with contextlib.suppress(*LOST):
                 self._arrivals.link.send(Kind.REFUSED, pack(refused))
 
-    def _outlive(self) -> None:
-        """The program has ended without a word: wait until the sender has heard, and hangs up."""
+    def _program_ended(self) -> None:
         with self._changed:
-            if self._arrivals.phase is not Phase.ALL:
+            if self._arrivals.phase is Phase.ALL or not self._token:
+                self._ended = True
+            else:
+                self._ends_at = time.monotonic() + _HEARS_S
                 self._refuse(Refused("the program that receives has ended", "it was killed"))
-                self._changed.wait_for(lambda: self._arrivals.link is None, _TOLD_S)
 
     def _tell(self, message: control.FromProcess) -> None:
         with contextlib.suppress(OSError):  # it has ended, and so shall we
             self._channel.send(msgspec.msgpack.encode(message))
 
     def _look_at_the_clock(self) -> None:
+        if self._ends_at is not None:
+            self._ended = time.monotonic() > self._ends_at or self._arrivals.failed is not None
+            return
         since = self._away_since
         if since is None or time.monotonic() - since < self._patience_s:
             return
@@ -165,20 +170,6 @@ class Receiving:
             if not self._ended:
                 self._ended = True
                 self._tell(control.Finished(heard))
-
-    # --- workers of the pager ---
-
-    def _new_line(self) -> bool:
-        data, fds, *_ = receive(self._lines, 64, 1)
-        if data == LINE and fds and self._room.acquire(blocking=False):
-            line = socket.socket(fileno=fds.pop())
-            threading.Thread(target=self._serve, args=(line,), daemon=True).start()
-        close_all(fds)
-        return bool(data)
-
-    def _serve(self, line: socket.socket) -> None:
-        self._arrivals.serve(line)
-        self._room.release()
 
     # --- senders ---
 
@@ -227,10 +218,9 @@ class Receiving:
             with self._changed:
                 if self._arrivals.link is link:
                     self._arrivals.link, self._away_since = None, time.monotonic()
-                    self._changed.notify_all()
                 elif self._token and self._arrivals.link is None and self._away_since is None:
                     self._away_since = time.monotonic()  # it has gone before it was welcome
-            if isinstance(self._verdict, Refused):  # it was told, and the program may end us
+            if isinstance(self._verdict, Refused) and not mine:  # it was told why it is not welcome
                 self._fail(self._verdict)
             link.close()
             self._peers.release()

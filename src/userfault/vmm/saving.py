@@ -19,12 +19,11 @@ from userfault.api.point import Point, Stopper
 from userfault.api.point_main import Wanted
 from userfault.api.snapshot import shown
 from userfault.api.updating import Update, update
-from userfault.kernel.errors import UsageError
 from userfault.kernel.memtypes import BASE_PAGE as PAGE
 from userfault.snapshot.packing.pack import LEVEL
 from userfault.snapshot.stores.keys import check_name
 from userfault.snapshot.stores.opening import open_objects
-from userfault.snapshot.stores.urls import last_part
+from userfault.snapshot.stores.place import place_for
 from userfault.vmm.guest_memfd import GuestMemory
 from userfault.vmm.machine import Machine
 
@@ -50,14 +49,7 @@ class Saver:
         mode: str | None = None,
         level: int = LEVEL,
     ) -> None:
-        store, self._name = last_part(os.fsdecode(place))
-        check_name(self._name)
-        if not store:
-            raise UsageError(
-                f"saving a machine as {os.fsdecode(place)!r}",
-                cause="it names no store",
-                cure="write STORE/NAME, as /srv/memory/vm or ./store/vm",
-            )
+        store, self._name = place_for(place, f"saving a machine as {os.fsdecode(place)!r}")
         self._objects = open_objects(store)
         self._level = level
         self._about = {"cpus": str(len(machine.cpus))}

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from cli.commands import command, environment, userfault
 from helpers.sessions import of_session
+from helpers.waiting import wait_until
 from userfault.check.statements import load
 from userfault.check.words.outcome import Failed, Lost
 from userfault.check.words.statement import REGISTRY, statement
@@ -285,7 +285,4 @@ def test_a_live_run_that_is_killed_leaves_no_process(agent: None) -> None:  # no
         process.kill()
         process.wait()
 
-    deadline = time.monotonic() + 10
-    while (left := of_session(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
+    wait_until(lambda: not of_session(process.pid))

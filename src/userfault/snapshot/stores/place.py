@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from userfault.kernel.errors import UsageError
 from userfault.snapshot.stores.keys import SNAPSHOTS, check_name, is_name
 from userfault.snapshot.stores.urls import is_file_url, is_remote_url, last_part
 
@@ -26,3 +27,17 @@ def place_of(source: str) -> tuple[str, str] | None:
         return None
     is_store = os.path.isdir(os.path.join(path, SNAPSHOTS))
     return (path or ".", name) if is_store else None
+
+
+def place_for(place: str | os.PathLike[str], doing: str) -> tuple[str, str]:
+    """The store and the name of `"STORE/NAME"`, where something is to be stored.  `doing`: what is
+    done, for the error.  Raises UsageError for a place that is none."""
+    store, name = last_part(os.fsdecode(place))
+    check_name(name)
+    if not store:
+        raise UsageError(
+            doing,
+            cause="it names no store",
+            cure=f"write STORE/NAME, as /srv/memory/{name} or ./store/{name}",
+        )
+    return store, name
