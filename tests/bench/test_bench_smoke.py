@@ -11,7 +11,7 @@ import pytest
 from bench.__main__ import BENCHMARKS as ALL
 from bench.__main__ import BY_NAME
 
-from helpers.benches import report_of
+from helpers.benches import refusal_of, report_of
 from helpers.skips import absent, need_features
 from userfault.kernel.modes import Feature
 
@@ -65,3 +65,12 @@ def test_a_benchmark_has_rows_and_both_sides_read_the_same_bytes(name: str, tmp_
             assert {"ours", "default"} & check["hashes"].keys()
             assert any(side.startswith(("C", "plain")) for side in check["hashes"])
         assert len(set(check["hashes"].values())) == 1, check
+
+
+def test_a_wrong_folder_of_umap_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    assert "UMap is not built there" in refusal_of("windows", "--umap", str(tmp_path))
+    (tmp_path / "lib" / "libumap.so").write_bytes(b"no library")
+    told = refusal_of("windows", "--umap", str(tmp_path))
+    assert "UMap has failed" in told
+    assert "libumap.so" in told
