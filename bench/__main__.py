@@ -85,6 +85,8 @@ def main() -> int:
                 images=options.image,
                 umap=options.umap,
                 mib=options.mib,
+                guest=options.guest,
+                criu=options.criu,
             )
             for name in names:
                 _one(run, name)
@@ -137,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="one more image for `store`: a memory file of your own")  # fmt: skip
     parser.add_argument("--umap", type=_umap, metavar="FOLDER",
                         help="where UMap is built (lib/libumap.so), as a rival")  # fmt: skip
+    parser.add_argument("--guest", action="store_true",
+                        help="`restore`: a QEMU guest too (a kernel of the lab)")  # fmt: skip
+    parser.add_argument("--criu", action="store_true",
+                        help="`restore`: CRIU's daemon as a rival (root, Debian)")  # fmt: skip
     parser.add_argument("--mib", type=int, default=512, help="the image of `windows`, `budget`")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser

@@ -12,12 +12,15 @@ from bench.__main__ import BENCHMARKS as ALL
 from bench.__main__ import BY_NAME
 
 from helpers.benches import refusal_of, report_of
+from helpers.criu import need_criu
+from helpers.lab import newest_kernel
 from helpers.skips import absent, need_features
 from userfault.kernel.modes import Feature
 
 pytestmark = pytest.mark.timeout(300)
 
 AGAINST_C = {"latency", "bulk", "patterns", "cold", "start", "model", "store", "restore", "vm"}
+CRIU = "criu lazy-pages"
 CHECKED_BY_CLIENTS = {"serve"}  # its clients compare every byte themselves
 OURS_ALONE = {
     "fairness",
@@ -65,6 +68,19 @@ def test_a_benchmark_has_rows_and_both_sides_read_the_same_bytes(name: str, tmp_
             assert {"ours", "default"} & check["hashes"].keys()
             assert any(side.startswith(("C", "plain")) for side in check["hashes"])
         assert len(set(check["hashes"].values())) == 1, check
+
+
+def test_restore_has_a_guest_and_the_daemon_of_criu_where_they_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    need_criu()
+    newest_kernel()
+    report = report_of("restore", tmp_path, "--guest", "--criu", timeout_s=280)
+    assert report["left_out"] == []
+    against = {row["case"].split(",")[0] for row in report["rows"] if row["rival_name"] == CRIU}
+    assert against == {"a CPython process with a database", "fragmented", "a QEMU guest"}
+    checks = [check["hashes"] for check in report["checks"] if "CRIU" in check["hashes"]]
+    assert [len(set(hashes.values())) for hashes in checks] == [1, 1, 1]
 
 
 def test_a_wrong_folder_of_umap_is_told_at_once(tmp_path: Path) -> None:
