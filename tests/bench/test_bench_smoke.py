@@ -54,15 +54,16 @@ def test_all_stands_for_each_benchmark_that_needs_nothing_fetched() -> None:
 def test_a_benchmark_has_rows_and_both_sides_read_the_same_bytes(name: str, tmp_path: Path) -> None:
     report = run_of(name, tmp_path)
     assert report["tiny"] is True
-    assert report["machine"].keys() == {"kernel", "cpu", "memory", "python", "load"}
+    named = {"kernel", "cpu", "memory", "python", "load", "bytecode"}
+    assert report["machine"].keys() == named
     if name in WITHOUT_KVM:
         assert [line.partition(":")[0] for line in report["left_out"]] == [name]
         absent("needs /dev/kvm")
     assert report["left_out"] == []
     assert {row["benchmark"] for row in report["rows"]} == {name}
     assert [row for row in report["rows"] if not row["ours"] > 0] == []
-    named = {check["case"].split()[0] for check in report["checks"]}
-    assert named == {name} - WITHOUT_BYTES
+    checked = {check["case"].split()[0] for check in report["checks"]}
+    assert checked == {name} - WITHOUT_BYTES
     for check in report["checks"]:
         if name not in OURS_ALONE:
             assert {"ours", "default"} & check["hashes"].keys()
