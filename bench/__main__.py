@@ -38,6 +38,8 @@ from bench.native import CompilerMissingError
 from bench.report import Report, document, show
 from bench.run import Run
 from bench.store import ToolMissingError
+from bench.umap import UmapError
+from bench.umap import folder as umap_folder
 
 BENCHMARKS: dict[str, ModuleType] = {
     "latency": latency,
@@ -83,6 +85,8 @@ def main() -> int:
                 images=options.image,
                 umap=options.umap,
                 mib=options.mib,
+                guest=options.guest,
+                criu=options.criu,
             )
             for name in names:
                 _one(run, name)
@@ -92,6 +96,7 @@ def main() -> int:
             NotCachedError,
             NotColdError,
             ToolMissingError,
+            UmapError,
         ) as error:
             print(f"the run has failed: {error}", file=sys.stderr)
             return 1
@@ -132,11 +137,22 @@ def _parser() -> argparse.ArgumentParser:
                         help="between which marks of it (figures, store)")  # fmt: skip
     parser.add_argument("--image", type=Path, action="append", default=[],
                         help="one more image for `store`: a memory file of your own")  # fmt: skip
-    parser.add_argument("--umap", type=Path, metavar="FOLDER",
+    parser.add_argument("--umap", type=_umap, metavar="FOLDER",
                         help="where UMap is built (lib/libumap.so), as a rival")  # fmt: skip
+    parser.add_argument("--guest", action="store_true",
+                        help="`restore`: a QEMU guest too (a kernel of the lab)")  # fmt: skip
+    parser.add_argument("--criu", action="store_true",
+                        help="`restore`: CRIU's daemon as a rival (root, Debian)")  # fmt: skip
     parser.add_argument("--mib", type=int, default=512, help="the image of `windows`, `budget`")
     parser.add_argument("--directory", type=Path, help="where images lie while it runs")
     return parser
+
+
+def _umap(text: str) -> Path:
+    try:
+        return umap_folder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

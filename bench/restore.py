@@ -1,11 +1,15 @@
 """Restore: how long until a program has all that it touches, when that was recorded before?
 
 The images are real: the memory of a live process (`frozen.py`), or one that you name, and the
-touches are those that it made after it had been restored, in their order.  Fragmented: runs of 1 to
-3 pages, 30 % of an image, touched at random.  Ours has the touches as a working set, and its clock
-begins before `lazy()`.  The handler in C answers each fault by one page; the bare loop in C fills
-the runs of our course, one ioctl each, with nobody to serve; their clocks begin when all is set up.
-UMap (`--umap FOLDER`, where you have built it) with its better page size, 4 or 256 KiB.
+touches are those that it made after it had been restored, in their order.  With `--guest` also the
+memory of a QEMU guest, with what it touched until it had said some lines (`guests.py`; it needs a
+kernel of the lab).  Fragmented: runs of 1 to 3 pages, 30 % of an image, touched at random.
+
+Ours has the touches as a working set, and its clock begins before `lazy()`.  The handler in C
+answers each fault by one page; the bare loop in C fills the runs of our course, one ioctl each,
+with nobody to serve; their clocks begin when all is set up.  UMap (`--umap FOLDER`, where you have
+built it) with its better page size, 4 or 256 KiB.  CRIU's own daemon (`--criu`; `lazy_pages.py`),
+which copies the whole image while it answers faults.
 
 A fault on a page that is not in the set, while the set comes: what it takes at the 99th percentile,
 against the same touches without a set.
@@ -29,8 +33,9 @@ from pathlib import Path
 from pyroaring import BitMap
 
 import userfault
-from bench import frozen
+from bench import frozen, guests
 from bench.images import PAGE, Image
+from bench.lazy_pages import LazyPages
 from bench.machine import unbind
 from bench.measure import Row, Target, alternate, compare, percentile
 from bench.memories import of_file
@@ -39,6 +44,8 @@ from bench.sides import Rival
 from bench.umap import Umap
 from userfault.kernel.memtypes import KIB, MIB, size_name
 from userfault.kernel.modes import Mode
+from userfault.lab.machine import NoQemu
+from userfault.lab.store import Store
 from userfault.linux.libc import Pinned
 from userfault.linux.uffd import LiveUserfaultfd
 from userfault.snapshot.format.first_touch import CLASSES, class_at
@@ -51,6 +58,7 @@ from userfault.source.spec import resolve
 DEMAND = userfault.Policy(background=False, record="never")
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _OUTSIDE = 2000  # touches while a set comes
+_TICKS = 32  # lines that a guest says, each with the checksum of 1 MiB
 
 
 class Case:
@@ -102,10 +110,24 @@ def run(run: Run) -> None:
         for path in run.images:
             given = end.enter_context(of_file(path, run.native))
             cases.append(Case(path.name, given, _fragmented(given.pages)))
+        if run.guest:
+            cases += _guest(run, end)
         unbind()
         for case in cases:
             _restores(run, case)
         _latency(run, cases[0])
+
+
+def _guest(run: Run, end: contextlib.ExitStack) -> list[Case]:
+    """The guest, where there is a kernel for it."""
+    try:
+        kernel = Store().kernels()[-1]
+        taken = guests.guest(run.directory, run.native, kernel, run.size(_TICKS, 2))
+    except (IndexError, NoQemu) as error:
+        why = "userfault lab fetch trixie" if isinstance(error, IndexError) else str(error)
+        run.left_out.append(f"restore: a guest needs QEMU and a kernel of the lab: {why}")
+        return []
+    return [Case(taken.name, end.enter_context(taken.image), taken.touches)]
 
 
 def _fragmented(pages: int) -> Sequence[tuple[int, float]]:
@@ -157,6 +179,10 @@ def _restores(run: Run, case: Case) -> None:
             side = end.enter_context(closing(Umap(run.native, run.umap, case.image, size)))
             sides[f"umap-{size_name(size)}"] = _umap(side, case, hashes)
 
+        if run.criu:
+            folder = Path(end.enter_context(tempfile.TemporaryDirectory(dir=run.directory)))
+            sides["criu"] = _criu(run, LazyPages(case.image, folder / "dump"), case, hashes)
+
         def turn(name: str, number: int) -> float:
             case.image.ensure_cached()
             return sides[name](number)
@@ -175,6 +201,8 @@ def _restores(run: Run, case: Case) -> None:
         pairs = zip(figures["umap-4 KiB"], figures["umap-256 KiB"], strict=True)
         figures["umap"] = [min(pair) for pair in pairs]
         rivals["umap"] = ("UMap", Target(">=", 3))
+    if run.criu:
+        rivals["criu"] = ("criu lazy-pages", Target(">=", 2))
     for name, (says, target) in rivals.items():
         row = Row(
             "restore",
@@ -211,6 +239,18 @@ def _umap(side: Umap, case: Case, hashes: dict[str, int]) -> Callable[[int], flo
     def turn(_: int) -> float:
         took, hashes["UMap"] = side.touch(case.order, os.sched_getaffinity(0))
         return took * 1e3
+
+    return turn
+
+
+def _criu(run: Run, side: LazyPages, case: Case, hashes: dict[str, int]) -> Callable[[int], float]:
+    """The same by CRIU's daemon."""
+
+    def turn(_: int) -> float:
+        with side.mapped() as address:
+            start = time.perf_counter()
+            hashes["CRIU"] = run.native.touch(address, case.order, PAGE)
+            return (time.perf_counter() - start) * 1e3
 
     return turn
 

@@ -15,7 +15,8 @@ class Run:
 
     `images`: files that the user wants to have measured too, where a benchmark takes any.
     `umap`: where UMap is built (its `lib/libumap.so`).  `mib`: the size of images, where a
-    benchmark leaves that open.
+    benchmark leaves that open.  `guest`, `criu`: a QEMU guest, and CRIU's daemon as a rival, where
+    a benchmark can have them.
     """
 
     def __init__(
@@ -27,6 +28,8 @@ class Run:
         images: Sequence[Path] = (),
         umap: Path | None = None,
         mib: int = 512,
+        guest: bool = False,
+        criu: bool = False,
     ) -> None:
         self.native = Native(directory)
         self.directory = directory
@@ -35,6 +38,8 @@ class Run:
         self.images = images
         self.umap = umap
         self.mib = mib
+        self.guest = guest
+        self.criu = criu
         self.checks = Checks()
         self.rows: list[Row] = []
         self.left_out: list[str] = []

@@ -17,9 +17,24 @@ _ROOT = Path(__file__).parents[2]
 def report_of(name: str, folder: Path, *options: str, timeout_s: float) -> dict[str, Any]:
     """What a run of one benchmark wrote."""
     written = folder / "report.json"
+    done = _run("--tiny", *options, name, "--json", str(written), timeout_s=timeout_s)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(written.read_bytes())
+    return found
+
+
+def refusal_of(*words: str, timeout_s: float = 100.0) -> str:
+    """What a run that cannot be says at its end."""
+    done = _run("--tiny", *words, timeout_s=timeout_s)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def _run(*words: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
     source = Path(userfault.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--tiny", *options, name, "--json", str(written)],
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words],
         cwd=_ROOT,
         env={**os.environ, "PYTHONPATH": str(source)},
         capture_output=True,
@@ -27,6 +42,3 @@ def report_of(name: str, folder: Path, *options: str, timeout_s: float) -> dict[
         timeout=timeout_s,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(written.read_bytes())
-    return found

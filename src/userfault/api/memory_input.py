@@ -160,7 +160,7 @@ class MemoryInput:
         self._stopper = stopper
         self._memory = of_ourselves("mem")
         self._buffer = Buffer()
-        self.stopped_s = 0.0
+        self.stopped_s = self.held_s = 0.0
         self.written = 0  # pages that were told to be dirty
 
     def runs(self) -> Iterator[PageRun]:
@@ -239,7 +239,7 @@ class MemoryInput:
             left = []
         if point.failed is not None:
             raise point.failed
-        self.stopped_s = point.stopped_s
+        self.stopped_s, self.held_s = point.stopped_s, point.held_s
         if point.data is not None:
             with point.data, memoryview(point.data) as data:
                 yield from self._copied(point.runs, data)

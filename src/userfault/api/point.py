@@ -30,6 +30,7 @@ class Point(msgspec.Struct):
     runs: list[Run]
     data: mmap.mmap | None
     stopped_s: float
+    held_s: float
     failed: Unavailable | None = None
     lost: bool = False
 
@@ -63,10 +64,10 @@ class Stopper:
                 self.close()
                 what, cause, cure = copied.failed
                 failed = Unavailable(what, cause=cause, cure=cure)
-                return Point(copied.runs, None, 0.0, failed, copied.lost)
+                return Point(copied.runs, None, 0.0, 0.0, failed, copied.lost)
             length = os.fstat(copy).st_size
             held = mmap.mmap(copy, length, prot=mmap.PROT_READ) if length else None
-            return Point(copied.runs, held, copied.stopped_s)
+            return Point(copied.runs, held, copied.stopped_s, copied.held_s)
         finally:
             os.close(copy)
 

@@ -12,6 +12,8 @@ import mmap
 import os
 import signal
 import socket
+import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -22,9 +24,11 @@ from userfault.linux.freezing import Frozen
 from userfault.linux.pagemap import PAGE, Pagemap
 from userfault.linux.written import Run, add, joined, unprotected, written
 
-_ROUNDS = 6
+_ROUNDS = 40
 _LITTLE = 1 << 20  # bytes that are copied in the time in which everybody is stopped and let go
-_MOST = 256 << 20  # bytes copied while everybody runs
+_AT_ONCE = 4 << 20  # bytes copied in one stop: 2 to 5 ms, with the pages that are made for them
+_BREATH_S = 0.0005  # between two stops, and less where that does not help
+_MOST = 256 << 20  # bytes copied before the last stop, beyond twice what was there at first
 _RUNS_AT_ONCE = 1024  # IOV_MAX (process_vm_readv(2))
 _MADV_POPULATE_WRITE = 23
 _EAGER = -10  # nice(2): while we work, all others wait
@@ -59,6 +63,7 @@ class Copied(msgspec.Struct):
 
     runs: list[Run] = []
     stopped_s: float = 0.0
+    held_s: float = 0.0
     failed: tuple[str, str, str] | None = None
     lost: bool = False
 
@@ -68,7 +73,8 @@ def main(channel: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
     with contextlib.suppress(OSError):  # for the privileged alone
-        os.setpriority(os.PRIO_PROCESS, 0, _EAGER)
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, min(mine, _EAGER))
     while (request := served(channel)) is not None:
         data, fds = request
         wanted = msgspec.msgpack.decode(data, type=Wanted)
@@ -91,25 +97,75 @@ def main(channel: socket.socket) -> None:
 def _copied(wanted: Wanted, pagemap_fd: int, memory: int, target: int, seen: list[Run]) -> Copied:
     pagemap = Pagemap.adopt(pagemap_fd)
     copy = _Copy(wanted.pid, memory, target)
-    early = wanted.early
+    stops = _Stops(wanted.pid)
+    early, room = wanted.early, _bytes(wanted.always) + 2 * _AT_ONCE
+    most, breath_s = 2 * _bytes(early) + _MOST, 0.0
     for _ in range(_ROUNDS):  # each round has the less to do, the faster we are than who writes
-        copy.add(early)
+        if breath_s:
+            _copy_holding(stops, copy, early, room, breath_s)
+        else:
+            copy.add(early)
+            copy.have(room)  # before the look: what is written meanwhile is seen by it
         fewer = _written(pagemap, wanted.seen)
         seen += fewer
-        growing = _bytes(fewer) * 2 > _bytes(early)
+        if _bytes(fewer) * 2 > _bytes(early):
+            breath_s = breath_s / 4 or _BREATH_S
         early = fewer
-        if _bytes(early) <= _LITTLE or growing or copy.length > _MOST:
+        if _bytes(early) <= (_AT_ONCE if breath_s else _LITTLE) or copy.length > most:
             break
-    copy.reserve(2 * _bytes(early) + _bytes(wanted.always) + _LITTLE)
-    frozen = Frozen(wanted.pid)
-    try:
+    copy.have(2 * _bytes(early) + room)  # mostly it is there
+    with stops.one():
         last = _written(pagemap, wanted.seen)
         seen += last
         copy.add(joined(early, wanted.always, last, _unprotected(pagemap, wanted.guarded)))
-    finally:
-        stopped = frozen.thaw()
     copy.end()
-    return Copied(copy.runs, stopped)
+    return Copied(copy.runs, stops.longest, stops.all)
+
+
+def _copy_holding(stops: _Stops, copy: _Copy, runs: list[Run], room: int, breath_s: float) -> None:
+    """Who writes faster than we copy is held most of the time, but never for long."""
+    for some in _pieces(runs):
+        with stops.one():
+            copy.have(room + _bytes(some))
+            copy.add(some)
+        time.sleep(breath_s)
+
+
+def _pieces(runs: list[Run]) -> Iterator[list[Run]]:
+    """The same in the same order, each list as much as is copied in one stop."""
+    some: list[Run] = []
+    left = _AT_ONCE
+    for start, end in runs:
+        at = start
+        while at < end:
+            cut = min(end, at + left)
+            some.append((at, cut))
+            left -= cut - at
+            at = cut
+            if not left:
+                yield some
+                some, left = [], _AT_ONCE
+    if some:
+        yield some
+
+
+class _Stops:
+    """For how long the process `pid` stood still, in seconds: at the `longest`, and in `all`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.longest = self.all = 0.0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """It stands still until the end of the block."""
+        frozen = Frozen(self._pid)
+        try:
+            yield
+        finally:
+            took = frozen.thaw()
+            self.longest = max(self.longest, took)
+            self.all += took
 
 
 def _written(pagemap: Pagemap, seen: list[Seen]) -> list[Run]:
@@ -143,34 +199,39 @@ class _Copy:
         self._target = target
         self.runs: list[Run] = []
         self.length = 0
-        self._begin = 0
         self._ready: mmap.mmap | None = None
 
-    def reserve(self, more: int) -> None:
-        """Have the pages for that many bytes ready, so that `add` need not wait for them."""
-        begin = self.length // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        os.ftruncate(self._target, self.length + more)
-        self._ready = mmap.mmap(self._target, self.length + more - begin, offset=begin)
-        self._begin = begin
+    def have(self, more: int) -> None:
+        """See that there are pages for that many bytes, so that `add` need not wait for them."""
+        end = -(-(self.length + more) // PAGE) * PAGE
+        if self._ready is None:
+            os.ftruncate(self._target, end)
+            self._ready = mmap.mmap(self._target, end)
+            self._populate(0)
+        elif (there := len(self._ready)) < end:
+            self._ready.resize(end)
+            self._populate(there)
+
+    def _populate(self, at: int) -> None:
+        assert self._ready is not None
         with contextlib.suppress(OSError):  # before 5.14 they are made when they are written
-            self._ready.madvise(_MADV_POPULATE_WRITE)
+            self._ready.madvise(_MADV_POPULATE_WRITE, at)
 
     def add(self, runs: list[Run]) -> None:
         """These; SourceError where they cannot be read."""
         more = _bytes(runs)
         if not more:
             return
-        if self._ready is None or self.length + more - self._begin > len(self._ready):
-            self.reserve(more)
+        self.have(more)
         assert self._ready is not None
-        at = self.length - self._begin
+        at = self.length
         with memoryview(self._ready) as view, libc.Pinned(view) as pinned:
             for number in range(0, len(runs), _RUNS_AT_ONCE):
                 some = runs[number : number + _RUNS_AT_ONCE]
                 if not self._at_once(some, pinned.address + at):
                     self._one_by_one(some, view[at : at + _bytes(some)])
                 at += _bytes(some)
-        self.length += more
+        self.length = at
         self.runs += runs
 
     def end(self) -> None:

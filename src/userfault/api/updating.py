@@ -23,7 +23,8 @@ class Update(msgspec.Struct, frozen=True):
 
     `name` lies on `base` (nothing: it is whole).  Of `pages` pages `read` were read, since they may
     have been written, and `stored` were new to the store, which has grown by `bytes`.
-    `stopped_s`: for how long the threads of the program stood still, in seconds.
+    `stopped_s`: for how long the threads of the program stood still at once, in seconds; `held_s`:
+    in all, where they were held several times since they wrote faster than that could be copied.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Update(msgspec.Struct, frozen=True):
     stored: int
     bytes: int
     stopped_s: float
+    held_s: float = 0.0
 
 
 def update(
@@ -80,4 +82,5 @@ def _told(packed: Packed, base: str | None, pages: MemoryInput) -> Update:
         stored=packed.stored,
         bytes=packed.bytes,
         stopped_s=pages.stopped_s,
+        held_s=pages.held_s,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from snapshot.dumps import runs
 from snapshot.inputs.test_process import at, told, wait_for
 from snapshot.target import PAGES, TOUCHED, Target
+from userfault.kernel.errors import SourceError
 from userfault.snapshot.inputs.aside import Aside
 from userfault.snapshot.inputs.process import ProcessInput
-from userfault.snapshot.inputs.protocol import Holds
+from userfault.snapshot.inputs.protocol import PAGE, Holds, Run
 
 
 @pytest.mark.parametrize("kind", ["private", "shared", "memfd", "copied", "file", "hidden"])
@@ -64,3 +66,29 @@ def test_more_than_the_room_that_was_made_is_read_while_it_is_stopped(
     ):
         assert target.state == "T"
         assert told(pages, target.at["private"], Holds.DATA) == list(TOUCHED)
+
+
+def test_several_threads_copy_each_page_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    image = [Run(0, 9000, Holds.DATA), Run(9000, 5, Holds.HOLE), Run(9005, 4000, Holds.DATA)]
+    threads = set()
+
+    def read(first: int, target: memoryview) -> None:
+        threads.add(threading.get_ident())
+        for number in range(len(target) // PAGE):
+            target[number * PAGE : number * PAGE + 8] = (first + number).to_bytes(8, "little")
+
+    with contextlib.closing(Aside(13_000)) as copy:
+        assert copy.fill(image, read)
+        assert threading.get_ident() not in threads
+        page = bytearray(PAGE)
+        for number in (*range(0, 9000, 7), *range(9005, 13_005, 7)):
+            copy.read_into(number, memoryview(page))
+            assert int.from_bytes(page[:8], "little") == number
+
+    def fails(first: int, _: memoryview) -> None:
+        if first > 8000:
+            raise SourceError("gone")
+
+    with contextlib.closing(Aside(13_000)) as copy, pytest.raises(SourceError, match="gone"):
+        copy.fill(image, fails)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import bisect
 import contextlib
 import mmap
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from userfault.linux.room import room_of
 from userfault.snapshot.inputs.protocol import PAGE, Holds, Run
 
 _BLOCK = 256  # pages that are read at once
+_FEW = 4096  # pages that one thread copies before another is up
+_THREADS = 4
 _MADV_POPULATE_WRITE = 23  # 5.14
 
-# (page of the image, where its bytes and those of the pages behind it are to be)
+_Block = tuple[int, int, int]  # page of the image, place here, pages
+
+# (page of the image, where its bytes and those of the pages behind it are to be); from any thread
 ReadInto = Callable[[int, memoryview], None]
 
 
@@ -40,18 +46,30 @@ class Aside:
         if sum(run.pages for run in runs if run.holds is Holds.DATA) > self._room:
             return False
         self._runs = runs
-        with memoryview(self._held) as view:
-            for run in runs:
-                if run.holds is not Holds.DATA:
-                    continue
-                self._firsts.append(run.first)
-                self._places.append(self._used)
-                for page in range(run.first, run.first + run.pages, _BLOCK):
-                    count = min(_BLOCK, run.first + run.pages - page)
-                    with view[self._used * PAGE : (self._used + count) * PAGE] as target:
-                        read(page, target)
-                    self._used += count
+        blocks: list[_Block] = []
+        for run in runs:
+            if run.holds is not Holds.DATA:
+                continue
+            self._firsts.append(run.first)
+            self._places.append(self._used)
+            for page in range(run.first, run.first + run.pages, _BLOCK):
+                count = min(_BLOCK, run.first + run.pages - page)
+                blocks.append((page, self._used, count))
+                self._used += count
+        shares = _shares(blocks, self._used)
+        if len(shares) == 1:
+            self._copy(blocks, read)
+        else:
+            with ThreadPoolExecutor(len(shares)) as pool:
+                # What a share raises is raised here.
+                list(pool.map(lambda share: self._copy(share, read), shares))
         return True
+
+    def _copy(self, blocks: list[_Block], read: ReadInto) -> None:
+        with memoryview(self._held) as view:
+            for page, place, count in blocks:
+                with view[place * PAGE : (place + count) * PAGE] as target:
+                    read(page, target)
 
     def runs(self) -> Iterator[Run]:
         """As they were."""
@@ -66,6 +84,15 @@ class Aside:
     def close(self) -> None:
         """Give the memory back."""
         self._held.close()
+
+
+def _shares(blocks: list[_Block], pages: int) -> list[list[_Block]]:
+    """One for each CPU, of about as many pages each."""
+    count = max(1, min(len(os.sched_getaffinity(0)), _THREADS, pages // _FEW))
+    shares: list[list[_Block]] = [[] for _ in range(count)]
+    for block in blocks:
+        shares[block[1] * count // max(1, pages)].append(block)
+    return shares
 
 
 def room_for(pages: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -39,6 +40,7 @@ class ProcessPages:
         self._files: dict[tuple[str, int], int] = {}
         self.warnings: list[str] = []
         self.unreadable = 0
+        self._counting = threading.Lock()  # several threads may read
         self._memory = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._pagemap = Pagemap(thread)
@@ -165,7 +167,8 @@ class ProcessPages:
                 continue
             self._refuse_ended()
             target[done : done + PAGE] = bytes(PAGE)
-            self.unreadable += 1
+            with self._counting:
+                self.unreadable += 1
             done += PAGE
 
     def _refuse_ended(self) -> None:
