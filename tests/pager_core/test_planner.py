@@ -183,6 +183,33 @@ def test_time_in_which_the_background_could_not_run_is_not_saved_up() -> None:
     assert core.next_time() == 10.05
 
 
+def in_the_background(core: MappingCore, times: int) -> list[int]:
+    """How many pages each of so many fills has."""
+    found = []
+    for _ in range(times):
+        assert core.idle_work()
+        found.append(filled(core).count)
+    return found
+
+
+GROWING = {
+    True: [4, 8, 12, *[16] * 13, *[32] * 16, *[64] * 33],
+    False: [*[16] * 64, 64],
+}
+
+
+@pytest.mark.parametrize("restored", GROWING)
+def test_after_a_fault_of_a_program_made_anew_what_nobody_waits_for_comes_in_small_pieces(
+    restored: bool,
+) -> None:
+    plan = Plan(START, PAGE, Policy(chunk_bytes=16 * PAGE), restored=restored)
+    core = MappingCore(plan, Pages(bytearray(4096), 4096))
+    assert in_the_background(core, 65) == GROWING[restored]
+    core.fault(START + 4095 * PAGE, 0)
+    filled(core)
+    assert in_the_background(core, 5) == GROWING[restored][:5]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_planner_chooses_every_byte_is_right_and_everything_ends(seed: int) -> None:
     chance = random.Random(seed)

@@ -76,18 +76,33 @@ def test_its_pages_are_mapped_as_long_as_nobody_waits(
     door: Door, pressing: Callable[[], bool], pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(criu_ahead, "_LASTS_S", 60.0)
-    ahead = Ahead(pressing)
+    assert mapped_of(Ahead(pressing), door) == pages
+
+
+def test_what_was_left_is_mapped_once_a_task_is_served_and_nobody_waits(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criu_ahead, "_LASTS_S", 60.0)
+    waits = [True]
+    assert mapped_of(Ahead(lambda: bool(waits)), door, then=waits.clear) == PAGES
+
+
+def mapped_of(ahead: Ahead, door: Door, *, then: Callable[[], None] | None = None) -> int:
+    """How many pages are, of the task that is served; `then` nobody waits any more."""
     ahead.look(door, NO_IMAGES)
     memory = ahead.taken(PID, door, NO_IMAGES)
     assert memory is not None
+    if then is not None:
+        then()
+        ahead.look(door, NO_IMAGES)
     assert isinstance(memory.spec, FileSpec)
     file = FileSource(memory.spec, memory.fd)
     shared = borrow(file, PAGE, idle)
     ahead.close()  # whoever is served from it has it still
-    address = shared.residency.mapped(0, PAGE)
-    assert mapped_pages(address) == pages
+    pages = mapped_pages(shared.residency.mapped(0, PAGE))
     shared.leave(idle)
     file.close()
+    return pages
 
 
 def test_what_nobody_asks_for_is_let_go_of(door: Door) -> None:

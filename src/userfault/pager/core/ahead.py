@@ -13,10 +13,6 @@ from userfault.pager.core.planner import Books, Load, Run
 from userfault.pager.core.states import CACHED, MISSING
 from userfault.pager.core.trace import ASKED, BACKGROUND, STREAM
 
-# After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
-# made larger: a fault that comes then waits up to 0.3 ms, once.
-_QUIET_CHUNKS = 64
-_QUIET_FACTOR = 4
 _SOON = 8  # runs that faults will want soon; the oldest is forgotten first
 
 
@@ -184,6 +180,6 @@ class Ahead:
 
     def _chunk_limit(self) -> int:
         """Small pieces where faults may be waiting; larger ones after a long time without any."""
+        limit = self._plan.piece_pages(self.quiet)
         self.quiet += 1
-        quiet = self.quiet > _QUIET_CHUNKS and not self._plan.source_fetches
-        return self._plan.chunk_pages * (_QUIET_FACTOR if quiet else 1)
+        return limit

@@ -13,6 +13,13 @@ from userfault.pager.core.touches import Touches
 
 UNLIMITED = 1 << 62  # pages that may still come in, where no budget bounds what is in
 
+# After so many background fills without a fault (16 MiB at the default size, some 5 ms) they are
+# made larger: a fault that comes then waits up to 0.3 ms, once.
+_QUIET = 64
+_QUIET_FACTOR = 4
+# The same of a program that was made anew: so many are smaller, and at those they double.
+_FULL, _TWICE, _FOUR_TIMES = 3, 16, 32
+
 
 class Plan(msgspec.Struct, frozen=True):
     """One mapping to be served.  `start`: its address; `page_size`: a power of two, in bytes.
@@ -75,6 +82,22 @@ class Plan(msgspec.Struct, frozen=True):
     def chunk_pages(self) -> int:
         """Size of a background fill, in pages."""
         return self._at_once(self.policy.chunk_bytes)
+
+    def piece_pages(self, quiet: int) -> int:
+        """The same after `quiet` of them without a fault.
+
+        A program that was made anew comes back to what it did, and faults in bursts: whoever waits
+        meanwhile waits for the piece under way.  So pieces begin small there after each fault, and
+        soon are large.
+        """
+        chunk = self.chunk_pages
+        if self.source_fetches:
+            return chunk
+        if not self.restored:
+            return chunk * (_QUIET_FACTOR if quiet >= _QUIET else 1)
+        if quiet < _FULL:
+            return max(chunk * (quiet + 1) // (_FULL + 1), 1)
+        return chunk << (quiet >= _TWICE) + (quiet >= _FOUR_TIMES)
 
     @property
     def most_read_pages(self) -> int:

@@ -30,7 +30,8 @@ class Background(Turns[Context]):
     def _chunk(self, context: Context) -> bool:
         """A chunk, in one piece or in several that are small; whether any."""
         core = context.core
-        left = core.plan.chunk_pages
+        plan = core.plan
+        left = min(plan.chunk_pages, plan.piece_pages(core.planner.quiet))
         pieces = 0
         while pieces < _PIECES and left > 0 and (count := core.idle_work()):
             left -= count
