@@ -6,6 +6,8 @@ is said by `allows`; that it does not wait for ever is the explorer's own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from userfault.check.explore.building.caller import Caller
@@ -156,41 +158,34 @@ class _Slow(Calm):
 def pager_child_ends_with_the_last_view(world: World) -> None:
     """Everything is asked for, and a child that alone shows a page of shared memory ends while the
     page is read for it: nobody can come who shows the page, and the pager lets go of the memory."""
-    area = world.map("shmem")
-    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
 
-    def child(me: Caller) -> None:
+    def ends(me: Caller, serving: Serving) -> None:
         serving.clock.sleep(me.task, 0.05, lambda: "the read has begun")
         serving.exit(me)
 
-    def parent(me: Caller) -> None:
-        me.fork(child)
-        me.munmap(area[0], PAGE)
-        serving.complete()
-
-    world.task("parent", parent)
-
-    def complaint() -> str | None:
-        states = serving.states()
-        return None if states == ["removed"] else f"it is done, and the page is {states[0]}"
-
-    world.check(complaint)
+    _shown_by_a_child(world, ends, "removed")
 
 
 @scenario(group=_GROUP)
 def pager_background_against_mremap_of_a_child(world: World) -> None:
     """Everything is asked for, and the child that alone shows a page of shared memory moves it just
     when it is filled: it is filled at the new place, though the child asks for nothing."""
-    area = world.map("shmem")
-    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
     flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
 
-    def child(me: Caller) -> None:
+    def moves(me: Caller, serving: Serving) -> None:
         serving.clock.sleep(me.task, 0.1, lambda: "the read is done")
-        me.mremap(area[0], PAGE, PAGE, flags, _FARAWAY)
+        me.mremap(serving.area[0], PAGE, PAGE, flags, _FARAWAY)
+
+    _shown_by_a_child(world, moves, "present")
+
+
+def _shown_by_a_child(world: World, does: Callable[[Caller, Serving], None], ends_as: str) -> None:
+    """What a child does that alone shows a page, which is read for it in the background."""
+    area = world.map("shmem")
+    serving = serve(world, area, Terms(readers=1, timed=True), _Slow())
 
     def parent(me: Caller) -> None:
-        me.fork(child)
+        me.fork(lambda child: does(child, serving))
         me.munmap(area[0], PAGE)
         serving.complete()
 
@@ -198,7 +193,7 @@ def pager_background_against_mremap_of_a_child(world: World) -> None:
 
     def complaint() -> str | None:
         states = serving.states()
-        return None if states == ["present"] else f"it is done, and the page is {states[0]}"
+        return None if states == [ends_as] else f"it is done, and the page is {states[0]}"
 
     world.check(complaint)
 
