@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import environment
+from cli.commands import environment, userfault
 from helpers.cgroup import limited, possible
 from helpers.hosts import Host, cut, mend, slow_hosts, two_hosts
 from helpers.skips import absent
@@ -176,6 +176,25 @@ def test_a_side_that_is_killed_after_the_switch_ends_it_with_a_cause(
             found, told, said = other.end()
             assert (found, told) == (code, {})
             assert cause in said
+
+
+def test_a_guest_that_was_given_to_a_receiver_which_is_lost_can_be_kept(
+    authority: Authority, saved: Saved, tmp_path: Path
+) -> None:
+    """As it was at the switch: it comes to the same sums."""
+    place = str(tmp_path / "store" / "kept")
+    with slow_hosts(rate=SLOW) as (here, there, _):
+        tls = pair(authority, here, there)
+        with moving(here, there, saved, "--rounds", "0", "--keep", place, tls=tls) as sides:
+            sender, receiver = sides
+            receiver.say("a guest from")
+            receiver.process.kill()
+            code, told, said = sender.end()
+            assert (code, told) == (9, {})
+            assert f"userfault vm restore {place}" in said
+    again = userfault("vm", "restore", place, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["sums"] == saved.sums
 
 
 @pytest.mark.parametrize("killed", ["sender", "receiver"])

@@ -8,18 +8,22 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from userfault.api.memory import LazyMemory
 from userfault.cli.shared import errors, json_output, terminal
 from userfault.cli.shared.progress import bar
 from userfault.cli.shared.sizes import size as size_of
 from userfault.cli.vm.moving import peer_options, seconds
 from userfault.cli.vm.telling import guest_options
+from userfault.kernel.errors import UsageError, UserfaultError
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.migrate.errors import HalfMoved, NotMoved
 from userfault.migrate.sending import ROUNDS, STILL_S, Sent
 from userfault.serve.page_server.tls import Tls
+from userfault.snapshot.stores.place import place_for
 from userfault.vmm.machine import Machine
 from userfault.vmm.moving import send_machine
 from userfault.vmm.restoring import restore
+from userfault.vmm.saving import save
 from userfault.vmm.trial import GUEST_S, running, told
 
 SCHEMA = "userfault.send/1"
@@ -55,6 +59,11 @@ class Outcome(msgspec.Struct, frozen=True):
     STILL_S,
     "How long the guest may stand still before the switch; then it runs on here.",
 )
+@click.option(
+    "--keep",
+    metavar="STORE/NAME",
+    help="Where the receiver is lost after the switch: store the guest there, as it stands here.",
+)
 @peer_options
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def send(
@@ -67,6 +76,7 @@ def send(
     seconds: float,
     rounds: int,
     still: float,
+    keep: str | None,
     patience: float,
     tls: Tls | None,
     as_json: bool,
@@ -76,9 +86,11 @@ def send(
     It goes on there; what its CPUs add up is told there in the end.  Where it cannot be moved it
     runs to its end here (exit code 1).
     """
+    if keep is not None:
+        place_for(keep, f"keeping a guest as {keep!r}")  # before anything is begun
     with contextlib.ExitStack() as stack:
         if place is not None:
-            machine = stack.enter_context(_restored(place, track=bool(rounds)))
+            machine = stack.enter_context(_restored(place, track=rounds > 0 or keep is not None))
         else:
             machine = stack.enter_context(
                 running(
@@ -103,6 +115,8 @@ def send(
             outcome = Outcome(moved=sent)
         except HalfMoved as error:
             errors.show(error)
+            if keep is not None:
+                _keep(machine, keep)
             return HALF
         except NotMoved as error:
             errors.show(error)
@@ -119,6 +133,21 @@ def _restored(place: str, *, track: bool) -> Iterator[Machine]:
     with restore(place, track=track) as restored:
         restored.machine.resume()
         yield restored.machine
+
+
+def _keep(machine: Machine, place: str) -> None:
+    """Store it as it was when it was given away: its memory ends with this process."""
+    try:
+        for memory in machine.memories:
+            if isinstance(memory, LazyMemory):  # another store has nothing of what is still to come
+                with contextlib.suppress(UsageError):  # it has a budget
+                    memory.complete()
+        save(machine, place)
+    except (UserfaultError, TimeoutError) as error:
+        errors.show(error)
+    else:
+        kept = f"the guest as it stands here is kept: `userfault vm restore {place}`"
+        terminal.say(kept, err=True)
 
 
 def _say(outcome: Outcome) -> None:
