@@ -195,6 +195,8 @@ def test_a_guest_that_was_given_to_a_receiver_which_is_lost_can_be_kept(
     again = userfault("vm", "restore", place, "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["sums"] == saved.sums
+    taken = userfault("send", "127.0.0.1:1", "--no-tls", "--keep", place)
+    assert (taken.returncode, "already" in taken.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("killed", ["sender", "receiver"])

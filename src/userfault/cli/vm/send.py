@@ -19,6 +19,8 @@ from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.migrate.errors import HalfMoved, NotMoved
 from userfault.migrate.sending import ROUNDS, STILL_S, Sent
 from userfault.serve.page_server.tls import Tls
+from userfault.snapshot.packing.claim import check_free
+from userfault.snapshot.stores.opening import open_objects
 from userfault.snapshot.stores.place import place_for
 from userfault.vmm.machine import Machine
 from userfault.vmm.moving import send_machine
@@ -86,8 +88,9 @@ def send(
     It goes on there; what its CPUs add up is told there in the end.  Where it cannot be moved it
     runs to its end here (exit code 1).
     """
-    if keep is not None:
-        place_for(keep, f"keeping a guest as {keep!r}")  # before anything is begun
+    if keep is not None:  # what can be said against it is said before anything is begun
+        store, name = place_for(keep, f"keeping a guest as {keep!r}")
+        check_free(open_objects(store), name)
     with contextlib.ExitStack() as stack:
         if place is not None:
             machine = stack.enter_context(_restored(place, track=rounds > 0 or keep is not None))

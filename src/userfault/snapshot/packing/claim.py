@@ -30,7 +30,7 @@ class Claim:
         others = self._lease.others()
         self._check_others(others, base)
         self._lease.wait_for_sweepers()
-        self._check_free()
+        check_free(self._objects, self._name)
         return [other for other in others if not other.alive]
 
     def put(self, data: bytes) -> None:
@@ -41,7 +41,7 @@ class Claim:
         self._lease.check()
         # Some object stores cannot put an object only if it is new: look once more.
         self._check_others(self._lease.others(), None)
-        self._check_free()
+        check_free(self._objects, self._name)
         self._put(data)
         try:
             self._lease.check()
@@ -55,7 +55,7 @@ class Claim:
         except AlreadyThere:
             # A request may have come through whose answer was lost, and was made again.
             if self._objects.get(self._key, most=manifest.MOST_STORED) != data:
-                raise self._taken() from None
+                raise _taken(self._objects, self._name) from None
         except StoreFull:
             raise
         except StoreError:
@@ -76,13 +76,16 @@ class Claim:
                     cure="wait until it has ended, or choose another name",
                 )
 
-    def _check_free(self) -> None:
-        if self._objects.exists(self._key):
-            raise self._taken()
 
-    def _taken(self) -> SnapshotInUse:
-        return SnapshotInUse(
-            f"there is a snapshot {self._name!r} in {self._objects.url} already",
-            cause="a name means one image, for ever: other snapshots may lie on it",
-            cure="choose another name, or remove that one first",
-        )
+def check_free(objects: Objects, name: str) -> None:
+    """Raise SnapshotInUse where there is such a snapshot."""
+    if objects.exists(snapshot_key(name)):
+        raise _taken(objects, name)
+
+
+def _taken(objects: Objects, name: str) -> SnapshotInUse:
+    return SnapshotInUse(
+        f"there is a snapshot {name!r} in {objects.url} already",
+        cause="a name means one image, for ever: other snapshots may lie on it",
+        cure="choose another name, or remove that one first",
+    )
