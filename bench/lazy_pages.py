@@ -65,18 +65,18 @@ class LazyPages:
         command = [*self._criu, "lazy-pages", "--images-dir", str(self._folder / "images")]
         with contextlib.ExitStack() as end:
             daemon = end.enter_context(subprocess.Popen([*command, "--work-dir", str(work)]))
-            _await(lambda: path.exists() or daemon.poll() is not None)
+            channel = end.enter_context(socket.socket(socket.AF_UNIX))
+            # The path is there before anybody listens.
+            _await(lambda: not channel.connect_ex(str(path)) or daemon.poll() is not None)
             libc.mmap(_ADDRESS, self._length, mman.PROT_READ, _PRIVATE, -1, 0)
             end.callback(libc.munmap, _ADDRESS, self._length)
             uffd = end.enter_context(LiveUserfaultfd.open())
             end.callback(daemon.kill)
             uffd.register(_ADDRESS, self._length, Mode.MISSING)
-            with socket.socket(socket.AF_UNIX) as channel:
-                channel.connect(str(path))
-                channel.sendall(struct.pack("=i", self._pid))
-                socket.send_fds(channel, [b"\0"], [uffd.fileno()])
-                channel.sendall(_FINISHED)
-                yield _ADDRESS
+            channel.sendall(struct.pack("=i", self._pid))
+            socket.send_fds(channel, [b"\0"], [uffd.fileno()])
+            channel.sendall(_FINISHED)
+            yield _ADDRESS
 
 
 def _await(done: Callable[[], bool]) -> None:
