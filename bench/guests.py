@@ -21,7 +21,7 @@ from userfault.lab.store import Kernel
 from userfault.snapshot.format.first_touch import ends
 from userfault.snapshot.format.working_set import decode
 
-_SAVED_S = 30.0
+_SAVED_S = 120.0
 
 
 def guest(directory: Path, native: Native, kernel: Kernel, ticks: int) -> Frozen:
