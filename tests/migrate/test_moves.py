@@ -18,7 +18,8 @@ from helpers.pages import PAGE
 from helpers.waiting import wait_until
 from migrate.between import Between
 from migrate.scene import Arrival, Counting, Writer, moved
-from userfault.kernel.errors import MemoryUnavailable, Unavailable, UsageError
+from userfault.kernel.errors import MemoryUnavailable, PagerError, Unavailable, UsageError
+from userfault.migrate import control
 from userfault.migrate.errors import HalfMoved, NotMoved, NotReceived
 from userfault.migrate.frames import Kind
 from userfault.migrate.receiving import Receiver
@@ -286,6 +287,19 @@ def test_a_receiver_that_has_no_room_for_what_comes_is_no_connection_that_breaks
     assert "pages that came cannot be kept" in told.value.cause
     assert writer.stops == (when == "following")
     writer.close()
+
+
+def test_whoever_waits_at_a_receiver_that_another_thread_closes_hears_so() -> None:
+    receiver = Receiver("127.0.0.1:0", tls=None)
+    receiver.close()
+    waits: list[Callable[[], object]] = [
+        receiver._look,
+        lambda: receiver._next(1),
+        lambda: receiver._send(control.Complete()),
+    ]
+    for each in waits:
+        with pytest.raises(PagerError, match="was closed"):
+            each()
 
 
 def test_a_receiver_takes_one_move_and_its_token_alone(writer: Writer) -> None:

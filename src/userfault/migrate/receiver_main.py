@@ -98,7 +98,10 @@ class Receiving:
     # --- the program ---
 
     def _hear_program(self) -> bool:
-        data, fds, *_ = receive(self._channel, control.PACKET, 1)
+        try:
+            data, fds, *_ = receive(self._channel, control.PACKET, 1)
+        except ConnectionResetError:  # it has ended with something unread
+            return False
         close_all(fds)
         if not data:
             return False

@@ -275,25 +275,33 @@ class Receiver:
             self._next(_TOLD_S)
 
     def _look(self) -> None:
-        """Raise NotReceived where the sender was given up."""
-        self._channel.settimeout(0)
+        """Raise NotReceived where the sender was given up, PagerError where it was closed."""
         with contextlib.suppress(BlockingIOError):
-            self._taken(self._channel.recv(control.PACKET))
+            self._taken(self._packet(0))
 
     def _next(self, timeout: float | None) -> Any:
         """What the process says next.  Raises NotReceived, TimeoutError, PagerError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if self._closing:
-                raise PagerError("it was closed", cause="close() was called meanwhile")
-            self._channel.settimeout(_STEP_S)
             try:
-                return self._taken(self._channel.recv(control.PACKET))
+                return self._taken(self._packet(_STEP_S))
             except TimeoutError:
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError(f"no sender has come in {timeout} s") from None
 
+    def _packet(self, timeout: float) -> bytes:
+        """The next one; none where the process has ended.  Raises TimeoutError, BlockingIOError."""
+        try:
+            self._channel.settimeout(timeout)
+            return self._channel.recv(control.PACKET)
+        except (TimeoutError, BlockingIOError):
+            raise
+        except OSError:  # another thread has closed it, or something was not read at the other end
+            return b""
+
     def _taken(self, data: bytes) -> Any:
+        if self._closing:
+            raise PagerError("it was closed", cause="close() was called meanwhile")
         if not data:
             raise PagerError(
                 f"process {self.pid}, which has the connection to the sender, has ended",
@@ -307,8 +315,8 @@ class Receiver:
         return message
 
     def _send(self, message: control.ToProcess) -> None:
-        self._channel.settimeout(None)
         try:
+            self._channel.settimeout(None)
             self._channel.send(msgspec.msgpack.encode(message))
         except OSError:
             self._taken(b"")
