@@ -117,12 +117,12 @@ def used_chunks(runs: Runs, chunks: ChunkTable) -> bytearray:
     return used
 
 
-def only_used(runs: Runs, chunks: ChunkTable) -> tuple[Runs, ChunkTable]:
+def only_used(runs: Runs, chunks: ChunkTable, used: bytearray) -> tuple[Runs, ChunkTable]:
     """The table of those chunks that `runs` refer to, and the runs with its slots.
 
-    Pages that follow each other in slots still do: every chunk between them is used too.
+    `used`: what `used_chunks` says of them.  Pages that follow each other in slots still do: every
+    chunk between them is used too.
     """
-    used = used_chunks(runs, chunks)
     if all(used):
         return runs, chunks
     table = ChunkTable()

@@ -32,8 +32,9 @@ def make(
     if ground.base is not None:
         runs = unchanged_to_parent(runs, ground.base.runs)
         base = Base(ground.base.name, ground.base.digest)
-    shared = used_chunks(runs, ground.chunks).count(1, 0, first)
-    runs, chunks = only_used(runs, ground.chunks)
+    used = used_chunks(runs, ground.chunks)
+    shared = used.count(1, 0, first)
+    runs, chunks = only_used(runs, ground.chunks, used)
     made = Manifest(
         length=pages.length,
         kind=pages.kind,

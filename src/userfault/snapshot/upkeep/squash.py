@@ -7,7 +7,7 @@ import msgspec
 from userfault.snapshot.errors import AlreadyThere, SnapshotInUse
 from userfault.snapshot.format import envelope, manifest
 from userfault.snapshot.format.manifest import Manifest
-from userfault.snapshot.packing.layering import only_used
+from userfault.snapshot.packing.layering import only_used, used_chunks
 from userfault.snapshot.serving.image import SQUASHING, Image, open_image
 from userfault.snapshot.stores.keys import snapshot_key
 from userfault.snapshot.stores.leases import Lease
@@ -67,5 +67,6 @@ def squash(objects: Objects, name: str, to: str | None = None) -> Squashed:
 
 def _flat(image: Image) -> Manifest:
     """The manifest of an image by itself."""
-    runs, chunks = only_used(image.runs, image.chunks)
+    used = used_chunks(image.runs, image.chunks)
+    runs, chunks = only_used(image.runs, image.chunks, used)
     return msgspec.structs.replace(image.manifest, base=None, runs=runs, chunks=chunks)
