@@ -23,6 +23,7 @@ from pathlib import Path
 from bench.measure import Row, Target, alternate, compare
 from bench.qemu import KVM, TCG, Saved, Tick, no_kvm
 from bench.run import Run
+from bench.waiting import wait_until
 from userfault.lab.machine import NoQemu
 from userfault.lab.store import Kernel, Store
 
@@ -79,11 +80,12 @@ class Sides:
         """Its working set, by a first restore."""
         with self._saved.restored(self._memory, before=[*self._exec(store), "--"]) as machine:
             machine.ticks(1)
-        deadline = time.monotonic() + _SAVED_S
         show = [*_USERFAULT, "record", "show", f"{self._folder}/{store}/guest"]
-        while subprocess.run(show, capture_output=True, check=False).returncode:
-            if time.monotonic() > deadline:
-                raise TimeoutError("no working set was recorded")
+
+        def recorded() -> bool:
+            return not subprocess.run(show, capture_output=True, check=False).returncode
+
+        wait_until(recorded, _SAVED_S, "no working set was recorded")
 
     def _userfault(self, *words: str) -> None:
         subprocess.run([*_USERFAULT, *words], check=True, stdout=subprocess.DEVNULL)

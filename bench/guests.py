@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
 from pathlib import Path
 
 from bench.frozen import Frozen
 from bench.images import Image
 from bench.native import Native
 from bench.qemu import Saved
+from bench.waiting import wait_until
 from userfault.lab.store import Kernel
 from userfault.snapshot.format.first_touch import ends
 from userfault.snapshot.format.working_set import decode
@@ -34,11 +34,7 @@ def guest(directory: Path, native: Native, kernel: Kernel, ticks: int) -> Frozen
     before += ["--fill-around", "page", "--record", "always", "--working-set", str(held), "--"]
     with saved.restored(clone, before=before) as machine:
         machine.ticks(ticks)
-    deadline = time.monotonic() + _SAVED_S
-    while not held.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError("no working set was recorded")
-        time.sleep(0.01)
+    wait_until(held.exists, _SAVED_S, "no working set was recorded")
     classes = decode(held.read_bytes(), "the guest's working set").classes
     touches: list[tuple[int, float]] = []
     for number, pages in enumerate(classes):

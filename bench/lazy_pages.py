@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.images import Image
+from bench.waiting import wait_until
 from userfault.kernel.modes import Mode
 from userfault.linux import libc
 from userfault.linux.uffd import LiveUserfaultfd
@@ -32,7 +33,6 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 _ADDRESS = 0x1000_0000_0000  # nobody's, here and there
 _FINISHED = struct.pack("=I", 0x52535446)
 _PRIVATE = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_FIXED_NOREPLACE
-_LOOK_S = 0.002
 _MOST_S = 60.0
 
 
@@ -80,11 +80,7 @@ class LazyPages:
 
 
 def _await(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _MOST_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError("CRIU, or what it is to dump, does not come up")
-        time.sleep(_LOOK_S)
+    wait_until(done, _MOST_S, "CRIU, or what it is to dump, does not come up")
 
 
 def _hold(file: str, ready: str) -> None:

@@ -29,7 +29,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ import zstandard
 
 import userfault
 from bench.native import compiled
+from bench.waiting import wait_until
 from userfault.kernel.memtypes import BASE_PAGE, MIB
 from userfault.lab.cpio import Archive
 from userfault.lab.store import Store
@@ -252,7 +252,7 @@ def _redis(scratch: Path) -> bytes:
         cwd=scratch,
     )
     try:
-        _until(path.exists)
+        wait_until(path.exists, _WAIT_S, "Redis does not come up")
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(_WAIT_S)
             channel.connect(str(path))
@@ -260,7 +260,8 @@ def _redis(scratch: Path) -> bytes:
             server.send_signal(signal.SIGUSR1)
             _ask(channel, "PING")
             server.send_signal(signal.SIGUSR2)
-            _until(lambda: (scratch / "records").stat().st_size > 0)
+            records = scratch / "records"
+            wait_until(lambda: records.stat().st_size > 0, _WAIT_S, "nothing was recorded")
             dice = random.Random(4)
             for number in range(2500):
                 key = f"key:{dice.randrange(_KEYS)}"
@@ -323,14 +324,6 @@ def _program(name: str) -> str:
     if found is None:
         raise FileNotFoundError(f"{name} is not installed: apt-get install it")
     return found
-
-
-def _until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 TRACES: dict[str, Callable[[Path], bytes]] = {
