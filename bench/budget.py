@@ -60,8 +60,9 @@ class _Side:
                 self.note = f"{counters.faults} faults, {counters.evicted} pages taken out"
 
     def _sample(self, fd: int, ended: threading.Event) -> None:
-        most = 0
-        while not ended.wait(_SAMPLE_S):
+        most, over = 0, False
+        while not over:  # also of a run that is shorter than that
+            over = ended.wait(_SAMPLE_S)
             most = max(most, os.fstat(fd).st_blocks * 512)
         self.over.append(most - self.budget)
 
